@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Messages for the user, on stderr, a line each, never on stdout.
+ *
+ * A message names what failed, on what, why, and what to do.  Any thread may call these; a
+ * line is written with one write().
+ */
+#ifndef KARMA_LOG_H
+#define KARMA_LOG_H
+
+/* Print "karma: ..." and return error, a negative errno: `return fail(-EINVAL, "...")`. */
+int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Print "karma: ...", for what the user should know though nothing failed. */
+void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+#endif

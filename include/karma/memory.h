@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Guest memory: one mapping, and the only way from a guest address to a pointer.
+ *
+ * Guest-physical layout: RAM from 0 up to at most GUEST_HOLE_START, nothing from there to
+ * 4 GiB, the rest of the RAM from 4 GiB up.  In the monitor both parts lie in one mapping, back
+ * to back.  The layout never changes after guest_memory_init(), so any thread may translate;
+ * the contents belong to the guest, which changes them at any time.
+ */
+#ifndef KARMA_MEMORY_H
+#define KARMA_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define GUEST_HOLE_START 0xc0000000ull	/* 3 GiB */
+#define GUEST_HOLE_END 0x100000000ull	/* 4 GiB */
+#define GUEST_MEMORY_MIN (16ull << 20)
+#define GUEST_MEMORY_MAX (1ull << 40)	/* bytes; 1 TiB */
+
+/* A guest-physical address: a struct, so that nothing dereferences one by mistake. */
+typedef struct {
+	uint64_t value;
+} gpa_t;
+
+#define GPA(address) ((gpa_t){ address })
+
+struct guest_memory {
+	uint8_t *base;		/* where guest-physical 0 is in the monitor */
+	uint64_t size;		/* bytes of RAM */
+	uint64_t low_size;	/* bytes at 0 */
+	uint64_t high_size;	/* bytes at 4 GiB; size is low_size + high_size */
+};
+
+/*
+ * Map size bytes of zeroes, a multiple of the page size, without reserving swap.  0, or a negative
+ * errno with a message printed.  The caller releases.
+ */
+int guest_memory_init(struct guest_memory *memory, uint64_t size);
+void guest_memory_release(struct guest_memory *memory);
+
+/* The pointer for [gpa, gpa + length), or NULL if not all of it is RAM in one piece. */
+void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t length);
+
+/* Copy in or out; 0, or -EFAULT if not all of it is RAM in one piece. */
+int guest_memory_read(const struct guest_memory *memory, gpa_t gpa, void *to, size_t length);
+int guest_memory_write(
+	const struct guest_memory *memory, gpa_t gpa, const void *from, size_t length);
+
+#endif

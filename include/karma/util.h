@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Small things that every part uses: cleanup attributes, checked arithmetic, sizes. */
+#ifndef KARMA_UTIL_H
+#define KARMA_UTIL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define container_of(pointer, type, member) \
+	((type *)((char *)(pointer) - offsetof(type, member)))
+
+#define KIB 1024ull
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+#define PAGE_BYTES 4096u
+
+static inline void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+}
+
+static inline void free_pointer(void *pointer)
+{
+	free(*(void **)pointer);
+}
+
+#define cleanup_fd __attribute__((cleanup(close_fd)))
+#define cleanup_free __attribute__((cleanup(free_pointer)))
+
+/* Round up to a multiple of align, a power of 2; false if that does not fit. */
+static inline bool align_up(uint64_t value, uint64_t align, uint64_t *result)
+{
+	if (__builtin_add_overflow(value, align - 1, result))
+		return false;
+	*result &= ~(align - 1);
+	return true;
+}
+
+static inline uint64_t align_down(uint64_t value, uint64_t align)
+{
+	return value & ~(align - 1);
+}
+
+#endif
