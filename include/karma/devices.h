@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The virtio devices: how to make each.  A device is freed by its release operation. */
+#ifndef KARMA_DEVICES_H
+#define KARMA_DEVICES_H
+
+#include "karma/disk.h"
+#include "karma/terminal.h"
+#include "karma/virtio.h"
+
+/*
+ * A block device (virtio 1.2, section 5.2).  It takes the disk over, and closes it.
+ * serial: up to 20 bytes, or NULL.  NULL if memory is short.
+ */
+struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
+	const struct disk *disk, const char *serial);
+
+/* A console (virtio 1.2, section 5.3), of one port.  The terminal stays the caller's. */
+struct virtio_device *console_create(
+	const struct virtio_environment *environment, struct terminal *terminal);
+/* The terminal's size may have changed. */
+void console_resized(struct virtio_device *device);
+
+/* An entropy source (virtio 1.2, section 5.4). */
+struct virtio_device *rng_create(const struct virtio_environment *environment);
+
+#endif

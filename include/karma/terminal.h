@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The user's end of the console: the terminal, pipe, file or pty that the guest's text goes to
+ * and its input comes from.
+ *
+ * Text of the guest goes into a buffer and from there to the user by io_uring, so that a
+ * user who stops reading stalls nobody but the guest's own console.  Any thread may call; the
+ * functions given to terminal_attach() are called on the I/O thread without a lock held.
+ */
+#ifndef KARMA_TERMINAL_H
+#define KARMA_TERMINAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/uio.h>
+#include <termios.h>
+
+#include "karma/io.h"
+
+#define TERMINAL_OUTPUT_BYTES 65536u
+#define TERMINAL_INPUT_BYTES 4096u
+#define TERMINAL_ESCAPE 0x01	/* Ctrl-A */
+
+struct terminal {
+	struct io_ring *ring;
+	int in_fd, out_fd;	/* -1: no input; output is thrown away */
+	int pty_slave;		/* held open, so that the pty lives without a reader */
+	bool own_fds;
+	bool interactive;	/* input is a terminal: raw, with Ctrl-A commands */
+	struct termios saved;
+	int guard_pipe;		/* to the process that restores the terminal if we are killed */
+	pid_t guard;
+
+	pthread_mutex_t lock;
+	char output[TERMINAL_OUTPUT_BYTES];
+	size_t output_start, output_used;
+	bool output_busy, output_dead, output_short;
+	struct iovec output_iov[2];
+	struct io_op output_op;
+
+	char input[TERMINAL_INPUT_BYTES];
+	size_t input_start, input_used;
+	bool input_busy, input_ended, input_held, eof_wanted;
+	char last_input;
+	bool escape;
+	struct io_op input_op;
+
+	void (*input_ready)(void *context);	/* there is input to read */
+	void (*output_ready)(void *context);	/* there is room for output */
+	void *context;
+	void (*leave)(void *context);		/* the user typed Ctrl-A x */
+	void *leave_context;
+};
+
+/*
+ * spec is "stdio", "pty", "none" or "file:PATH".  0, or a negative errno with a message
+ * printed.  Raw mode starts with terminal_start() and ends with terminal_close(), or, if the
+ * monitor is killed, by its guard process.
+ */
+int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *ring);
+/* Waits for nothing.  The ring must be released first, since it may hold our buffers. */
+void terminal_close(struct terminal *terminal);
+
+/* Forks, so call it before there are threads or guest memory. */
+int terminal_start(struct terminal *terminal);
+
+/* Hold input from a pipe or file back until terminal_release_input(), and pass its end as ^D. */
+void terminal_hold_input(struct terminal *terminal);
+void terminal_release_input(struct terminal *terminal);
+
+/* Start to take input, for whoever is attached. */
+void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
+	void (*output_ready)(void *), void *context);
+
+/* Take text; how many bytes: fewer than given if the buffer is full, output_ready() follows. */
+size_t terminal_write(struct terminal *terminal, const void *text, size_t length);
+bool terminal_has_input(struct terminal *terminal);
+/* Give input; how many bytes, 0 if there is none now. */
+size_t terminal_read(struct terminal *terminal, void *to, size_t length);
+
+/* Bytes that the user has not got yet. */
+size_t terminal_pending(struct terminal *terminal);
+
+/* Columns and rows; false if it has none. */
+bool terminal_size(const struct terminal *terminal, unsigned *columns, unsigned *rows);
+
+#endif

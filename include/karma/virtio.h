@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A virtio 1.2 device behind Karma's transport: the state that the transport calls change, and
+ * the few operations by which a device takes part in it.
+ *
+ * Locking: vCPU threads and the I/O thread share a device; its lock is held in every operation
+ * and around every use of its queues.  A device knows its queues and its backend, and neither
+ * KVM nor the command line.
+ */
+#ifndef KARMA_VIRTIO_H
+#define KARMA_VIRTIO_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "karma/io.h"
+#include "karma/virtq.h"
+
+struct virtio_device;
+
+struct virtio_device_ops {
+	uint32_t device_id;	/* virtio 1.2, section 5 */
+
+	/* The driver set DRIVER_OK: look at the queues from now on.  May be NULL. */
+	void (*start)(struct virtio_device *device);
+
+	/*
+	 * There are new chains in a queue that is enabled.  Takes a bounded number of them, however
+	 * fast the guest adds more, and calls virtio_again() if it stopped for that.
+	 */
+	void (*notify)(struct virtio_device *device, unsigned queue);
+
+	/*
+	 * The driver resets: forget what was taken from the queues and is not in flight.  Requests
+	 * in flight end by virtio_request_done(), and the reset is over after the last.  May be NULL.
+	 */
+	void (*reset)(struct virtio_device *device);
+
+	/* The driver wrote [offset, offset + length) of the configuration.  NULL: none is writable. */
+	int (*write_config)(
+		struct virtio_device *device, size_t offset, const void *from, size_t length);
+
+	/* Free what the device owns, itself included. */
+	void (*release)(struct virtio_device *device);
+};
+
+struct virtio_device {
+	const struct virtio_device_ops *ops;
+	char name[16];			/* "vda", "console", for messages and statistics */
+	uint64_t offered;		/* features, with those of the ring */
+	const void *config;		/* the configuration space, little endian */
+	size_t config_size;
+	struct virtq *queues;
+	unsigned queue_count;
+
+	pthread_mutex_t lock;
+	uint64_t accepted;
+	uint8_t status;			/* virtio 1.2, section 2.1 */
+	uint32_t generation;		/* of the configuration */
+	bool resetting;
+	unsigned in_flight;		/* requests that the backend holds; reset waits for them */
+
+	unsigned complaints;		/* how often the log told of a broken queue */
+
+	struct io_ring *ring;
+	struct io_op again_op;
+	uint64_t again_queues;		/* a bit a queue: to be looked at again */
+
+	/* The transport's end of a configuration change: tells the guest. */
+	void (*changed)(void *context, struct virtio_device *device);
+	void *changed_context;
+};
+
+/* What every device is made with; both outlive it. */
+struct virtio_environment {
+	const struct guest_memory *memory;
+	struct io_ring *ring;
+};
+
+/* Fill in the common part.  The queues are the device's own, zeroed; it sets their names. */
+void virtio_device_init(struct virtio_device *device, const struct virtio_device_ops *ops,
+	const char *name, uint64_t features, struct virtq *queues, unsigned queue_count,
+	uint16_t queue_size, const struct virtio_environment *environment);
+void virtio_device_destroy(struct virtio_device *device);
+
+/* What the transport calls do; the caller holds no lock.  0 or above, or a negative errno. */
+int64_t virtio_accept(struct virtio_device *device, unsigned half, uint32_t bits);
+int64_t virtio_get_status(struct virtio_device *device);
+int64_t virtio_set_status(struct virtio_device *device, uint32_t status);
+int64_t virtio_config_read(
+	struct virtio_device *device, size_t offset, void *to, size_t length);
+int64_t virtio_config_write(
+	struct virtio_device *device, size_t offset, const void *from, size_t length);
+int64_t virtio_generation(struct virtio_device *device);
+int64_t virtio_queue_setup(struct virtio_device *device, unsigned queue,
+	const struct karma_queue_setup *setup);
+int64_t virtio_queue_notify(struct virtio_device *device, unsigned queue);
+
+/* For devices, with the lock held. */
+
+/* The driver is ready and the device not broken: chains may be taken. */
+bool virtio_running(const struct virtio_device *device);
+
+/* A queue broke the specification: say so, and ask the driver for a reset. */
+void virtio_needs_reset(struct virtio_device *device, const struct virtq *queue);
+
+/* virtq_pop() that turns a broken queue into virtio_needs_reset(); true if there is a chain. */
+bool virtio_pop(struct virtio_device *device, struct virtq *queue, struct iovec *iov,
+	unsigned capacity, struct virtq_chain *chain);
+
+/* The backend took a request, or gave it back. */
+void virtio_request_started(struct virtio_device *device);
+void virtio_request_done(struct virtio_device *device);
+
+/* Have the I/O thread call notify() for the queue, once others have had their turn. */
+void virtio_again(struct virtio_device *device, unsigned queue);
+
+/* The configuration was changed by the device. */
+void virtio_config_changed(struct virtio_device *device);
+
+/* Wait until the backend holds no request; the caller holds no lock, and no vCPU runs. */
+void virtio_wait_idle(struct virtio_device *device);
+
+#endif

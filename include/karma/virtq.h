@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Split virtqueues (virtio 1.2, section 2.7), the device's side, with indirect descriptors and
+ * event indexes.
+ *
+ * The rings and all that they point to belong to a hostile guest: each field is read once, and
+ * checked, before it is used.  A ring that breaks the specification makes the queue broken
+ * until its device is reset; nothing else happens.
+ *
+ * A queue has no lock of its own: its device's lock is held in every call here.
+ */
+#ifndef KARMA_VIRTQ_H
+#define KARMA_VIRTQ_H
+
+#include <linux/virtio_ring.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "karma/abi.h"
+#include "karma/iov.h"
+#include "karma/memory.h"
+
+struct virtq {
+	/* Fixed by the device and the monitor. */
+	const struct guest_memory *memory;
+	uint16_t size_max;	/* entries, a power of 2 */
+	unsigned gsi;
+	int irq_fd;		/* eventfd that raises the GSI; -1 if there is none */
+	const char *name;	/* for messages and statistics */
+
+	/* Set up by the guest, checked; NULL and 0 while the queue is not enabled. */
+	uint16_t size;
+	bool indirect, event_idx;	/* features accepted */
+	struct vring_desc *descriptors;
+	struct vring_avail *avail;
+	struct vring_used *used;
+
+	/* Where we are. */
+	uint16_t next_avail, next_used;
+	uint16_t signalled_used;	/* next_used when the guest last was interrupted */
+	bool signalled_valid;
+	const char *broken;		/* why, or NULL */
+
+	/* Statistics, never reset. */
+	uint64_t notifications, interrupts, chains;
+};
+
+/* A descriptor chain: first what the device reads, then what it writes. */
+struct virtq_chain {
+	uint16_t head;
+	struct iovec *iov;	/* the caller's; entries of no length are left out */
+	unsigned out_count;	/* iov[0 .. out_count) is readable */
+	unsigned in_count;	/* iov[out_count .. out_count + in_count) is writable */
+	size_t out_bytes, in_bytes;
+};
+
+/*
+ * Check the rings that the guest gives and enable the queue.  0; -EINVAL for a bad size,
+ * alignment or overlapping areas; -EFAULT where an area is not RAM.
+ */
+int virtq_enable(struct virtq *queue, const struct karma_queue_setup *setup, uint64_t features);
+
+/* Back to the state before virtq_enable(). */
+void virtq_reset(struct virtq *queue);
+
+/*
+ * Take the next chain, into iov[capacity].  1 if there was one, 0 if there is none or the
+ * queue is not enabled, -EPROTO if the queue is broken (queue->broken says why).
+ */
+int virtq_pop(struct virtq *queue, struct iovec *iov, unsigned capacity, struct virtq_chain *chain);
+
+/* Give a chain back with the number of bytes written to it.  Interrupts nobody. */
+void virtq_push(struct virtq *queue, uint16_t head, uint32_t written);
+
+/* Interrupt the guest if it wants to know of what was pushed. */
+void virtq_interrupt(struct virtq *queue);
+
+/* Ask the guest not to notify, while the device looks at the queue by itself. */
+void virtq_disable_notify(struct virtq *queue);
+
+/* Ask for notifications again; true if chains have come meanwhile, and must be popped. */
+bool virtq_enable_notify(struct virtq *queue);
+
+#endif

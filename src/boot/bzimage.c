@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Load a bzImage by Linux's 64-bit boot protocol; offsets and sections here are those of
+ * Linux Documentation/arch/x86/boot.rst.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "karma/log.h"
+#include "internal.h"
+
+#define HEADER_OFFSET 0x1f1u	/* of struct setup_header, in the file as in boot_params */
+#define MAGIC_OFFSET 0x202u	/* "HdrS"; the header's length and the version string count from here */
+#define ENTRY_OFFSET 0x200u	/* of the 64-bit entry in the protected-mode kernel */
+#define SECTOR 512u
+#define PROTOCOL_MIN 0x020cu	/* 2.12 brought xloadflags */
+#define LOADER_UNDEFINED 0xff	/* "The type_of_loader field": no identity assigned */
+#define VERSION_BYTES 256u
+#define HEADER_NEEDED \
+	(offsetof(struct setup_header, init_size) + sizeof(((struct setup_header *)0)->init_size))
+
+/* The parts of the file, in bytes. */
+struct parts {
+	uint64_t setup; /* the real-mode code and its header, left out */
+	uint64_t code;	/* the protected-mode kernel behind it */
+};
+
+bool bzimage_is(const void *head, size_t size)
+{
+	return size >= MAGIC_OFFSET + 4 && !memcmp((const uint8_t *)head + MAGIC_OFFSET, "HdrS", 4);
+}
+
+static int read_header(const struct boot_file *file, struct setup_header *header)
+{
+	uint64_t length;
+	int result;
+
+	memset(header, 0, sizeof(*header));
+	if (file->size < HEADER_OFFSET + sizeof(*header))
+		return fail(-ENOEXEC, "kernel %s: is a bzImage cut short in its header: copy it again",
+			file->path);
+	result = boot_file_read(file, HEADER_OFFSET, header, sizeof(*header));
+	if (result < 0)
+		return result;
+
+	/* The jump over the header tells where it ends; fields behind that are code. */
+	length = MAGIC_OFFSET - HEADER_OFFSET + (header->jump >> 8);
+	if (length < sizeof(*header))
+		memset((uint8_t *)header + length, 0, sizeof(*header) - length);
+	if (header->version < PROTOCOL_MIN)
+		return fail(-ENOEXEC, "kernel %s: has boot protocol %u.%02u, Karma needs 2.12: give "
+			"Linux 3.8 or later", file->path, header->version >> 8,
+			header->version & 0xff);
+	if (length < HEADER_NEEDED)
+		return fail(-ENOEXEC, "kernel %s: has a header of %" PRIu64
+			" bytes, too short for its protocol: the file is damaged; copy it again",
+			file->path, length);
+	return 0;
+}
+
+static int find_parts(
+	const struct boot_file *file, const struct setup_header *header, struct parts *parts)
+{
+	/* "Loading The Rest of The Kernel": 0 sectors mean 4, and the boot sector comes on top. */
+	uint64_t sectors = header->setup_sects ? header->setup_sects : 4;
+
+	parts->setup = (sectors + 1) * SECTOR;
+	parts->code = header->syssize * 16ull;
+	if (parts->code <= ENTRY_OFFSET)
+		return fail(-ENOEXEC, "kernel %s: has only %" PRIu64
+			" bytes of code: the file is damaged; copy it again",
+			file->path, parts->code);
+	if (parts->setup + parts->code > file->size)
+		return fail(-ENOEXEC, "kernel %s: has %" PRIu64 " of %" PRIu64
+			" bytes: it is cut short; copy it again", file->path, file->size,
+			parts->setup + parts->code);
+	return 0;
+}
+
+int bzimage_load(
+	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image)
+{
+	struct setup_header *header = &image->header;
+	struct parts parts;
+	uint64_t size;
+	int result;
+
+	result = read_header(file, header);
+	if (result < 0)
+		return result;
+	if (!(header->xloadflags & XLF_KERNEL_64))
+		return fail(-ENOEXEC, "kernel %s: has no 64-bit entry: give an x86-64 kernel, built "
+			"with CONFIG_64BIT=y", file->path);
+	result = find_parts(file, header, &parts);
+	if (result < 0)
+		return result;
+
+	/*
+	 * A relocatable kernel may lie elsewhere, but it unpacks to pref_address or above all
+	 * the same: any lower address would save no memory, any higher one would waste some.
+	 */
+	size = header->init_size > parts.code ? header->init_size : parts.code;
+	result = boot_check_range(file, memory, header->pref_address, size);
+	if (result < 0)
+		return result;
+	image->protocol = BOOT_LINUX64;
+	image->entry = header->pref_address + ENTRY_OFFSET;
+	image->end = header->pref_address + size;
+	image->initrd_max = header->initrd_addr_max;
+	image->initrd_above_4g = header->xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G;
+	image->cmdline_max = header->cmdline_size;
+	return boot_file_load(file, parts.setup, memory, header->pref_address, parts.code);
+}
+
+int bzimage_write_params(const struct guest_memory *memory, const struct boot_image *image,
+	const struct boot_initrd *initrd)
+{
+	struct boot_params params = {
+		.hdr = image->header,
+		.acpi_rsdp_addr = BOOT_ACPI,
+		.ext_ramdisk_image = (uint32_t)(initrd->address >> 32),
+		.ext_ramdisk_size = (uint32_t)(initrd->size >> 32),
+	};
+
+	params.hdr.type_of_loader = LOADER_UNDEFINED;
+	params.hdr.cmd_line_ptr = BOOT_CMDLINE;
+	params.hdr.ramdisk_image = (uint32_t)initrd->address;
+	params.hdr.ramdisk_size = (uint32_t)initrd->size;
+	params.e820_entries = (uint8_t)boot_e820(memory, params.e820_table);
+	return boot_write(memory, BOOT_PARAMS, &params, sizeof(params));
+}
+
+/* A release becomes part of a path, so it must not be able to lead anywhere else. */
+static bool release_is_sane(const char *release)
+{
+	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+				      "0123456789._+~-";
+
+	return release[0] && release[0] != '.' && release[strspn(release, allowed)] == '\0';
+}
+
+static int read_release(const struct boot_file *file, char *release, size_t size)
+{
+	char version[VERSION_BYTES + 1] = "";
+	struct setup_header header;
+	uint64_t offset, length;
+	size_t end;
+	int result;
+
+	result = read_header(file, &header);
+	if (result < 0)
+		return result;
+	if (!header.kernel_version)
+		return -ENOENT;
+	offset = header.kernel_version + 0x200ull;
+	if (offset >= file->size)
+		return fail(-ENOEXEC, "kernel %s: names its release outside itself: it is cut short; "
+			"copy it again", file->path);
+	length = file->size - offset < VERSION_BYTES ? file->size - offset : VERSION_BYTES;
+	result = boot_file_read(file, offset, version, length);
+	if (result < 0)
+		return result;
+
+	/* "6.1.0-56-amd64 (builder@host) #1 SMP ..." */
+	end = strcspn(version, " ");
+	version[end] = '\0';
+	if (!release_is_sane(version) || end >= size)
+		return fail(-ENOEXEC, "kernel %s: its header names no usable release: the file is "
+			"damaged; copy it again, or give --initrd", file->path);
+	memcpy(release, version, end + 1);
+	return 0;
+}
+
+int boot_kernel_release(const char *path, char *release, size_t size)
+{
+	cleanup_boot_file struct boot_file file = BOOT_FILE_NONE;
+	uint8_t head[MAGIC_OFFSET + 4];
+	int result;
+
+	/* -ENOENT is the answer for a kernel that names no release, so a missing file has another. */
+	result = boot_file_open(&file, "kernel", path);
+	if (result < 0)
+		return result == -ENOENT ? -EINVAL : result;
+	if (file.size < sizeof(head))
+		return -ENOENT;
+	result = boot_file_read(&file, 0, head, sizeof(head));
+	if (result < 0)
+		return result;
+	return bzimage_is(head, sizeof(head)) ? read_release(&file, release, size) : -ENOENT;
+}

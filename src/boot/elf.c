@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Load an ELF vmlinux that has a PVH entry, and describe the guest to it in hvm_start_info. */
+#include <elf.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "karma/log.h"
+#include "internal.h"
+
+/* Xen's public elfnote.h: the physical address of a 32-bit entry. */
+#define XEN_ELFNOTE_PHYS32_ENTRY 18
+#define XEN_NAME "Xen"
+
+/* Linux has five program headers and some hundred bytes of notes. */
+#define HEADERS_MAX 64u
+#define NOTES_MAX (64 * KIB)
+
+/* Xen's public arch-x86/hvm/start_info.h, version 1. */
+#define HVM_START_MAGIC 0x336ec578u
+#define HVM_START_VERSION 1u
+
+struct hvm_start_info {
+	uint32_t magic;
+	uint32_t version;
+	uint32_t flags;
+	uint32_t nr_modules;
+	uint64_t modlist_paddr;
+	uint64_t cmdline_paddr;
+	uint64_t rsdp_paddr;
+	uint64_t memmap_paddr;
+	uint32_t memmap_entries;
+	uint32_t reserved;
+};
+
+struct hvm_modlist_entry {
+	uint64_t paddr;
+	uint64_t size;
+	uint64_t cmdline_paddr;
+	uint64_t reserved;
+};
+
+struct hvm_memmap_entry {
+	uint64_t addr;
+	uint64_t size;
+	uint32_t type;
+	uint32_t reserved;
+};
+
+/* What lies at BOOT_PARAMS. */
+struct pvh_params {
+	struct hvm_start_info start;
+	struct hvm_modlist_entry initrd;
+	struct hvm_memmap_entry memmap[BOOT_E820_MAX];
+};
+
+struct program_headers {
+	Elf64_Phdr header[HEADERS_MAX];
+	size_t count;
+};
+
+bool elf_is(const void *head, size_t size)
+{
+	return size >= SELFMAG && !memcmp(head, ELFMAG, SELFMAG);
+}
+
+static int read_elf_header(const struct boot_file *file, Elf64_Ehdr *elf)
+{
+	int result;
+
+	if (file->size < sizeof(*elf))
+		return fail(-ENOEXEC, "kernel %s: is an ELF file cut short in its header: copy it again",
+			file->path);
+	result = boot_file_read(file, 0, elf, sizeof(*elf));
+	if (result < 0)
+		return result;
+	if (elf->e_ident[EI_CLASS] != ELFCLASS64)
+		return fail(-ENOEXEC, "kernel %s: is not a 64-bit ELF file: give an x86-64 kernel",
+			file->path);
+	if (elf->e_ident[EI_DATA] != ELFDATA2LSB || elf->e_machine != EM_X86_64)
+		return fail(-ENOEXEC, "kernel %s: is an ELF file for another machine (%u): give an "
+			"x86-64 kernel", file->path, elf->e_machine);
+	if (elf->e_type != ET_EXEC && elf->e_type != ET_DYN)
+		return fail(-ENOEXEC, "kernel %s: is an ELF file of type %u, not a program: give a "
+			"vmlinux", file->path, elf->e_type);
+	return 0;
+}
+
+/* Whether [offset, offset + size) is in the file; with a message if not. */
+static int check_in_file(
+	const struct boot_file *file, const char *part, uint64_t offset, uint64_t size)
+{
+	uint64_t end;
+
+	if (__builtin_add_overflow(offset, size, &end) || end > file->size)
+		return fail(-ENOEXEC, "kernel %s: has %s at 0x%" PRIx64 " of 0x%" PRIx64
+			" bytes, behind its end at 0x%" PRIx64 ": it is cut short; copy it again",
+			file->path, part, offset, size, file->size);
+	return 0;
+}
+
+static int read_program_headers(const struct boot_file *file, struct program_headers *table)
+{
+	Elf64_Ehdr elf;
+	uint64_t size;
+	int result;
+
+	result = read_elf_header(file, &elf);
+	if (result < 0)
+		return result;
+	if (elf.e_phentsize != sizeof(Elf64_Phdr) || elf.e_phnum == 0 || elf.e_phnum > HEADERS_MAX)
+		return fail(-ENOEXEC, "kernel %s: has %u program headers of %u bytes, a kernel has 1 to "
+			"%u of %zu: give a vmlinux", file->path, elf.e_phnum, elf.e_phentsize,
+			HEADERS_MAX, sizeof(Elf64_Phdr));
+	size = elf.e_phnum * sizeof(Elf64_Phdr);
+	result = check_in_file(file, "program headers", elf.e_phoff, size);
+	if (result < 0)
+		return result;
+	table->count = elf.e_phnum;
+	return boot_file_read(file, elf.e_phoff, table->header, size);
+}
+
+static bool is_loaded(const Elf64_Phdr *segment)
+{
+	return segment->p_type == PT_LOAD && segment->p_memsz > 0;
+}
+
+static int check_segment(const struct guest_memory *memory, const struct boot_file *file,
+	const struct program_headers *table, size_t index)
+{
+	const Elf64_Phdr *segment = &table->header[index];
+	int result;
+
+	if (segment->p_filesz > segment->p_memsz)
+		return fail(-ENOEXEC, "kernel %s: segment %zu has more bytes in the file than in "
+			"memory: the file is damaged; copy it again", file->path, index);
+	result = check_in_file(file, "a segment", segment->p_offset, segment->p_filesz);
+	if (result < 0)
+		return result;
+	result = boot_check_range(file, memory, segment->p_paddr, segment->p_memsz);
+	if (result < 0)
+		return result;
+
+	/* Those before passed boot_check_range(), so their ends do not wrap. */
+	for (size_t i = 0; i < index; i++) {
+		const Elf64_Phdr *other = &table->header[i];
+
+		if (is_loaded(other) && other->p_paddr < segment->p_paddr + segment->p_memsz &&
+			segment->p_paddr < other->p_paddr + other->p_memsz)
+			return fail(-ENOEXEC, "kernel %s: segments %zu and %zu overlap in memory: "
+				"the file is damaged; copy it again", file->path, i, index);
+	}
+	return 0;
+}
+
+static int load_segments(const struct guest_memory *memory, const struct boot_file *file,
+	const struct program_headers *table, uint64_t *end)
+{
+	*end = 0;
+	for (size_t i = 0; i < table->count; i++) {
+		const Elf64_Phdr *segment = &table->header[i];
+		int result;
+
+		if (!is_loaded(segment))
+			continue;
+		result = check_segment(memory, file, table, i);
+		if (result < 0)
+			return result;
+
+		/* Guest memory is zero, and so what lies behind p_filesz is as well. */
+		result = boot_file_load(
+			file, segment->p_offset, memory, segment->p_paddr, segment->p_filesz);
+		if (result < 0)
+			return result;
+		if (segment->p_paddr + segment->p_memsz > *end)
+			*end = segment->p_paddr + segment->p_memsz;
+	}
+	return 0;
+}
+
+/* The PVH entry in size bytes of notes, or 0. */
+static uint64_t find_entry_note(const uint8_t *notes, uint64_t size, uint64_t align)
+{
+	uint64_t at = 0;
+
+	while (at < size && size - at >= sizeof(Elf64_Nhdr)) {
+		Elf64_Nhdr note;
+		uint64_t name = at + sizeof(note), desc, next, entry = 0;
+
+		memcpy(&note, notes + at, sizeof(note));
+		if (!align_up(name + note.n_namesz, align, &desc) ||
+			!align_up(desc + note.n_descsz, align, &next) ||
+			desc + note.n_descsz > size)
+			return 0;
+		if (note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && note.n_namesz == sizeof(XEN_NAME) &&
+			!memcmp(notes + name, XEN_NAME, sizeof(XEN_NAME)) &&
+			(note.n_descsz == 4 || note.n_descsz == 8)) {
+			memcpy(&entry, notes + desc, note.n_descsz);
+			return entry;
+		}
+		at = next;
+	}
+	return 0;
+}
+
+static int read_entry_note(
+	const struct boot_file *file, const Elf64_Phdr *segment, uint64_t *entry)
+{
+	cleanup_free uint8_t *notes = NULL;
+	int result;
+
+	result = check_in_file(file, "notes", segment->p_offset, segment->p_filesz);
+	if (result < 0)
+		return result;
+	if (segment->p_filesz > NOTES_MAX)
+		return fail(-ENOEXEC, "kernel %s: has 0x%" PRIx64 " bytes of notes, a kernel has at most "
+			"0x%llx: give a vmlinux", file->path, segment->p_filesz, NOTES_MAX);
+	notes = malloc(segment->p_filesz + 1);
+	if (!notes)
+		return fail(-ENOMEM, "kernel %s: no memory for its notes: free some on the host",
+			file->path);
+	result = boot_file_read(file, segment->p_offset, notes, segment->p_filesz);
+	if (result < 0)
+		return result;
+	*entry = find_entry_note(notes, segment->p_filesz, segment->p_align == 8 ? 8 : 4);
+	return 0;
+}
+
+static int find_entry(
+	const struct boot_file *file, const struct program_headers *table, uint64_t *entry)
+{
+	*entry = 0;
+	for (size_t i = 0; i < table->count && *entry == 0; i++) {
+		if (table->header[i].p_type == PT_NOTE) {
+			int result = read_entry_note(file, &table->header[i], entry);
+
+			if (result < 0)
+				return result;
+		}
+	}
+	if (*entry == 0)
+		return fail(-ENOEXEC, "kernel %s: is an ELF file without a PVH entry note: build it with "
+			"CONFIG_PVH=y, or give its bzImage", file->path);
+	for (size_t i = 0; i < table->count; i++) {
+		const Elf64_Phdr *segment = &table->header[i];
+
+		if (is_loaded(segment) && *entry >= segment->p_paddr &&
+			*entry - segment->p_paddr < segment->p_memsz)
+			return 0;
+	}
+	return fail(-ENOEXEC, "kernel %s: its PVH entry 0x%" PRIx64
+		" is in none of its segments: the file is damaged; copy it again", file->path, *entry);
+}
+
+int elf_load(
+	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image)
+{
+	struct program_headers table;
+	int result;
+
+	result = read_program_headers(file, &table);
+	if (result == 0)
+		result = find_entry(file, &table, &image->entry);
+	if (result == 0)
+		result = load_segments(memory, file, &table, &image->end);
+	if (result < 0)
+		return result;
+	image->protocol = BOOT_PVH;
+	image->initrd_max = UINT32_MAX; /* Linux keeps 32 bits of a module's address */
+	image->cmdline_max = BOOT_CMDLINE_MAX - 1;
+	return 0;
+}
+
+int elf_write_params(const struct guest_memory *memory, const struct boot_initrd *initrd)
+{
+	struct boot_e820_entry entries[BOOT_E820_MAX];
+	unsigned count = boot_e820(memory, entries);
+	struct pvh_params params = {
+		.start = {
+			.magic = HVM_START_MAGIC,
+			.version = HVM_START_VERSION,
+			.cmdline_paddr = BOOT_CMDLINE,
+			.rsdp_paddr = BOOT_ACPI,
+			.memmap_paddr = BOOT_PARAMS + offsetof(struct pvh_params, memmap),
+			.memmap_entries = count,
+		},
+	};
+
+	for (unsigned i = 0; i < count; i++)
+		params.memmap[i] = (struct hvm_memmap_entry){
+			.addr = entries[i].addr,
+			.size = entries[i].size,
+			.type = entries[i].type, /* the numbers of e820 */
+		};
+	if (initrd->size) {
+		params.start.nr_modules = 1;
+		params.start.modlist_paddr = BOOT_PARAMS + offsetof(struct pvh_params, initrd);
+		params.initrd.paddr = initrd->address;
+		params.initrd.size = initrd->size;
+	}
+	return boot_write(memory, BOOT_PARAMS, &params, sizeof(params));
+}

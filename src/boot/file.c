@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Open and read a file that the user named, trusting neither its type nor its size. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "karma/log.h"
+#include "internal.h"
+
+static const char *type_name(mode_t mode)
+{
+	switch (mode & S_IFMT) {
+	case S_IFDIR:
+		return "a directory";
+	case S_IFIFO:
+		return "a FIFO";
+	case S_IFBLK:
+		return "a block device";
+	case S_IFCHR:
+		return "a character device";
+	default:
+		return "something else";
+	}
+}
+
+int boot_file_open(struct boot_file *file, const char *what, const char *path)
+{
+	struct stat status;
+
+	/* Without O_NONBLOCK, a FIFO would wait here for its writer, for ever. */
+	*file = (struct boot_file){
+		.what = what,
+		.path = path,
+		.fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC),
+	};
+	if (file->fd < 0)
+		return fail(-errno, "%s %s: cannot open: %s: give a file that can be read", what,
+			path, strerror(errno));
+	if (fstat(file->fd, &status) < 0)
+		return fail(-errno, "%s %s: cannot stat: %s: give another file", what, path,
+			strerror(errno));
+	if (!S_ISREG(status.st_mode))
+		return fail(-EINVAL, "%s %s: is %s: give a regular file", what, path,
+			type_name(status.st_mode));
+	if (status.st_size <= 0)
+		return fail(-EINVAL, "%s %s: is empty: give a file that is whole", what, path);
+	file->size = (uint64_t)status.st_size;
+	return 0;
+}
+
+void boot_file_close(struct boot_file *file)
+{
+	close_fd(&file->fd);
+	file->fd = -1;
+}
+
+int boot_file_read(const struct boot_file *file, uint64_t offset, void *to, uint64_t length)
+{
+	uint8_t *at = to;
+
+	while (length > 0) {
+		ssize_t got = pread(file->fd, at, length, (off_t)offset);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return fail(-errno, "%s %s: cannot read at byte %" PRIu64
+				": %s: check its file system", file->what, file->path, offset,
+				strerror(errno));
+		if (got == 0)
+			return fail(-EIO, "%s %s: ends at byte %" PRIu64 " with %" PRIu64
+				" bytes missing: it is cut short; copy it again", file->what,
+				file->path, offset, length);
+		at += got;
+		offset += (uint64_t)got;
+		length -= (uint64_t)got;
+	}
+	return 0;
+}
+
+int boot_file_load(const struct boot_file *file, uint64_t offset,
+	const struct guest_memory *memory, uint64_t address, uint64_t length)
+{
+	void *to;
+
+	if (length == 0)
+		return 0;
+	to = guest_memory_at(memory, GPA(address), length);
+	if (!to)
+		return fail(-EFAULT, "%s %s: 0x%" PRIx64 " is not guest memory: give more --memory",
+			file->what, file->path, address);
+	return boot_file_read(file, offset, to, length);
+}

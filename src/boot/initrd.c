@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Put initrds into guest memory, one after the other, and build small ones in memory. */
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "karma/log.h"
+#include "internal.h"
+
+/*
+ * Linux looks for the next archive at multiples of 4 bytes and skips zeroes before it:
+ * Documentation/driver-api/early-userspace/buffer-format.rst.
+ */
+#define ARCHIVE_ALIGN 4u
+
+/* "newc" of the same document: a magic, and 13 fields of 8 hexadecimal digits. */
+#define CPIO_HEADER_BYTES 110u
+#define CPIO_TRAILER "TRAILER!!!"
+
+struct initrd_files {
+	struct boot_file *file;
+	size_t count;
+};
+
+/* For sizes that are known not to wrap. */
+static uint64_t padded(uint64_t size)
+{
+	return (size + ARCHIVE_ALIGN - 1) & ~(ARCHIVE_ALIGN - 1ull);
+}
+
+static void close_files(struct initrd_files *files)
+{
+	for (size_t i = 0; i < files->count; i++)
+		boot_file_close(&files->file[i]);
+	free(files->file);
+}
+
+/* Open all before any is read: where they go depends on the size of all. */
+static int open_files(
+	const struct boot_options *options, struct initrd_files *files, uint64_t *total)
+{
+	if (options->initrd_count > 0) {
+		files->file = calloc(options->initrd_count, sizeof(*files->file));
+		if (!files->file)
+			return fail(-ENOMEM, "initrd: no memory for %zu of them: give fewer",
+				options->initrd_count);
+	}
+	for (size_t i = 0; i < options->initrd_count; i++) {
+		struct boot_file *file = &files->file[files->count++];
+		uint64_t size;
+		int result = boot_file_open(file, "initrd", options->initrds[i]);
+
+		if (result < 0)
+			return result;
+		if (!align_up(file->size, ARCHIVE_ALIGN, &size) ||
+			__builtin_add_overflow(*total, size, total))
+			return fail(-EFBIG, "initrd %s: is too big: give a smaller one",
+				file->path);
+	}
+	if (__builtin_add_overflow(*total, options->extra_cpio_size, total))
+		return fail(-EFBIG, "initrd: the initrds are too big together: give smaller ones");
+	return 0;
+}
+
+/* The highest page that leaves size bytes from there to ceiling; false if that is below floor. */
+static bool place(uint64_t size, uint64_t floor, uint64_t ceiling, uint64_t *address)
+{
+	if (size > ceiling)
+		return false;
+	*address = align_down(ceiling - size, PAGE_BYTES);
+	return *address >= floor;
+}
+
+static int find_place(const struct guest_memory *memory, const struct boot_image *image,
+	struct boot_initrd *initrd, const char *name)
+{
+	uint64_t ceiling = memory->low_size, room, needed;
+
+	if (image->initrd_max < ceiling)
+		ceiling = image->initrd_max + 1;
+	if (place(initrd->size, image->end, ceiling, &initrd->address))
+		return 0;
+	if (image->initrd_above_4g &&
+		place(initrd->size, GUEST_HOLE_END, GUEST_HOLE_END + memory->high_size,
+			&initrd->address))
+		return 0;
+
+	room = ceiling > image->end ? ceiling - image->end : 0;
+	if (ceiling < memory->low_size || memory->high_size ||
+		__builtin_add_overflow(image->end, initrd->size, &needed) ||
+		needed >= GUEST_HOLE_START)
+		return fail(-EFBIG, "initrd %s: needs %" PRIu64 " MiB with those after it, but %" PRIu64
+			" MiB are free between the kernel and 0x%" PRIx64 ": give a smaller one",
+			name, to_mib(initrd->size), to_mib(room), ceiling);
+	return fail(-ENOMEM, "initrd %s: needs %" PRIu64 " MiB with those after it, but %" PRIu64
+		" MiB are free behind the kernel: give --memory %" PRIu64 "M or more", name,
+		to_mib(initrd->size), to_mib(room), boot_memory_hint(needed + initrd->size));
+}
+
+int initrd_load(const struct guest_memory *memory, const struct boot_options *options,
+	const struct boot_image *image, struct boot_initrd *initrd)
+{
+	__attribute__((cleanup(close_files))) struct initrd_files files = { 0 };
+	uint64_t at;
+	int result;
+
+	*initrd = (struct boot_initrd){ 0 };
+	result = open_files(options, &files, &initrd->size);
+	if (result < 0 || initrd->size == 0)
+		return result;
+	result = find_place(memory, image, initrd,
+		files.count > 0 ? files.file[0].path : "of Karma's own");
+	if (result < 0)
+		return result;
+	at = initrd->address;
+	for (size_t i = 0; i < files.count; i++) {
+		const struct boot_file *file = &files.file[i];
+
+		result = boot_file_load(file, 0, memory, at, file->size);
+		if (result < 0)
+			return result;
+		at += padded(file->size);
+	}
+	if (options->extra_cpio_size == 0)
+		return 0;
+	return boot_write(memory, at, options->extra_cpio, options->extra_cpio_size);
+}
+
+static uint64_t cpio_entry_bytes(const char *name, uint64_t size)
+{
+	return padded(CPIO_HEADER_BYTES + strlen(name) + 1) + padded(size);
+}
+
+/* Append an entry to the zeroed archive at; returns where the next one goes. */
+static uint8_t *cpio_entry(uint8_t *at, unsigned inode, unsigned mode, const char *name,
+	const void *contents, size_t size)
+{
+	char header[CPIO_HEADER_BYTES + 1];
+	size_t name_bytes = strlen(name) + 1;
+
+	/* inode, mode, uid, gid, links, mtime, size, 4 device numbers, name size, checksum */
+	snprintf(header, sizeof(header), "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
+		inode, mode, 0, 0, S_ISDIR(mode) ? 2 : 1, 0, (unsigned)size, 0, 0, 0, 0,
+		(unsigned)name_bytes, 0);
+	memcpy(at, header, CPIO_HEADER_BYTES);
+	memcpy(at + CPIO_HEADER_BYTES, name, name_bytes);
+	if (size > 0)
+		memcpy(at + padded(CPIO_HEADER_BYTES + name_bytes), contents, size);
+	return at + cpio_entry_bytes(name, size);
+}
+
+int boot_cpio_file(const char *directory, const char *name, const void *contents, size_t size,
+	void **archive, size_t *archive_size)
+{
+	char path[PATH_MAX];
+	uint8_t *at;
+	int length;
+
+	length = snprintf(path, sizeof(path), "%s/%s", directory, name);
+	if (length < 0 || (size_t)length >= sizeof(path) || size > UINT32_MAX)
+		return -E2BIG;
+	*archive_size = cpio_entry_bytes(directory, 0) + cpio_entry_bytes(path, size) +
+			cpio_entry_bytes(CPIO_TRAILER, 0);
+	*archive = calloc(1, *archive_size);
+	if (!*archive)
+		return -ENOMEM;
+	at = cpio_entry(*archive, 1, S_IFDIR | 0755, directory, NULL, 0);
+	at = cpio_entry(at, 2, S_IFREG | 0644, path, contents, size);
+	cpio_entry(at, 0, 0, CPIO_TRAILER, NULL, 0);
+	return 0;
+}

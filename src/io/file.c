@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Disks that are files or block devices. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include "karma/disk.h"
+#include "karma/iov.h"
+#include "karma/log.h"
+#include "karma/util.h"
+
+#define SECTOR_BYTES 512u
+
+static const char *open_cure(int error)
+{
+	switch (error) {
+	case ENOENT:
+		return "create it with `truncate -s 1G FILE`, or correct the path";
+	case EACCES:
+	case EPERM:
+		return "give yourself the right to read and write it, or add `,ro`";
+	case EROFS:
+		return "add `,ro`";
+	case EBUSY:
+		return "unmount it first: a disk in use by the host would be destroyed";
+	case EINVAL:
+		return "this file system has no O_DIRECT: leave `,direct` out";
+	default:
+		return "give a file or block device that can be opened";
+	}
+}
+
+static int open_file(const struct disk_options *options, struct stat *status)
+{
+	int flags = O_CLOEXEC | O_NONBLOCK | (options->direct ? O_DIRECT : 0);
+	int fd;
+
+	if (stat(options->path, status) < 0)
+		return fail(-errno, "disk %s: %s: %s", options->path, strerror(errno),
+			open_cure(errno));
+	if (!S_ISREG(status->st_mode) && !S_ISBLK(status->st_mode))
+		return fail(-EINVAL,
+			"disk %s: is neither a file nor a block device: give one that is",
+			options->path);
+	/* On a block device O_EXCL means: not while it is mounted. */
+	if (S_ISBLK(status->st_mode) && !options->read_only)
+		flags |= O_EXCL;
+	fd = open(options->path, flags | (options->read_only ? O_RDONLY : O_RDWR));
+	if (fd < 0)
+		return fail(-errno, "disk %s: can't open for %s: %s: %s", options->path,
+			options->read_only ? "reading" : "writing", strerror(errno),
+			open_cure(errno));
+	if (fstat(fd, status) < 0 || (!S_ISREG(status->st_mode) && !S_ISBLK(status->st_mode))) {
+		close(fd);
+		return fail(-EINVAL, "disk %s: changed while it was opened: try again",
+			options->path);
+	}
+	return fd;
+}
+
+/* Two guests that write to one image destroy it. */
+static int lock_image(const struct disk_options *options, int fd)
+{
+	if (flock(fd, (options->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0)
+		return 0;
+	if (errno != EWOULDBLOCK)
+		return fail(-errno, "disk %s: can't lock it: %s: put it on a file system with locks",
+			options->path, strerror(errno));
+	return fail(-EBUSY,
+		"disk %s: in use by another guest: stop that, or give both `,ro`", options->path);
+}
+
+static int measure_block_device(struct disk *disk, int fd, const char *path)
+{
+	int logical = 0;
+	unsigned physical = 0;
+
+	if (ioctl(fd, BLKGETSIZE64, &disk->size) < 0 ||
+		ioctl(fd, BLKSSZGET, &logical) < 0 ||
+		ioctl(fd, BLKPBSZGET, &physical) < 0)
+		return fail(-errno, "disk %s: can't tell its size: %s: give another device", path,
+			strerror(errno));
+	disk->block_size = logical;
+	disk->physical_block_size = physical < disk->block_size ? disk->block_size : physical;
+	disk->block_device = true;
+	return 0;
+}
+
+static void measure_file(struct disk *disk, const struct stat *status, bool direct)
+{
+	disk->size = status->st_size;
+	disk->physical_block_size = 4096;
+	/* Every file system takes O_DIRECT in units of 4 KiB; most devices, in no smaller ones. */
+	disk->block_size = direct ? 4096 : SECTOR_BYTES;
+}
+
+int disk_open(struct disk *disk, const struct disk_options *options, struct io_ring *ring)
+{
+	cleanup_fd int fd = -1;
+	struct stat status;
+	int result = 0;
+
+	*disk = (struct disk){ .ring = ring, .fd = -1, .read_only = options->read_only };
+	fd = open_file(options, &status);
+	if (fd < 0)
+		return fd;
+	result = lock_image(options, fd);
+	if (result < 0)
+		return result;
+	if (S_ISBLK(status.st_mode))
+		result = measure_block_device(disk, fd, options->path);
+	else
+		measure_file(disk, &status, options->direct);
+	if (result < 0)
+		return result;
+	if (disk->size < disk->block_size)
+		return fail(-EINVAL, "disk %s: is empty: give it a size with `truncate -s 1G %s`",
+			options->path, options->path);
+	if (disk->size % disk->block_size) {
+		note("disk %s: its last %llu bytes are no whole block of %u: the guest won't see them",
+			options->path, (unsigned long long)(disk->size % disk->block_size),
+			disk->block_size);
+		disk->size -= disk->size % disk->block_size;
+	}
+	disk->fd = fd;
+	fd = -1;
+	return 0;
+}
+
+void disk_close(struct disk *disk)
+{
+	if (disk->fd >= 0)
+		close(disk->fd);
+	disk->fd = -1;
+}
+
+static void queue_transfer(struct disk_request *request)
+{
+	struct disk *disk = request->disk;
+
+	if (request->operation == DISK_READ)
+		io_ring_readv(disk->ring, &request->op, disk->fd, request->iov,
+			request->iov_count, request->offset);
+	else
+		io_ring_writev(disk->ring, &request->op, disk->fd, request->iov,
+			request->iov_count, request->offset);
+}
+
+static void transfer_done(struct io_op *op, int result)
+{
+	struct disk_request *request = container_of(op, struct disk_request, op);
+
+	if (result == -EINTR || result == -EAGAIN) {
+		queue_transfer(request);
+		return;
+	}
+	/* Nothing more to read or write: the file became shorter than the disk. */
+	if (result == 0)
+		result = -EIO;
+	if (result < 0) {
+		request->done(request, result);
+		return;
+	}
+	request->offset += result;
+	request->iov_count = iov_skip(&request->iov, request->iov_count, result);
+	if (request->iov_count)
+		queue_transfer(request);
+	else
+		request->done(request, 0);
+}
+
+static void flush_done(struct io_op *op, int result)
+{
+	struct disk_request *request = container_of(op, struct disk_request, op);
+
+	if (result == -EINTR || result == -EAGAIN)
+		io_ring_datasync(request->disk->ring, op, request->disk->fd);
+	else
+		request->done(request, result);
+}
+
+static void queue_punch(struct disk_request *request);
+
+static void punch_done(struct io_op *op, int result)
+{
+	struct disk_request *request = container_of(op, struct disk_request, op);
+
+	if (result == -EINTR || result == -EAGAIN) {
+		queue_punch(request);
+		return;
+	}
+	/* A discard is advice: where the host can't follow, nothing is wrong. */
+	if (result == -EOPNOTSUPP && request->operation == DISK_DISCARD)
+		result = 0;
+	request->done(request, result);
+}
+
+static void queue_punch(struct disk_request *request)
+{
+	request->op.done = punch_done;
+	io_ring_fallocate(request->disk->ring, &request->op, request->disk->fd,
+		FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, request->offset, request->length);
+}
+
+static void zero_done(struct io_op *op, int result)
+{
+	struct disk_request *request = container_of(op, struct disk_request, op);
+
+	/* tmpfs, for one, knows no zero range, but punches holes. */
+	if (result == -EOPNOTSUPP || result == -EINTR || result == -EAGAIN)
+		queue_punch(request);
+	else
+		request->done(request, result);
+}
+
+void disk_submit(struct disk *disk, struct disk_request *request)
+{
+	request->disk = disk;
+	switch (request->operation) {
+	case DISK_READ:
+	case DISK_WRITE:
+		request->op.done = transfer_done;
+		queue_transfer(request);
+		break;
+	case DISK_FLUSH:
+		request->op.done = flush_done;
+		io_ring_datasync(disk->ring, &request->op, disk->fd);
+		break;
+	case DISK_WRITE_ZEROES:
+		if (!request->unmap) {
+			request->op.done = zero_done;
+			io_ring_fallocate(disk->ring, &request->op, disk->fd,
+				FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, request->offset,
+				request->length);
+			break;
+		}
+		/* Fall through. */
+	case DISK_DISCARD:
+		queue_punch(request);
+		break;
+	}
+}

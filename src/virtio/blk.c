@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The block device: the guest's requests, checked, for a disk's backend. */
+#include <errno.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_ids.h>
+#include <string.h>
+
+#include "karma/devices.h"
+#include "karma/log.h"
+#include "karma/util.h"
+
+#define QUEUE_SIZE 256
+#define SECTOR_BYTES 512u
+#define SEGMENTS_MAX 254		/* of data, behind the header and before the status */
+#define CHAIN_BUFFERS (SEGMENTS_MAX + 2)
+#define FAULTS_MAX 8			/* lines in the log for one disk */
+
+/* A request in flight: one for each entry of the queue, found by its chain's head. */
+struct blk_request {
+	struct disk_request disk;
+	struct blk *blk;
+	struct virtq *queue;
+	uint16_t head;
+	bool busy;
+	uint8_t *status;		/* in guest memory */
+	uint32_t written;		/* bytes, with the status */
+	struct iovec iov[CHAIN_BUFFERS];
+};
+
+struct blk {
+	struct virtio_device device;
+	struct virtq queue;
+	struct virtio_blk_config config;
+	struct disk disk;
+	char serial[VIRTIO_BLK_ID_BYTES];
+	unsigned faults;
+	struct blk_request *requests;	/* QUEUE_SIZE of them */
+};
+
+static void finish(struct blk_request *request, uint8_t status)
+{
+	*request->status = status;
+	request->busy = false;
+	/* Only a request that could be done has written its data. */
+	virtq_push(request->queue, request->head,
+		status == VIRTIO_BLK_S_OK ? request->written : sizeof(status));
+}
+
+static const char *operation_name(enum disk_operation operation)
+{
+	static const char *const names[] = {
+		[DISK_READ] = "read",
+		[DISK_WRITE] = "write",
+		[DISK_FLUSH] = "flush",
+		[DISK_DISCARD] = "discard",
+		[DISK_WRITE_ZEROES] = "write of zeroes",
+	};
+
+	return names[operation];
+}
+
+static void report_fault(struct blk *blk, const struct disk_request *request, int error)
+{
+	if (blk->faults++ < FAULTS_MAX)
+		note("disk %s: %s at byte %llu failed: %s: the guest is told of an I/O error",
+			blk->device.name, operation_name(request->operation),
+			(unsigned long long)request->offset, strerror(-error));
+}
+
+/* From the backend, on the I/O thread. */
+static void request_done(struct disk_request *disk_request, int error)
+{
+	struct blk_request *request = container_of(disk_request, struct blk_request, disk);
+	struct blk *blk = request->blk;
+	uint8_t status = VIRTIO_BLK_S_OK;
+
+	if (error == -EOPNOTSUPP)
+		status = VIRTIO_BLK_S_UNSUPP;
+	else if (error)
+		status = VIRTIO_BLK_S_IOERR;
+	pthread_mutex_lock(&blk->device.lock);
+	if (status == VIRTIO_BLK_S_IOERR)
+		report_fault(blk, disk_request, error);
+	if (blk->device.resetting) {
+		/* The memory is the guest's again, and the rings too. */
+		request->busy = false;
+	} else {
+		finish(request, status);
+		virtq_interrupt(request->queue);
+	}
+	virtio_request_done(&blk->device);
+	pthread_mutex_unlock(&blk->device.lock);
+}
+
+/* Whether [sector, sector + bytes) is on the disk, in whole blocks. */
+static bool on_disk(const struct blk *blk, uint64_t sector, uint64_t bytes)
+{
+	uint64_t offset, end;
+
+	if (__builtin_mul_overflow(sector, (uint64_t)SECTOR_BYTES, &offset) ||
+		__builtin_add_overflow(offset, bytes, &end))
+		return false;
+	return end <= blk->disk.size && offset % blk->disk.block_size == 0 &&
+		bytes % blk->disk.block_size == 0;
+}
+
+static void submit(struct blk_request *request)
+{
+	virtio_request_started(&request->blk->device);
+	disk_submit(&request->blk->disk, &request->disk);
+}
+
+/* The data of a chain lies between its header and its status byte. */
+static void transfer(struct blk_request *request, const struct virtq_chain *chain,
+	enum disk_operation operation, uint64_t sector)
+{
+	struct disk_request *disk = &request->disk;
+
+	if (operation == DISK_WRITE) {
+		disk->iov = chain->iov;
+		disk->iov_count = iov_skip(&disk->iov, chain->out_count,
+			sizeof(struct virtio_blk_outhdr));
+		disk->length = chain->out_bytes - sizeof(struct virtio_blk_outhdr);
+	} else {
+		disk->iov = chain->iov + chain->out_count;
+		disk->iov_count = iov_truncate(disk->iov, chain->in_count, chain->in_bytes - 1);
+		disk->length = chain->in_bytes - 1;
+		request->written = chain->in_bytes;
+	}
+	if (disk->length == 0 || !on_disk(request->blk, sector, disk->length) ||
+		(operation == DISK_WRITE && request->blk->disk.read_only)) {
+		finish(request, VIRTIO_BLK_S_IOERR);
+		return;
+	}
+	disk->operation = operation;
+	disk->offset = sector * SECTOR_BYTES;
+	submit(request);
+}
+
+static void give_id(struct blk_request *request, const struct virtq_chain *chain)
+{
+	size_t room = chain->in_bytes - 1;
+	size_t length = room < VIRTIO_BLK_ID_BYTES ? room : VIRTIO_BLK_ID_BYTES;
+
+	iov_write(chain->iov + chain->out_count, chain->in_count, 0, request->blk->serial, length);
+	request->written = length + 1;
+	finish(request, VIRTIO_BLK_S_OK);
+}
+
+/* Discard and write zeroes: one segment a request, as the configuration says. */
+static void clear_range(struct blk_request *request, const struct virtq_chain *chain,
+	enum disk_operation operation)
+{
+	struct disk_request *disk = &request->disk;
+	struct virtio_blk_discard_write_zeroes segment;
+	const uint32_t unmap = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+	uint32_t allowed = operation == DISK_WRITE_ZEROES ? unmap : 0;
+	uint64_t bytes;
+
+	if (chain->out_bytes != sizeof(struct virtio_blk_outhdr) + sizeof(segment)) {
+		finish(request, VIRTIO_BLK_S_IOERR);
+		return;
+	}
+	iov_read(chain->iov, chain->out_count, sizeof(struct virtio_blk_outhdr), &segment,
+		sizeof(segment));
+	if (segment.flags & ~allowed) {
+		finish(request, VIRTIO_BLK_S_UNSUPP);
+		return;
+	}
+	bytes = (uint64_t)segment.num_sectors * SECTOR_BYTES;
+	if (bytes == 0 || !on_disk(request->blk, segment.sector, bytes) ||
+		request->blk->disk.read_only) {
+		finish(request, VIRTIO_BLK_S_IOERR);
+		return;
+	}
+	disk->operation = operation;
+	disk->offset = segment.sector * SECTOR_BYTES;
+	disk->length = bytes;
+	disk->unmap = segment.flags & unmap;
+	submit(request);
+}
+
+static void flush(struct blk_request *request)
+{
+	request->disk.operation = DISK_FLUSH;
+	request->disk.offset = 0;
+	submit(request);
+}
+
+static void execute(struct blk_request *request, const struct virtq_chain *chain,
+	const struct virtio_blk_outhdr *header)
+{
+	switch (header->type) {
+	case VIRTIO_BLK_T_IN:
+		transfer(request, chain, DISK_READ, header->sector);
+		break;
+	case VIRTIO_BLK_T_OUT:
+		transfer(request, chain, DISK_WRITE, header->sector);
+		break;
+	case VIRTIO_BLK_T_FLUSH:
+		flush(request);
+		break;
+	case VIRTIO_BLK_T_GET_ID:
+		give_id(request, chain);
+		break;
+	case VIRTIO_BLK_T_DISCARD:
+		clear_range(request, chain, DISK_DISCARD);
+		break;
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		clear_range(request, chain, DISK_WRITE_ZEROES);
+		break;
+	default:
+		finish(request, VIRTIO_BLK_S_UNSUPP);
+	}
+}
+
+/* Take a chain apart.  One without a place for its status can't even be refused. */
+static void start_request(struct blk *blk, struct virtq *queue, struct blk_request *request,
+	const struct virtq_chain *chain)
+{
+	struct virtio_blk_outhdr header;
+	const struct iovec *last;
+
+	if (iov_read(chain->iov, chain->out_count, 0, &header, sizeof(header)) < sizeof(header) ||
+		chain->in_bytes == 0) {
+		queue->broken = "a request without header or status";
+		virtio_needs_reset(&blk->device, queue);
+		return;
+	}
+	last = &chain->iov[chain->out_count + chain->in_count - 1];
+	request->status = (uint8_t *)last->iov_base + last->iov_len - 1;
+	request->blk = blk;
+	request->disk.done = request_done;
+	request->head = chain->head;
+	request->queue = queue;
+	request->written = sizeof(*request->status);
+	request->busy = true;
+	execute(request, chain, &header);
+}
+
+static struct blk_request *find_request(struct blk *blk, struct virtq *queue, uint16_t head)
+{
+	struct blk_request *request = &blk->requests[head];
+
+	if (!request->busy)
+		return request;
+	queue->broken = "a descriptor made available again while in use";
+	virtio_needs_reset(&blk->device, queue);
+	return NULL;
+}
+
+/* Take all that is there, but no more than a ring of it in one go. */
+static void blk_notify(struct virtio_device *device, unsigned index)
+{
+	struct blk *blk = container_of(device, struct blk, device);
+	struct virtq *queue = &device->queues[index];
+	struct iovec iov[CHAIN_BUFFERS];
+	struct virtq_chain chain;
+	unsigned taken = 0;
+
+	virtq_disable_notify(queue);
+	do {
+		while (taken < QUEUE_SIZE &&
+			virtio_pop(device, queue, iov, ARRAY_SIZE(iov), &chain)) {
+			struct blk_request *request = find_request(blk, queue, chain.head);
+			unsigned count = chain.out_count + chain.in_count;
+
+			taken++;
+			if (!request)
+				break;
+			memcpy(request->iov, iov, count * sizeof(iov[0]));
+			chain.iov = request->iov;
+			start_request(blk, queue, request, &chain);
+		}
+	} while (virtq_enable_notify(queue) && taken < QUEUE_SIZE);
+	if (taken == QUEUE_SIZE)
+		virtio_again(device, index);
+	io_ring_submit(blk->disk.ring);
+	virtq_interrupt(queue);
+}
+
+static void blk_release(struct virtio_device *device)
+{
+	struct blk *blk = container_of(device, struct blk, device);
+
+	disk_close(&blk->disk);
+	virtio_device_destroy(device);
+	free(blk->requests);
+	free(blk);
+}
+
+static const struct virtio_device_ops blk_ops = {
+	.device_id = VIRTIO_ID_BLOCK,
+	.notify = blk_notify,
+	.release = blk_release,
+};
+
+/* The configuration (virtio 1.2, section 5.2.4), with the limits of what one request can be. */
+static void fill_config(struct blk *blk)
+{
+	const struct disk *disk = &blk->disk;
+	uint32_t range_sectors = UINT32_MAX / disk->block_size * (disk->block_size / SECTOR_BYTES);
+
+	blk->config = (struct virtio_blk_config){
+		.capacity = disk->size / SECTOR_BYTES,
+		.seg_max = SEGMENTS_MAX,
+		.blk_size = disk->block_size,
+		.physical_block_exp =
+			__builtin_ctz(disk->physical_block_size / disk->block_size),
+		.min_io_size = 1,
+		.max_discard_sectors = range_sectors,
+		.max_discard_seg = 1,
+		.discard_sector_alignment = disk->physical_block_size / SECTOR_BYTES,
+		.max_write_zeroes_sectors = range_sectors,
+		.max_write_zeroes_seg = 1,
+		.write_zeroes_may_unmap = 1,
+	};
+}
+
+struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
+	const struct disk *disk, const char *serial)
+{
+	struct blk *blk = calloc(1, sizeof(*blk));
+	uint64_t features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE |
+		1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_FLUSH;
+
+	if (!blk)
+		return NULL;
+	blk->requests = calloc(QUEUE_SIZE, sizeof(*blk->requests));
+	if (!blk->requests) {
+		free(blk);
+		return NULL;
+	}
+	blk->disk = *disk;
+	if (serial)
+		memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
+	if (disk->read_only)
+		features |= 1ull << VIRTIO_BLK_F_RO;
+	else
+		features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+	fill_config(blk);
+	virtio_device_init(&blk->device, &blk_ops, name, features, &blk->queue, 1, QUEUE_SIZE,
+		environment);
+	blk->device.config = &blk->config;
+	blk->device.config_size = sizeof(blk->config);
+	blk->queue.name = "request";
+	return &blk->device;
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The console device: text between the guest's hvc0 and the user's terminal. */
+#include <linux/virtio_console.h>
+#include <linux/virtio_ids.h>
+
+#include "karma/devices.h"
+#include "karma/util.h"
+
+#define QUEUE_SIZE 64
+#define CHAIN_BUFFERS 64
+
+enum { RECEIVE, TRANSMIT, QUEUES };
+
+struct console {
+	struct virtio_device device;
+	struct virtq queues[QUEUES];
+	struct virtio_console_config config;
+	struct terminal *terminal;
+
+	/* A chain of the transmit queue that the terminal has not taken all of. */
+	struct iovec iov[CHAIN_BUFFERS];
+	struct virtq_chain chain;
+	size_t sent;
+	bool sending;
+};
+
+/* Send on the chain at hand; true if all of it went. */
+static bool send_chain(struct console *console)
+{
+	size_t offset = 0;
+
+	for (unsigned i = 0; i < console->chain.out_count; i++) {
+		const struct iovec *part = &console->iov[i];
+		size_t skip, taken;
+
+		if (console->sent >= offset + part->iov_len) {
+			offset += part->iov_len;
+			continue;
+		}
+		skip = console->sent - offset;
+		taken = terminal_write(console->terminal, (const char *)part->iov_base + skip,
+			part->iov_len - skip);
+		console->sent += taken;
+		if (taken < part->iov_len - skip)
+			return false;
+		offset += part->iov_len;
+	}
+	return true;
+}
+
+/* Take the next chain to send, if none is at hand; true if there is one. */
+static bool next_chain(struct console *console)
+{
+	if (!console->sending &&
+		virtio_pop(&console->device, &console->queues[TRANSMIT], console->iov,
+			ARRAY_SIZE(console->iov), &console->chain)) {
+		console->sending = true;
+		console->sent = 0;
+	}
+	return console->sending;
+}
+
+static void transmit(struct console *console)
+{
+	struct virtq *queue = &console->queues[TRANSMIT];
+	unsigned taken = 0;
+
+	do {
+		while (taken < QUEUE_SIZE && next_chain(console) && send_chain(console)) {
+			console->sending = false;
+			virtq_push(queue, console->chain.head, 0);
+			taken++;
+		}
+		/* When the terminal is full, output_ready() goes on from here. */
+	} while (virtq_enable_notify(queue) && !console->sending && taken < QUEUE_SIZE);
+	if (taken == QUEUE_SIZE)
+		virtio_again(&console->device, TRANSMIT);
+	virtq_interrupt(queue);
+}
+
+/* Put input into one chain; false if there is no chain, or no input. */
+static bool receive_chain(struct console *console)
+{
+	struct virtq *queue = &console->queues[RECEIVE];
+	struct iovec iov[CHAIN_BUFFERS];
+	struct virtq_chain chain;
+	char text[TERMINAL_INPUT_BYTES];
+	size_t length;
+
+	if (!terminal_has_input(console->terminal) ||
+		!virtio_pop(&console->device, queue, iov, ARRAY_SIZE(iov), &chain))
+		return false;
+	length = chain.in_bytes < sizeof(text) ? chain.in_bytes : sizeof(text);
+	length = terminal_read(console->terminal, text, length);
+	iov_write(iov + chain.out_count, chain.in_count, 0, text, length);
+	virtq_push(queue, chain.head, length);
+	return true;
+}
+
+static void receive(struct console *console)
+{
+	struct virtq *queue = &console->queues[RECEIVE];
+	unsigned taken = 0;
+
+	do {
+		while (taken < QUEUE_SIZE && receive_chain(console))
+			taken++;
+	} while (virtq_enable_notify(queue) && taken < QUEUE_SIZE &&
+		terminal_has_input(console->terminal));
+	if (taken == QUEUE_SIZE)
+		virtio_again(&console->device, RECEIVE);
+	if (taken)
+		virtq_interrupt(queue);
+}
+
+static void console_notify(struct virtio_device *device, unsigned queue)
+{
+	struct console *console = container_of(device, struct console, device);
+
+	if (queue == RECEIVE)
+		receive(console);
+	else
+		transmit(console);
+}
+
+static void input_ready(void *context)
+{
+	struct console *console = context;
+
+	pthread_mutex_lock(&console->device.lock);
+	if (virtio_running(&console->device))
+		receive(console);
+	pthread_mutex_unlock(&console->device.lock);
+}
+
+static void output_ready(void *context)
+{
+	struct console *console = context;
+
+	pthread_mutex_lock(&console->device.lock);
+	if (virtio_running(&console->device))
+		transmit(console);
+	pthread_mutex_unlock(&console->device.lock);
+}
+
+static void console_start(struct virtio_device *device)
+{
+	receive(container_of(device, struct console, device));
+}
+
+static void console_reset(struct virtio_device *device)
+{
+	container_of(device, struct console, device)->sending = false;
+}
+
+static void console_release(struct virtio_device *device)
+{
+	virtio_device_destroy(device);
+	free(container_of(device, struct console, device));
+}
+
+static const struct virtio_device_ops console_ops = {
+	.device_id = VIRTIO_ID_CONSOLE,
+	.start = console_start,
+	.notify = console_notify,
+	.reset = console_reset,
+	.release = console_release,
+};
+
+void console_resized(struct virtio_device *device)
+{
+	struct console *console = container_of(device, struct console, device);
+	unsigned columns, rows;
+
+	if (!terminal_size(console->terminal, &columns, &rows))
+		return;
+	pthread_mutex_lock(&device->lock);
+	if (console->config.cols != columns || console->config.rows != rows) {
+		console->config.cols = columns;
+		console->config.rows = rows;
+		virtio_config_changed(device);
+	}
+	pthread_mutex_unlock(&device->lock);
+}
+
+struct virtio_device *console_create(
+	const struct virtio_environment *environment, struct terminal *terminal)
+{
+	struct console *console = calloc(1, sizeof(*console));
+	unsigned columns, rows;
+	uint64_t features = 0;
+
+	if (!console)
+		return NULL;
+	console->terminal = terminal;
+	if (terminal_size(terminal, &columns, &rows)) {
+		features = 1ull << VIRTIO_CONSOLE_F_SIZE;
+		console->config.cols = columns;
+		console->config.rows = rows;
+	}
+	virtio_device_init(&console->device, &console_ops, "console", features, console->queues,
+		QUEUES, QUEUE_SIZE, environment);
+	console->device.config = &console->config;
+	console->device.config_size = sizeof(console->config);
+	console->queues[RECEIVE].name = "receive";
+	console->queues[TRANSMIT].name = "transmit";
+	terminal_attach(terminal, input_ready, output_ready, console);
+	return &console->device;
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The entropy device: the host's random numbers for the guest. */
+#include <linux/virtio_ids.h>
+#include <sys/random.h>
+
+#include "karma/devices.h"
+#include "karma/util.h"
+
+#define QUEUE_SIZE 16
+#define CHAIN_BUFFERS 16
+/* What one chain gets at most; the driver asks again for more (virtio 1.2, section 5.4.6.1). */
+#define CHAIN_BYTES 4096
+
+struct rng {
+	struct virtio_device device;
+	struct virtq queue;
+};
+
+static uint32_t fill(const struct virtq_chain *chain)
+{
+	uint8_t bytes[CHAIN_BYTES];
+	size_t length = chain->in_bytes < sizeof(bytes) ? chain->in_bytes : sizeof(bytes);
+	ssize_t got = getrandom(bytes, length, GRND_NONBLOCK);
+
+	if (got <= 0)
+		return 0;
+	return iov_write(chain->iov + chain->out_count, chain->in_count, 0, bytes, got);
+}
+
+static void rng_notify(struct virtio_device *device, unsigned index)
+{
+	struct virtq *queue = &device->queues[index];
+	struct iovec iov[CHAIN_BUFFERS];
+	struct virtq_chain chain;
+	unsigned taken = 0;
+
+	do {
+		while (taken < QUEUE_SIZE &&
+			virtio_pop(device, queue, iov, ARRAY_SIZE(iov), &chain)) {
+			virtq_push(queue, chain.head, fill(&chain));
+			taken++;
+		}
+	} while (virtq_enable_notify(queue) && taken < QUEUE_SIZE);
+	if (taken == QUEUE_SIZE)
+		virtio_again(device, index);
+	virtq_interrupt(queue);
+}
+
+static void rng_release(struct virtio_device *device)
+{
+	virtio_device_destroy(device);
+	free(container_of(device, struct rng, device));
+}
+
+static const struct virtio_device_ops rng_ops = {
+	.device_id = VIRTIO_ID_RNG,
+	.notify = rng_notify,
+	.release = rng_release,
+};
+
+struct virtio_device *rng_create(const struct virtio_environment *environment)
+{
+	struct rng *rng = calloc(1, sizeof(*rng));
+
+	if (!rng)
+		return NULL;
+	virtio_device_init(&rng->device, &rng_ops, "rng", 0, &rng->queue, 1, QUEUE_SIZE, environment);
+	rng->queue.name = "request";
+	return &rng->device;
+}
