@@ -61,7 +61,7 @@ __extension__ typedef unsigned long long __u64;
 	X(0, version, "0", "0", "Return the ABI version.") \
 	X(1, features, "0", "0", "Return the feature bits.") \
 	X(2, console_write, "length, 1 to 4096", "address of text", \
-	  "Write text to the console, before there is a driver for it; return the length.") \
+	  "Write text to the console; return how many bytes it took.") \
 	X(3, exit, "status, 0 to 255", "0", "End the guest; status is that of its command.") \
 	X(4, power, "0 off, 1 reset", "0", "Power off or reset the guest.") \
 	X(5, panic, "length, 0 to 4096", "address of text", \
@@ -106,6 +106,7 @@ enum karma_call {
 	((__u32)(device) | (__u32)(offset) << 8 | ((__u32)(length) - 1u) << 20)
 
 #define KARMA_TEXT_MAX		4096u		/* bytes in console_write and panic */
+#define KARMA_CONFIG_MAX	2048u		/* bytes in config_read and config_write */
 #define KARMA_DEVICES_MAX	64u		/* device numbers are 0 to 63, without gaps */
 #define KARMA_QUEUES_MAX	64u		/* of a device */
 #define KARMA_QUEUE_SIZE_MAX	1024u

@@ -39,7 +39,7 @@ static const struct signature foreign[] = {
 	SIGNATURE(4, "zimg", "a compressed EFI kernel of another machine"),
 	SIGNATURE(0, "\x1f\x8b", "compressed with gzip"),
 	SIGNATURE(0, "BZh", "compressed with bzip2"),
-	SIGNATURE(0, "\xfd" "7zXZ", "compressed with xz"),
+	SIGNATURE(0, "\xfd\x37zXZ", "compressed with xz"),
 	SIGNATURE(0, "\x28\xb5\x2f\xfd", "compressed with zstd"),
 	SIGNATURE(0, "\x02\x21\x4c\x18", "compressed with lz4"),
 	SIGNATURE(0, "\x04\x22\x4d\x18", "compressed with lz4"),

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Calls on the machine as a whole: version, console, the ways to end, events. */
+#include <errno.h>
+#include <stdio.h>
+
+#include "internal.h"
+#include "karma/log.h"
+
+int64_t call_version(struct machine *machine, uint32_t argument, uint64_t value)
+{
+	(void)machine;
+	if (argument || value)
+		return -EINVAL;
+	return KARMA_ABI_VERSION;
+}
+
+int64_t call_features(struct machine *machine, uint32_t argument, uint64_t value)
+{
+	(void)machine;
+	if (argument || value)
+		return -EINVAL;
+	return KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS;
+}
+
+int64_t call_console_write(struct machine *machine, uint32_t length, uint64_t address)
+{
+	char text[KARMA_TEXT_MAX];
+	int result;
+
+	if (length == 0 || length > sizeof(text))
+		return -EINVAL;
+	result = guest_memory_read(machine->memory, GPA(address), text, length);
+	if (result < 0)
+		return result;
+	return machine->ops->console_write(machine, text, length);
+}
+
+int64_t call_exit(struct machine *machine, uint32_t status, uint64_t value)
+{
+	if (status > 255 || value)
+		return -EINVAL;
+	machine->ops->end(machine, MACHINE_EXIT, status);
+	return 0;
+}
+
+int64_t call_power(struct machine *machine, uint32_t how, uint64_t value)
+{
+	if (how > KARMA_POWER_RESET || value)
+		return -EINVAL;
+	machine->ops->end(
+		machine, how == KARMA_POWER_OFF ? MACHINE_POWER_OFF : MACHINE_RESET, 0);
+	return 0;
+}
+
+/* What a guest says of itself goes to the user's terminal: without control characters. */
+static void make_printable(char *text, size_t length)
+{
+	for (size_t i = 0; i < length; i++) {
+		if (text[i] < ' ' || text[i] > '~')
+			text[i] = ' ';
+	}
+}
+
+int64_t call_panic(struct machine *machine, uint32_t length, uint64_t address)
+{
+	char text[KARMA_TEXT_MAX];
+	int result;
+
+	if (length > sizeof(text))
+		return -EINVAL;
+	result = guest_memory_read(machine->memory, GPA(address), text, length);
+	if (result < 0)
+		return result;
+	make_printable(text, length);
+	note("the guest's kernel panicked: %.*s", length > 200 ? 200 : (int)length, text);
+	machine->ops->end(machine, MACHINE_PANIC, 0);
+	return 0;
+}
+
+int64_t call_ready(struct machine *machine, uint32_t argument, uint64_t value)
+{
+	if (argument || value)
+		return -EINVAL;
+	machine->ops->ready(machine);
+	return 0;
+}
+
+int64_t call_event(struct machine *machine, uint32_t argument, uint64_t value)
+{
+	if (argument || value)
+		return -EINVAL;
+	return machine_next_event(machine);
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The machine as its guest sees it: memory, devices, events, a console to write to and ways to
+ * end.  Hypercalls act on it.  It knows nothing of KVM: the monitor gives it one side
+ * (struct machine_ops), a simulated guest in a test another.
+ */
+#ifndef KARMA_MACHINE_H
+#define KARMA_MACHINE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "karma/abi.h"
+#include "karma/memory.h"
+#include "karma/virtio.h"
+
+struct machine;
+
+enum machine_end {
+	MACHINE_EXIT,		/* the guest's command ended, with a status */
+	MACHINE_POWER_OFF,
+	MACHINE_RESET,
+	MACHINE_PANIC,
+};
+
+/* Called on a vCPU thread, any at a time. */
+struct machine_ops {
+	/* Text for the console; how many bytes were taken. */
+	size_t (*console_write)(struct machine *machine, const void *text, size_t length);
+	/* The guest is at its end; status only for MACHINE_EXIT. */
+	void (*end)(struct machine *machine, enum machine_end how, unsigned status);
+	/* The guest is up. */
+	void (*ready)(struct machine *machine);
+};
+
+struct machine {
+	struct guest_memory *memory;
+	const struct machine_ops *ops;
+	struct virtio_device *devices[KARMA_DEVICES_MAX];	/* owned */
+	unsigned device_count;
+	unsigned next_gsi;
+
+	pthread_mutex_t event_lock;
+	uint64_t config_events;		/* a bit a device */
+	bool power_button;
+	int event_fd;			/* eventfd that raises KARMA_SYSTEM_GSI; -1 if none */
+};
+
+void machine_init(
+	struct machine *machine, struct guest_memory *memory, const struct machine_ops *ops);
+/* Releases the devices too. */
+void machine_release(struct machine *machine);
+
+/*
+ * Add a device, which the machine then owns, and give its queues their GSIs.  0, or -ENOSPC
+ * with a message printed (the device is released then).
+ */
+int machine_add(struct machine *machine, struct virtio_device *device);
+
+/* The user asks the guest to power off.  Any thread. */
+void machine_press_power_button(struct machine *machine);
+
+/* The next event for the guest, forgotten thereby; 0 if there is none. */
+uint32_t machine_next_event(struct machine *machine);
+
+#endif

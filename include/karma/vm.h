@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A virtual machine on KVM: its vCPUs, its interrupts, its end.
+ *
+ * One thread makes, starts, waits for and releases it.  Each vCPU has a thread, which serves
+ * its exits; one more thread, the I/O thread, runs the io_uring.
+ */
+#ifndef KARMA_VM_H
+#define KARMA_VM_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "karma/boot.h"
+#include "karma/hypercall.h"
+#include "karma/io.h"
+#include "karma/machine.h"
+#include "karma/memory.h"
+#include "karma/terminal.h"
+
+#define VCPUS_MAX 64u
+#define KVM_EXIT_KINDS 64u	/* exit reasons that are counted one by one */
+
+/* Why a guest came to its end; the first reason counts. */
+enum vm_end {
+	VM_RUNNING,
+	VM_EXIT,		/* the guest's command ended, with vm->end_status */
+	VM_POWER_OFF,
+	VM_RESET,
+	VM_PANIC,
+	VM_CRASH,		/* triple fault, or an exit that Karma does not serve */
+	VM_FAILURE,		/* the monitor's own, or KVM's */
+	VM_STOPPED,		/* by vm_stop() */
+};
+
+struct vcpu {
+	struct vm *vm;
+	unsigned id;
+	int fd;
+	struct kvm_run *run;
+	size_t run_size;
+	pthread_t thread;
+	bool started;
+
+	/* Statistics, the vCPU thread's own until it has ended. */
+	uint64_t exits[KVM_EXIT_KINDS];
+	uint64_t acpi_accesses;		/* port exits on the ACPI registers */
+	struct hypercall_counters hypercalls;
+};
+
+struct vm {
+	int kvm_fd, vm_fd;
+	struct guest_memory memory;
+	struct machine machine;
+	struct io_ring *ring;		/* the caller's, as is the terminal */
+	struct terminal *terminal;
+	bool strict;			/* end the guest at an access to what is absent */
+
+	struct vcpu *vcpus;
+	unsigned vcpu_count;
+	pthread_t io_thread;
+	bool io_started;
+
+	_Atomic(enum vm_end) end;
+	unsigned end_status;
+	atomic_bool stopping;
+	int end_fd;			/* eventfd: readable once there is an end */
+
+	/* vCPU threads wait here at their end, since a thread's requests die with it. */
+	pthread_mutex_t park_lock;
+	pthread_cond_t park_changed;
+	unsigned parked;
+	bool released;
+};
+
+/*
+ * Open KVM and make the VM, its memory, interrupt controller and vCPUs.  0, or a negative
+ * errno with a message printed.  vm_release() undoes it, in any state.
+ */
+int vm_init(struct vm *vm, uint64_t memory_size, unsigned cpus);
+void vm_release(struct vm *vm);
+
+/* Add a device, which the VM then owns, with its interrupts. */
+int vm_add_device(struct vm *vm, struct virtio_device *device);
+
+/* Start the threads at what boot_load() said. */
+int vm_start(struct vm *vm, const struct boot_entry *entry);
+
+/* Record the end; the first call counts.  Any thread. */
+void vm_end(struct vm *vm, enum vm_end end, unsigned status);
+
+/* Whether the guest has found Karma's devices: one that resets before that panicked early. */
+bool vm_found_devices(const struct vm *vm);
+
+/* Stop the vCPUs; devices and the terminal go on. */
+void vm_halt(struct vm *vm);
+
+/* After vm_halt(): let what devices have begun come to its end, and end all threads. */
+void vm_stop(struct vm *vm);
+
+/* KVM's own file descriptor, and what it can do: see src/vm/kvm.c. */
+int kvm_open(void);
+
+/* The capabilities that Karma needs, with words for the user. */
+struct kvm_need {
+	int capability;
+	int at_least;
+	const char *name;
+	const char *purpose;
+};
+extern const struct kvm_need kvm_needs[];
+extern const unsigned kvm_need_count;
+
+/*
+ * Whether a tiny guest's VMCALL reaches us, within a second even if KVM hangs in it: 0;
+ * -ETIMEDOUT where it hangs; -ENOTSUP where something else came of it; another negative errno
+ * where the guest could not be made.
+ */
+int kvm_probe(void);
+
+/* The CPU itself tells of SVM or VMX. */
+bool cpu_has_virtualization(void);
+
+/* One line for a kvm_probe() result below 0: what was found, and the cure. */
+const char *kvm_probe_message(int result);
+
+/* Counters on stderr, for --stats. */
+void stats_print(struct vm *vm);
+
+/*
+ * CPUID for a vCPU: KVM's, with what Karma adds.  cpuid has
+ * room for CPUID_ENTRIES_ADDED more entries.
+ */
+#define CPUID_ENTRIES_MAX 256
+#define CPUID_ENTRIES_ADDED 4
+void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned vcpu_count);
+
+/* A vCPU's part, for vm.c. */
+int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cpuid2 *cpuid);
+int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry);
+void *vcpu_thread(void *vcpu);
+/* Before the first vCPU thread: a kick is a signal, which must have its handler by then. */
+void vcpu_prepare_kicks(void);
+void vcpu_kick(struct vcpu *vcpu);
+void vcpu_release(struct vcpu *vcpu);
+
+#endif

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* A vCPU: its first registers, and its thread, which runs it and serves its exits. */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "karma/log.h"
+#include "karma/util.h"
+#include "karma/vm.h"
+
+/* Interrupts KVM_RUN; the handler does nothing. */
+#define KICK_SIGNAL SIGUSR1
+
+#define CR0_PE (1u << 0)
+#define CR0_ET (1u << 4)
+#define CR0_PG (1u << 31)
+#define CR4_PAE (1u << 5)
+#define EFER_LME (1u << 8)
+#define EFER_LMA (1u << 10)
+
+#define MSR_MISC_ENABLE 0x1a0
+#define MISC_ENABLE_FAST_STRING 1
+#define MSR_MTRR_DEF_TYPE 0x2ff
+#define MTRR_ENABLE_WRITE_BACK 0x806
+
+static int vcpu_failed(const struct vcpu *vcpu, const char *what)
+{
+	return fail(-errno, "KVM: vCPU %u: can't %s: %s: see `karma check`", vcpu->id, what,
+		strerror(errno));
+}
+
+/* What firmware would have left behind; a CPU that lacks one of these needs it not. */
+static void set_msrs(struct vcpu *vcpu)
+{
+	static const struct kvm_msr_entry entries[] = {
+		{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLE_WRITE_BACK },
+		{ .index = MSR_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(entries); i++) {
+		struct {
+			struct kvm_msrs head;
+			struct kvm_msr_entry entry;
+		} msr = { .head.nmsrs = 1, .entry = entries[i] };
+
+		ioctl(vcpu->fd, KVM_SET_MSRS, &msr);
+	}
+}
+
+int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cpuid2 *cpuid)
+{
+	int size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+
+	*vcpu = (struct vcpu){ .vm = vm, .id = id };
+	vcpu->fd = ioctl(vm->vm_fd, KVM_CREATE_VCPU, (unsigned long)id);
+	if (vcpu->fd < 0 || size < 0)
+		return vcpu_failed(vcpu, "make it");
+	vcpu->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	if (vcpu->run == MAP_FAILED) {
+		int result = vcpu_failed(vcpu, "map it");
+
+		close(vcpu->fd);
+		return result;
+	}
+	vcpu->run_size = size;
+	if (ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0) {
+		int result = vcpu_failed(vcpu, "set its features");
+
+		vcpu_release(vcpu);
+		return result;
+	}
+	set_msrs(vcpu);
+	return 0;
+}
+
+void vcpu_release(struct vcpu *vcpu)
+{
+	munmap(vcpu->run, vcpu->run_size);
+	close(vcpu->fd);
+}
+
+static struct kvm_segment flat_segment(uint16_t selector, uint8_t type)
+{
+	return (struct kvm_segment){
+		.limit = 0xffffffff,
+		.selector = selector,
+		.type = type,
+		.present = 1,
+		.db = 1,
+		.s = 1,
+		.g = 1,
+	};
+}
+
+/* The segments of the GDT that boot_load() wrote. */
+static void set_segments(struct kvm_sregs *sregs, enum boot_protocol protocol)
+{
+	struct kvm_segment data = flat_segment(BOOT_DS, 3);
+
+	sregs->ds = sregs->es = sregs->fs = sregs->gs = sregs->ss = data;
+	if (protocol == BOOT_LINUX64) {
+		sregs->cs = flat_segment(BOOT_CS64, 11);
+		sregs->cs.db = 0;
+		sregs->cs.l = 1;
+	} else {
+		sregs->cs = flat_segment(BOOT_CS32, 11);
+	}
+	sregs->tr = (struct kvm_segment){
+		.selector = BOOT_TSS, .limit = 0x67, .type = 11, .present = 1
+	};
+	sregs->gdt = (struct kvm_dtable){ .base = BOOT_GDT, .limit = BOOT_TSS + 15 };
+	sregs->idt = (struct kvm_dtable){ 0 };
+}
+
+int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
+{
+	struct kvm_regs registers = {
+		.rip = entry->entry.value,
+		.rsp = BOOT_STACK,
+		.rflags = 2,
+	};
+	struct kvm_sregs sregs;
+
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
+		return vcpu_failed(vcpu, "read its registers");
+	set_segments(&sregs, entry->protocol);
+	if (entry->protocol == BOOT_LINUX64) {
+		registers.rsi = entry->params.value;
+		sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
+		sregs.cr3 = BOOT_PAGE_TABLES;
+		sregs.cr4 = CR4_PAE;
+		sregs.efer = EFER_LME | EFER_LMA;
+	} else {
+		registers.rbx = entry->params.value;
+		sregs.cr0 = CR0_PE | CR0_ET;
+		sregs.cr4 = 0;
+		sregs.efer = 0;
+	}
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) < 0 ||
+		ioctl(vcpu->fd, KVM_SET_REGS, &registers) < 0)
+		return vcpu_failed(vcpu, "set its registers");
+	return 0;
+}
+
+static uint64_t instruction_pointer(struct vcpu *vcpu)
+{
+	struct kvm_regs registers = { 0 };
+
+	ioctl(vcpu->fd, KVM_GET_REGS, &registers);
+	return registers.rip;
+}
+
+static void crashed(struct vcpu *vcpu, const char *what)
+{
+	note("guest crashed: vCPU %u at 0x%" PRIx64 ": %s", vcpu->id, instruction_pointer(vcpu),
+		what);
+	vm_end(vcpu->vm, VM_CRASH, 0);
+}
+
+static void serve_hypercall(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	run->hypercall.ret = hypercall(&vcpu->vm->machine, &vcpu->hypercalls,
+		run->hypercall.args[0], run->hypercall.args[1], run->hypercall.args[2]);
+}
+
+/* The registers of hardware-reduced ACPI: true if the access was to one of them. */
+static bool serve_acpi(struct vcpu *vcpu, uint16_t port, bool out, uint8_t *data)
+{
+	if (port < ACPI_SLEEP_CONTROL_PORT || port > ACPI_RESET_PORT)
+		return false;
+	vcpu->acpi_accesses++;
+	if (!out)
+		*data = 0;
+	else if (port == ACPI_SLEEP_CONTROL_PORT && *data == ACPI_SLEEP_S5_VALUE)
+		vm_end(vcpu->vm, VM_POWER_OFF, 0);
+	else if (port == ACPI_RESET_PORT && *data == ACPI_RESET_VALUE)
+		vm_end(vcpu->vm, VM_RESET, 0);
+	return true;
+}
+
+/* As on an empty bus: reads give all ones, writes go nowhere. */
+static void serve_port(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	size_t length = (size_t)run->io.size * run->io.count;
+	bool out = run->io.direction == KVM_EXIT_IO_OUT;
+
+	if (length == 1 && serve_acpi(vcpu, run->io.port, out, data))
+		return;
+	if (!out)
+		memset(data, 0xff, length);
+	if (vcpu->vm->strict) {
+		char what[80];
+
+		snprintf(what, sizeof(what), "it %s I/O port 0x%x, and --strict forbids that",
+			out ? "wrote to" : "read from", run->io.port);
+		crashed(vcpu, what);
+	}
+}
+
+static void serve_mmio(struct vcpu *vcpu)
+{
+	char what[120];
+
+	snprintf(what, sizeof(what),
+		"it %s address 0x%" PRIx64 ", where there is no memory and no device",
+		vcpu->run->mmio.is_write ? "wrote to" : "read from",
+		(uint64_t)vcpu->run->mmio.phys_addr);
+	crashed(vcpu, what);
+}
+
+static void serve_internal_error(struct vcpu *vcpu)
+{
+	char what[120];
+
+	snprintf(what, sizeof(what), "KVM can't go on (internal error %u): see the kernel's log",
+		vcpu->run->internal.suberror);
+	crashed(vcpu, what);
+}
+
+static void serve_exit(struct vcpu *vcpu)
+{
+	uint32_t reason = vcpu->run->exit_reason;
+	char what[80];
+
+	vcpu->exits[reason < KVM_EXIT_KINDS ? reason : KVM_EXIT_UNKNOWN]++;
+	switch (reason) {
+	case KVM_EXIT_HYPERCALL:
+		serve_hypercall(vcpu);
+		break;
+	case KVM_EXIT_IO:
+		serve_port(vcpu);
+		break;
+	case KVM_EXIT_MMIO:
+		serve_mmio(vcpu);
+		break;
+	case KVM_EXIT_INTR:
+		break;
+	case KVM_EXIT_SHUTDOWN:
+		crashed(vcpu, "triple fault");
+		break;
+	case KVM_EXIT_INTERNAL_ERROR:
+		serve_internal_error(vcpu);
+		break;
+	case KVM_EXIT_FAIL_ENTRY:
+		fail(-EIO, "KVM: vCPU %u: the CPU refused to enter the guest (reason 0x%" PRIx64
+			   "): see the kernel's log (dmesg)",
+			vcpu->id, (uint64_t)vcpu->run->fail_entry.hardware_entry_failure_reason);
+		vm_end(vcpu->vm, VM_FAILURE, 0);
+		break;
+	default:
+		snprintf(what, sizeof(what), "it asks for what Karma does not offer (KVM exit %u)",
+			reason);
+		crashed(vcpu, what);
+	}
+}
+
+static void run_vcpu(struct vcpu *vcpu)
+{
+	while (!atomic_load(&vcpu->vm->stopping)) {
+		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
+			serve_exit(vcpu);
+		} else if (errno != EINTR && errno != EAGAIN) {
+			vcpu_failed(vcpu, "run it");
+			vm_end(vcpu->vm, VM_FAILURE, 0);
+		}
+	}
+}
+
+static void ignore_signal(int number)
+{
+	(void)number;
+}
+
+static sigset_t kick_set(void)
+{
+	sigset_t kick;
+
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	return kick;
+}
+
+void vcpu_prepare_kicks(void)
+{
+	/* Without SA_RESTART, so that KVM_RUN returns. */
+	struct sigaction action = { .sa_handler = ignore_signal };
+	sigset_t kick = kick_set();
+
+	sigaction(KICK_SIGNAL, &action, NULL);
+	pthread_sigmask(SIG_BLOCK, &kick, NULL);
+}
+
+void *vcpu_thread(void *argument)
+{
+	struct vcpu *vcpu = argument;
+	struct vm *vm = vcpu->vm;
+	sigset_t kick = kick_set();
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu%u", vcpu->id);
+	pthread_setname_np(pthread_self(), name);
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+	run_vcpu(vcpu);
+
+	pthread_mutex_lock(&vm->park_lock);
+	vm->parked++;
+	pthread_cond_broadcast(&vm->park_changed);
+	while (!vm->released)
+		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
+	pthread_mutex_unlock(&vm->park_lock);
+	return NULL;
+}
+
+void vcpu_kick(struct vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_RELAXED);
+	pthread_kill(vcpu->thread, KICK_SIGNAL);
+}

@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* A virtual machine on KVM: memory, interrupts, vCPUs and their threads, start and end. */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#include "karma/log.h"
+#include "karma/util.h"
+#include "karma/vm.h"
+
+#define RING_ENTRIES 256
+#define IOAPIC_PINS 24
+/* In the hole, for VT-x without unrestricted guest: three pages and one. */
+#define TSS_ADDRESS 0xfffbd000u
+#define IDENTITY_MAP_ADDRESS 0xfffbc000ull
+
+static int kvm_failed(const char *what)
+{
+	return fail(-errno, "KVM: can't %s: %s: see `karma check`, and the kernel's log (dmesg)",
+		what, strerror(errno));
+}
+
+static int check_needs(int kvm_fd)
+{
+	for (unsigned i = 0; i < kvm_need_count; i++) {
+		const struct kvm_need *need = &kvm_needs[i];
+		int have = ioctl(kvm_fd, KVM_CHECK_EXTENSION, need->capability);
+
+		if (have < need->at_least)
+			return fail(-ENOTSUP, "KVM: lacks %s, which is for %s: see `karma check`",
+				need->name, need->purpose);
+	}
+	return 0;
+}
+
+static int map_memory(struct vm *vm)
+{
+	struct kvm_userspace_memory_region low = {
+		.slot = 0,
+		.memory_size = vm->memory.low_size,
+		.userspace_addr = (uintptr_t)vm->memory.base,
+	};
+	struct kvm_userspace_memory_region high = {
+		.slot = 1,
+		.guest_phys_addr = GUEST_HOLE_END,
+		.memory_size = vm->memory.high_size,
+		.userspace_addr = (uintptr_t)vm->memory.base + vm->memory.low_size,
+	};
+
+	if (ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &low) < 0)
+		return kvm_failed("map guest memory");
+	if (high.memory_size && ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &high) < 0)
+		return kvm_failed("map guest memory above 4 GiB");
+	return 0;
+}
+
+/* All pins go to the I/O APIC and none to the PIC, which exists but which no guest needs. */
+static int route_interrupts(struct vm *vm)
+{
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry entries[IOAPIC_PINS];
+	} routing = { .head.nr = IOAPIC_PINS };
+
+	for (unsigned i = 0; i < IOAPIC_PINS; i++)
+		routing.entries[i] = (struct kvm_irq_routing_entry){
+			.gsi = i,
+			.type = KVM_IRQ_ROUTING_IRQCHIP,
+			.u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = i },
+		};
+	if (ioctl(vm->vm_fd, KVM_SET_GSI_ROUTING, &routing) < 0)
+		return kvm_failed("route interrupts");
+	return 0;
+}
+
+static int set_up_vm(struct vm *vm)
+{
+	struct kvm_enable_cap hypercalls = {
+		.cap = KVM_CAP_EXIT_HYPERCALL,
+		.args = { 1 << KARMA_HYPERCALL },
+	};
+	uint64_t identity_map = IDENTITY_MAP_ADDRESS;
+
+	if (ioctl(vm->vm_fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_ADDRESS) < 0 ||
+		ioctl(vm->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0)
+		return kvm_failed("place its own pages");
+	if (ioctl(vm->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
+		return kvm_failed("make the interrupt controller");
+	if (ioctl(vm->vm_fd, KVM_ENABLE_CAP, &hypercalls) < 0)
+		return kvm_failed("hand on hypercalls");
+	return route_interrupts(vm);
+}
+
+/* An eventfd that raises a GSI, or a negative errno. */
+static int make_irqfd(struct vm *vm, unsigned gsi)
+{
+	struct kvm_irqfd irqfd = { .gsi = gsi };
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	if (fd < 0)
+		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
+			strerror(errno));
+	irqfd.fd = fd;
+	if (ioctl(vm->vm_fd, KVM_IRQFD, &irqfd) < 0) {
+		int result = kvm_failed("bind an interrupt");
+
+		close(fd);
+		return result;
+	}
+	return fd;
+}
+
+static struct kvm_cpuid2 *make_cpuid(void)
+{
+	struct kvm_cpuid2 *cpuid =
+		calloc(1, sizeof(*cpuid) + CPUID_ENTRIES_MAX * sizeof(cpuid->entries[0]));
+
+	if (cpuid)
+		cpuid->nent = CPUID_ENTRIES_MAX - CPUID_ENTRIES_ADDED;
+	return cpuid;
+}
+
+static int make_vcpus(struct vm *vm, unsigned cpus)
+{
+	cleanup_free struct kvm_cpuid2 *supported = make_cpuid();
+	cleanup_free struct kvm_cpuid2 *cpuid = make_cpuid();
+
+	vm->vcpus = calloc(cpus, sizeof(*vm->vcpus));
+	if (!vm->vcpus || !supported || !cpuid)
+		return fail(-ENOMEM, "vCPUs: out of memory");
+	if (ioctl(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, supported) < 0)
+		return kvm_failed("tell which CPU features it supports");
+	for (unsigned i = 0; i < cpus; i++) {
+		int result;
+
+		memcpy(cpuid, supported,
+			sizeof(*cpuid) + supported->nent * sizeof(cpuid->entries[0]));
+		cpuid_adjust(cpuid, i, cpus);
+		result = vcpu_init(&vm->vcpus[i], vm, i, cpuid);
+		if (result < 0)
+			return result;
+		vm->vcpu_count++;
+	}
+	return 0;
+}
+
+static size_t console_write(struct machine *machine, const void *text, size_t length)
+{
+	struct vm *vm = container_of(machine, struct vm, machine);
+
+	return vm->terminal ? terminal_write(vm->terminal, text, length) : length;
+}
+
+static void machine_ended(struct machine *machine, enum machine_end how, unsigned status)
+{
+	static const enum vm_end ends[] = {
+		[MACHINE_EXIT] = VM_EXIT,
+		[MACHINE_POWER_OFF] = VM_POWER_OFF,
+		[MACHINE_RESET] = VM_RESET,
+		[MACHINE_PANIC] = VM_PANIC,
+	};
+
+	vm_end(container_of(machine, struct vm, machine), ends[how], status);
+}
+
+static void machine_ready(struct machine *machine)
+{
+	struct vm *vm = container_of(machine, struct vm, machine);
+
+	if (vm->terminal)
+		terminal_release_input(vm->terminal);
+}
+
+static const struct machine_ops machine_ops = {
+	.console_write = console_write,
+	.end = machine_ended,
+	.ready = machine_ready,
+};
+
+static int make_vm(struct vm *vm)
+{
+	int result = kvm_open();
+
+	if (result < 0)
+		return result;
+	vm->kvm_fd = result;
+	result = check_needs(vm->kvm_fd);
+	if (result < 0)
+		return result;
+	do {
+		vm->vm_fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0);
+	} while (vm->vm_fd < 0 && errno == EINTR);
+	if (vm->vm_fd < 0)
+		return kvm_failed("make a virtual machine");
+	return set_up_vm(vm);
+}
+
+int vm_init(struct vm *vm, uint64_t memory_size, unsigned cpus)
+{
+	int result;
+
+	*vm = (struct vm){ .kvm_fd = -1, .vm_fd = -1, .end_fd = -1 };
+	pthread_mutex_init(&vm->park_lock, NULL);
+	pthread_cond_init(&vm->park_changed, NULL);
+	machine_init(&vm->machine, &vm->memory, &machine_ops);
+	result = make_vm(vm);
+	if (result < 0)
+		return result;
+	result = guest_memory_init(&vm->memory, memory_size);
+	if (result == 0)
+		result = map_memory(vm);
+	if (result == 0)
+		result = make_vcpus(vm, cpus);
+	if (result < 0)
+		return result;
+	vm->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (vm->end_fd < 0)
+		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
+			strerror(errno));
+	vm->machine.event_fd = make_irqfd(vm, KARMA_SYSTEM_GSI);
+	if (vm->machine.event_fd < 0)
+		return vm->machine.event_fd;
+	return 0;
+}
+
+static void release_irqfds(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->machine.device_count; i++) {
+		struct virtio_device *device = vm->machine.devices[i];
+
+		for (unsigned j = 0; j < device->queue_count; j++)
+			close_fd(&device->queues[j].irq_fd);
+	}
+	close_fd(&vm->machine.event_fd);
+}
+
+void vm_release(struct vm *vm)
+{
+	release_irqfds(vm);
+	machine_release(&vm->machine);
+	for (unsigned i = 0; i < vm->vcpu_count; i++)
+		vcpu_release(&vm->vcpus[i]);
+	free(vm->vcpus);
+	close_fd(&vm->end_fd);
+	close_fd(&vm->vm_fd);
+	close_fd(&vm->kvm_fd);
+	guest_memory_release(&vm->memory);
+	pthread_cond_destroy(&vm->park_changed);
+	pthread_mutex_destroy(&vm->park_lock);
+}
+
+int vm_add_device(struct vm *vm, struct virtio_device *device)
+{
+	int result = machine_add(&vm->machine, device);
+
+	for (unsigned i = 0; result == 0 && i < device->queue_count; i++) {
+		int fd = make_irqfd(vm, device->queues[i].gsi);
+
+		if (fd < 0)
+			return fd;
+		device->queues[i].irq_fd = fd;
+	}
+	return result;
+}
+
+static void *io_thread(void *argument)
+{
+	struct vm *vm = argument;
+
+	pthread_setname_np(pthread_self(), "io");
+	io_ring_loop(vm->ring);
+	return NULL;
+}
+
+int vm_start(struct vm *vm, const struct boot_entry *entry)
+{
+	int result = vcpu_set_entry(&vm->vcpus[0], entry);
+
+	if (result < 0)
+		return result;
+	vcpu_prepare_kicks();
+	result = -pthread_create(&vm->io_thread, NULL, io_thread, vm);
+	vm->io_started = result == 0;
+	for (unsigned i = 0; i < vm->vcpu_count && result == 0; i++) {
+		struct vcpu *vcpu = &vm->vcpus[i];
+
+		result = -pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
+		vcpu->started = result == 0;
+	}
+	if (result < 0)
+		return fail(result, "threads: %s: raise the limit of processes (ulimit -u)",
+			strerror(-result));
+	return 0;
+}
+
+void vm_end(struct vm *vm, enum vm_end end, unsigned status)
+{
+	enum vm_end running = VM_RUNNING;
+	const uint64_t one = 1;
+
+	if (!atomic_compare_exchange_strong(&vm->end, &running, end))
+		return;
+	vm->end_status = status;
+	atomic_store(&vm->stopping, true);
+	/* The first write to an eventfd always fits. */
+	if (write(vm->end_fd, &one, sizeof(one)) < 0)
+		fail(-errno, "eventfd: can't tell of the guest's end: %s", strerror(errno));
+}
+
+bool vm_found_devices(const struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->vcpu_count; i++) {
+		if (vm->vcpus[i].hypercalls.calls[KARMA_CALL_device_info])
+			return true;
+	}
+	return false;
+}
+
+void vm_halt(struct vm *vm)
+{
+	unsigned started = 0;
+
+	atomic_store(&vm->stopping, true);
+	for (unsigned i = 0; i < vm->vcpu_count; i++)
+		started += vm->vcpus[i].started;
+	pthread_mutex_lock(&vm->park_lock);
+	while (vm->parked < started) {
+		struct timespec deadline;
+
+		/* A kick sticks, by immediate_exit; again, for a thread not in its loop yet. */
+		for (unsigned i = 0; i < started; i++)
+			vcpu_kick(&vm->vcpus[i]);
+		clock_gettime(CLOCK_REALTIME, &deadline);
+		deadline.tv_nsec += 10 * 1000 * 1000;
+		deadline.tv_sec += deadline.tv_nsec / 1000000000;
+		deadline.tv_nsec %= 1000000000;
+		pthread_cond_timedwait(&vm->park_changed, &vm->park_lock, &deadline);
+	}
+	pthread_mutex_unlock(&vm->park_lock);
+}
+
+void vm_stop(struct vm *vm)
+{
+	if (vm->io_started) {
+		for (unsigned i = 0; i < vm->machine.device_count; i++)
+			virtio_wait_idle(vm->machine.devices[i]);
+		io_ring_stop(vm->ring);
+		pthread_join(vm->io_thread, NULL);
+	}
+	pthread_mutex_lock(&vm->park_lock);
+	vm->released = true;
+	pthread_cond_broadcast(&vm->park_changed);
+	pthread_mutex_unlock(&vm->park_lock);
+	for (unsigned i = 0; i < vm->vcpu_count; i++) {
+		if (vm->vcpus[i].started)
+			pthread_join(vm->vcpus[i].thread, NULL);
+	}
+}
