@@ -6,10 +6,18 @@
 
 #include "karma/log.h"
 
+static const char *guest_name;
+
+void log_set_name(const char *name)
+{
+	guest_name = name;
+}
+
 static void print_line(const char *format, va_list arguments)
 {
 	char line[1024];
-	int prefix = snprintf(line, sizeof(line), "karma: ");
+	int prefix = snprintf(line, sizeof(line), "karma: %s%s", guest_name ? guest_name : "",
+		guest_name ? ": " : "");
 	int length = vsnprintf(line + prefix, sizeof(line) - prefix - 1, format, arguments);
 
 	if (length < 0)

@@ -14,4 +14,7 @@ int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)
 /* Print "karma: ...", for what the user should know though nothing failed. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* Name the guest in every message from here on; name must stay. */
+void log_set_name(const char *name);
+
 #endif

@@ -54,8 +54,7 @@ struct acpi_gas { /* section 5.2.3.2 */
 
 #define GAS_SYSTEM_IO 1
 #define GAS_BYTE_ACCESS 1
-#define GAS_PORT(port) \
-	((struct acpi_gas){ GAS_SYSTEM_IO, 8, 0, GAS_BYTE_ACCESS, (port) })
+#define GAS_PORT(port) ((struct acpi_gas){ GAS_SYSTEM_IO, 8, 0, GAS_BYTE_ACCESS, (port) })
 
 struct acpi_xsdt { /* section 5.2.8 */
 	struct acpi_header header;
@@ -152,13 +151,13 @@ _Static_assert(sizeof(struct acpi_fadt) == 276, "FADT");
  * in the encoding of section 20.2; a package's length counts itself.
  */
 static const uint8_t dsdt_aml[] = {
-	0x08, '\\', '_', 'S', '5', '_',				      /* NameOp */
-	0x12, 0x07, 0x04, 0x0a, 0x05, 0x00, 0x00, 0x00,		      /* PackageOp */
-	0x10, 0x23, '\\', '_', 'S', 'B', '_',			      /* ScopeOp */
-	0x5b, 0x82, 0x1b, 'K', 'R', 'M', 'A',			      /* DeviceOp */
-	0x08, '_', 'H', 'I', 'D',				      /* NameOp */
-	0x0d, 'K', 'R', 'M', 'A', '0', '0', '0', '1', '\0',	      /* StringPrefix */
-	0x08, '_', 'S', 'T', 'A', 0x0a, 0x0f,			      /* NameOp, BytePrefix */
+	0x08, '\\', '_', 'S', '5', '_',                     /* NameOp */
+	0x12, 0x07, 0x04, 0x0a, 0x05, 0x00, 0x00, 0x00,     /* PackageOp */
+	0x10, 0x23, '\\', '_', 'S', 'B', '_',               /* ScopeOp */
+	0x5b, 0x82, 0x1b, 'K', 'R', 'M', 'A',               /* DeviceOp */
+	0x08, '_', 'H', 'I', 'D',                           /* NameOp */
+	0x0d, 'K', 'R', 'M', 'A', '0', '0', '0', '1', '\0', /* StringPrefix */
+	0x08, '_', 'S', 'T', 'A', 0x0a, 0x0f,               /* NameOp, BytePrefix */
 };
 
 #define DSDT_REVISION 2 /* 64-bit integers: section 5.2.11.1 */

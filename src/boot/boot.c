@@ -29,7 +29,10 @@ struct signature {
 	const char *name;
 };
 
-#define SIGNATURE(at, text, meaning) { (at), (text), sizeof(text) - 1, (meaning) }
+#define SIGNATURE(at, text, meaning) \
+	{ \
+		(at), (text), sizeof(text) - 1, (meaning) \
+	}
 
 /* What people take for a kernel; the first match names it. */
 static const struct signature foreign[] = {
@@ -57,14 +60,15 @@ static int fail_foreign(const struct boot_file *file, const uint8_t *head, size_
 	for (size_t i = 0; i < ARRAY_SIZE(foreign); i++) {
 		const struct signature *s = &foreign[i];
 
-		if (s->offset + s->length <= size &&
-			!memcmp(head + s->offset, s->bytes, s->length))
+		if (s->offset + s->length <= size && !memcmp(head + s->offset, s->bytes, s->length))
 			return fail(-ENOEXEC,
 				"kernel %s: is %s: give an x86-64 bzImage or ELF vmlinux",
 				file->path, s->name);
 	}
-	return fail(-ENOEXEC, "kernel %s: is neither bzImage nor ELF: give an x86-64 bzImage or "
-		"ELF vmlinux", file->path);
+	return fail(-ENOEXEC,
+		"kernel %s: is neither bzImage nor ELF: give an x86-64 bzImage or "
+		"ELF vmlinux",
+		file->path);
 }
 
 static int load_kernel(
@@ -104,15 +108,18 @@ int boot_check_range(const struct boot_file *file, const struct guest_memory *me
 	uint64_t end;
 
 	if (address < BOOT_KERNEL_MIN)
-		return fail(-ENOEXEC, "%s %s: wants to be at 0x%" PRIx64
+		return fail(-ENOEXEC,
+			"%s %s: wants to be at 0x%" PRIx64
 			", in the first MiB, which Karma needs: give a kernel linked higher",
 			file->what, file->path, address);
 	if (__builtin_add_overflow(address, size, &end) || end > GUEST_HOLE_START)
-		return fail(-ENOEXEC, "%s %s: needs 0x%" PRIx64 " bytes from 0x%" PRIx64
+		return fail(-ENOEXEC,
+			"%s %s: needs 0x%" PRIx64 " bytes from 0x%" PRIx64
 			", but kernels go below 3 GiB: give a kernel linked lower, or a whole one",
 			file->what, file->path, size, address);
 	if (end > memory->low_size)
-		return fail(-ENOMEM, "%s %s: needs %" PRIu64 " MiB from 0x%" PRIx64
+		return fail(-ENOMEM,
+			"%s %s: needs %" PRIu64 " MiB from 0x%" PRIx64
 			", but guest memory is %" PRIu64 " MiB: give --memory %" PRIu64 "M or more",
 			file->what, file->path, to_mib(size), address, to_mib(memory->size),
 			boot_memory_hint(end));
@@ -124,13 +131,13 @@ int boot_write(const struct guest_memory *memory, uint64_t address, const void *
 	int result = guest_memory_write(memory, GPA(address), from, size);
 
 	if (result < 0)
-		return fail(result, "guest memory: no RAM at 0x%" PRIx64
-			" for boot data: give more --memory", address);
+		return fail(result,
+			"guest memory: no RAM at 0x%" PRIx64 " for boot data: give more --memory",
+			address);
 	return 0;
 }
 
-unsigned boot_e820(
-	const struct guest_memory *memory, struct boot_e820_entry entries[BOOT_E820_MAX])
+unsigned boot_e820(const struct guest_memory *memory, struct boot_e820_entry entries[BOOT_E820_MAX])
 {
 	unsigned count = 0;
 
@@ -139,15 +146,15 @@ unsigned boot_e820(
 	 * before it allocates, and has page tables and a GDT of its own by then.
 	 */
 	entries[count++] = (struct boot_e820_entry){ 0, BOOT_LOW_END, E820_RAM };
-	entries[count++] = (struct boot_e820_entry){ BOOT_LOW_END, BOOT_ACPI - BOOT_LOW_END,
-		E820_RESERVED };
-	entries[count++] = (struct boot_e820_entry){ BOOT_ACPI, BOOT_ACPI_END - BOOT_ACPI,
-		E820_ACPI };
+	entries[count++] =
+		(struct boot_e820_entry){ BOOT_LOW_END, BOOT_ACPI - BOOT_LOW_END, E820_RESERVED };
+	entries[count++] =
+		(struct boot_e820_entry){ BOOT_ACPI, BOOT_ACPI_END - BOOT_ACPI, E820_ACPI };
 	entries[count++] = (struct boot_e820_entry){ BOOT_KERNEL_MIN,
 		memory->low_size - BOOT_KERNEL_MIN, E820_RAM };
 	if (memory->high_size)
-		entries[count++] = (struct boot_e820_entry){ GUEST_HOLE_END, memory->high_size,
-			E820_RAM };
+		entries[count++] =
+			(struct boot_e820_entry){ GUEST_HOLE_END, memory->high_size, E820_RAM };
 	return count;
 }
 
@@ -160,8 +167,10 @@ static int write_cmdline(
 	if (image->cmdline_max < max)
 		max = image->cmdline_max;
 	if (length > max)
-		return fail(-E2BIG, "kernel command line: has %zu bytes, but this kernel takes %" PRIu64
-			": shorten --cmdline", length, max);
+		return fail(-E2BIG,
+			"kernel command line: has %zu bytes, but this kernel takes %" PRIu64
+			": shorten --cmdline",
+			length, max);
 	return boot_write(memory, BOOT_CMDLINE, cmdline, length + 1);
 }
 
@@ -208,8 +217,8 @@ static int write_acpi(struct guest_memory *memory, unsigned cpus)
 	int result = acpi_write(memory, cpus);
 
 	if (result < 0)
-		return fail(result, "--cpus %u: the ACPI tables have no room for so many: give fewer",
-			cpus);
+		return fail(result,
+			"--cpus %u: the ACPI tables have no room for so many: give fewer", cpus);
 	return 0;
 }
 

@@ -10,12 +10,13 @@
 #include "karma/log.h"
 #include "internal.h"
 
-#define HEADER_OFFSET 0x1f1u	/* of struct setup_header, in the file as in boot_params */
-#define MAGIC_OFFSET 0x202u	/* "HdrS"; the header's length and the version string count from here */
-#define ENTRY_OFFSET 0x200u	/* of the 64-bit entry in the protected-mode kernel */
+#define HEADER_OFFSET 0x1f1u /* of struct setup_header, in the file as in boot_params */
+#define MAGIC_OFFSET 0x202u  /* "HdrS"; the header's length and the version string count from here \
+			      */
+#define ENTRY_OFFSET 0x200u  /* of the 64-bit entry in the protected-mode kernel */
 #define SECTOR 512u
-#define PROTOCOL_MIN 0x020cu	/* 2.12 brought xloadflags */
-#define LOADER_UNDEFINED 0xff	/* "The type_of_loader field": no identity assigned */
+#define PROTOCOL_MIN 0x020cu  /* 2.12 brought xloadflags */
+#define LOADER_UNDEFINED 0xff /* "The type_of_loader field": no identity assigned */
 #define VERSION_BYTES 256u
 #define HEADER_NEEDED \
 	(offsetof(struct setup_header, init_size) + sizeof(((struct setup_header *)0)->init_size))
@@ -23,7 +24,7 @@
 /* The parts of the file, in bytes. */
 struct parts {
 	uint64_t setup; /* the real-mode code and its header, left out */
-	uint64_t code;	/* the protected-mode kernel behind it */
+	uint64_t code;  /* the protected-mode kernel behind it */
 };
 
 bool bzimage_is(const void *head, size_t size)
@@ -38,7 +39,8 @@ static int read_header(const struct boot_file *file, struct setup_header *header
 
 	memset(header, 0, sizeof(*header));
 	if (file->size < HEADER_OFFSET + sizeof(*header))
-		return fail(-ENOEXEC, "kernel %s: is a bzImage cut short in its header: copy it again",
+		return fail(-ENOEXEC,
+			"kernel %s: is a bzImage cut short in its header: copy it again",
 			file->path);
 	result = boot_file_read(file, HEADER_OFFSET, header, sizeof(*header));
 	if (result < 0)
@@ -49,11 +51,13 @@ static int read_header(const struct boot_file *file, struct setup_header *header
 	if (length < sizeof(*header))
 		memset((uint8_t *)header + length, 0, sizeof(*header) - length);
 	if (header->version < PROTOCOL_MIN)
-		return fail(-ENOEXEC, "kernel %s: has boot protocol %u.%02u, Karma needs 2.12: give "
-			"Linux 3.8 or later", file->path, header->version >> 8,
-			header->version & 0xff);
+		return fail(-ENOEXEC,
+			"kernel %s: has boot protocol %u.%02u, Karma needs 2.12: give "
+			"Linux 3.8 or later",
+			file->path, header->version >> 8, header->version & 0xff);
 	if (length < HEADER_NEEDED)
-		return fail(-ENOEXEC, "kernel %s: has a header of %" PRIu64
+		return fail(-ENOEXEC,
+			"kernel %s: has a header of %" PRIu64
 			" bytes, too short for its protocol: the file is damaged; copy it again",
 			file->path, length);
 	return 0;
@@ -68,13 +72,15 @@ static int find_parts(
 	parts->setup = (sectors + 1) * SECTOR;
 	parts->code = header->syssize * 16ull;
 	if (parts->code <= ENTRY_OFFSET)
-		return fail(-ENOEXEC, "kernel %s: has only %" PRIu64
+		return fail(-ENOEXEC,
+			"kernel %s: has only %" PRIu64
 			" bytes of code: the file is damaged; copy it again",
 			file->path, parts->code);
 	if (parts->setup + parts->code > file->size)
-		return fail(-ENOEXEC, "kernel %s: has %" PRIu64 " of %" PRIu64
-			" bytes: it is cut short; copy it again", file->path, file->size,
-			parts->setup + parts->code);
+		return fail(-ENOEXEC,
+			"kernel %s: has %" PRIu64 " of %" PRIu64
+			" bytes: it is cut short; copy it again",
+			file->path, file->size, parts->setup + parts->code);
 	return 0;
 }
 
@@ -90,8 +96,10 @@ int bzimage_load(
 	if (result < 0)
 		return result;
 	if (!(header->xloadflags & XLF_KERNEL_64))
-		return fail(-ENOEXEC, "kernel %s: has no 64-bit entry: give an x86-64 kernel, built "
-			"with CONFIG_64BIT=y", file->path);
+		return fail(-ENOEXEC,
+			"kernel %s: has no 64-bit entry: give an x86-64 kernel, built "
+			"with CONFIG_64BIT=y",
+			file->path);
 	result = find_parts(file, header, &parts);
 	if (result < 0)
 		return result;
@@ -155,8 +163,10 @@ static int read_release(const struct boot_file *file, char *release, size_t size
 		return -ENOENT;
 	offset = header.kernel_version + 0x200ull;
 	if (offset >= file->size)
-		return fail(-ENOEXEC, "kernel %s: names its release outside itself: it is cut short; "
-			"copy it again", file->path);
+		return fail(-ENOEXEC,
+			"kernel %s: names its release outside itself: it is cut short; "
+			"copy it again",
+			file->path);
 	length = file->size - offset < VERSION_BYTES ? file->size - offset : VERSION_BYTES;
 	result = boot_file_read(file, offset, version, length);
 	if (result < 0)
@@ -166,8 +176,10 @@ static int read_release(const struct boot_file *file, char *release, size_t size
 	end = strcspn(version, " ");
 	version[end] = '\0';
 	if (!release_is_sane(version) || end >= size)
-		return fail(-ENOEXEC, "kernel %s: its header names no usable release: the file is "
-			"damaged; copy it again, or give --initrd", file->path);
+		return fail(-ENOEXEC,
+			"kernel %s: its header names no usable release: the file is "
+			"damaged; copy it again, or give --initrd",
+			file->path);
 	memcpy(release, version, end + 1);
 	return 0;
 }
@@ -178,7 +190,8 @@ int boot_kernel_release(const char *path, char *release, size_t size)
 	uint8_t head[MAGIC_OFFSET + 4];
 	int result;
 
-	/* -ENOENT is the answer for a kernel that names no release, so a missing file has another. */
+	/* -ENOENT is the answer for a kernel that names no release, so a missing file has another.
+	 */
 	result = boot_file_open(&file, "kernel", path);
 	if (result < 0)
 		return result == -ENOENT ? -EINVAL : result;

@@ -69,7 +69,8 @@ static int read_elf_header(const struct boot_file *file, Elf64_Ehdr *elf)
 	int result;
 
 	if (file->size < sizeof(*elf))
-		return fail(-ENOEXEC, "kernel %s: is an ELF file cut short in its header: copy it again",
+		return fail(-ENOEXEC,
+			"kernel %s: is an ELF file cut short in its header: copy it again",
 			file->path);
 	result = boot_file_read(file, 0, elf, sizeof(*elf));
 	if (result < 0)
@@ -78,11 +79,15 @@ static int read_elf_header(const struct boot_file *file, Elf64_Ehdr *elf)
 		return fail(-ENOEXEC, "kernel %s: is not a 64-bit ELF file: give an x86-64 kernel",
 			file->path);
 	if (elf->e_ident[EI_DATA] != ELFDATA2LSB || elf->e_machine != EM_X86_64)
-		return fail(-ENOEXEC, "kernel %s: is an ELF file for another machine (%u): give an "
-			"x86-64 kernel", file->path, elf->e_machine);
+		return fail(-ENOEXEC,
+			"kernel %s: is an ELF file for another machine (%u): give an "
+			"x86-64 kernel",
+			file->path, elf->e_machine);
 	if (elf->e_type != ET_EXEC && elf->e_type != ET_DYN)
-		return fail(-ENOEXEC, "kernel %s: is an ELF file of type %u, not a program: give a "
-			"vmlinux", file->path, elf->e_type);
+		return fail(-ENOEXEC,
+			"kernel %s: is an ELF file of type %u, not a program: give a "
+			"vmlinux",
+			file->path, elf->e_type);
 	return 0;
 }
 
@@ -93,7 +98,8 @@ static int check_in_file(
 	uint64_t end;
 
 	if (__builtin_add_overflow(offset, size, &end) || end > file->size)
-		return fail(-ENOEXEC, "kernel %s: has %s at 0x%" PRIx64 " of 0x%" PRIx64
+		return fail(-ENOEXEC,
+			"kernel %s: has %s at 0x%" PRIx64 " of 0x%" PRIx64
 			" bytes, behind its end at 0x%" PRIx64 ": it is cut short; copy it again",
 			file->path, part, offset, size, file->size);
 	return 0;
@@ -109,9 +115,10 @@ static int read_program_headers(const struct boot_file *file, struct program_hea
 	if (result < 0)
 		return result;
 	if (elf.e_phentsize != sizeof(Elf64_Phdr) || elf.e_phnum == 0 || elf.e_phnum > HEADERS_MAX)
-		return fail(-ENOEXEC, "kernel %s: has %u program headers of %u bytes, a kernel has 1 to "
-			"%u of %zu: give a vmlinux", file->path, elf.e_phnum, elf.e_phentsize,
-			HEADERS_MAX, sizeof(Elf64_Phdr));
+		return fail(-ENOEXEC,
+			"kernel %s: has %u program headers of %u bytes, a kernel has 1 to "
+			"%u of %zu: give a vmlinux",
+			file->path, elf.e_phnum, elf.e_phentsize, HEADERS_MAX, sizeof(Elf64_Phdr));
 	size = elf.e_phnum * sizeof(Elf64_Phdr);
 	result = check_in_file(file, "program headers", elf.e_phoff, size);
 	if (result < 0)
@@ -132,8 +139,10 @@ static int check_segment(const struct guest_memory *memory, const struct boot_fi
 	int result;
 
 	if (segment->p_filesz > segment->p_memsz)
-		return fail(-ENOEXEC, "kernel %s: segment %zu has more bytes in the file than in "
-			"memory: the file is damaged; copy it again", file->path, index);
+		return fail(-ENOEXEC,
+			"kernel %s: segment %zu has more bytes in the file than in "
+			"memory: the file is damaged; copy it again",
+			file->path, index);
 	result = check_in_file(file, "a segment", segment->p_offset, segment->p_filesz);
 	if (result < 0)
 		return result;
@@ -147,8 +156,10 @@ static int check_segment(const struct guest_memory *memory, const struct boot_fi
 
 		if (is_loaded(other) && other->p_paddr < segment->p_paddr + segment->p_memsz &&
 			segment->p_paddr < other->p_paddr + other->p_memsz)
-			return fail(-ENOEXEC, "kernel %s: segments %zu and %zu overlap in memory: "
-				"the file is damaged; copy it again", file->path, i, index);
+			return fail(-ENOEXEC,
+				"kernel %s: segments %zu and %zu overlap in memory: "
+				"the file is damaged; copy it again",
+				file->path, i, index);
 	}
 	return 0;
 }
@@ -203,8 +214,7 @@ static uint64_t find_entry_note(const uint8_t *notes, uint64_t size, uint64_t al
 	return 0;
 }
 
-static int read_entry_note(
-	const struct boot_file *file, const Elf64_Phdr *segment, uint64_t *entry)
+static int read_entry_note(const struct boot_file *file, const Elf64_Phdr *segment, uint64_t *entry)
 {
 	cleanup_free uint8_t *notes = NULL;
 	int result;
@@ -213,8 +223,10 @@ static int read_entry_note(
 	if (result < 0)
 		return result;
 	if (segment->p_filesz > NOTES_MAX)
-		return fail(-ENOEXEC, "kernel %s: has 0x%" PRIx64 " bytes of notes, a kernel has at most "
-			"0x%llx: give a vmlinux", file->path, segment->p_filesz, NOTES_MAX);
+		return fail(-ENOEXEC,
+			"kernel %s: has 0x%" PRIx64 " bytes of notes, a kernel has at most "
+			"0x%llx: give a vmlinux",
+			file->path, segment->p_filesz, NOTES_MAX);
 	notes = malloc(segment->p_filesz + 1);
 	if (!notes)
 		return fail(-ENOMEM, "kernel %s: no memory for its notes: free some on the host",
@@ -239,8 +251,10 @@ static int find_entry(
 		}
 	}
 	if (*entry == 0)
-		return fail(-ENOEXEC, "kernel %s: is an ELF file without a PVH entry note: build it with "
-			"CONFIG_PVH=y, or give its bzImage", file->path);
+		return fail(-ENOEXEC,
+			"kernel %s: is an ELF file without a PVH entry note: build it with "
+			"CONFIG_PVH=y, or give its bzImage",
+			file->path);
 	for (size_t i = 0; i < table->count; i++) {
 		const Elf64_Phdr *segment = &table->header[i];
 
@@ -248,8 +262,10 @@ static int find_entry(
 			*entry - segment->p_paddr < segment->p_memsz)
 			return 0;
 	}
-	return fail(-ENOEXEC, "kernel %s: its PVH entry 0x%" PRIx64
-		" is in none of its segments: the file is damaged; copy it again", file->path, *entry);
+	return fail(-ENOEXEC,
+		"kernel %s: its PVH entry 0x%" PRIx64
+		" is in none of its segments: the file is damaged; copy it again",
+		file->path, *entry);
 }
 
 int elf_load(

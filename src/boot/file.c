@@ -66,13 +66,14 @@ int boot_file_read(const struct boot_file *file, uint64_t offset, void *to, uint
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
-			return fail(-errno, "%s %s: cannot read at byte %" PRIu64
-				": %s: check its file system", file->what, file->path, offset,
-				strerror(errno));
+			return fail(-errno,
+				"%s %s: cannot read at byte %" PRIu64 ": %s: check its file system",
+				file->what, file->path, offset, strerror(errno));
 		if (got == 0)
-			return fail(-EIO, "%s %s: ends at byte %" PRIu64 " with %" PRIu64
-				" bytes missing: it is cut short; copy it again", file->what,
-				file->path, offset, length);
+			return fail(-EIO,
+				"%s %s: ends at byte %" PRIu64 " with %" PRIu64
+				" bytes missing: it is cut short; copy it again",
+				file->what, file->path, offset, length);
 		at += got;
 		offset += (uint64_t)got;
 		length -= (uint64_t)got;
@@ -80,8 +81,8 @@ int boot_file_read(const struct boot_file *file, uint64_t offset, void *to, uint
 	return 0;
 }
 
-int boot_file_load(const struct boot_file *file, uint64_t offset,
-	const struct guest_memory *memory, uint64_t address, uint64_t length)
+int boot_file_load(const struct boot_file *file, uint64_t offset, const struct guest_memory *memory,
+	uint64_t address, uint64_t length)
 {
 	void *to;
 

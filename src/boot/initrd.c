@@ -57,8 +57,8 @@ static int open_files(
 			return result;
 		if (!align_up(file->size, ARCHIVE_ALIGN, &size) ||
 			__builtin_add_overflow(*total, size, total))
-			return fail(-EFBIG, "initrd %s: is too big: give a smaller one",
-				file->path);
+			return fail(
+				-EFBIG, "initrd %s: is too big: give a smaller one", file->path);
 	}
 	if (__builtin_add_overflow(*total, options->extra_cpio_size, total))
 		return fail(-EFBIG, "initrd: the initrds are too big together: give smaller ones");
@@ -83,21 +83,22 @@ static int find_place(const struct guest_memory *memory, const struct boot_image
 		ceiling = image->initrd_max + 1;
 	if (place(initrd->size, image->end, ceiling, &initrd->address))
 		return 0;
-	if (image->initrd_above_4g &&
-		place(initrd->size, GUEST_HOLE_END, GUEST_HOLE_END + memory->high_size,
-			&initrd->address))
+	if (image->initrd_above_4g && place(initrd->size, GUEST_HOLE_END,
+					      GUEST_HOLE_END + memory->high_size, &initrd->address))
 		return 0;
 
 	room = ceiling > image->end ? ceiling - image->end : 0;
 	if (ceiling < memory->low_size || memory->high_size ||
 		__builtin_add_overflow(image->end, initrd->size, &needed) ||
 		needed >= GUEST_HOLE_START)
-		return fail(-EFBIG, "initrd %s: needs %" PRIu64 " MiB with those after it, but %" PRIu64
+		return fail(-EFBIG,
+			"initrd %s: needs %" PRIu64 " MiB with those after it, but %" PRIu64
 			" MiB are free between the kernel and 0x%" PRIx64 ": give a smaller one",
 			name, to_mib(initrd->size), to_mib(room), ceiling);
-	return fail(-ENOMEM, "initrd %s: needs %" PRIu64 " MiB with those after it, but %" PRIu64
-		" MiB are free behind the kernel: give --memory %" PRIu64 "M or more", name,
-		to_mib(initrd->size), to_mib(room), boot_memory_hint(needed + initrd->size));
+	return fail(-ENOMEM,
+		"initrd %s: needs %" PRIu64 " MiB with those after it, but %" PRIu64
+		" MiB are free behind the kernel: give --memory %" PRIu64 "M or more",
+		name, to_mib(initrd->size), to_mib(room), boot_memory_hint(needed + initrd->size));
 }
 
 int initrd_load(const struct guest_memory *memory, const struct boot_options *options,
@@ -111,8 +112,8 @@ int initrd_load(const struct guest_memory *memory, const struct boot_options *op
 	result = open_files(options, &files, &initrd->size);
 	if (result < 0 || initrd->size == 0)
 		return result;
-	result = find_place(memory, image, initrd,
-		files.count > 0 ? files.file[0].path : "of Karma's own");
+	result = find_place(
+		memory, image, initrd, files.count > 0 ? files.file[0].path : "of Karma's own");
 	if (result < 0)
 		return result;
 	at = initrd->address;
@@ -142,9 +143,9 @@ static uint8_t *cpio_entry(uint8_t *at, unsigned inode, unsigned mode, const cha
 	size_t name_bytes = strlen(name) + 1;
 
 	/* inode, mode, uid, gid, links, mtime, size, 4 device numbers, name size, checksum */
-	snprintf(header, sizeof(header), "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
-		inode, mode, 0, 0, S_ISDIR(mode) ? 2 : 1, 0, (unsigned)size, 0, 0, 0, 0,
-		(unsigned)name_bytes, 0);
+	snprintf(header, sizeof(header),
+		"070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x", inode, mode, 0, 0,
+		S_ISDIR(mode) ? 2 : 1, 0, (unsigned)size, 0, 0, 0, 0, (unsigned)name_bytes, 0);
 	memcpy(at, header, CPIO_HEADER_BYTES);
 	memcpy(at + CPIO_HEADER_BYTES, name, name_bytes);
 	if (size > 0)

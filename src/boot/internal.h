@@ -27,17 +27,17 @@ void boot_file_close(struct boot_file *file);
 int boot_file_read(const struct boot_file *file, uint64_t offset, void *to, uint64_t length);
 
 /* Like boot_file_read, into guest memory at address, which boot_check_range() has let pass. */
-int boot_file_load(const struct boot_file *file, uint64_t offset,
-	const struct guest_memory *memory, uint64_t address, uint64_t length);
+int boot_file_load(const struct boot_file *file, uint64_t offset, const struct guest_memory *memory,
+	uint64_t address, uint64_t length);
 
 /* A kernel that was put into guest memory, and what its format says about the rest. */
 struct boot_image {
 	enum boot_protocol protocol;
 	uint64_t entry;
-	uint64_t end;	      /* the first address behind what the kernel takes */
-	uint64_t initrd_max;  /* the last address that an initrd may take in low RAM */
-	bool initrd_above_4g; /* or it may lie in high RAM */
-	uint64_t cmdline_max; /* bytes, without the NUL */
+	uint64_t end;               /* the first address behind what the kernel takes */
+	uint64_t initrd_max;        /* the last address that an initrd may take in low RAM */
+	bool initrd_above_4g;       /* or it may lie in high RAM */
+	uint64_t cmdline_max;       /* bytes, without the NUL */
 	struct setup_header header; /* of BOOT_LINUX64 only */
 };
 

@@ -105,6 +105,11 @@ static void run_guard(struct terminal *terminal, int pipe_fd)
 	ssize_t got;
 
 	prctl(PR_SET_NAME, "karma-terminal");
+	/* Of all that we inherited only the terminal and the pipe; readers must see our end. */
+	if (dup2(pipe_fd, STDOUT_FILENO) >= 0)
+		pipe_fd = STDOUT_FILENO;
+	close(STDERR_FILENO);
+	close_range(STDERR_FILENO + 1, ~0u, 0);
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	do {

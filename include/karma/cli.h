@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The command line: one function a subcommand, each returning the process's exit status. */
+#ifndef KARMA_CLI_H
+#define KARMA_CLI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "karma/disk.h"
+
+/* Exit statuses of `karma run`; 0 to 123 are the guest's. */
+#define STATUS_GUEST_MAX 123
+#define STATUS_TIMEOUT 124
+#define STATUS_FAILURE 125
+#define STATUS_PANIC 126
+#define STATUS_CRASH 127
+#define STATUS_SIGNAL 128	/* plus the number of the signal that ended us */
+
+int command_run(int argc, char **argv);
+int command_check(int argc, char **argv);
+
+/* What `karma run` was asked to do.  Strings are those of argv. */
+struct run_options {
+	const char *kernel;
+	const char **initrds;		/* malloc'ed array */
+	size_t initrd_count;
+	struct disk_options *disks;	/* malloc'ed array */
+	size_t disk_count;
+	unsigned cpus;
+	uint64_t memory;		/* bytes */
+	const char *cmdline;
+	const char *name;
+	const char *console;
+	unsigned timeout;		/* seconds; 0: none */
+	bool strict;
+	bool stats;
+	bool help;
+	char **command;			/* NULL, or ends with NULL */
+};
+
+/* 0, or a negative errno with a message printed.  run_options_release() in any case. */
+int run_options_parse(struct run_options *options, int argc, char **argv);
+void run_options_release(struct run_options *options);
+
+#endif

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* karma: find the subcommand and run it. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "karma/cli.h"
+#include "karma/log.h"
+#include "karma/util.h"
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+} commands[] = {
+	{ "run", command_run },
+	{ "check", command_check },
+};
+
+static const char help[] =
+	"usage: karma COMMAND [OPTION]...\n"
+	"\n"
+	"Karma runs Linux guests on KVM with no emulated device: a guest reaches its disks and\n"
+	"its console by hypercalls alone.\n"
+	"\n"
+	"  karma run --kernel FILE ...    run a guest; `karma run --help` tells all\n"
+	"  karma check                    can this host run guests?\n"
+	"  karma --version                print the version\n"
+	"\n"
+	"  karma run --kernel /boot/vmlinuz-6.1.0-9-amd64 --disk debian.img\n"
+	"  karma run --kernel bzImage --initrd initramfs.img -- uname -a\n"
+	"\n"
+	"Manual pages: karma(1), karma-hypercalls(7).\n";
+
+int main(int argc, char **argv)
+{
+	if (argc < 2) {
+		fputs(help, stderr);
+		return STATUS_FAILURE;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+		if (strcmp(argv[1], commands[i].name) == 0)
+			return commands[i].run(argc - 1, argv + 1);
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+		strcmp(argv[1], "help") == 0) {
+		fputs(help, stdout);
+		return 0;
+	}
+	if (strcmp(argv[1], "--version") == 0) {
+		puts("karma " KARMA_VERSION);
+		return 0;
+	}
+	fail(-EINVAL, "%s: is no command: see `karma --help`", argv[1]);
+	return STATUS_FAILURE;
+}

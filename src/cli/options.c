@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The options of `karma run`. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "karma/cli.h"
+#include "karma/log.h"
+#include "karma/memory.h"
+#include "karma/util.h"
+#include "karma/vm.h"
+
+#define MEMORY_DEFAULT (512 * MIB)
+#define NAME_MAX_BYTES 63
+#define SERIAL_MAX_BYTES 20
+#define TIMEOUT_MAX (365u * 24 * 3600)
+
+enum {
+	OPTION_KERNEL = 256,
+	OPTION_INITRD,
+	OPTION_DISK,
+	OPTION_CPUS,
+	OPTION_MEMORY,
+	OPTION_CMDLINE,
+	OPTION_NAME,
+	OPTION_CONSOLE,
+	OPTION_TIMEOUT,
+	OPTION_STRICT,
+	OPTION_STATS,
+};
+
+static const struct option long_options[] = {
+	{ "kernel", required_argument, NULL, OPTION_KERNEL },
+	{ "initrd", required_argument, NULL, OPTION_INITRD },
+	{ "disk", required_argument, NULL, OPTION_DISK },
+	{ "cpus", required_argument, NULL, OPTION_CPUS },
+	{ "memory", required_argument, NULL, OPTION_MEMORY },
+	{ "cmdline", required_argument, NULL, OPTION_CMDLINE },
+	{ "name", required_argument, NULL, OPTION_NAME },
+	{ "console", required_argument, NULL, OPTION_CONSOLE },
+	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
+	{ "strict", no_argument, NULL, OPTION_STRICT },
+	{ "stats", no_argument, NULL, OPTION_STATS },
+	{ "help", no_argument, NULL, 'h' },
+	{ 0 },
+};
+
+static int parse_number(
+	const char *option, const char *text, unsigned least, unsigned most, unsigned *number)
+{
+	unsigned long value;
+	char *end;
+
+	errno = 0;
+	value = strtoul(text, &end, 10);
+	if (text[0] < '0' || text[0] > '9' || *end || errno || value < least || value > most)
+		return fail(-EINVAL, "%s %s: is no whole number from %u to %u: give one", option,
+			text, least, most);
+	*number = value;
+	return 0;
+}
+
+static unsigned size_shift(const char *suffix)
+{
+	switch (suffix[0]) {
+	case '\0':
+	case 'm':
+	case 'M':
+		return 20;
+	case 'k':
+	case 'K':
+		return 10;
+	case 'g':
+	case 'G':
+		return 30;
+	case 't':
+	case 'T':
+		return 40;
+	default:
+		return 0;
+	}
+}
+
+static int parse_memory(const char *text, uint64_t *size)
+{
+	unsigned long long value;
+	unsigned shift;
+	char *end;
+
+	errno = 0;
+	value = strtoull(text, &end, 10);
+	shift = size_shift(end);
+	if (text[0] < '0' || text[0] > '9' || errno || !shift || (end[0] && end[1]))
+		return fail(-EINVAL, "--memory %s: is no size: give one like 256M or 2G", text);
+	if (value > GUEST_MEMORY_MAX >> shift || value << shift < GUEST_MEMORY_MIN)
+		return fail(-EINVAL, "--memory %s: is out of range: give %lluM to %lluG", text,
+			GUEST_MEMORY_MIN / MIB, GUEST_MEMORY_MAX / GIB);
+	*size = value << shift;
+	if (*size % PAGE_BYTES)
+		return fail(-EINVAL, "--memory %s: is no multiple of 4K: give one", text);
+	return 0;
+}
+
+static int parse_disk_flag(struct disk_options *disk, const char *flag)
+{
+	if (strcmp(flag, "ro") == 0) {
+		disk->read_only = true;
+	} else if (strcmp(flag, "direct") == 0) {
+		disk->direct = true;
+	} else if (strncmp(flag, "serial=", 7) == 0 && flag[7]) {
+		disk->serial = flag + 7;
+		if (strlen(disk->serial) > SERIAL_MAX_BYTES)
+			return fail(-EINVAL, "--disk %s: serial has more than %d characters: give fewer",
+				disk->path, SERIAL_MAX_BYTES);
+	} else {
+		return fail(-EINVAL, "--disk %s: knows no `%s`: give ro, direct or serial=TEXT",
+			disk->path, flag);
+	}
+	return 0;
+}
+
+/* FILE[,flag]...; cuts the text of argv apart. */
+static int parse_disk(struct run_options *options, char *text)
+{
+	struct disk_options *disk = &options->disks[options->disk_count];
+	char *rest = text;
+
+	disk->path = strsep(&rest, ",");
+	if (!disk->path[0])
+		return fail(-EINVAL, "--disk: names no file: give --disk FILE[,ro][,direct][,serial=TEXT]");
+	while (rest) {
+		int result = parse_disk_flag(disk, strsep(&rest, ","));
+
+		if (result < 0)
+			return result;
+	}
+	options->disk_count++;
+	return 0;
+}
+
+static int parse_name(const char *text, const char **name)
+{
+	size_t length = strspn(
+		text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
+
+	if (length == 0 || length > NAME_MAX_BYTES || text[length] || text[0] == '.' ||
+		text[0] == '-')
+		return fail(-EINVAL,
+			"--name %s: is no name: give 1 to %d letters, digits, `-`, `_` or `.`, the first "
+			"a letter, digit or `_`",
+			text, NAME_MAX_BYTES);
+	*name = text;
+	return 0;
+}
+
+static int parse_option(struct run_options *options, int option)
+{
+	switch (option) {
+	case OPTION_KERNEL:
+		options->kernel = optarg;
+		return 0;
+	case OPTION_INITRD:
+		options->initrds[options->initrd_count++] = optarg;
+		return 0;
+	case OPTION_DISK:
+		return parse_disk(options, optarg);
+	case OPTION_CPUS:
+		return parse_number("--cpus", optarg, 1, VCPUS_MAX, &options->cpus);
+	case OPTION_MEMORY:
+		return parse_memory(optarg, &options->memory);
+	case OPTION_CMDLINE:
+		options->cmdline = optarg;
+		return 0;
+	case OPTION_NAME:
+		return parse_name(optarg, &options->name);
+	case OPTION_CONSOLE:
+		options->console = optarg;
+		return 0;
+	case OPTION_TIMEOUT:
+		return parse_number("--timeout", optarg, 1, TIMEOUT_MAX, &options->timeout);
+	case OPTION_STRICT:
+		options->strict = true;
+		return 0;
+	case OPTION_STATS:
+		options->stats = true;
+		return 0;
+	case 'h':
+		options->help = true;
+		return 0;
+	default:
+		return fail(-EINVAL, "see `karma run --help`");
+	}
+}
+
+int run_options_parse(struct run_options *options, int argc, char **argv)
+{
+	int option;
+
+	*options = (struct run_options){
+		.cpus = 1,
+		.memory = MEMORY_DEFAULT,
+		.cmdline = "",
+		.console = "stdio",
+		/* There can't be more of either than there are arguments. */
+		.initrds = calloc(argc, sizeof(*options->initrds)),
+		.disks = calloc(argc, sizeof(*options->disks)),
+	};
+	if (!options->initrds || !options->disks)
+		return fail(-ENOMEM, "out of memory");
+	while ((option = getopt_long(argc, argv, "+h", long_options, NULL)) != -1) {
+		int result = parse_option(options, option);
+
+		if (result < 0)
+			return result;
+	}
+	if (options->help)
+		return 0;
+	if (optind < argc && strcmp(argv[optind - 1], "--") != 0)
+		return fail(-EINVAL, "%s: is no option: put `--` before the guest's command",
+			argv[optind]);
+	if (optind < argc)
+		options->command = argv + optind;
+	if (!options->kernel)
+		return fail(-EINVAL, "no kernel: give --kernel FILE, a bzImage or an ELF vmlinux");
+	return 0;
+}
+
+void run_options_release(struct run_options *options)
+{
+	free(options->initrds);
+	free(options->disks);
+}

@@ -1,0 +1,491 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* karma run: build a guest from the options, run it, and tell how it ended. */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <time.h>
+
+#include "karma/boot.h"
+#include "karma/cli.h"
+#include "karma/devices.h"
+#include "karma/log.h"
+#include "karma/util.h"
+#include "karma/vm.h"
+
+#define RING_ENTRIES 256
+#define DRAIN_POLL_MILLISECONDS 1
+
+/*
+ * What every guest's kernel is told: the console, that there is no PCI and no UART to look for,
+ * no chatter, and to reset at once on a panic that happens before Karma's driver is there.
+ */
+#define CMDLINE "console=hvc0 pci=off 8250.nr_uarts=0 quiet panic=-1"
+
+struct run {
+	struct run_options options;
+	struct io_ring ring;
+	bool ring_made;
+	struct terminal terminal;
+	bool terminal_made;
+	struct vm vm;
+	bool vm_made;
+	struct virtio_device *console;
+	int signal_fd;
+	int status;		/* of karma, where a signal, the user or the clock ended the guest */
+};
+
+static const char help[] =
+	"usage: karma run --kernel FILE [OPTION]... [-- COMMAND [ARGUMENT]...]\n"
+	"\n"
+	"  --kernel FILE          a bzImage (any Debian vmlinuz) or an ELF vmlinux\n"
+	"  --initrd FILE          an initramfs; several are joined; without one, that of\n"
+	"                         $KARMA_GUEST_DIR/RELEASE/initramfs.img\n"
+	"  --disk FILE[,ro][,direct][,serial=TEXT]\n"
+	"                         a raw image or block device: vda, vdb, ... in order; the\n"
+	"                         root is /dev/vda unless --cmdline has root=\n"
+	"  --cpus N               virtual CPUs, 1 to 64 (1)\n"
+	"  --memory SIZE          guest memory, such as 256M or 2G (512M)\n"
+	"  --cmdline TEXT         added to the kernel's command line\n"
+	"  --console WHERE        stdio, pty, none or file:PATH (stdio)\n"
+	"  --name NAME            the guest's name in messages\n"
+	"  --timeout SECONDS      end the guest then, with status 124\n"
+	"  --strict               end a guest that touches absent I/O ports\n"
+	"  --stats                print counters on stderr at the end\n"
+	"\n"
+	"COMMAND runs in the initramfs, or on the disk's root, and its status is karma's.\n"
+	"Exit status: 0 powered off, 1-123 COMMAND's, 124 timeout, 125 karma failed,\n"
+	"126 the guest's kernel panicked, 127 the guest crashed.  All of it: karma(1).\n";
+
+/* Signals come by a file descriptor; threads inherit that they are blocked. */
+static int take_signals(struct run *run)
+{
+	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH };
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+		sigaddset(&set, numbers[i]);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	/* A reader of the console that goes away is an error of that write alone. */
+	signal(SIGPIPE, SIG_IGN);
+	run->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (run->signal_fd < 0)
+		return fail(-errno, "signalfd: %s: raise the limit of open files (ulimit -n)",
+			strerror(errno));
+	return 0;
+}
+
+static int check_host(void)
+{
+	int result;
+
+	/* A CPU that tells of SVM or VT-x has a KVM that hands on hypercalls; others may hang. */
+	if (cpu_has_virtualization())
+		return 0;
+	result = kvm_open();
+	if (result < 0)
+		return result;
+	close(result);
+	result = kvm_probe();
+	return result < 0 ? fail(result, "%s", kvm_probe_message(result)) : 0;
+}
+
+static void user_leaves(void *context)
+{
+	struct run *run = context;
+
+	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + SIGINT);
+}
+
+static int open_console(struct run *run)
+{
+	int result = io_ring_init(&run->ring, RING_ENTRIES);
+
+	if (result < 0)
+		return result;
+	run->ring_made = true;
+	result = terminal_open(&run->terminal, run->options.console, &run->ring);
+	if (result < 0)
+		return result;
+	run->terminal_made = true;
+	run->terminal.leave = user_leaves;
+	run->terminal.leave_context = run;
+	if (run->options.command)
+		terminal_hold_input(&run->terminal);
+	return terminal_start(&run->terminal);
+}
+
+/* The kernel's name for a disk: vda to vdz, then vdaa, ... */
+static void disk_name(size_t index, char *name, size_t size)
+{
+	if (index < 26)
+		snprintf(name, size, "vd%c", (char)('a' + index));
+	else
+		snprintf(name, size, "vd%c%c", (char)('a' + index / 26 - 1),
+			(char)('a' + index % 26));
+}
+
+static int add_disk(
+	struct run *run, const struct virtio_environment *environment, size_t index)
+{
+	const struct disk_options *options = &run->options.disks[index];
+	struct virtio_device *device;
+	struct disk disk;
+	char name[8];
+	int result = disk_open(&disk, options, &run->ring);
+
+	if (result < 0)
+		return result;
+	disk_name(index, name, sizeof(name));
+	device = blk_create(environment, name, &disk, options->serial);
+	if (!device) {
+		disk_close(&disk);
+		return fail(-ENOMEM, "disk %s: out of memory", options->path);
+	}
+	return vm_add_device(&run->vm, device);
+}
+
+static int add_devices(struct run *run)
+{
+	const struct virtio_environment environment = { &run->vm.memory, &run->ring };
+	struct virtio_device *rng;
+	int result = 0;
+
+	for (size_t i = 0; i < run->options.disk_count && result == 0; i++)
+		result = add_disk(run, &environment, i);
+	if (result < 0)
+		return result;
+	run->console = console_create(&environment, &run->terminal);
+	if (!run->console)
+		return fail(-ENOMEM, "console: out of memory");
+	result = vm_add_device(&run->vm, run->console);
+	if (result < 0)
+		return result;
+	rng = rng_create(&environment);
+	return rng ? vm_add_device(&run->vm, rng) : fail(-ENOMEM, "rng: out of memory");
+}
+
+static bool has_word(const char *text, const char *word)
+{
+	size_t length = strlen(word);
+
+	for (const char *at = text; (at = strstr(at, word)); at += length) {
+		if (at == text || at[-1] == ' ')
+			return true;
+	}
+	return false;
+}
+
+/* malloc'ed; NULL if memory is short. */
+static char *make_cmdline(const struct run_options *options)
+{
+	const char *root = "";
+	char *cmdline;
+
+	if (options->disk_count && !has_word(options->cmdline, "root="))
+		root = options->disks[0].read_only ? " root=/dev/vda ro" : " root=/dev/vda rw";
+	if (asprintf(&cmdline, "%s%s%s%s", CMDLINE, root, options->cmdline[0] ? " " : "",
+		    options->cmdline) < 0)
+		return NULL;
+	return cmdline;
+}
+
+/* A word for the guest's shell. */
+static void print_quoted(FILE *file, const char *text)
+{
+	putc('\'', file);
+	for (; *text; text++) {
+		if (*text == '\'')
+			fputs("'\\''", file);
+		else
+			putc(*text, file);
+	}
+	putc('\'', file);
+}
+
+/* The file /karma/command, which the initramfs's init sources (scripts/initramfs-init). */
+static void print_command(const struct run *run, FILE *file)
+{
+	bool tty = run->terminal.interactive && isatty(STDOUT_FILENO);
+	const char *term = getenv("TERM");
+	unsigned columns, rows;
+
+	fprintf(file, "karma_tty=%d\nkarma_term=", tty);
+	print_quoted(file, tty && term ? term : "dumb");
+	putc('\n', file);
+	if (tty && terminal_size(&run->terminal, &columns, &rows))
+		fprintf(file, "karma_columns=%u\nkarma_rows=%u\n", columns, rows);
+	if (!run->options.command)
+		return;
+	fputs("set --", file);
+	for (char **word = run->options.command; *word; word++) {
+		putc(' ', file);
+		print_quoted(file, *word);
+	}
+	putc('\n', file);
+}
+
+static int make_command_cpio(const struct run *run, void **cpio, size_t *cpio_size)
+{
+	cleanup_free char *text = NULL;
+	size_t size;
+	FILE *file = open_memstream(&text, &size);
+	int result;
+
+	if (!file)
+		return fail(-errno, "command: %s", strerror(errno));
+	print_command(run, file);
+	if (fclose(file) != 0)
+		return fail(-ENOMEM, "command: out of memory");
+	result = boot_cpio_file("karma", "command", text, size, cpio, cpio_size);
+	return result < 0 ? fail(result, "command: %s: give a shorter one", strerror(-result)) : 0;
+}
+
+/*
+ * Without --initrd: Karma's initramfs for this very kernel.  0 with *path NULL if there is
+ * none, which is fine for a kernel with all built in.
+ */
+static int find_initramfs(const struct run_options *options, char **path)
+{
+	const char *directory = getenv("KARMA_GUEST_DIR");
+	char release[128];
+	int result = boot_kernel_release(options->kernel, release, sizeof(release));
+
+	*path = NULL;
+	if (result == -ENOENT && options->command)
+		return fail(-ENOENT, "kernel %s: names no release, so its initramfs can't be found: give "
+				     "--initrd FILE",
+			options->kernel);
+	if (result < 0)
+		return result == -ENOENT ? 0 : result;
+	if (!directory || !directory[0])
+		directory = KARMA_GUEST_DIR;
+	if (asprintf(path, "%s/%s/initramfs.img", directory, release) < 0) {
+		*path = NULL;
+		return fail(-ENOMEM, "initramfs: out of memory");
+	}
+	if (access(*path, R_OK) == 0)
+		return 0;
+	fail(-errno, "%s: %s: build it with `make guest KVER=%s`, or give --initrd FILE", *path,
+		strerror(errno), release);
+	free(*path);
+	*path = NULL;
+	return options->command || !options->disk_count ? -ENOENT : 0;
+}
+
+static int load_guest(struct run *run, struct boot_entry *entry)
+{
+	const struct run_options *options = &run->options;
+	cleanup_free char *cmdline = make_cmdline(options);
+	cleanup_free char *initramfs = NULL;
+	cleanup_free void *cpio = NULL;
+	struct boot_options boot = {
+		.kernel = options->kernel,
+		.initrds = options->initrds,
+		.initrd_count = options->initrd_count,
+		.cmdline = cmdline,
+		.cpus = options->cpus,
+	};
+	const char *found[1];
+	int result;
+
+	if (!cmdline)
+		return fail(-ENOMEM, "command line: out of memory");
+	if (!options->initrd_count) {
+		result = find_initramfs(options, &initramfs);
+		if (result < 0)
+			return result;
+	}
+	if (initramfs) {
+		found[0] = initramfs;
+		boot.initrds = found;
+		boot.initrd_count = 1;
+	}
+	if (boot.initrd_count) {
+		result = make_command_cpio(run, &cpio, &boot.extra_cpio_size);
+		if (result < 0)
+			return result;
+		boot.extra_cpio = cpio;
+	}
+	return boot_load(&run->vm.memory, &boot, entry);
+}
+
+static int start(struct run *run)
+{
+	struct boot_entry entry;
+	int result = check_host();
+
+	if (result < 0)
+		return result;
+	result = take_signals(run);
+	if (result < 0)
+		return result;
+	/* Before the guest's memory is there, since it may fork. */
+	result = open_console(run);
+	if (result < 0)
+		return result;
+	run->vm_made = true;
+	result = vm_init(&run->vm, run->options.memory, run->options.cpus);
+	if (result < 0)
+		return result;
+	run->vm.ring = &run->ring;
+	run->vm.terminal = &run->terminal;
+	run->vm.strict = run->options.strict;
+	result = load_guest(run, &entry);
+	if (result == 0)
+		result = add_devices(run);
+	return result == 0 ? vm_start(&run->vm, &entry) : result;
+}
+
+/* Serve a signal; true if it ends us. */
+static bool serve_signal(struct run *run)
+{
+	struct signalfd_siginfo info;
+
+	if (read(run->signal_fd, &info, sizeof(info)) != sizeof(info))
+		return false;
+	if (info.ssi_signo == SIGWINCH) {
+		console_resized(run->console);
+		return false;
+	}
+	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + info.ssi_signo);
+	return true;
+}
+
+static int64_t milliseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000ll + now.tv_nsec / 1000000;
+}
+
+static int remaining(int64_t deadline)
+{
+	int64_t left = deadline - milliseconds();
+
+	return left < 0 ? 0 : left > 1000000 ? 1000000 : left;
+}
+
+/* Until the guest, the user, a signal or the clock ends it. */
+static void wait_for_end(struct run *run)
+{
+	int64_t deadline = milliseconds() + run->options.timeout * 1000ll;
+
+	while (atomic_load(&run->vm.end) == VM_RUNNING) {
+		struct pollfd watched[] = {
+			{ .fd = run->vm.end_fd, .events = POLLIN },
+			{ .fd = run->signal_fd, .events = POLLIN },
+		};
+		int ready = poll(
+			watched, ARRAY_SIZE(watched), run->options.timeout ? remaining(deadline) : -1);
+
+		if (ready > 0 && watched[1].revents)
+			serve_signal(run);
+		if (ready == 0 && remaining(deadline) == 0) {
+			note("guest is still running after %u seconds: ended by --timeout",
+				run->options.timeout);
+			vm_end(&run->vm, VM_STOPPED, STATUS_TIMEOUT);
+		}
+	}
+}
+
+/* Nothing that the guest printed is lost to a slow reader; a signal cuts it short. */
+static void drain_console(struct run *run)
+{
+	while (terminal_pending(&run->terminal)) {
+		struct pollfd watched = { .fd = run->signal_fd, .events = POLLIN };
+
+		if (poll(&watched, 1, DRAIN_POLL_MILLISECONDS) > 0 && serve_signal(run))
+			return;
+	}
+}
+
+/* A status that is Karma's own would mislead whoever asks. */
+static int command_status(unsigned status)
+{
+	if (status < STATUS_TIMEOUT || status > STATUS_CRASH)
+		return status;
+	note("the command's status %u is told as %d, since 124 to 127 are Karma's own", status,
+		STATUS_GUEST_MAX);
+	return STATUS_GUEST_MAX;
+}
+
+static int exit_status(const struct vm *vm)
+{
+	switch (atomic_load(&vm->end)) {
+	case VM_EXIT:
+		return command_status(vm->end_status);
+	case VM_POWER_OFF:
+		return 0;
+	case VM_RESET:
+		if (vm_found_devices(vm))
+			return 0;
+		note("guest reset before it found Karma's devices: its kernel panicked early, most "
+		     "likely: give it an --initrd that loads virtio_karma, or more --memory");
+		return STATUS_PANIC;
+	case VM_PANIC:
+		return STATUS_PANIC;
+	case VM_CRASH:
+		return STATUS_CRASH;
+	case VM_STOPPED:
+		return vm->end_status;
+	default:
+		return STATUS_FAILURE;
+	}
+}
+
+static void finish(struct run *run)
+{
+	if (run->vm_made)
+		vm_release(&run->vm);
+	if (run->ring_made)
+		io_ring_release(&run->ring);
+	if (run->terminal_made)
+		terminal_close(&run->terminal);
+	close_fd(&run->signal_fd);
+}
+
+static int run_guest(struct run *run)
+{
+	int result = start(run);
+	int status = STATUS_FAILURE;
+
+	if (result == 0)
+		wait_for_end(run);
+	if (run->vm_made)
+		vm_halt(&run->vm);
+	if (result == 0)
+		drain_console(run);
+	if (run->vm_made)
+		vm_stop(&run->vm);
+	if (result == 0) {
+		status = exit_status(&run->vm);
+		if (run->options.stats)
+			stats_print(&run->vm);
+	}
+	finish(run);
+	return status;
+}
+
+int command_run(int argc, char **argv)
+{
+	/* The terminal's buffers are too large for a stack. */
+	static struct run run = { .signal_fd = -1 };
+	int status = STATUS_FAILURE;
+	int result = run_options_parse(&run.options, argc, argv);
+
+	if (result == 0 && run.options.help) {
+		fputs(help, stdout);
+		status = 0;
+	} else if (result == 0) {
+		if (run.options.name)
+			log_set_name(run.options.name);
+		status = run_guest(&run);
+	}
+	run_options_release(&run.options);
+	return status;
+}
