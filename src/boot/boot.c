@@ -200,7 +200,7 @@ static int write_page_tables(const struct guest_memory *memory)
 	result = boot_write(memory, address, table, sizeof(table));
 	address += PAGE_BYTES;
 	for (unsigned i = 0; i < DIRECTORIES; i++)
-		table[i] = (address + (i + 1) * PAGE_BYTES) | PTE_PRESENT | PTE_WRITE;
+		table[i] = (address + (i + 1ull) * PAGE_BYTES) | PTE_PRESENT | PTE_WRITE;
 	if (result == 0)
 		result = boot_write(memory, address, table, sizeof(table));
 	for (unsigned i = 0; i < DIRECTORIES && result == 0; i++) {

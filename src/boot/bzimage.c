@@ -11,8 +11,7 @@
 #include "internal.h"
 
 #define HEADER_OFFSET 0x1f1u /* of struct setup_header, in the file as in boot_params */
-#define MAGIC_OFFSET 0x202u  /* "HdrS"; the header's length and the version string count from here \
-			      */
+#define MAGIC_OFFSET 0x202u  /* "HdrS"; the length of the header counts from here */
 #define ENTRY_OFFSET 0x200u  /* of the 64-bit entry in the protected-mode kernel */
 #define SECTOR 512u
 #define PROTOCOL_MIN 0x020cu  /* 2.12 brought xloadflags */
@@ -190,8 +189,7 @@ int boot_kernel_release(const char *path, char *release, size_t size)
 	uint8_t head[MAGIC_OFFSET + 4];
 	int result;
 
-	/* -ENOENT is the answer for a kernel that names no release, so a missing file has another.
-	 */
+	/* -ENOENT says that a kernel names no release, so a missing file gives another error. */
 	result = boot_file_open(&file, "kernel", path);
 	if (result < 0)
 		return result == -ENOENT ? -EINVAL : result;

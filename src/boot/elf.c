@@ -107,7 +107,7 @@ static int check_in_file(
 
 static int read_program_headers(const struct boot_file *file, struct program_headers *table)
 {
-	Elf64_Ehdr elf;
+	Elf64_Ehdr elf = { 0 };
 	uint64_t size;
 	int result;
 
@@ -271,7 +271,7 @@ static int find_entry(
 int elf_load(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image)
 {
-	struct program_headers table;
+	struct program_headers table = { 0 };
 	int result;
 
 	result = read_program_headers(file, &table);

@@ -75,8 +75,10 @@ static bool place(uint64_t size, uint64_t floor, uint64_t ceiling, uint64_t *add
 }
 
 static int find_place(const struct guest_memory *memory, const struct boot_image *image,
-	struct boot_initrd *initrd, const char *name)
+	const struct initrd_files *files, struct boot_initrd *initrd)
 {
+	const char *name = files->count > 0 ? files->file[0].path : "of Karma's own";
+	const char *others = files->count > 1 ? " with those after it" : "";
 	uint64_t ceiling = memory->low_size, room, needed;
 
 	if (image->initrd_max < ceiling)
@@ -92,13 +94,14 @@ static int find_place(const struct guest_memory *memory, const struct boot_image
 		__builtin_add_overflow(image->end, initrd->size, &needed) ||
 		needed >= GUEST_HOLE_START)
 		return fail(-EFBIG,
-			"initrd %s: needs %" PRIu64 " MiB with those after it, but %" PRIu64
+			"initrd %s: needs %" PRIu64 " MiB%s, but %" PRIu64
 			" MiB are free between the kernel and 0x%" PRIx64 ": give a smaller one",
-			name, to_mib(initrd->size), to_mib(room), ceiling);
+			name, to_mib(initrd->size), others, (uint64_t)(room / MIB), ceiling);
 	return fail(-ENOMEM,
-		"initrd %s: needs %" PRIu64 " MiB with those after it, but %" PRIu64
+		"initrd %s: needs %" PRIu64 " MiB%s, but %" PRIu64
 		" MiB are free behind the kernel: give --memory %" PRIu64 "M or more",
-		name, to_mib(initrd->size), to_mib(room), boot_memory_hint(needed + initrd->size));
+		name, to_mib(initrd->size), others, (uint64_t)(room / MIB),
+		boot_memory_hint(needed + initrd->size));
 }
 
 int initrd_load(const struct guest_memory *memory, const struct boot_options *options,
@@ -112,8 +115,7 @@ int initrd_load(const struct guest_memory *memory, const struct boot_options *op
 	result = open_files(options, &files, &initrd->size);
 	if (result < 0 || initrd->size == 0)
 		return result;
-	result = find_place(
-		memory, image, initrd, files.count > 0 ? files.file[0].path : "of Karma's own");
+	result = find_place(memory, image, &files, initrd);
 	if (result < 0)
 		return result;
 	at = initrd->address;

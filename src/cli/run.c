@@ -20,9 +20,10 @@
 
 /*
  * What every guest's kernel is told: the console, that there is no PCI and no UART to look for,
- * no chatter, and to reset at once on a panic that happens before Karma's driver is there.
+ * no chatter, to reset at once on a panic that happens before Karma's driver is there, and to
+ * reset by ACPI, which Linux without EFI or firmware tables would not think of.
  */
-#define CMDLINE "console=hvc0 pci=off 8250.nr_uarts=0 quiet panic=-1"
+#define CMDLINE "console=hvc0 pci=off 8250.nr_uarts=0 quiet panic=-1 reboot=a"
 
 struct run {
 	struct run_options options;
