@@ -38,6 +38,42 @@ $(BUILD)/obj/%.o: %.c Makefile
 
 -include $(OBJECTS:.o=.d)
 
+
+# --- Tests.
+
+TEST_LIBS := check
+TEST_SOURCES := $(wildcard tests/unit/*.c)
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+TINY := $(patsubst tests/guest/tiny/%.S,$(BUILD)/test/tiny/%,$(wildcard tests/guest/tiny/*.S))
+
+# $(1): name, $(2): flags: the unit tests, with all parts of karma, built that way.
+define unit_test
+$(BUILD)/test/unit-$(1): $$(PARTS:%.c=$(BUILD)/test/obj-$(1)/%.o) \
+		$$(TEST_SOURCES:%.c=$(BUILD)/test/obj-$(1)/%.o)
+	$$(CC) $(2) $$(CFLAGS) -pthread -o $$@ $$^ $$(LIB_LDLIBS) $$(TEST_LDLIBS)
+
+$(BUILD)/test/obj-$(1)/%.o: %.c Makefile
+	@mkdir -p $$(@D)
+	$$(CC) $$(KARMA_CPPFLAGS) $$(LIB_CFLAGS) $$(TEST_CFLAGS) $$(CFLAGS) $$(KARMA_CFLAGS) $(2) \
+		-MMD -MP -c -o $$@ $$<
+
+-include $$(PARTS:%.c=$(BUILD)/test/obj-$(1)/%.d) $$(TEST_SOURCES:%.c=$(BUILD)/test/obj-$(1)/%.d)
+endef
+
+TEST_CFLAGS = $(shell pkg-config --cflags $(TEST_LIBS))
+TEST_LDLIBS = $(shell pkg-config --libs $(TEST_LIBS))
+
+$(eval $(call unit_test,asan,$(SANITIZE)))
+$(eval $(call unit_test,tsan,-fsanitize=thread))
+
+$(BUILD)/test/tiny/%: tests/guest/tiny/%.S tests/guest/tiny/tiny.h tests/guest/tiny/tiny.ld
+	@mkdir -p $(@D)
+	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,--no-warn-rwx-segments,-z,noexecstack \
+		-Wl,-T,tests/guest/tiny/tiny.ld -o $@ $<
+
+$(BUILD)/test/debian.img: tests/guest/make-debian-image
+	tests/guest/make-debian-image $@
+
 .PHONY: clean
 clean:
 	rm -rf $(BUILD)

@@ -4,6 +4,10 @@
 
 #include "internal.h"
 
+/* The fields of an argument beside the device's number; bits without a meaning are 0. */
+#define ONLY_DEVICE(argument) ((argument) <= 0xffu)
+#define ONLY_DEVICE_AND_INDEX(argument) ((argument) <= 0xffffffu)
+
 static struct virtio_device *find_device(struct machine *machine, uint32_t argument)
 {
 	uint32_t number = KARMA_ARG_DEVICE(argument);
@@ -18,6 +22,8 @@ int64_t call_device_info(struct machine *machine, uint32_t argument, uint64_t ad
 
 	if (!device)
 		return -ENODEV;
+	if (!ONLY_DEVICE(argument))
+		return -EINVAL;
 	info = (struct karma_device_info){
 		.device_id = device->ops->device_id,
 		.queues = device->queue_count,
@@ -33,6 +39,8 @@ int64_t call_device_accept(struct machine *machine, uint32_t argument, uint64_t 
 
 	if (!device)
 		return -ENODEV;
+	if (!ONLY_DEVICE_AND_INDEX(argument))
+		return -EINVAL;
 	if (bits > UINT32_MAX)
 		return -EINVAL;
 	return virtio_accept(device, KARMA_ARG_INDEX(argument), bits);
@@ -44,6 +52,8 @@ int64_t call_device_status(struct machine *machine, uint32_t argument, uint64_t 
 
 	if (!device)
 		return -ENODEV;
+	if (!ONLY_DEVICE(argument))
+		return -EINVAL;
 	return value ? -EINVAL : virtio_get_status(device);
 }
 
@@ -53,6 +63,8 @@ int64_t call_device_set_status(struct machine *machine, uint32_t argument, uint6
 
 	if (!device)
 		return -ENODEV;
+	if (!ONLY_DEVICE(argument))
+		return -EINVAL;
 	return status > UINT8_MAX ? -EINVAL : virtio_set_status(device, status);
 }
 
@@ -62,6 +74,8 @@ int64_t call_config_generation(struct machine *machine, uint32_t argument, uint6
 
 	if (!device)
 		return -ENODEV;
+	if (!ONLY_DEVICE(argument))
+		return -EINVAL;
 	return value ? -EINVAL : virtio_generation(device);
 }
 
@@ -102,6 +116,8 @@ int64_t call_queue_info(struct machine *machine, uint32_t argument, uint64_t val
 
 	if (!device)
 		return -ENODEV;
+	if (!ONLY_DEVICE_AND_INDEX(argument))
+		return -EINVAL;
 	if (index >= device->queue_count || value)
 		return -EINVAL;
 	return device->queues[index].size_max | (int64_t)device->queues[index].gsi << 16;
@@ -115,6 +131,8 @@ int64_t call_queue_setup(struct machine *machine, uint32_t argument, uint64_t ad
 
 	if (!device)
 		return -ENODEV;
+	if (!ONLY_DEVICE_AND_INDEX(argument))
+		return -EINVAL;
 	result = guest_memory_read(machine->memory, GPA(address), &setup, sizeof(setup));
 	if (result < 0)
 		return result;
@@ -127,5 +145,7 @@ int64_t call_queue_notify(struct machine *machine, uint32_t argument, uint64_t v
 
 	if (!device)
 		return -ENODEV;
+	if (!ONLY_DEVICE_AND_INDEX(argument))
+		return -EINVAL;
 	return value ? -EINVAL : virtio_queue_notify(device, KARMA_ARG_INDEX(argument));
 }

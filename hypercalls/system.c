@@ -77,11 +77,11 @@ int64_t call_panic(struct machine *machine, uint32_t length, uint64_t address)
 	return 0;
 }
 
-int64_t call_ready(struct machine *machine, uint32_t argument, uint64_t value)
+int64_t call_ready(struct machine *machine, uint32_t ready, uint64_t value)
 {
-	if (argument || value)
+	if (ready > 1 || value)
 		return -EINVAL;
-	machine->ops->ready(machine);
+	machine->ops->ready(machine, ready);
 	return 0;
 }
 

@@ -66,7 +66,8 @@ __extension__ typedef unsigned long long __u64;
 	X(4, power, "0 off, 1 reset", "0", "Power off or reset the guest.") \
 	X(5, panic, "length, 0 to 4096", "address of text", \
 	  "End the guest: its kernel panicked, and text says why.") \
-	X(6, ready, "0", "0", "Say that the guest is up and reads its console.") \
+	X(6, ready, "0 not yet, 1 ready", "0", \
+	  "Hold console input back, or say that the guest is up and reads it.") \
 	X(7, event, "0", "0", "Return the next event and forget it, or 0 if there is none.") \
 	X(16, device_info, "device", "address of struct karma_device_info", \
 	  "Describe a device; -ENODEV past the last one.") \

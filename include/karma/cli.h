@@ -33,6 +33,7 @@ struct run_options {
 	const char *name;
 	const char *console;
 	unsigned timeout;		/* seconds; 0: none */
+	unsigned grace;			/* seconds from SIGTERM to the end by force; 0: at once */
 	bool strict;
 	bool stats;
 	bool help;

@@ -31,8 +31,8 @@ struct machine_ops {
 	size_t (*console_write)(struct machine *machine, const void *text, size_t length);
 	/* The guest is at its end; status only for MACHINE_EXIT. */
 	void (*end)(struct machine *machine, enum machine_end how, unsigned status);
-	/* The guest is up. */
-	void (*ready)(struct machine *machine);
+	/* The guest is up and reads its console, or asks to hold input back until it is. */
+	void (*ready)(struct machine *machine, bool ready);
 };
 
 struct machine {

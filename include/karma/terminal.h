@@ -65,7 +65,10 @@ void terminal_close(struct terminal *terminal);
 /* Forks, so call it before there are threads or guest memory. */
 int terminal_start(struct terminal *terminal);
 
-/* Hold input from a pipe or file back until terminal_release_input(), and pass its end as ^D. */
+/*
+ * Hold input from a pipe or file back until terminal_release_input(), and from then on tell of
+ * its end by ^D.  Input of a person is never held.
+ */
 void terminal_hold_input(struct terminal *terminal);
 void terminal_release_input(struct terminal *terminal);
 

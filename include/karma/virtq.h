@@ -39,7 +39,6 @@ struct virtq {
 	/* Where we are. */
 	uint16_t next_avail, next_used;
 	uint16_t signalled_used;	/* next_used when the guest last was interrupted */
-	bool signalled_valid;
 	const char *broken;		/* why, or NULL */
 
 	/* Statistics, never reset. */

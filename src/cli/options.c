@@ -14,6 +14,7 @@
 #define MEMORY_DEFAULT (512 * MIB)
 #define NAME_MAX_BYTES 63
 #define SERIAL_MAX_BYTES 20
+#define GRACE_DEFAULT 30
 #define TIMEOUT_MAX (365u * 24 * 3600)
 
 enum {
@@ -26,6 +27,7 @@ enum {
 	OPTION_NAME,
 	OPTION_CONSOLE,
 	OPTION_TIMEOUT,
+	OPTION_GRACE,
 	OPTION_STRICT,
 	OPTION_STATS,
 };
@@ -40,6 +42,7 @@ static const struct option long_options[] = {
 	{ "name", required_argument, NULL, OPTION_NAME },
 	{ "console", required_argument, NULL, OPTION_CONSOLE },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
+	{ "grace", required_argument, NULL, OPTION_GRACE },
 	{ "strict", no_argument, NULL, OPTION_STRICT },
 	{ "stats", no_argument, NULL, OPTION_STATS },
 	{ "help", no_argument, NULL, 'h' },
@@ -179,6 +182,8 @@ static int parse_option(struct run_options *options, int option)
 		return 0;
 	case OPTION_TIMEOUT:
 		return parse_number("--timeout", optarg, 1, TIMEOUT_MAX, &options->timeout);
+	case OPTION_GRACE:
+		return parse_number("--grace", optarg, 0, TIMEOUT_MAX, &options->grace);
 	case OPTION_STRICT:
 		options->strict = true;
 		return 0;
@@ -195,6 +200,7 @@ static int parse_option(struct run_options *options, int option)
 
 int run_options_parse(struct run_options *options, int argc, char **argv)
 {
+	const char *last_value = NULL;
 	int option;
 
 	*options = (struct run_options){
@@ -202,6 +208,7 @@ int run_options_parse(struct run_options *options, int argc, char **argv)
 		.memory = MEMORY_DEFAULT,
 		.cmdline = "",
 		.console = "stdio",
+		.grace = GRACE_DEFAULT,
 		/* There can't be more of either than there are arguments. */
 		.initrds = calloc(argc, sizeof(*options->initrds)),
 		.disks = calloc(argc, sizeof(*options->disks)),
@@ -213,10 +220,13 @@ int run_options_parse(struct run_options *options, int argc, char **argv)
 
 		if (result < 0)
 			return result;
+		last_value = optarg;
 	}
 	if (options->help)
 		return 0;
-	if (optind < argc && strcmp(argv[optind - 1], "--") != 0)
+	/* A `--` that is the value of the last option is not the one before a command. */
+	if (optind < argc &&
+		(strcmp(argv[optind - 1], "--") != 0 || argv[optind - 1] == last_value))
 		return fail(-EINVAL, "%s: is no option: put `--` before the guest's command",
 			argv[optind]);
 	if (optind < argc)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* karma run: build a guest from the options, run it, and tell how it ended. */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -35,7 +36,8 @@ struct run {
 	bool vm_made;
 	struct virtio_device *console;
 	int signal_fd;
-	int status;		/* of karma, where a signal, the user or the clock ended the guest */
+	int64_t deadline;	/* milliseconds; of --timeout, or of --grace after SIGTERM; 0: none */
+	bool asked_to_power_off;
 };
 
 static const char help[] =
@@ -53,6 +55,7 @@ static const char help[] =
 	"  --console WHERE        stdio, pty, none or file:PATH (stdio)\n"
 	"  --name NAME            the guest's name in messages\n"
 	"  --timeout SECONDS      end the guest then, with status 124\n"
+	"  --grace SECONDS        time to power off after SIGTERM, before the end by force (30)\n"
 	"  --strict               end a guest that touches absent I/O ports\n"
 	"  --stats                print counters on stderr at the end\n"
 	"\n"
@@ -341,7 +344,36 @@ static int start(struct run *run)
 	return result == 0 ? vm_start(&run->vm, &entry) : result;
 }
 
-/* Serve a signal; true if it ends us. */
+static int64_t milliseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000ll + now.tv_nsec / 1000000;
+}
+
+/* For poll(): how long until the deadline; -1 for ever. */
+static int remaining(const struct run *run)
+{
+	int64_t left = run->deadline - milliseconds();
+
+	if (!run->deadline)
+		return -1;
+	return left < 0 ? 0 : left > INT_MAX ? INT_MAX : left;
+}
+
+/* SIGTERM, the first time: the guest may power off by itself, if it has the driver for that. */
+static bool ask_to_power_off(struct run *run)
+{
+	if (run->asked_to_power_off || !run->options.grace || !vm_found_devices(&run->vm))
+		return false;
+	run->asked_to_power_off = true;
+	machine_press_power_button(&run->vm.machine);
+	run->deadline = milliseconds() + run->options.grace * 1000ll;
+	return true;
+}
+
+/* Serve a signal; true if it ends the guest by force. */
 static bool serve_signal(struct run *run)
 {
 	struct signalfd_siginfo info;
@@ -352,45 +384,41 @@ static bool serve_signal(struct run *run)
 		console_resized(run->console);
 		return false;
 	}
+	if (info.ssi_signo == SIGTERM && ask_to_power_off(run))
+		return false;
 	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + info.ssi_signo);
 	return true;
 }
 
-static int64_t milliseconds(void)
+static void deadline_passed(struct run *run)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000ll + now.tv_nsec / 1000000;
-}
-
-static int remaining(int64_t deadline)
-{
-	int64_t left = deadline - milliseconds();
-
-	return left < 0 ? 0 : left > 1000000 ? 1000000 : left;
+	if (run->asked_to_power_off) {
+		note("guest has not powered off %u seconds after SIGTERM: ended by --grace",
+			run->options.grace);
+		vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + SIGTERM);
+	} else {
+		note("guest is still running after %u seconds: ended by --timeout",
+			run->options.timeout);
+		vm_end(&run->vm, VM_STOPPED, STATUS_TIMEOUT);
+	}
 }
 
 /* Until the guest, the user, a signal or the clock ends it. */
 static void wait_for_end(struct run *run)
 {
-	int64_t deadline = milliseconds() + run->options.timeout * 1000ll;
-
+	if (run->options.timeout)
+		run->deadline = milliseconds() + run->options.timeout * 1000ll;
 	while (atomic_load(&run->vm.end) == VM_RUNNING) {
 		struct pollfd watched[] = {
 			{ .fd = run->vm.end_fd, .events = POLLIN },
 			{ .fd = run->signal_fd, .events = POLLIN },
 		};
-		int ready = poll(
-			watched, ARRAY_SIZE(watched), run->options.timeout ? remaining(deadline) : -1);
+		int ready = poll(watched, ARRAY_SIZE(watched), remaining(run));
 
 		if (ready > 0 && watched[1].revents)
 			serve_signal(run);
-		if (ready == 0 && remaining(deadline) == 0) {
-			note("guest is still running after %u seconds: ended by --timeout",
-				run->options.timeout);
-			vm_end(&run->vm, VM_STOPPED, STATUS_TIMEOUT);
-		}
+		if (ready == 0 && remaining(run) == 0)
+			deadline_passed(run);
 	}
 }
 

@@ -60,6 +60,8 @@ static int open_file(const struct disk_options *options, struct stat *status)
 		return fail(-EINVAL, "disk %s: changed while it was opened: try again",
 			options->path);
 	}
+	/* O_NONBLOCK was for a FIFO put in its place; io_uring would give up with EAGAIN for it. */
+	fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 	return fd;
 }
 

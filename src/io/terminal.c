@@ -358,11 +358,11 @@ static bool typed(struct terminal *terminal, char byte)
 }
 
 /* The end of a pipe, as a terminal says it: ^D, and a second if a line is unfinished. */
-static void input_ended(struct terminal *terminal)
+static void tell_end(struct terminal *terminal)
 {
-	terminal->input_ended = true;
-	if (!terminal->eof_wanted)
+	if (!terminal->input_ended || !terminal->eof_wanted)
 		return;
+	terminal->eof_wanted = false;
 	if (terminal->last_input && terminal->last_input != '\n')
 		put_input(terminal, END_OF_INPUT);
 	put_input(terminal, END_OF_INPUT);
@@ -382,7 +382,8 @@ static bool take_input(struct terminal *terminal)
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
 	if (got <= 0) {
-		input_ended(terminal);
+		terminal->input_ended = true;
+		tell_end(terminal);
 		return false;
 	}
 	for (ssize_t i = 0; i < got; i++) {
@@ -402,7 +403,7 @@ static void input_polled(struct io_op *op, int result)
 	pthread_mutex_lock(&terminal->lock);
 	terminal->input_busy = false;
 	if (result < 0)
-		input_ended(terminal);
+		terminal->input_ended = true;
 	else
 		leave = take_input(terminal);
 	start_input(terminal);
@@ -418,7 +419,7 @@ bool terminal_has_input(struct terminal *terminal)
 	bool has;
 
 	pthread_mutex_lock(&terminal->lock);
-	has = terminal->input_used > 0;
+	has = terminal->input_used > 0 && !terminal->input_held;
 	pthread_mutex_unlock(&terminal->lock);
 	return has;
 }
@@ -428,7 +429,7 @@ size_t terminal_read(struct terminal *terminal, void *to, size_t length)
 	size_t given = 0;
 
 	pthread_mutex_lock(&terminal->lock);
-	while (given < length && terminal->input_used) {
+	while (given < length && terminal->input_used && !terminal->input_held) {
 		((char *)to)[given++] = terminal->input[terminal->input_start];
 		terminal->input_start = (terminal->input_start + 1) % TERMINAL_INPUT_BYTES;
 		terminal->input_used--;
@@ -443,15 +444,21 @@ void terminal_hold_input(struct terminal *terminal)
 {
 	if (terminal->interactive)
 		return;
+	pthread_mutex_lock(&terminal->lock);
 	terminal->input_held = terminal->eof_wanted = true;
+	pthread_mutex_unlock(&terminal->lock);
 }
 
 void terminal_release_input(struct terminal *terminal)
 {
 	pthread_mutex_lock(&terminal->lock);
 	terminal->input_held = false;
+	tell_end(terminal);
 	start_input(terminal);
 	pthread_mutex_unlock(&terminal->lock);
+	/* What came before it was held. */
+	if (terminal->input_ready)
+		terminal->input_ready(terminal->context);
 }
 
 void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),

@@ -69,7 +69,6 @@ void virtq_reset(struct virtq *queue)
 	queue->avail = NULL;
 	queue->used = NULL;
 	queue->next_avail = queue->next_used = queue->signalled_used = 0;
-	queue->signalled_valid = false;
 	queue->broken = NULL;
 }
 
@@ -219,13 +218,14 @@ void virtq_push(struct virtq *queue, uint16_t head, uint32_t written)
 static bool wants_interrupt(struct virtq *queue)
 {
 	uint16_t old = queue->signalled_used, now = queue->next_used;
-	bool valid = queue->signalled_valid;
 
+	/* Nothing was given back since the last time. */
+	if (now == old)
+		return false;
+	queue->signalled_used = now;
 	if (!queue->event_idx)
 		return !(LOAD(queue->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT);
-	queue->signalled_used = now;
-	queue->signalled_valid = true;
-	return !valid || vring_need_event(LOAD(queue->avail->ring[queue->size]), now, old);
+	return vring_need_event(LOAD(queue->avail->ring[queue->size]), now, old);
 }
 
 void virtq_interrupt(struct virtq *queue)

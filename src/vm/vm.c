@@ -166,12 +166,16 @@ static void machine_ended(struct machine *machine, enum machine_end how, unsigne
 	vm_end(container_of(machine, struct vm, machine), ends[how], status);
 }
 
-static void machine_ready(struct machine *machine)
+static void machine_ready(struct machine *machine, bool ready)
 {
 	struct vm *vm = container_of(machine, struct vm, machine);
 
-	if (vm->terminal)
+	if (!vm->terminal)
+		return;
+	if (ready)
 		terminal_release_input(vm->terminal);
+	else
+		terminal_hold_input(vm->terminal);
 }
 
 static const struct machine_ops machine_ops = {

@@ -1,0 +1,876 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The virtio transport of the Karma monitor: devices, console, power and panic by hypercalls.
+ *
+ * Karma emulates no bus.  CPUID tells that a guest runs on it, hypercalls list its virtio devices,
+ * and each virtqueue has an edge triggered GSI.  What a call does is specified in karma/abi.h; the
+ * block, net, console and entropy drivers on top are the kernel's own.
+ *
+ * Which way the guest ends:
+ * - Power off: a sys-off handler ahead of the firmware's makes the power call.
+ * - Restart: x86 runs no restart handlers, and machine_ops is not exported; so a restart-prepare
+ *   handler makes the call.  Those run after device_shutdown(), for restarts proper and not for
+ *   kexec.  A reboot notifier would run before device_shutdown(), a syscore shutdown also for
+ *   kexec.  Emergency restarts run none of them and take the reset register of ACPI, as does
+ *   everything before this driver is loaded.
+ * - Panic: a notifier behind all others makes the panic call with the reason.
+ *
+ * Every buffer that a call names is from kmalloc() or the page allocator: a module's static data
+ * and the stack lie in vmalloc space, where virt_to_phys() is wrong.
+ */
+
+#define pr_fmt(fmt) "virtio_karma: " fmt
+
+#include <linux/acpi.h>
+#include <linux/console.h>
+#include <linux/cpumask.h>
+#include <linux/delay.h>
+#include <linux/init.h>
+#include <linux/interrupt.h>
+#include <linux/io.h>
+#include <linux/kobject.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/panic_notifier.h>
+#include <linux/reboot.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/sysfs.h>
+#include <linux/version.h>
+#include <linux/virtio.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+#include <linux/workqueue.h>
+#include <asm/processor.h>
+
+#include "karma/abi.h"
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
+/* What find_vqs() gets for each queue since 6.11; before, it was three arrays. */
+struct virtqueue_info {
+	const char *name;
+	vq_callback_t *callback;
+	bool ctx;
+};
+#endif
+
+struct karma_device {
+	struct virtio_device vdev;
+	u32 number;
+	struct mutex lock;	/* of what follows: calls read and write it */
+	union {
+		struct karma_device_info info;
+		struct karma_queue_setup setup;
+		u8 bytes[256];
+	} buffer;
+	u64 features;
+	u32 queues;
+};
+
+#define to_karma_device(vd) container_of(vd, struct karma_device, vdev)
+
+/* vq->priv */
+struct karma_queue {
+	u32 argument;		/* of the calls about this queue */
+	u32 gsi;
+	int irq;		/* negative if the queue has none */
+	char irq_name[64];
+};
+
+static u32 karma_window;	/* 0: not on Karma */
+static u32 karma_version;
+static u32 karma_features;
+static struct karma_device *karma_devices[KARMA_DEVICES_MAX];
+static struct device *karma_root;
+static struct kobject *karma_kobj;
+static struct sys_off_handler *karma_power_off_handler;
+static struct sys_off_handler *karma_restart_handler;
+static char *karma_panic_text;	/* KARMA_TEXT_MAX bytes */
+static char *karma_console_text; /* KARMA_TEXT_MAX bytes */
+static int karma_system_irq = -1;
+
+/*
+ * Any context.  The choice of the instruction is a test and no alternative, since the early
+ * console makes calls before alternatives are patched in.
+ */
+static long karma_call(enum karma_call call, u32 argument, u64 value)
+{
+	unsigned long window = karma_window + ((unsigned long)call << 12);
+	unsigned long tagged = KARMA_TAG | argument;
+	long ret;
+
+	if (boot_cpu_has(X86_FEATURE_VMMCALL))
+		asm volatile("vmmcall"
+			     : "=a" (ret)
+			     : "a" ((unsigned long)KARMA_HYPERCALL), "b" (window),
+			       "c" (tagged), "d" ((unsigned long)value)
+			     : "memory");
+	else
+		asm volatile("vmcall"
+			     : "=a" (ret)
+			     : "a" ((unsigned long)KARMA_HYPERCALL), "b" (window),
+			       "c" (tagged), "d" ((unsigned long)value)
+			     : "memory");
+	return ret;
+}
+
+/* 0, or -ENODEV if this is not Karma, or a Karma that this driver does not know. */
+static int karma_discover(void)
+{
+	u32 eax, ebx, ecx, edx;
+
+	if (karma_window)
+		return 0;
+	if (!boot_cpu_has(X86_FEATURE_HYPERVISOR))
+		return -ENODEV;
+	cpuid(KARMA_CPUID_BASE, &eax, &ebx, &ecx, &edx);
+	if (eax < KARMA_CPUID_ABI || ebx != KARMA_CPUID_EBX || ecx != KARMA_CPUID_ECX ||
+	    edx != KARMA_CPUID_EDX)
+		return -ENODEV;
+	cpuid(KARMA_CPUID_ABI, &eax, &ebx, &ecx, &edx);
+	if (eax != KARMA_ABI_VERSION) {
+		pr_err("the monitor speaks ABI version %u, this driver version %u\n", eax,
+		       KARMA_ABI_VERSION);
+		return -ENODEV;
+	}
+	karma_version = eax;
+	karma_features = ebx;
+	karma_window = ecx;
+	return 0;
+}
+
+/* Virtio devices: configuration, status, features. */
+
+static void karma_get(struct virtio_device *vdev, unsigned int offset, void *buf, unsigned int len)
+{
+	struct karma_device *kdev = to_karma_device(vdev);
+	u8 *bytes = kdev->buffer.bytes;
+	unsigned int chunk;
+	long ret = 0;
+
+	mutex_lock(&kdev->lock);
+	for (; len; offset += chunk, buf += chunk, len -= chunk) {
+		chunk = min_t(unsigned int, len, sizeof(kdev->buffer.bytes));
+		if (ret >= 0)
+			ret = karma_call(KARMA_CALL_config_read,
+					 KARMA_ARG_CONFIG(kdev->number, offset, chunk),
+					 virt_to_phys(bytes));
+		if (ret < 0)
+			memset(bytes, 0, chunk);
+		memcpy(buf, bytes, chunk);
+	}
+	mutex_unlock(&kdev->lock);
+	if (ret < 0)
+		dev_err_ratelimited(&vdev->dev, "cannot read the configuration: %ld\n", ret);
+}
+
+static void karma_set(struct virtio_device *vdev, unsigned int offset, const void *buf,
+		      unsigned int len)
+{
+	struct karma_device *kdev = to_karma_device(vdev);
+	u8 *bytes = kdev->buffer.bytes;
+	unsigned int chunk;
+	long ret = 0;
+
+	mutex_lock(&kdev->lock);
+	for (; len && ret >= 0; offset += chunk, buf += chunk, len -= chunk) {
+		chunk = min_t(unsigned int, len, sizeof(kdev->buffer.bytes));
+		memcpy(bytes, buf, chunk);
+		ret = karma_call(KARMA_CALL_config_write,
+				 KARMA_ARG_CONFIG(kdev->number, offset, chunk),
+				 virt_to_phys(bytes));
+	}
+	mutex_unlock(&kdev->lock);
+	if (ret < 0)
+		dev_err_ratelimited(&vdev->dev, "cannot write the configuration: %ld\n", ret);
+}
+
+static u32 karma_generation(struct virtio_device *vdev)
+{
+	return karma_call(KARMA_CALL_config_generation, to_karma_device(vdev)->number, 0);
+}
+
+static u8 karma_get_status(struct virtio_device *vdev)
+{
+	long ret = karma_call(KARMA_CALL_device_status, to_karma_device(vdev)->number, 0);
+
+	return ret < 0 ? VIRTIO_CONFIG_S_FAILED : ret;
+}
+
+static void karma_set_status(struct virtio_device *vdev, u8 status)
+{
+	long ret = karma_call(KARMA_CALL_device_set_status, to_karma_device(vdev)->number, status);
+
+	if (ret < 0)
+		dev_err(&vdev->dev, "cannot set the status to %#x: %ld\n", status, ret);
+}
+
+/*
+ * Requests that are under way at the monitor write into guest memory, so there is no way on
+ * before the reset is done, however long that takes.
+ */
+static void karma_reset(struct virtio_device *vdev)
+{
+	u32 number = to_karma_device(vdev)->number;
+	unsigned int waited = 0;
+	long ret;
+
+	ret = karma_call(KARMA_CALL_device_set_status, number, 0);
+	if (ret < 0) {
+		dev_err(&vdev->dev, "cannot reset: %ld\n", ret);
+		return;
+	}
+	while (karma_call(KARMA_CALL_device_status, number, 0) > 0) {
+		msleep(1);
+		if (++waited == 5000)
+			dev_warn(&vdev->dev, "still waiting for its reset\n");
+	}
+}
+
+static u64 karma_get_features(struct virtio_device *vdev)
+{
+	return to_karma_device(vdev)->features;
+}
+
+static int karma_finalize_features(struct virtio_device *vdev)
+{
+	struct karma_device *kdev = to_karma_device(vdev);
+	long ret;
+
+	vring_transport_features(vdev);
+#ifdef VIRTIO_F_NOTIFICATION_DATA
+	/* The notify call carries a device and a queue, and nothing else. */
+	__virtio_clear_bit(vdev, VIRTIO_F_NOTIFICATION_DATA);
+#endif
+	if (!__virtio_test_bit(vdev, VIRTIO_F_VERSION_1)) {
+		dev_err(&vdev->dev, "the device does not offer VIRTIO_F_VERSION_1\n");
+		return -EINVAL;
+	}
+	ret = karma_call(KARMA_CALL_device_accept, KARMA_ARG(kdev->number, 0),
+			 lower_32_bits(vdev->features));
+	if (ret >= 0)
+		ret = karma_call(KARMA_CALL_device_accept, KARMA_ARG(kdev->number, 1),
+				 upper_32_bits(vdev->features));
+	return ret < 0 ? ret : 0;
+}
+
+static const char *karma_bus_name(struct virtio_device *vdev)
+{
+	return "karma";
+}
+
+/* Virtqueues. */
+
+static bool karma_notify(struct virtqueue *vq)
+{
+	struct karma_queue *queue = vq->priv;
+
+	return karma_call(KARMA_CALL_queue_notify, queue->argument, 0) >= 0;
+}
+
+static void karma_del_vq(struct virtqueue *vq)
+{
+	struct karma_queue *queue = vq->priv;
+
+	if (queue->irq >= 0) {
+		free_irq(queue->irq, vq);
+		acpi_unregister_gsi(queue->gsi);
+	}
+	vring_del_virtqueue(vq);
+	kfree(queue);
+}
+
+/* The device no longer uses the queues: it has been reset. */
+static void karma_del_vqs(struct virtio_device *vdev)
+{
+	struct virtqueue *vq, *next;
+
+	list_for_each_entry_safe(vq, next, &vdev->vqs, list)
+		karma_del_vq(vq);
+}
+
+static void karma_synchronize_cbs(struct virtio_device *vdev)
+{
+	struct virtqueue *vq;
+
+	virtio_device_for_each_vq(vdev, vq) {
+		struct karma_queue *queue = vq->priv;
+
+		if (queue->irq >= 0)
+			synchronize_irq(queue->irq);
+	}
+}
+
+/*
+ * Several queues may have one GSI: acpi_register_gsi() counts its users, and vring_interrupt()
+ * finds out whether its queue has work.
+ */
+static int karma_request_irq(struct virtqueue *vq)
+{
+	struct karma_queue *queue = vq->priv;
+	int irq, ret;
+
+	irq = acpi_register_gsi(NULL, queue->gsi, ACPI_EDGE_SENSITIVE, ACPI_ACTIVE_HIGH);
+	if (irq < 0)
+		return irq;
+	snprintf(queue->irq_name, sizeof(queue->irq_name), "karma-%s-%s", dev_name(&vq->vdev->dev),
+		 vq->name);
+	ret = request_irq(irq, vring_interrupt, IRQF_SHARED, queue->irq_name, vq);
+	if (ret) {
+		acpi_unregister_gsi(queue->gsi);
+		return ret;
+	}
+	queue->irq = irq;
+	return 0;
+}
+
+static struct virtqueue *karma_create_vq(struct virtio_device *vdev, unsigned int index,
+					 const struct virtqueue_info *info)
+{
+	struct karma_device *kdev = to_karma_device(vdev);
+	struct karma_queue *queue;
+	struct virtqueue *vq;
+	unsigned int size;
+	long ret;
+
+	if (index >= kdev->queues)
+		return ERR_PTR(-ENOENT);
+	ret = karma_call(KARMA_CALL_queue_info, KARMA_ARG(kdev->number, index), 0);
+	if (ret < 0)
+		return ERR_PTR(ret);
+	size = ret & 0xffff;
+	if (!size)
+		return ERR_PTR(-ENOENT);
+	queue = kzalloc(sizeof(*queue), GFP_KERNEL);
+	if (!queue)
+		return ERR_PTR(-ENOMEM);
+	queue->argument = KARMA_ARG(kdev->number, index);
+	queue->gsi = (unsigned long)ret >> 16;
+	queue->irq = -1;
+
+	vq = vring_create_virtqueue(index, size, SMP_CACHE_BYTES, vdev, true, true, info->ctx,
+				    karma_notify, info->callback, info->name);
+	if (!vq) {
+		kfree(queue);
+		return ERR_PTR(-ENOMEM);
+	}
+	vq->priv = queue;
+	vq->num_max = size;
+	if (info->callback) {
+		ret = karma_request_irq(vq);
+		if (ret) {
+			dev_err(&vdev->dev, "cannot get GSI %u for queue %s: %ld\n", queue->gsi,
+				info->name, ret);
+			karma_del_vq(vq);
+			return ERR_PTR(ret);
+		}
+	}
+	return vq;
+}
+
+static int karma_activate_vq(struct virtqueue *vq)
+{
+	struct karma_device *kdev = to_karma_device(vq->vdev);
+	struct karma_queue *queue = vq->priv;
+	struct karma_queue_setup *setup = &kdev->buffer.setup;
+	long ret;
+
+	mutex_lock(&kdev->lock);
+	setup->descriptors = virtqueue_get_desc_addr(vq);
+	setup->driver = virtqueue_get_avail_addr(vq);
+	setup->device = virtqueue_get_used_addr(vq);
+	setup->size = virtqueue_get_vring_size(vq);
+	setup->reserved = 0;
+	ret = karma_call(KARMA_CALL_queue_setup, queue->argument, virt_to_phys(setup));
+	mutex_unlock(&kdev->lock);
+	if (ret < 0)
+		dev_err(&vq->vdev->dev, "cannot set up queue %s: %ld\n", vq->name, ret);
+	return ret < 0 ? ret : 0;
+}
+
+/* desc asks for interrupts spread over the CPUs, but for the first and the last queues. */
+static void karma_spread_irqs(unsigned int nvqs, struct virtqueue *vqs[],
+			      const struct irq_affinity *desc)
+{
+	unsigned int i, cpu;
+
+	for (i = desc->pre_vectors; i + desc->post_vectors < nvqs; i++) {
+		struct karma_queue *queue = vqs[i] ? vqs[i]->priv : NULL;
+
+		if (!queue || queue->irq < 0)
+			continue;
+		cpu = cpumask_local_spread(i - desc->pre_vectors, NUMA_NO_NODE);
+		irq_set_affinity(queue->irq, cpumask_of(cpu));
+	}
+}
+
+static int karma_find(struct virtio_device *vdev, unsigned int nvqs, struct virtqueue *vqs[],
+		      struct virtqueue_info infos[], struct irq_affinity *desc)
+{
+	unsigned int i, index = 0;
+	int ret = 0;
+
+	for (i = 0; i < nvqs; i++) {
+		vqs[i] = infos[i].name ? karma_create_vq(vdev, index++, &infos[i]) : NULL;
+		if (IS_ERR(vqs[i])) {
+			ret = PTR_ERR(vqs[i]);
+			karma_del_vqs(vdev);
+			return ret;
+		}
+	}
+	if (desc)
+		karma_spread_irqs(nvqs, vqs, desc);
+	/* Last, since only a reset takes a queue back from the device. */
+	for (i = 0; i < nvqs && !ret; i++)
+		if (vqs[i])
+			ret = karma_activate_vq(vqs[i]);
+	if (ret) {
+		karma_reset(vdev);
+		karma_del_vqs(vdev);
+	}
+	return ret;
+}
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
+#define karma_find_vqs karma_find
+#else
+static int karma_find_vqs(struct virtio_device *vdev, unsigned int nvqs, struct virtqueue *vqs[],
+			  vq_callback_t *callbacks[], const char * const names[], const bool *ctx,
+			  struct irq_affinity *desc)
+{
+	struct virtqueue_info *infos;
+	unsigned int i;
+	int ret;
+
+	infos = kcalloc(nvqs, sizeof(*infos), GFP_KERNEL);
+	if (!infos)
+		return -ENOMEM;
+	for (i = 0; i < nvqs; i++) {
+		infos[i].name = names[i];
+		infos[i].callback = callbacks[i];
+		infos[i].ctx = ctx && ctx[i];
+	}
+	ret = karma_find(vdev, nvqs, vqs, infos, desc);
+	kfree(infos);
+	return ret;
+}
+#endif
+
+/* Of queues that share a GSI, the last call counts. */
+static int karma_set_vq_affinity(struct virtqueue *vq, const struct cpumask *cpus)
+{
+	struct karma_queue *queue = vq->priv;
+
+	if (!cpus || queue->irq < 0)
+		return 0;
+	return irq_set_affinity(queue->irq, cpus);
+}
+
+static const struct virtio_config_ops karma_config_ops = {
+	.get = karma_get,
+	.set = karma_set,
+	.generation = karma_generation,
+	.get_status = karma_get_status,
+	.set_status = karma_set_status,
+	.reset = karma_reset,
+	.find_vqs = karma_find_vqs,
+	.del_vqs = karma_del_vqs,
+	.synchronize_cbs = karma_synchronize_cbs,
+	.get_features = karma_get_features,
+	.finalize_features = karma_finalize_features,
+	.bus_name = karma_bus_name,
+	.set_vq_affinity = karma_set_vq_affinity,
+};
+
+static void karma_release_device(struct device *dev)
+{
+	struct karma_device *kdev = to_karma_device(dev_to_virtio(dev));
+
+	mutex_destroy(&kdev->lock);
+	kfree(kdev);
+}
+
+/* 0 if there is a device of this number, or -ENODEV past the last one. */
+static int karma_add_device(u32 number)
+{
+	struct karma_device *kdev;
+	long ret;
+
+	kdev = kzalloc(sizeof(*kdev), GFP_KERNEL);
+	if (!kdev)
+		return -ENOMEM;
+	ret = karma_call(KARMA_CALL_device_info, number, virt_to_phys(&kdev->buffer.info));
+	if (ret < 0) {
+		kfree(kdev);
+		return ret;
+	}
+	kdev->number = number;
+	kdev->features = kdev->buffer.info.features;
+	kdev->queues = kdev->buffer.info.queues;
+	mutex_init(&kdev->lock);
+	kdev->vdev.id.device = kdev->buffer.info.device_id;
+	kdev->vdev.id.vendor = VIRTIO_DEV_ANY_ID;
+	kdev->vdev.config = &karma_config_ops;
+	kdev->vdev.dev.parent = karma_root;
+	kdev->vdev.dev.release = karma_release_device;
+
+	ret = register_virtio_device(&kdev->vdev);
+	if (ret) {
+		/* The devices after this one may still be of use. */
+		pr_err("cannot register device %u: %ld\n", number, ret);
+		put_device(&kdev->vdev.dev);
+		return 0;
+	}
+	karma_devices[number] = kdev;
+	return 0;
+}
+
+static void karma_add_devices(void)
+{
+	int ret = 0;
+	u32 i;
+
+	for (i = 0; i < KARMA_DEVICES_MAX && !ret; i++)
+		ret = karma_add_device(i);
+	if (ret && ret != -ENODEV)
+		pr_err("cannot add device %u: %d\n", i - 1, ret);
+}
+
+static void karma_remove_devices(void)
+{
+	u32 i;
+
+	for (i = KARMA_DEVICES_MAX; i-- > 0;)
+		if (karma_devices[i]) {
+			unregister_virtio_device(&karma_devices[i]->vdev);
+			karma_devices[i] = NULL;
+		}
+}
+
+/* Events. */
+
+static void karma_config_event(u32 number)
+{
+	struct karma_device *kdev = number < KARMA_DEVICES_MAX ? karma_devices[number] : NULL;
+
+	if (!kdev)
+		return;
+	if (karma_get_status(&kdev->vdev) & VIRTIO_CONFIG_S_NEEDS_RESET) {
+		/* Virtio's core does not look at this bit; new requests are to fail, not to hang. */
+		dev_err(&kdev->vdev.dev, "the device is broken and needs a reset\n");
+		virtio_break_device(&kdev->vdev);
+	}
+	virtio_config_changed(&kdev->vdev);
+}
+
+/* In a work item, as virtio_break_device() is not for interrupt context. */
+static void karma_drain_events(struct work_struct *work)
+{
+	long event;
+
+	while ((event = karma_call(KARMA_CALL_event, 0, 0)) > 0) {
+		switch (KARMA_EVENT_KIND(event)) {
+		case KARMA_EVENT_CONFIG:
+			karma_config_event(KARMA_EVENT_DEVICE(event));
+			break;
+		case KARMA_EVENT_POWER_BUTTON:
+			/* Runs /sbin/poweroff, whatever the init is. */
+			orderly_poweroff(true);
+			break;
+		}
+	}
+}
+
+static DECLARE_WORK(karma_event_work, karma_drain_events);
+
+static irqreturn_t karma_system_interrupt(int irq, void *cookie)
+{
+	schedule_work(&karma_event_work);
+	return IRQ_HANDLED;
+}
+
+static void karma_add_events(void)
+{
+	int irq, ret;
+
+	if (!(karma_features & KARMA_FEATURE_EVENTS))
+		return;
+	irq = acpi_register_gsi(NULL, KARMA_SYSTEM_GSI, ACPI_EDGE_SENSITIVE, ACPI_ACTIVE_HIGH);
+	ret = irq;
+	if (irq >= 0) {
+		ret = request_irq(irq, karma_system_interrupt, 0, "karma-system", karma_devices);
+		if (ret)
+			acpi_unregister_gsi(KARMA_SYSTEM_GSI);
+	}
+	if (ret < 0) {
+		pr_err("cannot get GSI %u, so there will be no events: %d\n", KARMA_SYSTEM_GSI, ret);
+		return;
+	}
+	karma_system_irq = irq;
+	/* An edge from before the pin was unmasked is lost; its event is not. */
+	schedule_work(&karma_event_work);
+}
+
+static void karma_remove_events(void)
+{
+	if (karma_system_irq < 0)
+		return;
+	free_irq(karma_system_irq, karma_devices);
+	acpi_unregister_gsi(KARMA_SYSTEM_GSI);
+	cancel_work_sync(&karma_event_work);
+	karma_system_irq = -1;
+}
+
+/* The end. */
+
+static int karma_power_off(struct sys_off_data *data)
+{
+	karma_call(KARMA_CALL_power, KARMA_POWER_OFF, 0);
+	return NOTIFY_DONE;
+}
+
+static int karma_restart(struct sys_off_data *data)
+{
+	karma_call(KARMA_CALL_power, KARMA_POWER_RESET, 0);
+	return NOTIFY_DONE;
+}
+
+static int karma_panic(struct notifier_block *block, unsigned long action, void *message)
+{
+	size_t length = strnlen(message, KARMA_TEXT_MAX);
+
+	memcpy(karma_panic_text, message, length);
+	karma_call(KARMA_CALL_panic, length, virt_to_phys(karma_panic_text));
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block karma_panic_block = {
+	.notifier_call = karma_panic,
+	.priority = INT_MIN,	/* the others want to run too */
+};
+
+/* /sys/kernel/karma */
+
+static ssize_t exit_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf,
+			  size_t count)
+{
+	u8 status;
+	long ret;
+
+	ret = kstrtou8(buf, 10, &status);
+	if (ret)
+		return ret;
+	ret = karma_call(KARMA_CALL_exit, status, 0);
+	return ret < 0 ? ret : count;
+}
+
+static ssize_t ready_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf,
+			   size_t count)
+{
+	bool ready;
+	long ret;
+
+	ret = kstrtobool(buf, &ready);
+	if (ret)
+		return ret;
+	ret = karma_call(KARMA_CALL_ready, ready, 0);
+	return ret < 0 ? ret : count;
+}
+
+static ssize_t version_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%u\n", karma_version);
+}
+
+static ssize_t features_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%#x\n", karma_features);
+}
+
+static struct kobj_attribute exit_attribute = __ATTR(exit, 0200, NULL, exit_store);
+static struct kobj_attribute ready_attribute = __ATTR(ready, 0200, NULL, ready_store);
+static struct kobj_attribute version_attribute = __ATTR_RO(version);
+static struct kobj_attribute features_attribute = __ATTR_RO(features);
+
+static struct attribute *karma_attributes[] = {
+	&exit_attribute.attr,
+	&ready_attribute.attr,
+	&version_attribute.attr,
+	&features_attribute.attr,
+	NULL,
+};
+
+static const struct attribute_group karma_attribute_group = {
+	.attrs = karma_attributes,
+};
+
+/*
+ * The early console: a boot console, so the kernel drops it once hvc0 or another real console
+ * registers, and that one does not print again what this one did.
+ */
+
+static DEFINE_RAW_SPINLOCK(karma_console_lock);
+
+static void karma_console_write(struct console *con, const char *text, unsigned int length)
+{
+	unsigned long flags;
+	bool locked = true;
+	unsigned int chunk;
+
+	/* The CPU that holds the lock may have been stopped. */
+	local_irq_save(flags);
+	if (oops_in_progress)
+		locked = raw_spin_trylock(&karma_console_lock);
+	else
+		raw_spin_lock(&karma_console_lock);
+	for (; length; text += chunk, length -= chunk) {
+		chunk = min_t(unsigned int, length, KARMA_TEXT_MAX);
+		memcpy(karma_console_text, text, chunk);
+		if (karma_call(KARMA_CALL_console_write, chunk, virt_to_phys(karma_console_text)) <
+		    0)
+			break;
+	}
+	if (locked)
+		raw_spin_unlock(&karma_console_lock);
+	local_irq_restore(flags);
+}
+
+/* CON_ENABLED, as with console= on the command line the kernel enables no other by itself. */
+static struct console karma_console = {
+	.name = "karma",
+	.write = karma_console_write,
+	.flags = CON_BOOT | CON_PRINTBUFFER | CON_ANYTIME | CON_ENABLED,
+	.index = 0,
+};
+
+/* With a real console around, the kernel would refuse a boot console with a message. */
+static bool karma_have_real_console(void)
+{
+	struct console *con;
+	bool real = false;
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+	console_list_lock();
+#else
+	console_lock();
+#endif
+	for_each_console(con)
+		if (!(con->flags & CON_BOOT))
+			real = true;
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+	console_list_unlock();
+#else
+	console_unlock();
+#endif
+	return real;
+}
+
+/* Built in, this runs long before the rest; as a module, first thing. */
+static int __init karma_add_console(void)
+{
+	int ret;
+
+	if (karma_console_text)
+		return 0;
+	ret = karma_discover();
+	if (ret)
+		return ret;
+	if (!(karma_features & KARMA_FEATURE_CONSOLE) || karma_have_real_console())
+		return 0;
+	karma_console_text = (char *)__get_free_page(GFP_KERNEL);
+	if (!karma_console_text)
+		return -ENOMEM;
+	register_console(&karma_console);
+	return 0;
+}
+
+#ifndef MODULE
+console_initcall(karma_add_console);
+#endif
+
+static void karma_remove_console(void)
+{
+	if (!karma_console_text)
+		return;
+	unregister_console(&karma_console);
+	free_page((unsigned long)karma_console_text);
+	karma_console_text = NULL;
+}
+
+/* All of it. */
+
+static void __exit karma_exit(void)
+{
+	if (karma_panic_text)
+		atomic_notifier_chain_unregister(&panic_notifier_list, &karma_panic_block);
+	unregister_sys_off_handler(karma_restart_handler);
+	unregister_sys_off_handler(karma_power_off_handler);
+	if (karma_kobj)
+		sysfs_remove_group(karma_kobj, &karma_attribute_group);
+	kobject_put(karma_kobj);
+	karma_remove_events();
+	karma_remove_devices();
+	root_device_unregister(karma_root);
+	karma_remove_console();
+	free_page((unsigned long)karma_panic_text);
+}
+
+/* What only reports or ends the guest may fail: a guest with disks and no sysfs is of use. */
+static void __init karma_add_end(void)
+{
+	karma_power_off_handler = register_sys_off_handler(
+		SYS_OFF_MODE_POWER_OFF, SYS_OFF_PRIO_FIRMWARE + 1, karma_power_off, NULL);
+	if (IS_ERR(karma_power_off_handler)) {
+		pr_err("cannot register for power off: %ld\n", PTR_ERR(karma_power_off_handler));
+		karma_power_off_handler = NULL;
+	}
+	/* The last of its kind, since it does not return. */
+	karma_restart_handler = register_sys_off_handler(SYS_OFF_MODE_RESTART_PREPARE, INT_MIN,
+							 karma_restart, NULL);
+	if (IS_ERR(karma_restart_handler)) {
+		pr_err("cannot register for restart: %ld\n", PTR_ERR(karma_restart_handler));
+		karma_restart_handler = NULL;
+	}
+	karma_panic_text = (char *)__get_free_page(GFP_KERNEL);
+	if (karma_panic_text)
+		atomic_notifier_chain_register(&panic_notifier_list, &karma_panic_block);
+	karma_kobj = kobject_create_and_add("karma", kernel_kobj);
+	if (!karma_kobj || sysfs_create_group(karma_kobj, &karma_attribute_group)) {
+		pr_err("cannot create /sys/kernel/karma\n");
+		kobject_put(karma_kobj);
+		karma_kobj = NULL;
+	}
+}
+
+static int __init karma_init(void)
+{
+	int ret;
+
+	ret = karma_discover();
+	if (ret)
+		return ret;
+	karma_root = root_device_register("karma");
+	if (IS_ERR(karma_root))
+		return PTR_ERR(karma_root);
+	karma_add_console();
+	karma_add_end();
+	karma_add_devices();
+	karma_add_events();
+	return 0;
+}
+
+module_init(karma_init);
+module_exit(karma_exit);
+
+/*
+ * An ACPI device without resources, only so that udev loads this module; what there is, CPUID
+ * and the calls tell.
+ */
+static const struct acpi_device_id karma_acpi_ids[] __maybe_unused = {
+	{ "KRMA0001" },
+	{ }
+};
+MODULE_DEVICE_TABLE(acpi, karma_acpi_ids);
+
+MODULE_DESCRIPTION("Virtio transport of the Karma virtual machine monitor");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2034,SC2154,SC2016
+# (the library's variables; the guest's shell expands what we quote)
+#
+# What boots: Debian's kernel as bzImage and as ELF, with much and little memory, to a whole Debian.
+
+test_guest_sees_its_devices_on_karma() {
+	truncate -s 1M disk
+	guest --disk disk --cmdline root= -- cat /proc/interrupts
+	expect_status 0
+	expect_in out "IO-APIC .*karma-virtio0-"
+}
+
+test_several_initrds_are_joined() {
+	mkdir -p extra
+	echo "from the second" >extra/second
+	(cd extra && find . | cpio --quiet -o -H newc) >extra.cpio
+	guest --initrd extra.cpio -- cat /second
+	expect_status 0
+	expect_out "from the second"
+}
+
+test_initramfs_is_found_by_the_kernels_release() {
+	status=0
+	KARMA_GUEST_DIR=$KARMA_ROOT/build/guest "$KARMA" run --kernel "$KARMA_KERNEL" \
+		--timeout "$LIMIT" -- uname -r >out 2>err || status=$?
+	expect_status 0
+	expect_out "$RELEASE"
+}
+
+test_memory_beyond_the_hole() {
+	guest --memory 5G -- sh -c 'grep MemTotal /proc/meminfo; cat /proc/iomem'
+	expect_status 0
+	total=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' out)
+	[ "$total" -gt $((4800 * 1024)) ] || die "MemTotal is $total kB"
+	expect_in out "^100000000-17fffffff : System RAM"
+}
+
+test_little_memory() {
+	guest --memory 128M -- true
+	expect_status 0
+}
+
+test_too_little_memory_is_told() {
+	guest --memory 32M -- true
+	expect_status 125
+	expect_in err "give --memory [0-9]+M or more"
+}
+
+test_elf_vmlinux_boots_by_pvh() {
+	# The kernel that is packed into the bzImage: setup_sects and payload_offset say where.
+	sectors=$(od -An -tu1 -j $((0x1f1)) -N 1 "$KARMA_KERNEL")
+	payload=$(od -An -tu4 -j $((0x248)) -N 4 "$KARMA_KERNEL")
+	tail -c +$(((sectors + 1) * 512 + payload + 1)) "$KARMA_KERNEL" >payload
+	xz -dc --single-stream <payload >vmlinux 2>/dev/null || true
+	[ "$(head -c 4 vmlinux | tail -c 3)" = ELF ] || skip "no ELF in $KARMA_KERNEL"
+	KARMA_KERNEL=$PWD/vmlinux guest -- uname -r
+	expect_status 0
+	expect_out "$RELEASE"
+}
+
+test_debian_boots_from_its_disk_to_a_login_and_shuts_down_cleanly() {
+	image=$KARMA_ROOT/build/test/debian.img
+	[ -r "$image" ] || die "no $image: see tests/guest/make-debian-image"
+	cp --sparse=always "$image" disk
+	LIMIT=240
+	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --disk disk --stats
+	wait_for "debian-guest login:" 180
+	send root
+	wait_for "root@debian-guest:" 60
+	send "systemctl is-system-running; findmnt -no SOURCE,FSTYPE /; echo kept >/root/kept; poweroff"
+	wait_for "/dev/vda +ext4" 60
+	end_guest
+	expect_status 0
+	[ "$(counter exit.mmio)" = 0 ] || die "MMIO exits: $(counter exit.mmio)"
+	check_disk disk
+	[ "$(/sbin/debugfs -R 'cat /root/kept' disk 2>/dev/null)" = kept ] || die "lost /root/kept"
+}

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2034,SC2154,SC2016
+# (the library's variables; the guest's shell expands what we quote)
+#
+# Disks: what the guest wrote and synced is there, whatever happened; faults reach the guest.
+
+test_command_runs_on_the_disks_root() {
+	mkdir root
+	make_busybox_root root
+	echo "from the disk" >root/data/file
+	make_disk disk 32M root
+	guest --disk disk -- cat /data/file
+	expect_status 0
+	expect_out "from the disk"
+}
+
+test_200_mb_written_and_synced_read_back_equal_after_a_second_boot() {
+	mkdir root
+	make_busybox_root root
+	make_disk disk 400M root
+	guest --disk disk -- sh -c '
+		dd if=/dev/urandom of=/data/big bs=1M count=200 conv=fsync 2>/dev/null &&
+		sha256sum </data/big'
+	expect_status 0
+	cp out written
+	guest --disk disk -- sh -c 'sha256sum </data/big'
+	expect_status 0
+	cmp written out || die "read back: $(cat out), written: $(cat written)"
+	check_disk disk
+}
+
+test_kill_9_of_the_monitor_loses_nothing_that_was_synced() {
+	mkdir root
+	make_busybox_root root
+	make_disk disk 128M root
+	# Each record is told on the console only after it is on the disk.
+	# shellcheck disable=SC2016 # the guest's variables
+	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --disk disk -- sh -c '
+		i=0
+		while :; do
+			i=$((i + 1))
+			dd if=/dev/zero of=/data/filler bs=64k count=4 conv=notrunc 2>/dev/null &
+			echo "record $i" | dd of=/data/record.$i conv=fsync 2>/dev/null &&
+				sync && echo "synced $i"
+		done'
+	wait_for "synced 20" 100
+	kill -9 "$guest_pid"
+	end_guest
+	[ "$status" = 137 ] || die "status $status"
+	last=$(sed -n 's/^synced \([0-9]*\)$/\1/p' out | tail -n 1)
+	# shellcheck disable=SC2016
+	guest --disk disk -- sh -c '
+		for i in $(seq 1 '"$last"'); do
+			[ "$(cat /data/record.$i)" = "record $i" ] || { echo "lost $i"; exit 9; }
+		done
+		echo "all '"$last"'"'
+	expect_status 0
+	expect_out "all $last"
+}
+
+test_read_only_disk_is_not_written() {
+	mkdir root
+	make_busybox_root root
+	make_disk disk 32M root
+	cp disk before
+	guest --disk disk,ro -- sh -c 'echo x >/data/file'
+	expect_status 1
+	expect_in out "Read-only file system"
+	cmp disk before || die "the image changed"
+}
+
+test_serial_is_seen_in_the_guest() {
+	truncate -s 1M disk
+	guest --disk disk,serial=KARMA-1 --cmdline root= -- cat /sys/block/vda/serial
+	expect_status 0
+	expect_out "KARMA-1"
+}
+
+test_discard_frees_space_on_the_host() {
+	mkdir root
+	make_busybox_root root
+	make_disk disk 64M root
+	guest --disk disk -- sh -c '
+		dd if=/dev/urandom of=/data/big bs=1M count=40 conv=fsync 2>/dev/null && rm /data/big' ||
+		die "no guest"
+	before=$(stat -c %b disk)
+	guest --disk disk -- sh -c 'fstrim /'
+	expect_status 0
+	after=$(stat -c %b disk)
+	[ $((before - after)) -gt $((30 * 2048)) ] || die "blocks: $before before, $after after"
+	check_disk disk
+}
+
+test_full_host_file_system_is_an_io_error_and_the_guest_goes_on() {
+	[ "$(id -u)" = 0 ] || skip "needs root, to mount a small file system"
+	mkdir small
+	mount -t tmpfs -o size=16M small small
+	trap 'umount -l small; clean_up' EXIT
+	truncate -s 64M small/disk
+	guest --disk small/disk --cmdline root= -- sh -c '
+		dd if=/dev/zero of=/dev/vda bs=1M count=64 conv=fsync; echo "dd gave $?"
+		dd if=/dev/zero of=/dev/vda bs=1M count=4 conv=fsync; echo "dd gave $?"'
+	expect_status 0
+	expect_in out "I/O error"
+	expect_in out "dd gave 1"
+	expect_in out "dd gave 0"
+	expect_in err "disk vda: write at byte .* failed: No space left on device"
+}
+
+test_block_device_is_a_disk() {
+	[ "$(id -u)" = 0 ] || skip "needs root, for a loop device"
+	truncate -s 16M image
+	loop=$(losetup -f --show image) || skip "no loop device"
+	trap 'losetup -d "$loop"; clean_up' EXIT
+	guest --disk "$loop" --cmdline root= -- sh -c '
+		echo "to the device" | dd of=/dev/vda conv=fsync 2>/dev/null'
+	expect_status 0
+	head -c 13 image >got
+	[ "$(cat got)" = "to the device" ] || die "image holds $(cat got)"
+}
+
+test_several_disks_come_in_order() {
+	truncate -s 1M a
+	truncate -s 2M b
+	truncate -s 3M c
+	guest --disk a --disk b --disk c,ro --cmdline root= -- \
+		sh -c 'cat /sys/block/vd[abc]/size /sys/block/vd[abc]/ro'
+	expect_status 0
+	expect_out "$(printf '2048\n4096\n6144\n0\n0\n1')"
+}
+
+test_an_image_in_use_is_refused() {
+	truncate -s 1M disk
+	flock disk sleep 60 &
+	guest_pid=$!
+	sleep 0.5
+	guest --disk disk -- true
+	expect_status 125
+	expect_in err "in use by another guest"
+}
+
+test_no_mmio_and_only_the_stock_kernels_port_probes() {
+	mkdir root
+	make_busybox_root root
+	make_disk disk 32M root
+	guest --disk disk --stats -- sh -c 'cat /bin/busybox | sha256sum; echo x >/data/x; sync'
+	expect_status 0
+	[ "$(counter exit.mmio)" = 0 ] || die "MMIO exits: $(counter exit.mmio)"
+	[ "$(counter exit.io)" -le 8 ] || die "port exits: $(counter exit.io)"
+	[ "$(counter hypercall.queue_notify)" -gt 0 ] || die "no notification was counted"
+	[ "$(counter hypercall.unknown)" = 0 ] || die "unknown calls: $(counter hypercall.unknown)"
+}

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2034,SC2154,SC2016
+# (the library's variables; the guest's shell expands what we quote)
+#
+# How a guest ends, and what `karma run` makes of it.
+
+test_command_status_is_karmas() {
+	guest -- sh -c 'exit 3'
+	expect_status 3
+	[ ! -s out ] || die "a silent command printed: $(cat out)"
+	[ ! -s err ] || die "karma printed: $(cat err)"
+}
+
+test_command_killed_by_signal_gives_128_and_more() {
+	# shellcheck disable=SC2016 # the guest's $$
+	guest -- sh -c 'kill -9 $$'
+	expect_status 137
+}
+
+test_command_status_of_karmas_own_is_told_as_123() {
+	guest -- sh -c 'exit 126'
+	expect_status 123
+	expect_in err "status 126 is told as 123"
+}
+
+test_command_not_found_is_told() {
+	guest -- no-such-command
+	expect_status 123
+	expect_in out "no-such-command.*not found"
+}
+
+test_poweroff_gives_0() {
+	guest -- poweroff
+	expect_status 0
+}
+
+test_reboot_gives_0() {
+	guest -- reboot
+	expect_status 0
+}
+
+test_panic_gives_126_and_shows_its_message() {
+	guest -- sh -c 'echo c > /proc/sysrq-trigger'
+	expect_status 126
+	expect_in err "kernel panicked: sysrq triggered crash"
+	expect_in out "Kernel panic - not syncing: sysrq triggered crash"
+}
+
+test_panic_before_the_driver_gives_126() {
+	status=0
+	make_disk disk 16M
+	# No initramfs, and no driver for the disk: the kernel finds no root.
+	KARMA_GUEST_DIR=/nonexistent "$KARMA" run --kernel "$KARMA_KERNEL" --disk disk \
+		--timeout "$LIMIT" >out 2>err || status=$?
+	expect_status 126
+	expect_in err "panicked early"
+	expect_in err "make guest KVER=$RELEASE"
+}
+
+test_timeout_gives_124() {
+	LIMIT=8
+	guest -- sleep 1000
+	expect_status 124
+	expect_in err "after 8 seconds"
+}
+
+test_missing_kernel_gives_125_and_says_so() {
+	KARMA_KERNEL=/nonexistent/vmlinuz guest -- true
+	expect_status 125
+	expect_in err "/nonexistent/vmlinuz.*No such file"
+	[ ! -s out ] || die "stdout holds $(cat out)"
+}
+
+test_sigterm_lets_the_guest_power_off() {
+	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" -- \
+		sh -c 'echo up; sleep 1000'
+	wait_for up 60
+	kill -TERM "$guest_pid"
+	end_guest
+	expect_status 0
+}
+
+test_sigterm_ends_a_guest_that_does_not_power_off() {
+	start_guest --grace 3 --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" -- \
+		sh -c 'kill -STOP 1; echo up; cat /dev/zero >/dev/null'
+	wait_for up 60
+	kill -TERM "$guest_pid"
+	sleep 0.5
+	kill -TERM "$guest_pid"
+	end_guest
+	expect_status 143
+}
+
+test_sigint_ends_the_guest_at_once() {
+	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" -- \
+		sh -c 'echo up; sleep 1000'
+	wait_for up 60
+	kill -INT "$guest_pid"
+	end_guest
+	expect_status 130
+}
+
+test_triple_fault_gives_127() {
+	tiny triple-fault
+	expect_status 127
+	expect_in err "triple fault"
+}
+
+test_access_to_absent_memory_gives_127() {
+	tiny mmio
+	expect_status 127
+	expect_in err "0xc8000000, where there is no memory and no device"
+}
+
+test_absent_port_reads_as_ones() {
+	tiny port --stats
+	expect_status 7
+	[ "$(counter exit.io)" = 2 ] || die "exit.io is $(counter exit.io), not 2"
+}
+
+test_strict_forbids_absent_ports() {
+	tiny port --strict
+	expect_status 127
+	expect_in err "I/O port 0x1234, and --strict forbids that"
+}
+
+test_unknown_hypercalls_are_refused_and_counted() {
+	tiny hypercalls --stats
+	expect_status 42
+	[ "$(counter hypercall.unknown)" = 3 ] || die "unknown: $(counter hypercall.unknown)"
+	[ "$(counter hypercall.refused)" = 2 ] || die "refused: $(counter hypercall.refused)"
+	expect_out "tiny"
+}
+
+test_check_says_that_guests_can_run() {
+	"$KARMA" check >out 2>err
+	expect_in out "a probe guest's call reached Karma"
+	expect_in out "This host can run guests"
+	expect_not_in out "FAIL"
+}

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2034,SC2154 # variables of the tests
+#
+# What the tests with whole guests share: starting a guest, talking to it, judging how it ended.
+
+KARMA=${KARMA:-$KARMA_ROOT/build/karma}
+: "${KARMA_KERNEL:?the path of the guest kernel (vmlinuz)}"
+RELEASE=${KARMA_KERNEL##*/vmlinuz-}
+INITRAMFS=$KARMA_ROOT/build/guest/$RELEASE/initramfs.img
+TINY=$KARMA_ROOT/build/test/tiny
+
+# A guest that hangs must not hang the tests.
+LIMIT=120
+
+say() { echo "$*" >&2; }
+die() { say "$*"; exit 1; }
+skip() { say "$*"; exit 77; }
+
+# guest OPTION...: run Debian's kernel with Karma's initramfs; output in out, messages in err.
+# Sets $status.
+guest() {
+	status=0
+	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" "$@" \
+		>out 2>err || status=$?
+}
+
+# tiny NAME OPTION...: run one of tests/guest/tiny instead.
+tiny() {
+	local name=$1
+	shift
+	status=0
+	"$KARMA" run --kernel "$TINY/$name" --timeout 20 "$@" >out 2>err || status=$?
+}
+
+expect_status() {	# NUMBER
+	[ "$status" = "$1" ] && return
+	say "status is $status, not $1; stdout:"; cat out >&2; say "stderr:"; cat err >&2
+	exit 1
+}
+
+expect_out() {	# TEXT: stdout is that, exactly, with a newline
+	printf '%s\n' "$1" | cmp -s - out && return
+	say "stdout is not '$1' but:"; od -c out | head -n 40 >&2; say "stderr:"; cat err >&2
+	exit 1
+}
+
+expect_in() {	# FILE PATTERN
+	grep -Eq -- "$2" "$1" && return
+	say "no '$2' in $1:"; cat "$1" >&2
+	exit 1
+}
+
+expect_not_in() {	# FILE PATTERN
+	grep -Eq -- "$2" "$1" || return 0
+	say "'$2' in $1:"; cat "$1" >&2
+	exit 1
+}
+
+counter() {	# NAME: of --stats
+	sed -n "s/^stats $1 //p" err
+}
+
+# start_guest OPTION...: run in the background, to be talked to by send and wait_for.
+start_guest() {
+	mkfifo to_guest
+	"$KARMA" run --timeout "$LIMIT" "$@" <to_guest >out 2>err &
+	guest_pid=$!
+	exec 7>to_guest
+}
+
+send() { printf '%s\n' "$1" >&7; }
+
+# wait_for PATTERN SECONDS: until the guest has printed it.
+wait_for() {
+	local end=$((SECONDS + $2))
+	until grep -Eq -- "$1" out; do
+		if ! kill -0 "$guest_pid" 2>/dev/null; then
+			say "guest ended before it printed '$1':"; cat out err >&2; exit 1
+		fi
+		if [ $SECONDS -ge $end ]; then
+			say "no '$1' after $2 s:"; cat out err >&2; exit 1
+		fi
+		sleep 0.1
+	done
+}
+
+end_guest() {	# wait for its end, and set $status
+	exec 7>&-
+	status=0
+	wait "$guest_pid" || status=$?
+	guest_pid=
+}
+
+make_disk() {	# FILE SIZE [DIRECTORY]: an ext4 image, with the contents of the directory
+	truncate -s "$2" "$1"
+	/sbin/mke2fs -q -t ext4 ${3:+-d "$3"} "$1"
+}
+
+check_disk() {	# FILE
+	/sbin/e2fsck -fn "$1" >fsck.log 2>&1 || { cat fsck.log >&2; die "$1 is damaged"; }
+}
+
+# A directory for an image that a guest can run commands on, by busybox.
+make_busybox_root() {	# DIRECTORY
+	mkdir -p "$1"/{bin,dev,proc,sys,tmp,run,data}
+	cp "$(command -v busybox)" "$1/bin/busybox"
+	local applet
+	for applet in sh cat sha256sum dd sync ls mount fstrim seq echo head tail sleep poweroff; do
+		ln -s busybox "$1/bin/$applet"
+	done
+}
+
+clean_up() {
+	[ -z "${guest_pid-}" ] || kill -9 "$guest_pid" 2>/dev/null || true
+}

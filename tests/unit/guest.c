@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The simulated guest that the tests of devices and hypercalls drive. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "guest.h"
+
+#define ALLOC_START 0x100000ull
+
+int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000ll + now.tv_nsec / 1000000;
+}
+
+/* Guest memory is moved to between two pages without any access: a stray one faults. */
+void guarded_memory_init(
+	struct guest_memory *memory, uint64_t size, void **area, size_t *area_size)
+{
+	uint8_t *guarded;
+
+	ck_assert_int_eq(guest_memory_init(memory, size), 0);
+	*area_size = size + 2 * PAGE_BYTES;
+	guarded = mmap(NULL, *area_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+		0);
+	ck_assert_ptr_ne(guarded, MAP_FAILED);
+	ck_assert_ptr_eq(mremap(memory->base, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
+				 guarded + PAGE_BYTES),
+		guarded + PAGE_BYTES);
+	memory->base = guarded + PAGE_BYTES;
+	*area = guarded;
+}
+
+void guarded_memory_release(struct guest_memory *memory, void *area, size_t area_size)
+{
+	guest_memory_release(memory);
+	munmap(area, area_size);
+}
+
+static size_t record_console(struct machine *machine, const void *text, size_t length)
+{
+	struct sim *sim = container_of(machine, struct sim, machine);
+
+	if (length > sim->console_takes)
+		length = sim->console_takes;
+	if (length > sizeof(sim->console) - sim->console_length)
+		length = sizeof(sim->console) - sim->console_length;
+	memcpy(sim->console + sim->console_length, text, length);
+	sim->console_length += length;
+	return length;
+}
+
+static void record_end(struct machine *machine, enum machine_end how, unsigned status)
+{
+	struct sim *sim = container_of(machine, struct sim, machine);
+
+	sim->ends++;
+	sim->end = how;
+	sim->end_status = status;
+}
+
+static void record_ready(struct machine *machine, bool ready)
+{
+	container_of(machine, struct sim, machine)->readies += ready;
+}
+
+static const struct machine_ops recorder = {
+	.console_write = record_console,
+	.end = record_end,
+	.ready = record_ready,
+};
+
+void sim_init(struct sim *sim, uint64_t memory_size)
+{
+	memset(sim, 0, sizeof(*sim));
+	guarded_memory_init(&sim->memory, memory_size, &sim->area, &sim->area_size);
+	machine_init(&sim->machine, &sim->memory, &recorder);
+	ck_assert_int_eq(io_ring_init(&sim->ring, SIM_RING_ENTRIES), 0);
+	sim->machine.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	ck_assert_int_ge(sim->machine.event_fd, 0);
+	sim->environment = (struct virtio_environment){ &sim->memory, &sim->ring };
+	sim->next_free = ALLOC_START;
+	sim->console_takes = SIZE_MAX;
+}
+
+/* In the monitor's order: the ring first, since it may hold buffers of devices. */
+void sim_release(struct sim *sim)
+{
+	io_ring_release(&sim->ring);
+	close(sim->machine.event_fd);
+	machine_release(&sim->machine);
+	guarded_memory_release(&sim->memory, sim->area, sim->area_size);
+}
+
+int64_t sim_call(struct sim *sim, unsigned number, uint32_t argument, uint64_t value)
+{
+	return hypercall(&sim->machine, &sim->counters,
+		KARMA_WINDOW_BASE + ((uint64_t)number << 12), (uint64_t)KARMA_TAG | argument, value);
+}
+
+uint64_t sim_alloc(struct sim *sim, size_t bytes, size_t align)
+{
+	uint64_t gpa;
+
+	ck_assert(align_up(sim->next_free, align, &gpa));
+	memset(sim_at(sim, gpa, bytes), 0, bytes);
+	sim->next_free = gpa + bytes;
+	return gpa;
+}
+
+uint64_t sim_text(struct sim *sim, const void *bytes, size_t length)
+{
+	uint64_t gpa = sim_alloc(sim, length, 1);
+
+	memcpy(sim_at(sim, gpa, length), bytes, length);
+	return gpa;
+}
+
+void *sim_at(struct sim *sim, uint64_t gpa, uint64_t length)
+{
+	void *pointer = guest_memory_at(&sim->memory, GPA(gpa), length);
+
+	ck_assert_ptr_nonnull(pointer);
+	return pointer;
+}
+
+bool sim_run_until(struct sim *sim, bool (*done)(void *context), void *context)
+{
+	const struct timespec pause = { .tv_nsec = 50 * 1000 };
+	int64_t end = now_ms() + SIM_PATIENCE_MS;
+
+	while (!done(context)) {
+		if (now_ms() > end)
+			return false;
+		if (io_ring_run(&sim->ring, false) == 0)
+			nanosleep(&pause, NULL);
+	}
+	return true;
+}
+
+void sim_run_moment(struct sim *sim)
+{
+	const struct timespec pause = { .tv_nsec = 500 * 1000 };
+	int64_t end = now_ms() + SIM_MOMENT_MS;
+
+	while (now_ms() <= end) {
+		if (io_ring_run(&sim->ring, false) == 0)
+			nanosleep(&pause, NULL);
+	}
+}
+
+unsigned sim_add(struct sim *sim, struct virtio_device *device)
+{
+	ck_assert_ptr_nonnull(device);
+	ck_assert_int_eq(machine_add(&sim->machine, device), 0);
+	return sim->machine.device_count - 1;
+}
+
+static void set_status(struct sim *sim, unsigned device, uint8_t status)
+{
+	ck_assert_int_eq(sim_call(sim, KARMA_CALL_device_set_status, device, status), 0);
+	ck_assert_int_eq(sim_status(sim, device), status);
+}
+
+void sim_negotiate(struct sim *sim, unsigned device, uint64_t features)
+{
+	set_status(sim, device, VIRTIO_CONFIG_S_ACKNOWLEDGE);
+	set_status(sim, device, STATUS_DRIVER);
+	for (unsigned half = 0; half < 2; half++)
+		ck_assert_int_eq(sim_call(sim, KARMA_CALL_device_accept, KARMA_ARG(device, half),
+					 (uint32_t)(features >> (32 * half))),
+			0);
+	set_status(sim, device, STATUS_FEATURES);
+}
+
+void sim_driver_ok(struct sim *sim, unsigned device)
+{
+	set_status(sim, device, STATUS_RUNNING);
+}
+
+int64_t sim_status(struct sim *sim, unsigned device)
+{
+	return sim_call(sim, KARMA_CALL_device_status, device, 0);
+}
+
+struct reset_wait {
+	struct sim *sim;
+	unsigned device;
+};
+
+static bool is_reset(void *context)
+{
+	struct reset_wait *wait = context;
+
+	return sim_status(wait->sim, wait->device) == 0;
+}
+
+void sim_reset(struct sim *sim, unsigned device)
+{
+	struct reset_wait wait = { sim, device };
+
+	ck_assert_int_eq(sim_call(sim, KARMA_CALL_device_set_status, device, 0), 0);
+	ck_assert_msg(sim_run_until(sim, is_reset, &wait), "the reset does not end");
+}
+
+void driver_queue_setup(
+	struct driver_queue *queue, struct sim *sim, unsigned device, unsigned index, uint16_t size)
+{
+	size_t avail_bytes = sizeof(struct vring_avail) + 2u * size + 2;
+	size_t used_bytes = sizeof(struct vring_used) + 8u * size + 2;
+	struct karma_queue_setup setup = { .size = size };
+
+	*queue = (struct driver_queue){ .sim = sim, .device = device, .index = index, .size = size };
+	queue->descriptors_gpa = setup.descriptors = sim_alloc(sim, 16u * size, 16);
+	queue->avail_gpa = setup.driver = sim_alloc(sim, avail_bytes, 2);
+	queue->used_gpa = setup.device = sim_alloc(sim, used_bytes, 4);
+	queue->descriptors = sim_at(sim, queue->descriptors_gpa, 16u * size);
+	queue->avail = sim_at(sim, queue->avail_gpa, avail_bytes);
+	queue->used = sim_at(sim, queue->used_gpa, used_bytes);
+	queue->irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	ck_assert_int_ge(queue->irq_fd, 0);
+	sim->machine.devices[device]->queues[index].irq_fd = queue->irq_fd;
+	ck_assert_int_eq(sim_call(sim, KARMA_CALL_queue_setup, KARMA_ARG(device, index),
+				 sim_text(sim, &setup, sizeof(setup))),
+		0);
+}
+
+void driver_queue_release(struct driver_queue *queue)
+{
+	queue->sim->machine.devices[queue->device]->queues[queue->index].irq_fd = -1;
+	close(queue->irq_fd);
+}
+
+static uint16_t part_flags(const struct part *parts, unsigned i, unsigned count)
+{
+	return (parts[i].write ? VRING_DESC_F_WRITE : 0) |
+		(i + 1 < count ? VRING_DESC_F_NEXT : 0);
+}
+
+uint16_t driver_chain(struct driver_queue *queue, const struct part *parts, unsigned count)
+{
+	uint16_t head = queue->next_descriptor;
+
+	ck_assert_uint_le(count, queue->size);
+	for (unsigned i = 0; i < count; i++) {
+		uint16_t next = (queue->next_descriptor + 1) % queue->size;
+
+		queue->descriptors[queue->next_descriptor] = (struct vring_desc){
+			.addr = parts[i].gpa,
+			.len = parts[i].length,
+			.flags = part_flags(parts, i, count),
+			.next = next,
+		};
+		queue->next_descriptor = next;
+	}
+	return head;
+}
+
+uint16_t driver_chain_indirect(
+	struct driver_queue *queue, const struct part *parts, unsigned count)
+{
+	uint16_t head = queue->next_descriptor;
+	uint64_t gpa = sim_alloc(queue->sim, count * sizeof(struct vring_desc), 16);
+	struct vring_desc *table = sim_at(queue->sim, gpa, count * sizeof(struct vring_desc));
+
+	for (unsigned i = 0; i < count; i++)
+		table[i] = (struct vring_desc){
+			.addr = parts[i].gpa,
+			.len = parts[i].length,
+			.flags = part_flags(parts, i, count),
+			.next = i + 1,
+		};
+	queue->descriptors[head] = (struct vring_desc){
+		.addr = gpa,
+		.len = count * sizeof(struct vring_desc),
+		.flags = VRING_DESC_F_INDIRECT,
+	};
+	queue->next_descriptor = (head + 1) % queue->size;
+	return head;
+}
+
+void driver_publish(struct driver_queue *queue, uint16_t head)
+{
+	uint16_t index = queue->avail->idx;
+
+	__atomic_store_n(&queue->avail->ring[index % queue->size], head, __ATOMIC_RELAXED);
+	__atomic_store_n(&queue->avail->idx, (uint16_t)(index + 1), __ATOMIC_RELEASE);
+}
+
+void driver_kick(struct driver_queue *queue)
+{
+	ck_assert_int_eq(sim_call(queue->sim, KARMA_CALL_queue_notify,
+				 KARMA_ARG(queue->device, queue->index), 0),
+		0);
+}
+
+uint16_t driver_used(const struct driver_queue *queue)
+{
+	return __atomic_load_n(&queue->used->idx, __ATOMIC_ACQUIRE) - queue->last_used;
+}
+
+static bool has_used(void *queue)
+{
+	return driver_used(queue) != 0;
+}
+
+struct vring_used_elem driver_wait(struct driver_queue *queue)
+{
+	ck_assert_msg(sim_run_until(queue->sim, has_used, queue),
+		"the device does not give the chain back");
+	return queue->used->ring[queue->last_used++ % queue->size];
+}
+
+uint64_t driver_interrupts(struct driver_queue *queue)
+{
+	uint64_t count = 0;
+
+	if (read(queue->irq_fd, &count, sizeof(count)) < 0)
+		ck_assert_int_eq(errno, EAGAIN);
+	return count;
+}
+
+/* The event indexes lie behind the rings (virtio 1.2, sections 2.7.7 and 2.7.8). */
+uint16_t *driver_used_event(struct driver_queue *queue)
+{
+	return &queue->avail->ring[queue->size];
+}
+
+uint16_t *driver_avail_event(struct driver_queue *queue)
+{
+	return (uint16_t *)&queue->used->ring[queue->size];
+}
+
+void sim_start_device(struct sim *sim, unsigned device, uint64_t features,
+	struct driver_queue *queues, unsigned queue_count, uint16_t size)
+{
+	sim_negotiate(sim, device, features);
+	for (unsigned i = 0; i < queue_count; i++)
+		driver_queue_setup(&queues[i], sim, device, i, size);
+	sim_driver_ok(sim, device);
+}
+
+static int messages_fd = -1, messages_saved = -1;
+static char messages[65536];
+
+void messages_begin(void)
+{
+	messages_fd = memfd_create("messages", MFD_CLOEXEC);
+	messages_saved = dup(STDERR_FILENO);
+	ck_assert_int_ge(messages_fd, 0);
+	ck_assert_int_ge(messages_saved, 0);
+	ck_assert_int_eq(dup2(messages_fd, STDERR_FILENO), STDERR_FILENO);
+}
+
+const char *messages_end(void)
+{
+	ssize_t length = pread(messages_fd, messages, sizeof(messages) - 1, 0);
+
+	ck_assert_int_ge(length, 0);
+	messages[length] = '\0';
+	ck_assert_int_eq(dup2(messages_saved, STDERR_FILENO), STDERR_FILENO);
+	close(messages_saved);
+	close(messages_fd);
+	return messages;
+}
+
+int temporary_file(uint64_t size)
+{
+	const char *directory = getenv("TMPDIR");
+	int fd = open(directory ? directory : "/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	/* Not every file system has files without a name. */
+	if (fd < 0)
+		fd = memfd_create("disk", MFD_CLOEXEC);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(ftruncate(fd, size), 0);
+	return fd;
+}
+
+const char *descriptor_path(int fd)
+{
+	static char paths[4][32];
+	static unsigned next;
+	char *path = paths[next++ % ARRAY_SIZE(paths)];
+
+	snprintf(path, sizeof(paths[0]), "/proc/self/fd/%d", fd);
+	return path;
+}
+
+/* xorshift64* */
+uint64_t random_next(uint64_t *state)
+{
+	*state ^= *state >> 12;
+	*state ^= *state << 25;
+	*state ^= *state >> 27;
+	return *state * 0x2545f4914f6cdd1dull;
+}

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A simulated guest: memory, a machine without KVM, an io_uring that the test runs itself, and the
+ * driver's side of the Karma ABI and of split virtqueues.
+ *
+ * One thread plays all parts.  What goes wrong in here fails the test that is running.
+ */
+#ifndef KARMA_TESTS_GUEST_H
+#define KARMA_TESTS_GUEST_H
+
+#include <check.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "karma/devices.h"
+#include "karma/hypercall.h"
+#include "karma/util.h"
+
+/* The suites, for main.c. */
+Suite *memory_suite(void);
+Suite *queue_suite(void);
+Suite *transport_suite(void);
+Suite *blk_suite(void);
+Suite *console_suite(void);
+Suite *rng_suite(void);
+Suite *hypercall_suite(void);
+Suite *options_suite(void);
+Suite *cpuid_suite(void);
+Suite *boot_suite(void);
+
+#define SIM_MEMORY (16 * MIB)
+#define SIM_RING_ENTRIES 64
+#define SIM_CONSOLE_BYTES 16384
+/* How long the simulated guest waits for what must happen, and for what must not. */
+#define SIM_PATIENCE_MS 10000
+#define SIM_MOMENT_MS 30
+
+#define STATUS_DRIVER (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER)
+#define STATUS_FEATURES (STATUS_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK)
+#define STATUS_RUNNING (STATUS_FEATURES | VIRTIO_CONFIG_S_DRIVER_OK)
+#define STATUS_BROKEN (STATUS_RUNNING | VIRTIO_CONFIG_S_NEEDS_RESET)
+
+#define FEATURE(bit) (1ull << (bit))
+#define FEATURES_PLAIN FEATURE(VIRTIO_F_VERSION_1)
+#define FEATURES_INDIRECT (FEATURES_PLAIN | FEATURE(VIRTIO_RING_F_INDIRECT_DESC))
+#define FEATURES_EVENT (FEATURES_PLAIN | FEATURE(VIRTIO_RING_F_EVENT_IDX))
+
+struct sim {
+	struct guest_memory memory;	/* between two pages that nobody may touch */
+	struct machine machine;
+	struct io_ring ring;
+	struct virtio_environment environment;
+	struct hypercall_counters counters;
+	void *area;
+	size_t area_size;
+	uint64_t next_free;		/* guest-physical */
+
+	/* What the guest made happen. */
+	char console[SIM_CONSOLE_BYTES];
+	size_t console_length;
+	size_t console_takes;		/* bytes of one write that the console takes at most */
+	unsigned ends, readies;
+	enum machine_end end;
+	unsigned end_status;
+};
+
+void sim_init(struct sim *sim, uint64_t memory_size);
+void sim_release(struct sim *sim);
+
+/* Guest memory between guard pages, for tests without a machine; area is for the release. */
+void guarded_memory_init(
+	struct guest_memory *memory, uint64_t size, void **area, size_t *area_size);
+void guarded_memory_release(struct guest_memory *memory, void *area, size_t area_size);
+
+/* A call as a guest makes it: number and argument go into RBX and RCX. */
+int64_t sim_call(struct sim *sim, unsigned number, uint32_t argument, uint64_t value);
+
+/* Memory for the guest's driver, zeroed. */
+uint64_t sim_alloc(struct sim *sim, size_t bytes, size_t align);
+uint64_t sim_text(struct sim *sim, const void *bytes, size_t length);
+/* What is at a guest address; it has to be RAM. */
+void *sim_at(struct sim *sim, uint64_t gpa, uint64_t length);
+
+/* Let the I/O thread's part run until done() says so; false if patience ended first. */
+bool sim_run_until(struct sim *sim, bool (*done)(void *context), void *context);
+/* Let the I/O thread's part run for a moment, in which all that is to happen does. */
+void sim_run_moment(struct sim *sim);
+
+unsigned sim_add(struct sim *sim, struct virtio_device *device);
+
+/* The driver's way through the status field (virtio 1.2, section 3.1.1). */
+void sim_negotiate(struct sim *sim, unsigned device, uint64_t features);
+void sim_driver_ok(struct sim *sim, unsigned device);
+int64_t sim_status(struct sim *sim, unsigned device);
+/* Reset, and run until it is over. */
+void sim_reset(struct sim *sim, unsigned device);
+
+/* A queue, as its driver sees it. */
+struct driver_queue {
+	struct sim *sim;
+	unsigned device, index;
+	uint16_t size, next_descriptor, last_used;
+	uint64_t descriptors_gpa, avail_gpa, used_gpa;
+	struct vring_desc *descriptors;
+	struct vring_avail *avail;
+	struct vring_used *used;
+	int irq_fd;
+};
+
+/* A buffer of a chain. */
+struct part {
+	uint64_t gpa;
+	uint32_t length;
+	bool write;		/* by the device */
+};
+
+void driver_queue_setup(
+	struct driver_queue *queue, struct sim *sim, unsigned device, unsigned index, uint16_t size);
+void driver_queue_release(struct driver_queue *queue);
+
+/* Write a chain into descriptors, which are taken in turn; returns its head. */
+uint16_t driver_chain(struct driver_queue *queue, const struct part *parts, unsigned count);
+uint16_t driver_chain_indirect(
+	struct driver_queue *queue, const struct part *parts, unsigned count);
+/* Make a head available; the device learns of it by driver_kick(). */
+void driver_publish(struct driver_queue *queue, uint16_t head);
+void driver_kick(struct driver_queue *queue);
+/* Chains that the device gave back and that nobody waited for yet. */
+uint16_t driver_used(const struct driver_queue *queue);
+/* The next chain that the device gives back. */
+struct vring_used_elem driver_wait(struct driver_queue *queue);
+/* Interrupts since the last call. */
+uint64_t driver_interrupts(struct driver_queue *queue);
+uint16_t *driver_used_event(struct driver_queue *queue);
+uint16_t *driver_avail_event(struct driver_queue *queue);
+
+/* A device started in one go, with its first queue. */
+void sim_start_device(struct sim *sim, unsigned device, uint64_t features,
+	struct driver_queue *queues, unsigned queue_count, uint16_t size);
+
+/* What is printed on stderr between the two calls. */
+void messages_begin(void);
+const char *messages_end(void);
+
+/* A file without a name, of zeroes; its path is that of an open descriptor. */
+int temporary_file(uint64_t size);
+const char *descriptor_path(int fd);
+
+int64_t now_ms(void);
+
+/* A generator of random numbers: the same for the same seed, never 0 as its state. */
+uint64_t random_next(uint64_t *state);
+
+#endif

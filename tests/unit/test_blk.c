@@ -1,0 +1,890 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The block device on files: what the guest asks for, and what it must not get. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/virtio_blk.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "guest.h"
+
+#define SECTOR 512u
+#define DISK_SECTORS 2048ull
+#define DISK_BYTES (DISK_SECTORS * SECTOR)
+#define QUEUE_SIZE 256
+#define SEGMENTS_MAX 254u
+#define STATUS_UNTOUCHED 0xee
+
+static struct sim sim;
+static struct driver_queue queue;
+static struct virtio_device *blk;
+static int file;
+static uint64_t data;		/* guest-physical, of 256 KiB for the tests */
+
+static void add_disk(const char *path, bool read_only, bool direct, const char *serial)
+{
+	struct disk_options options = { .path = path, .read_only = read_only, .direct = direct };
+	struct disk disk;
+
+	ck_assert_int_eq(disk_open(&disk, &options, &sim.ring), 0);
+	blk = blk_create(&sim.environment, "vda", &disk, serial);
+	ck_assert_uint_eq(sim_add(&sim, blk), 0);
+}
+
+static void start(void)
+{
+	sim_start_device(&sim, 0,
+		FEATURES_INDIRECT | FEATURES_EVENT | (blk->offered & 0xffffff), &queue, 1,
+		QUEUE_SIZE);
+}
+
+static void setup_memory(void)
+{
+	sim_init(&sim, SIM_MEMORY);
+	file = temporary_file(DISK_BYTES);
+	data = sim_alloc(&sim, 256 * KIB, 4096);
+	queue.irq_fd = -1;
+}
+
+static void setup(void)
+{
+	setup_memory();
+	add_disk(descriptor_path(file), false, false, "serial-0123456789abc");
+	start();
+}
+
+static void setup_read_only(void)
+{
+	setup_memory();
+	add_disk(descriptor_path(file), true, false, NULL);
+	start();
+}
+
+static void teardown(void)
+{
+	if (queue.irq_fd >= 0)
+		driver_queue_release(&queue);
+	sim_release(&sim);
+	close(file);
+}
+
+static uint64_t header(uint32_t type, uint64_t sector)
+{
+	struct virtio_blk_outhdr bytes = { .type = type, .sector = sector };
+
+	return sim_text(&sim, &bytes, sizeof(bytes));
+}
+
+static uint64_t status_place(void)
+{
+	const uint8_t untouched = STATUS_UNTOUCHED;
+
+	return sim_text(&sim, &untouched, 1);
+}
+
+static uint8_t status_at(uint64_t gpa)
+{
+	return *(uint8_t *)sim_at(&sim, gpa, 1);
+}
+
+static uint32_t last_length;
+
+/* A chain, sent and waited for; the bytes that the device says it wrote are last_length. */
+static uint8_t send_chain(uint16_t head, uint64_t status)
+{
+	struct vring_used_elem element;
+
+	driver_publish(&queue, head);
+	driver_kick(&queue);
+	element = driver_wait(&queue);
+	ck_assert_uint_eq(element.id, head);
+	last_length = element.len;
+	return status_at(status);
+}
+
+/* A request with one buffer, or none. */
+static uint8_t request(uint32_t type, uint64_t sector, uint64_t buffer, uint32_t length)
+{
+	uint64_t status = status_place();
+	bool write = type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
+	struct part parts[3] = { { header(type, sector), 16, false } };
+	unsigned count = 1;
+
+	if (length)
+		parts[count++] = (struct part){ buffer, length, write };
+	parts[count++] = (struct part){ status, 1, true };
+	return send_chain(driver_chain(&queue, parts, count), status);
+}
+
+static uint8_t clear_request(uint32_t type, uint64_t sector, uint32_t sectors, uint32_t flags)
+{
+	struct virtio_blk_discard_write_zeroes range = { sector, sectors, flags };
+
+	return request(type, 0, sim_text(&sim, &range, sizeof(range)), sizeof(range));
+}
+
+/* Bytes of their own for every place of the disk. */
+static uint8_t pattern(uint64_t offset)
+{
+	return (offset / SECTOR) * 7 + offset * 13 + 1;
+}
+
+static void fill_file(uint64_t offset, uint64_t length)
+{
+	uint8_t *bytes = malloc(length);
+
+	ck_assert_ptr_nonnull(bytes);
+	for (uint64_t i = 0; i < length; i++)
+		bytes[i] = pattern(offset + i);
+	ck_assert_int_eq(pwrite(file, bytes, length, offset), (ssize_t)length);
+	free(bytes);
+}
+
+/* One assertion for all bytes: each costs time. */
+static void assert_bytes_are(const uint8_t *bytes, uint64_t offset, uint64_t length, bool zero)
+{
+	uint64_t i = 0;
+
+	while (i < length && bytes[i] == (zero ? 0 : pattern(offset + i)))
+		i++;
+	ck_assert_msg(i == length, "byte %llu is %u", (unsigned long long)(offset + i),
+		i < length ? bytes[i] : 0);
+}
+
+static void assert_file_is(uint64_t offset, uint64_t length, bool zero)
+{
+	uint8_t *bytes = malloc(length);
+
+	ck_assert_ptr_nonnull(bytes);
+	ck_assert_int_eq(pread(file, bytes, length, offset), (ssize_t)length);
+	assert_bytes_are(bytes, offset, length, zero);
+	free(bytes);
+}
+
+static void fill_data(uint64_t offset, uint64_t length)
+{
+	uint8_t *bytes = sim_at(&sim, data, length);
+
+	for (uint64_t i = 0; i < length; i++)
+		bytes[i] = pattern(offset + i);
+}
+
+static void assert_data_is(uint64_t offset, uint64_t length)
+{
+	assert_bytes_are(sim_at(&sim, data, length), offset, length, false);
+}
+
+static off_t file_size(void)
+{
+	struct stat status;
+
+	ck_assert_int_eq(fstat(file, &status), 0);
+	return status.st_size;
+}
+
+static void assert_needs_reset(void)
+{
+	ck_assert_int_eq(sim_status(&sim, 0), STATUS_BROKEN);
+	ck_assert_uint_eq(driver_used(&queue), 0);
+	driver_queue_release(&queue);
+	sim_reset(&sim, 0);
+	start();
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+}
+
+START_TEST(what_is_written_is_in_the_file)
+{
+	fill_data(3 * SECTOR, 8 * SECTOR);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 3, data, 8 * SECTOR), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(last_length, 1);
+	assert_file_is(0, 3 * SECTOR, true);
+	assert_file_is(3 * SECTOR, 8 * SECTOR, false);
+	assert_file_is(11 * SECTOR, DISK_BYTES - 11 * SECTOR, true);
+	ck_assert_int_eq(file_size(), DISK_BYTES);
+}
+END_TEST
+
+START_TEST(what_is_in_the_file_is_read)
+{
+	fill_file(0, DISK_BYTES);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 5, data, 4 * SECTOR), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(last_length, 4 * SECTOR + 1);
+	assert_data_is(5 * SECTOR, 4 * SECTOR);
+	ck_assert_uint_eq(*(uint8_t *)sim_at(&sim, data + 4 * SECTOR, 1), 0);
+}
+END_TEST
+
+START_TEST(flush_succeeds)
+{
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(last_length, 1);
+}
+END_TEST
+
+START_TEST(id_is_the_serial)
+{
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_GET_ID, 0, data, 20), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(last_length, 21);
+	ck_assert_mem_eq(sim_at(&sim, data, 20), "serial-0123456789abc", 20);
+	/* Less room gets less, more gets no more. */
+	memset(sim_at(&sim, data, 64), 0xcc, 64);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_GET_ID, 0, data, 4), VIRTIO_BLK_S_OK);
+	ck_assert_mem_eq(sim_at(&sim, data, 5), "seri\xcc", 5);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_GET_ID, 0, data, 64), VIRTIO_BLK_S_OK);
+	ck_assert_mem_eq(sim_at(&sim, data, 21), "serial-0123456789abc\xcc", 21);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_GET_ID, 0, 0, 0), VIRTIO_BLK_S_OK);
+}
+END_TEST
+
+static uint64_t file_blocks(void)
+{
+	struct stat status;
+
+	fsync(file);
+	ck_assert_int_eq(fstat(file, &status), 0);
+	return status.st_blocks;
+}
+
+START_TEST(discard_punches_a_hole)
+{
+	uint64_t before;
+
+	fill_file(0, DISK_BYTES);
+	before = file_blocks();
+	ck_assert_uint_eq(
+		clear_request(VIRTIO_BLK_T_DISCARD, 512, 1024, 0), VIRTIO_BLK_S_OK);
+	ck_assert_uint_lt(file_blocks(), before);
+	ck_assert_int_eq(file_size(), DISK_BYTES);
+	assert_file_is(0, 512 * SECTOR, false);
+	assert_file_is(512 * SECTOR, 1024 * SECTOR, true);
+	assert_file_is(1536 * SECTOR, 512 * SECTOR, false);
+}
+END_TEST
+
+START_TEST(zeroes_are_written_with_and_without_unmap)
+{
+	const uint32_t flags[] = { 0, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP };
+
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		fill_file(0, DISK_BYTES);
+		ck_assert_uint_eq(clear_request(VIRTIO_BLK_T_WRITE_ZEROES, 9, 101, flags[i]),
+			VIRTIO_BLK_S_OK);
+		assert_file_is(0, 9 * SECTOR, false);
+		assert_file_is(9 * SECTOR, 101 * SECTOR, true);
+		assert_file_is(110 * SECTOR, SECTOR, false);
+		ck_assert_int_eq(file_size(), DISK_BYTES);
+	}
+}
+END_TEST
+
+START_TEST(zeroes_are_written_to_files_that_know_no_zero_range)
+{
+	/* Of the host's file systems, tmpfs is one. */
+	teardown();
+	sim_init(&sim, SIM_MEMORY);
+	data = sim_alloc(&sim, 256 * KIB, 4096);
+	file = memfd_create("disk", MFD_CLOEXEC);
+	ck_assert_int_eq(ftruncate(file, DISK_BYTES), 0);
+	add_disk(descriptor_path(file), false, false, NULL);
+	start();
+	fill_file(0, DISK_BYTES);
+	ck_assert_uint_eq(clear_request(VIRTIO_BLK_T_WRITE_ZEROES, 1, 20, 0), VIRTIO_BLK_S_OK);
+	assert_file_is(SECTOR, 20 * SECTOR, true);
+	assert_file_is(21 * SECTOR, SECTOR, false);
+}
+END_TEST
+
+START_TEST(bad_ranges_are_not_cleared)
+{
+	const uint32_t types[] = { VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES };
+
+	fill_file(0, DISK_BYTES);
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		uint32_t type = types[i];
+
+		ck_assert_uint_eq(clear_request(type, 0, 0, 0), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(clear_request(type, DISK_SECTORS, 1, 0), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(clear_request(type, DISK_SECTORS - 1, 2, 0), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(clear_request(type, 0, UINT32_MAX, 0), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(clear_request(type, UINT64_MAX, 1, 0), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(clear_request(type, 1ull << 55, 1, 0), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(clear_request(type, 0, 1, 2), VIRTIO_BLK_S_UNSUPP);
+		ck_assert_uint_eq(clear_request(type, 0, 1, 0x80000000), VIRTIO_BLK_S_UNSUPP);
+		/* Less than a segment, more than one. */
+		ck_assert_uint_eq(request(type, 0, data, 15), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(request(type, 0, data, 32), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(request(type, 0, 0, 0), VIRTIO_BLK_S_IOERR);
+	}
+	/* Virtio 1.2, section 5.2.6.2: unmap is for zeroes only. */
+	ck_assert_uint_eq(
+		clear_request(VIRTIO_BLK_T_DISCARD, 0, 8, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
+		VIRTIO_BLK_S_UNSUPP);
+	assert_file_is(0, DISK_BYTES, false);
+}
+END_TEST
+
+START_TEST(read_only_disk_is_read_and_not_changed)
+{
+	ck_assert(blk->offered & FEATURE(VIRTIO_BLK_F_RO));
+	ck_assert(!(blk->offered &
+		(FEATURE(VIRTIO_BLK_F_DISCARD) | FEATURE(VIRTIO_BLK_F_WRITE_ZEROES))));
+	fill_file(0, DISK_BYTES);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 0, data, SECTOR), VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(clear_request(VIRTIO_BLK_T_DISCARD, 0, 8, 0), VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(clear_request(VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 0), VIRTIO_BLK_S_IOERR);
+	assert_file_is(0, DISK_BYTES, false);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, data, SECTOR), VIRTIO_BLK_S_OK);
+	assert_data_is(0, SECTOR);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+}
+END_TEST
+
+START_TEST(nothing_is_read_or_written_past_the_end)
+{
+	const uint32_t types[] = { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT };
+
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		ck_assert_uint_eq(request(types[i], DISK_SECTORS - 1, data, SECTOR),
+			VIRTIO_BLK_S_OK);
+		ck_assert_uint_eq(
+			request(types[i], DISK_SECTORS, data, SECTOR), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(last_length, 1);
+		ck_assert_uint_eq(
+			request(types[i], DISK_SECTORS - 1, data, 2 * SECTOR), VIRTIO_BLK_S_IOERR);
+		ck_assert_int_eq(file_size(), DISK_BYTES);
+	}
+}
+END_TEST
+
+START_TEST(sectors_that_wrap_are_refused)
+{
+	/* Times 512 these are 0 or little, modulo 2^64. */
+	const uint64_t sectors[] = { UINT64_MAX, UINT64_MAX / SECTOR, UINT64_MAX / SECTOR + 1,
+		1ull << 55, 1ull << 63, (1ull << 55) + 1, INT64_MAX / SECTOR };
+
+	fill_file(0, DISK_BYTES);
+	for (size_t i = 0; i < ARRAY_SIZE(sectors); i++) {
+		ck_assert_uint_eq(
+			request(VIRTIO_BLK_T_IN, sectors[i], data, SECTOR), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(
+			request(VIRTIO_BLK_T_OUT, sectors[i], data, SECTOR), VIRTIO_BLK_S_IOERR);
+	}
+	assert_file_is(0, DISK_BYTES, false);
+}
+END_TEST
+
+START_TEST(lengths_that_are_no_whole_sectors_are_refused)
+{
+	const uint32_t lengths[] = { 1, 15, 511, 513, 1023, 4095 };
+
+	fill_file(0, DISK_BYTES);
+	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+		ck_assert_uint_eq(
+			request(VIRTIO_BLK_T_IN, 0, data, lengths[i]), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(
+			request(VIRTIO_BLK_T_OUT, 0, data, lengths[i]), VIRTIO_BLK_S_IOERR);
+	}
+	assert_file_is(0, DISK_BYTES, false);
+}
+END_TEST
+
+START_TEST(transfers_without_data_are_refused)
+{
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, 0, 0), VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 0, 0, 0), VIRTIO_BLK_S_IOERR);
+}
+END_TEST
+
+START_TEST(header_may_be_split_anywhere)
+{
+	/* Virtio 1.2, section 2.7.4: no assumption about framing. */
+	for (unsigned cut = 1; cut < 16; cut++) {
+		uint64_t at = header(VIRTIO_BLK_T_OUT, cut), status = status_place();
+		struct part parts[] = { { at, cut, false }, { at + cut, 16 - cut, false },
+			{ data, SECTOR, false }, { status, 1, true } };
+
+		fill_data(cut * SECTOR, SECTOR);
+		ck_assert_uint_eq(
+			send_chain(driver_chain(&queue, parts, 4), status), VIRTIO_BLK_S_OK);
+		assert_file_is(cut * SECTOR, SECTOR, false);
+	}
+}
+END_TEST
+
+START_TEST(header_byte_by_byte_and_data_behind_it_in_one_buffer)
+{
+	struct virtio_blk_outhdr bytes = { .type = VIRTIO_BLK_T_OUT, .sector = 2 };
+	uint64_t status = status_place();
+	struct part parts[18];
+
+	fill_data(2 * SECTOR, 2 * SECTOR);
+	memmove(sim_at(&sim, data + 16, 2 * SECTOR), sim_at(&sim, data, 2 * SECTOR), 2 * SECTOR);
+	memcpy(sim_at(&sim, data, 16), &bytes, 16);
+	for (unsigned i = 0; i < 15; i++)
+		parts[i] = (struct part){ data + i, 1, false };
+	parts[15] = (struct part){ data + 15, 1 + SECTOR + 100, false };
+	parts[16] = (struct part){ data + 16 + SECTOR + 100, SECTOR - 100, false };
+	parts[17] = (struct part){ status, 1, true };
+	ck_assert_uint_eq(send_chain(driver_chain(&queue, parts, 18), status), VIRTIO_BLK_S_OK);
+	assert_file_is(2 * SECTOR, 2 * SECTOR, false);
+}
+END_TEST
+
+START_TEST(status_is_the_last_byte_wherever_it_is)
+{
+	fill_file(0, DISK_BYTES);
+	/* In one buffer with the data. */
+	ck_assert_uint_eq(send_chain(driver_chain(&queue,
+					     (struct part[]){
+						     { header(VIRTIO_BLK_T_IN, 4), 16, false },
+						     { data, SECTOR + 1, true } },
+					     2),
+				  data + SECTOR),
+		VIRTIO_BLK_S_OK);
+	assert_data_is(4 * SECTOR, SECTOR);
+	ck_assert_uint_eq(last_length, SECTOR + 1);
+	/* With only the end of the data. */
+	ck_assert_uint_eq(send_chain(driver_chain(&queue,
+					     (struct part[]){
+						     { header(VIRTIO_BLK_T_IN, 6), 16, false },
+						     { data, 100, true },
+						     { data + 100, SECTOR - 100 + 1, true } },
+					     3),
+				  data + SECTOR),
+		VIRTIO_BLK_S_OK);
+	assert_data_is(6 * SECTOR, SECTOR);
+}
+END_TEST
+
+START_TEST(request_without_status_needs_reset)
+{
+	driver_publish(&queue, driver_chain(&queue,
+				       (struct part[]){ { header(VIRTIO_BLK_T_OUT, 0), 16, false },
+					       { data, SECTOR, false } },
+				       2));
+	driver_kick(&queue);
+	assert_needs_reset();
+	driver_publish(&queue, driver_chain(&queue,
+				       (struct part[]){ { header(VIRTIO_BLK_T_FLUSH, 0), 16, false },
+					       { data, 0, true } },
+				       2));
+	driver_kick(&queue);
+	assert_needs_reset();
+}
+END_TEST
+
+START_TEST(request_without_a_whole_header_needs_reset)
+{
+	const uint32_t lengths[] = { 0, 1, 8, 15 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+		uint64_t status = status_place();
+
+		driver_publish(&queue,
+			driver_chain(&queue,
+				(struct part[]){ { header(VIRTIO_BLK_T_FLUSH, 0), lengths[i], false },
+					{ status, 1, true } },
+				2));
+		driver_kick(&queue);
+		ck_assert_uint_eq(status_at(status), STATUS_UNTOUCHED);
+		assert_needs_reset();
+	}
+}
+END_TEST
+
+START_TEST(unknown_types_are_unsupported)
+{
+	const uint32_t types[] = { 2, 3, 5, 7, 9, 10, 12, 14, 15, 16, 0x80000000, UINT32_MAX };
+
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		ck_assert_uint_eq(request(types[i], 0, 0, 0), VIRTIO_BLK_S_UNSUPP);
+		ck_assert_uint_eq(request(types[i], 0, data, SECTOR), VIRTIO_BLK_S_UNSUPP);
+		ck_assert_uint_eq(last_length, 1);
+	}
+}
+END_TEST
+
+/* count segments of one sector, in an order of their own, by an indirect table. */
+static uint16_t segments_chain(uint32_t type, unsigned count, uint64_t status)
+{
+	static struct part parts[SEGMENTS_MAX + 3];
+
+	parts[0] = (struct part){ header(type, 0), 16, false };
+	for (unsigned i = 0; i < count; i++)
+		parts[i + 1] =
+			(struct part){ data + i * SECTOR, SECTOR, type == VIRTIO_BLK_T_IN };
+	parts[count + 1] = (struct part){ status, 1, true };
+	return driver_chain_indirect(&queue, parts, count + 2);
+}
+
+START_TEST(as_many_segments_as_promised_work)
+{
+	uint64_t status = status_place();
+
+	fill_data(0, SEGMENTS_MAX * SECTOR);
+	ck_assert_uint_eq(
+		send_chain(segments_chain(VIRTIO_BLK_T_OUT, SEGMENTS_MAX, status), status),
+		VIRTIO_BLK_S_OK);
+	assert_file_is(0, SEGMENTS_MAX * SECTOR, false);
+	memset(sim_at(&sim, data, SEGMENTS_MAX * SECTOR), 0, SEGMENTS_MAX * SECTOR);
+	ck_assert_uint_eq(
+		send_chain(segments_chain(VIRTIO_BLK_T_IN, SEGMENTS_MAX, status), status),
+		VIRTIO_BLK_S_OK);
+	assert_data_is(0, SEGMENTS_MAX * SECTOR);
+	ck_assert_uint_eq(
+		((const struct virtio_blk_config *)blk->config)->seg_max, SEGMENTS_MAX);
+}
+END_TEST
+
+START_TEST(more_segments_need_reset)
+{
+	driver_publish(&queue,
+		segments_chain(VIRTIO_BLK_T_OUT, SEGMENTS_MAX + 1, status_place()));
+	driver_kick(&queue);
+	assert_needs_reset();
+}
+END_TEST
+
+START_TEST(descriptor_available_twice_in_flight_needs_reset)
+{
+	uint64_t status = status_place();
+	uint16_t head = driver_chain(&queue,
+		(struct part[]){ { header(VIRTIO_BLK_T_IN, 0), 16, false }, { data, SECTOR, true },
+			{ status, 1, true } },
+		3);
+
+	fill_file(0, DISK_BYTES);
+	driver_publish(&queue, head);
+	driver_publish(&queue, head);
+	driver_kick(&queue);
+	ck_assert_int_eq(sim_status(&sim, 0), STATUS_BROKEN);
+	/* The first of the two is a good request. */
+	ck_assert_uint_eq(driver_wait(&queue).id, head);
+	ck_assert_uint_eq(status_at(status), VIRTIO_BLK_S_OK);
+	assert_data_is(0, SECTOR);
+	assert_needs_reset();
+}
+END_TEST
+
+START_TEST(queue_full_of_requests_is_served)
+{
+	/* More than the io_uring has entries. */
+	uint64_t statuses = sim_alloc(&sim, QUEUE_SIZE, 1);
+	uint64_t headers = sim_alloc(&sim, 16 * QUEUE_SIZE, 16);
+	bool seen[QUEUE_SIZE] = { false };
+
+	fill_data(0, QUEUE_SIZE * SECTOR);
+	for (unsigned i = 0; i < QUEUE_SIZE; i++) {
+		struct virtio_blk_outhdr *out = sim_at(&sim, headers + 16 * i, 16);
+
+		out->type = VIRTIO_BLK_T_OUT;
+		out->sector = i;
+		*(uint8_t *)sim_at(&sim, statuses + i, 1) = STATUS_UNTOUCHED;
+		driver_publish(&queue,
+			driver_chain_indirect(&queue,
+				(struct part[]){ { headers + 16 * i, 16, false },
+					{ data + i * SECTOR, SECTOR, false },
+					{ statuses + i, 1, true } },
+				3));
+	}
+	driver_kick(&queue);
+	for (unsigned i = 0; i < QUEUE_SIZE; i++) {
+		struct vring_used_elem element = driver_wait(&queue);
+
+		ck_assert(!seen[element.id]);
+		seen[element.id] = true;
+	}
+	for (unsigned i = 0; i < QUEUE_SIZE; i++)
+		ck_assert_uint_eq(status_at(statuses + i), VIRTIO_BLK_S_OK);
+	assert_file_is(0, QUEUE_SIZE * SECTOR, false);
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(blk->in_flight, 0);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+}
+END_TEST
+
+START_TEST(request_in_flight_raises_no_interrupt_before_its_end)
+{
+	uint64_t status = status_place();
+
+	driver_publish(&queue, driver_chain(&queue,
+				       (struct part[]){ { header(VIRTIO_BLK_T_IN, 0), 16, false },
+					       { data, SECTOR, true }, { status, 1, true } },
+				       3));
+	driver_kick(&queue);
+	ck_assert_uint_eq(driver_interrupts(&queue), 0);
+	driver_wait(&queue);
+	ck_assert_uint_eq(driver_interrupts(&queue), 1);
+}
+END_TEST
+
+START_TEST(file_cut_under_us_is_an_error_and_the_device_goes_on)
+{
+	fill_file(0, DISK_BYTES);
+	ck_assert_int_eq(ftruncate(file, 16 * SECTOR), 0);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 100, data, SECTOR), VIRTIO_BLK_S_IOERR);
+	/* Part of it is still there. */
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 15, data, 2 * SECTOR), VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(last_length, 1);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 2, data, SECTOR), VIRTIO_BLK_S_OK);
+	assert_data_is(2 * SECTOR, SECTOR);
+	ck_assert_int_eq(sim_status(&sim, 0), STATUS_RUNNING);
+}
+END_TEST
+
+START_TEST(log_of_a_failing_disk_is_short)
+{
+	unsigned lines = 0;
+
+	ck_assert_int_eq(ftruncate(file, 0), 0);
+	messages_begin();
+	for (unsigned i = 0; i < 100; i++)
+		ck_assert_uint_eq(
+			request(VIRTIO_BLK_T_IN, i, data, SECTOR), VIRTIO_BLK_S_IOERR);
+	for (const char *c = messages_end(); *c; c++)
+		lines += *c == '\n';
+	ck_assert_uint_ge(lines, 1);
+	ck_assert_uint_le(lines, 10);
+}
+END_TEST
+
+START_TEST(limit_of_file_size_is_an_error)
+{
+	struct rlimit limit = { DISK_BYTES / 2, DISK_BYTES / 2 };
+
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, DISK_SECTORS - 8, data, 8 * SECTOR),
+		VIRTIO_BLK_S_IOERR);
+	fill_data(0, SECTOR);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 0, data, SECTOR), VIRTIO_BLK_S_OK);
+	assert_file_is(0, SECTOR, false);
+}
+END_TEST
+
+START_TEST(full_file_system_is_an_error_and_the_device_goes_on)
+{
+	uint8_t status = VIRTIO_BLK_S_OK;
+	unsigned written = 0;
+	int full;
+
+	/* In a mount name space of our own, which goes with this process. */
+	if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+		mount("none", "/mnt", "tmpfs", 0, "size=64k") < 0) {
+		printf("skipped: a full file system: needs the right to mount\n");
+		return;
+	}
+	full = open("/mnt/disk", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ck_assert_int_ge(full, 0);
+	ck_assert_int_eq(ftruncate(full, DISK_BYTES), 0);
+	close(file);
+	file = full;
+	add_disk("/mnt/disk", false, false, NULL);
+	start();
+	fill_data(0, 64 * SECTOR);
+	for (uint64_t sector = 0; sector < DISK_SECTORS && status == VIRTIO_BLK_S_OK; sector += 8) {
+		status = request(VIRTIO_BLK_T_OUT, sector, data, 8 * SECTOR);
+		written += status == VIRTIO_BLK_S_OK;
+	}
+	ck_assert_uint_eq(status, VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_gt(written, 0);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, data, SECTOR), VIRTIO_BLK_S_OK);
+	/* Room again: what failed works. */
+	ck_assert_uint_eq(clear_request(VIRTIO_BLK_T_DISCARD, 0, 64, 0), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 1024, data, 8 * SECTOR), VIRTIO_BLK_S_OK);
+}
+END_TEST
+
+static int open_result(const char *path, bool read_only, struct disk *disk)
+{
+	struct disk_options options = { .path = path, .read_only = read_only };
+
+	return disk_open(disk, &options, &sim.ring);
+}
+
+static void assert_open_fails(const char *path, int error, const char *word)
+{
+	struct disk disk;
+	const char *text;
+
+	messages_begin();
+	ck_assert_int_eq(open_result(path, false, &disk), error);
+	text = messages_end();
+	ck_assert_msg(strstr(text, word) && strstr(text, path), "the message is: %s", text);
+	ck_assert_int_eq(disk.fd, -1);
+	disk_close(&disk);
+}
+
+START_TEST(paths_that_are_no_disk_are_refused_with_a_cure)
+{
+	char directory[] = "/tmp/karma-disk-XXXXXX", fifo[64];
+	int empty = temporary_file(0), tiny = temporary_file(100);
+
+	ck_assert_ptr_nonnull(mkdtemp(directory));
+	snprintf(fifo, sizeof(fifo), "%s/fifo", directory);
+	ck_assert_int_eq(mkfifo(fifo, 0600), 0);
+	assert_open_fails("/nowhere/disk.img", -ENOENT, "truncate");
+	assert_open_fails(directory, -EINVAL, "neither a file");
+	/* Nobody has its other end: an open() that waits would wait for ever. */
+	assert_open_fails(fifo, -EINVAL, "neither a file");
+	assert_open_fails("/dev/null", -EINVAL, "neither a file");
+	assert_open_fails(descriptor_path(empty), -EINVAL, "empty");
+	assert_open_fails(descriptor_path(tiny), -EINVAL, "empty");
+	unlink(fifo);
+	rmdir(directory);
+	close(empty);
+	close(tiny);
+}
+END_TEST
+
+START_TEST(disk_in_use_is_refused)
+{
+	const char *path = descriptor_path(file);
+	struct disk writer, other, readers[2];
+
+	ck_assert_int_eq(open_result(path, false, &writer), 0);
+	assert_open_fails(path, -EBUSY, "in use");
+	ck_assert_int_eq(open_result(path, true, &other), -EBUSY);
+	disk_close(&writer);
+	ck_assert_int_eq(open_result(path, true, &readers[0]), 0);
+	ck_assert_int_eq(open_result(path, true, &readers[1]), 0);
+	ck_assert_int_eq(open_result(path, false, &writer), -EBUSY);
+	disk_close(&readers[0]);
+	disk_close(&readers[1]);
+	ck_assert_int_eq(open_result(path, false, &writer), 0);
+	disk_close(&writer);
+}
+END_TEST
+
+START_TEST(file_is_opened_so_that_io_uring_waits_for_it)
+{
+	struct disk disk;
+
+	/* With O_NONBLOCK io_uring gives up with EAGAIN on some file systems. */
+	ck_assert_int_eq(open_result(descriptor_path(file), false, &disk), 0);
+	ck_assert_int_eq(fcntl(disk.fd, F_GETFL) & O_NONBLOCK, 0);
+	ck_assert_int_eq(fcntl(disk.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+	disk_close(&disk);
+}
+END_TEST
+
+START_TEST(capacity_is_in_whole_sectors)
+{
+	const struct virtio_blk_config *config;
+
+	ck_assert_int_eq(ftruncate(file, 10 * SECTOR + 511), 0);
+	messages_begin();
+	add_disk(descriptor_path(file), false, false, NULL);
+	ck_assert_ptr_nonnull(strstr(messages_end(), "511"));
+	config = blk->config;
+	ck_assert_uint_eq(config->capacity, 10);
+	ck_assert_uint_eq(config->blk_size, SECTOR);
+	start();
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 9, data, SECTOR), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 10, data, SECTOR), VIRTIO_BLK_S_IOERR);
+}
+END_TEST
+
+START_TEST(configuration_tells_of_the_disk)
+{
+	const struct virtio_blk_config *config;
+
+	add_disk(descriptor_path(file), false, false, NULL);
+	config = blk->config;
+	ck_assert_uint_eq(config->capacity, DISK_SECTORS);
+	ck_assert_uint_eq(config->physical_block_exp, 3);
+	ck_assert_uint_eq(config->discard_sector_alignment, 8);
+	ck_assert_uint_eq(config->max_discard_seg, 1);
+	ck_assert_uint_eq(config->max_write_zeroes_seg, 1);
+	ck_assert_uint_eq(config->write_zeroes_may_unmap, 1);
+}
+END_TEST
+
+START_TEST(direct_disk_wants_whole_blocks)
+{
+	struct disk_options options = { .path = descriptor_path(file), .direct = true };
+	struct disk disk;
+
+	if (disk_open(&disk, &options, &sim.ring) == -EINVAL) {
+		printf("skipped: a disk with O_DIRECT: the file system has none\n");
+		return;
+	}
+	disk_close(&disk);
+	add_disk(descriptor_path(file), false, true, NULL);
+	ck_assert_uint_eq(((const struct virtio_blk_config *)blk->config)->blk_size, 4096);
+	start();
+	fill_data(8 * SECTOR, 4096);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 8, data, 4096), VIRTIO_BLK_S_OK);
+	assert_file_is(8 * SECTOR, 4096, false);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 8, data, SECTOR), VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 1, data, 4096), VIRTIO_BLK_S_IOERR);
+}
+END_TEST
+
+static TCase *make_case(const char *name, void (*set_up)(void), const TTest *const *tests,
+	size_t count)
+{
+	TCase *tcase = tcase_create(name);
+
+	tcase_add_checked_fixture(tcase, set_up, teardown);
+	tcase_set_timeout(tcase, 30);
+	for (size_t i = 0; i < count; i++)
+		tcase_add_test(tcase, tests[i]);
+	return tcase;
+}
+
+Suite *blk_suite(void)
+{
+	const TTest *const writable[] = {
+		what_is_written_is_in_the_file,
+		what_is_in_the_file_is_read,
+		flush_succeeds,
+		id_is_the_serial,
+		discard_punches_a_hole,
+		zeroes_are_written_with_and_without_unmap,
+		zeroes_are_written_to_files_that_know_no_zero_range,
+		bad_ranges_are_not_cleared,
+		nothing_is_read_or_written_past_the_end,
+		sectors_that_wrap_are_refused,
+		lengths_that_are_no_whole_sectors_are_refused,
+		transfers_without_data_are_refused,
+		header_may_be_split_anywhere,
+		header_byte_by_byte_and_data_behind_it_in_one_buffer,
+		status_is_the_last_byte_wherever_it_is,
+		request_without_status_needs_reset,
+		request_without_a_whole_header_needs_reset,
+		unknown_types_are_unsupported,
+		as_many_segments_as_promised_work,
+		more_segments_need_reset,
+		descriptor_available_twice_in_flight_needs_reset,
+		queue_full_of_requests_is_served,
+		request_in_flight_raises_no_interrupt_before_its_end,
+		file_cut_under_us_is_an_error_and_the_device_goes_on,
+		log_of_a_failing_disk_is_short,
+		limit_of_file_size_is_an_error,
+	};
+	const TTest *const opening[] = {
+		full_file_system_is_an_error_and_the_device_goes_on,
+		paths_that_are_no_disk_are_refused_with_a_cure,
+		disk_in_use_is_refused,
+		file_is_opened_so_that_io_uring_waits_for_it,
+		capacity_is_in_whole_sectors,
+		configuration_tells_of_the_disk,
+		direct_disk_wants_whole_blocks,
+	};
+	const TTest *const reading[] = { read_only_disk_is_read_and_not_changed };
+	Suite *suite = suite_create("blk");
+
+	suite_add_tcase(suite, make_case("requests", setup, writable, ARRAY_SIZE(writable)));
+	suite_add_tcase(suite,
+		make_case("read only", setup_read_only, reading, ARRAY_SIZE(reading)));
+	suite_add_tcase(suite,
+		make_case("opening", setup_memory, opening, ARRAY_SIZE(opening)));
+	return suite;
+}

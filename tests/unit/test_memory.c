@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Guest memory: which addresses become pointers, and where the hole is. */
+#include <errno.h>
+#include <string.h>
+
+#include "guest.h"
+
+#define HIGH_BYTES (2 * GIB)
+
+static struct guest_memory memory;
+
+static void *at(uint64_t gpa, uint64_t length)
+{
+	return guest_memory_at(&memory, GPA(gpa), length);
+}
+
+static void map(uint64_t size)
+{
+	ck_assert_int_eq(guest_memory_init(&memory, size), 0);
+}
+
+static void teardown(void)
+{
+	guest_memory_release(&memory);
+}
+
+START_TEST(memory_starts_at_0_and_is_zero)
+{
+	map(SIM_MEMORY);
+	ck_assert_ptr_eq(at(0, 1), memory.base);
+	ck_assert_ptr_eq(at(0, SIM_MEMORY), memory.base);
+	for (uint64_t i = 0; i < SIM_MEMORY; i += 509)
+		ck_assert_uint_eq(*(uint8_t *)at(i, 1), 0);
+}
+END_TEST
+
+START_TEST(what_reaches_over_the_end_is_refused)
+{
+	map(SIM_MEMORY);
+	ck_assert_ptr_eq(at(SIM_MEMORY - 1, 1), memory.base + SIM_MEMORY - 1);
+	ck_assert_ptr_null(at(SIM_MEMORY - 1, 2));
+	ck_assert_ptr_null(at(SIM_MEMORY, 1));
+	ck_assert_ptr_null(at(0, SIM_MEMORY + 1));
+	ck_assert_ptr_null(at(SIM_MEMORY / 2, SIM_MEMORY));
+}
+END_TEST
+
+START_TEST(addresses_and_lengths_that_wrap_are_refused)
+{
+	map(5 * GIB);
+	ck_assert_ptr_null(at(UINT64_MAX, 1));
+	ck_assert_ptr_null(at(UINT64_MAX, 2));
+	ck_assert_ptr_null(at(UINT64_MAX, UINT64_MAX));
+	ck_assert_ptr_null(at(0, UINT64_MAX));
+	ck_assert_ptr_null(at(1, UINT64_MAX));
+	ck_assert_ptr_null(at(PAGE_BYTES, UINT64_MAX - PAGE_BYTES + 1));
+	ck_assert_ptr_null(at(PAGE_BYTES, UINT64_MAX - PAGE_BYTES + 2));
+	ck_assert_ptr_null(at(GUEST_HOLE_END, UINT64_MAX - GUEST_HOLE_END + 2));
+	ck_assert_ptr_null(at(1ull << 63, 1ull << 63));
+	ck_assert_ptr_null(at(UINT64_MAX - 4095, 4096));
+}
+END_TEST
+
+START_TEST(without_high_memory_nothing_is_at_4_gib)
+{
+	map(SIM_MEMORY);
+	ck_assert_ptr_null(at(GUEST_HOLE_START, 1));
+	ck_assert_ptr_null(at(GUEST_HOLE_END - 1, 1));
+	ck_assert_ptr_null(at(GUEST_HOLE_END, 1));
+	ck_assert_ptr_null(at(KARMA_WINDOW_BASE, 1));
+}
+END_TEST
+
+START_TEST(memory_of_3_gib_ends_at_the_hole)
+{
+	map(GUEST_HOLE_START);
+	ck_assert_uint_eq(memory.low_size, GUEST_HOLE_START);
+	ck_assert_uint_eq(memory.high_size, 0);
+	ck_assert_ptr_nonnull(at(GUEST_HOLE_START - 1, 1));
+	ck_assert_ptr_null(at(GUEST_HOLE_END, 1));
+}
+END_TEST
+
+START_TEST(one_page_over_3_gib_is_at_4_gib)
+{
+	map(GUEST_HOLE_START + PAGE_BYTES);
+	ck_assert_ptr_nonnull(at(GUEST_HOLE_END, PAGE_BYTES));
+	ck_assert_ptr_null(at(GUEST_HOLE_END, PAGE_BYTES + 1));
+	ck_assert_ptr_null(at(GUEST_HOLE_END + PAGE_BYTES, 1));
+}
+END_TEST
+
+START_TEST(the_hole_splits_memory_of_5_gib)
+{
+	map(5 * GIB);
+	ck_assert_uint_eq(memory.low_size, 3 * GIB);
+	ck_assert_uint_eq(memory.high_size, HIGH_BYTES);
+	ck_assert_uint_eq(memory.size, 5 * GIB);
+	ck_assert_ptr_eq(at(GUEST_HOLE_START - 1, 1), memory.base + 3 * GIB - 1);
+	ck_assert_ptr_null(at(GUEST_HOLE_START, 1));
+	ck_assert_ptr_null(at(GUEST_HOLE_END - 1, 1));
+	ck_assert_ptr_eq(at(GUEST_HOLE_END, 1), memory.base + 3 * GIB);
+	ck_assert_ptr_eq(at(GUEST_HOLE_END + HIGH_BYTES - 1, 1), memory.base + 5 * GIB - 1);
+	ck_assert_ptr_null(at(GUEST_HOLE_END + HIGH_BYTES, 1));
+}
+END_TEST
+
+START_TEST(no_range_goes_over_the_hole)
+{
+	map(5 * GIB);
+	/* The two parts touch in the monitor, but not in the guest. */
+	ck_assert_ptr_null(at(GUEST_HOLE_START - 1, 2));
+	ck_assert_ptr_null(at(GUEST_HOLE_END - 1, 2));
+	ck_assert_ptr_null(at(GUEST_HOLE_START - 1, GIB + 2));
+	ck_assert_ptr_null(at(0, 5 * GIB));
+	ck_assert_ptr_null(at(0, 6 * GIB));
+}
+END_TEST
+
+START_TEST(memory_is_not_reserved)
+{
+	/* Far more than there is; only what is touched costs. */
+	map(256 * GIB);
+	*(uint8_t *)at(GUEST_HOLE_END + 252 * GIB, 1) = 1;
+	ck_assert_uint_eq(memory.high_size, 253 * GIB);
+}
+END_TEST
+
+START_TEST(copies_stay_inside)
+{
+	uint8_t bytes[8] = { 1, 2, 3, 4, 5, 6, 7, 8 }, back[8] = { 0 };
+
+	map(SIM_MEMORY);
+	ck_assert_int_eq(guest_memory_write(&memory, GPA(SIM_MEMORY - 8), bytes, 8), 0);
+	ck_assert_int_eq(guest_memory_read(&memory, GPA(SIM_MEMORY - 8), back, 8), 0);
+	ck_assert_mem_eq(bytes, back, 8);
+	memset(back, 0x55, sizeof(back));
+	ck_assert_int_eq(guest_memory_read(&memory, GPA(SIM_MEMORY - 7), back, 8), -EFAULT);
+	ck_assert_uint_eq(back[0], 0x55);
+	ck_assert_int_eq(guest_memory_write(&memory, GPA(SIM_MEMORY - 7), back, 8), -EFAULT);
+	ck_assert_mem_eq(memory.base + SIM_MEMORY - 8, bytes, 8);
+	ck_assert_int_eq(guest_memory_read(&memory, GPA(UINT64_MAX - 3), back, 8), -EFAULT);
+}
+END_TEST
+
+START_TEST(no_address_space_is_an_error_with_a_cure)
+{
+	messages_begin();
+	ck_assert_int_lt(guest_memory_init(&memory, 1ull << 52), 0);
+	ck_assert_ptr_nonnull(strstr(messages_end(), "--memory"));
+	ck_assert_ptr_null(memory.base);
+}
+END_TEST
+
+Suite *memory_suite(void)
+{
+	const TTest *const tests[] = {
+		memory_starts_at_0_and_is_zero,
+		what_reaches_over_the_end_is_refused,
+		addresses_and_lengths_that_wrap_are_refused,
+		without_high_memory_nothing_is_at_4_gib,
+		memory_of_3_gib_ends_at_the_hole,
+		one_page_over_3_gib_is_at_4_gib,
+		the_hole_splits_memory_of_5_gib,
+		no_range_goes_over_the_hole,
+		memory_is_not_reserved,
+		copies_stay_inside,
+		no_address_space_is_an_error_with_a_cure,
+	};
+	Suite *suite = suite_create("memory");
+	TCase *memory_case = tcase_create("memory");
+
+	tcase_add_checked_fixture(memory_case, NULL, teardown);
+	tcase_set_timeout(memory_case, 20);
+	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
+		tcase_add_test(memory_case, tests[i]);
+	suite_add_tcase(suite, memory_case);
+	return suite;
+}

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The options of `karma run`: what is taken, what it means, and what is refused. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "guest.h"
+#include "karma/cli.h"
+#include "karma/vm.h"
+
+#define ARGUMENTS_MAX 32
+
+static struct run_options options;
+static char words[1024], *arguments[ARGUMENTS_MAX];
+static int count;
+
+static void teardown(void)
+{
+	run_options_release(&options);
+}
+
+/* Arguments behind `karma run`, in words between spaces. */
+static int parse(const char *line)
+{
+	run_options_release(&options);
+	options = (struct run_options){ 0 };
+	/* getopt() starts anew; 0 is GNU's, which forgets what it was in the middle of as well. */
+	optind = 0;
+	count = 0;
+	arguments[count++] = "run";
+	ck_assert_uint_lt((size_t)snprintf(words, sizeof(words), "%s", line), sizeof(words));
+	for (char *word = strtok(words, " "); word; word = strtok(NULL, " ")) {
+		ck_assert_int_lt(count, ARGUMENTS_MAX - 1);
+		arguments[count++] = word;
+	}
+	arguments[count] = NULL;
+	return run_options_parse(&options, count, arguments);
+}
+
+/* Refused, and the message has this word. */
+static void assert_refused(const char *line, const char *word)
+{
+	const char *said;
+
+	messages_begin();
+	ck_assert_msg(parse(line) == -EINVAL, "\"%s\" is taken", line);
+	said = messages_end();
+	ck_assert_msg(strstr(said, word), "\"%s\": %s", line, said);
+}
+
+static int parse_memory_of(const char *size)
+{
+	char line[128];
+
+	snprintf(line, sizeof(line), "--kernel k --memory %s", size);
+	return parse(line);
+}
+
+START_TEST(kernel_is_enough)
+{
+	ck_assert_int_eq(parse("--kernel bzImage"), 0);
+	ck_assert_str_eq(options.kernel, "bzImage");
+	ck_assert_uint_eq(options.cpus, 1);
+	ck_assert_uint_eq(options.memory, 512 * MIB);
+	ck_assert_str_eq(options.cmdline, "");
+	ck_assert_str_eq(options.console, "stdio");
+	ck_assert_uint_eq(options.timeout, 0);
+	ck_assert_uint_eq(options.disk_count, 0);
+	ck_assert_uint_eq(options.initrd_count, 0);
+	ck_assert(!options.strict && !options.stats && !options.help);
+	ck_assert_ptr_null(options.command);
+	ck_assert_ptr_null(options.name);
+}
+END_TEST
+
+START_TEST(every_option_is_taken)
+{
+	ck_assert_int_eq(parse("--kernel k --initrd a --initrd=b --disk d --cpus 4 --memory 1G "
+			       "--cmdline quiet --name web-1 --console pty --timeout 30 --strict "
+			       "--stats"),
+		0);
+	ck_assert_uint_eq(options.initrd_count, 2);
+	ck_assert_str_eq(options.initrds[0], "a");
+	ck_assert_str_eq(options.initrds[1], "b");
+	ck_assert_uint_eq(options.disk_count, 1);
+	ck_assert_uint_eq(options.cpus, 4);
+	ck_assert_uint_eq(options.memory, GIB);
+	ck_assert_str_eq(options.cmdline, "quiet");
+	ck_assert_str_eq(options.name, "web-1");
+	ck_assert_str_eq(options.console, "pty");
+	ck_assert_uint_eq(options.timeout, 30);
+	ck_assert(options.strict && options.stats);
+}
+END_TEST
+
+START_TEST(kernel_is_needed)
+{
+	assert_refused("", "--kernel");
+	assert_refused("--cpus 2", "--kernel");
+	assert_refused("-- true", "--kernel");
+}
+END_TEST
+
+START_TEST(help_needs_nothing_else)
+{
+	ck_assert_int_eq(parse("--help"), 0);
+	ck_assert(options.help);
+	ck_assert_int_eq(parse("-h"), 0);
+	ck_assert(options.help);
+}
+END_TEST
+
+START_TEST(unknown_options_are_refused)
+{
+	const char *const lines[] = { "--kernel k --kernle k", "--kernel k -x", "--kernel",
+		"--kernel k --strict=yes", "--kernel k --cpus", "--kernel k --c 2" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++)
+		ck_assert_msg(parse(lines[i]) == -EINVAL, "\"%s\" is taken", lines[i]);
+}
+END_TEST
+
+START_TEST(command_follows_two_dashes)
+{
+	ck_assert_int_eq(parse("--kernel k -- ls -l --all -- x"), 0);
+	ck_assert_ptr_nonnull(options.command);
+	ck_assert_str_eq(options.command[0], "ls");
+	ck_assert_str_eq(options.command[1], "-l");
+	ck_assert_str_eq(options.command[2], "--all");
+	ck_assert_str_eq(options.command[3], "--");
+	ck_assert_str_eq(options.command[4], "x");
+	ck_assert_ptr_null(options.command[5]);
+	ck_assert_int_eq(parse("--kernel k --"), 0);
+	ck_assert_ptr_null(options.command);
+}
+END_TEST
+
+START_TEST(command_without_two_dashes_is_refused)
+{
+	assert_refused("--kernel k ls", "`--`");
+	assert_refused("ls --kernel k", "`--`");
+	assert_refused("--kernel k ls -- x", "`--`");
+}
+END_TEST
+
+START_TEST(two_dashes_that_are_a_value_end_no_options)
+{
+	ck_assert_int_eq(parse("--kernel k --cmdline -- --cpus 2"), 0);
+	ck_assert_str_eq(options.cmdline, "--");
+	ck_assert_uint_eq(options.cpus, 2);
+	assert_refused("--kernel k --cmdline -- ls", "`--`");
+}
+END_TEST
+
+START_TEST(numbers_of_cpus)
+{
+	ck_assert_int_eq(parse("--kernel k --cpus 1"), 0);
+	ck_assert_int_eq(parse("--kernel k --cpus 64"), 0);
+	ck_assert_uint_eq(options.cpus, VCPUS_MAX);
+	assert_refused("--kernel k --cpus 0", "--cpus");
+	assert_refused("--kernel k --cpus 65", "64");
+	assert_refused("--kernel k --cpus -1", "--cpus");
+	assert_refused("--kernel k --cpus +1", "--cpus");
+	assert_refused("--kernel k --cpus 2x", "--cpus");
+	assert_refused("--kernel k --cpus 0x2", "--cpus");
+	assert_refused("--kernel k --cpus two", "--cpus");
+	assert_refused("--kernel k --cpus=", "--cpus");
+	assert_refused("--kernel k --cpus 4294967297", "--cpus");
+	assert_refused("--kernel k --cpus 18446744073709551617", "--cpus");
+}
+END_TEST
+
+START_TEST(sizes_of_memory)
+{
+	const struct {
+		const char *text;
+		uint64_t bytes;
+	} sizes[] = { { "16M", 16 * MIB }, { "16m", 16 * MIB }, { "256", 256 * MIB },
+		{ "2G", 2 * GIB }, { "2g", 2 * GIB }, { "16384K", 16 * MIB },
+		{ "20000k", 20000 * KIB }, { "1T", 1ull << 40 }, { "1024G", 1ull << 40 } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		ck_assert_int_eq(parse_memory_of(sizes[i].text), 0);
+		ck_assert_uint_eq(options.memory, sizes[i].bytes);
+	}
+}
+END_TEST
+
+START_TEST(bad_sizes_of_memory_are_refused)
+{
+	const char *const sizes[] = { "0", "15M", "16383K", "16385K", "2T", "1025G", "1048577",
+		"-1", "-512M", "+512M", "M", "G", "512MB", "512MiB", "512Mx", "1.5G", "0x200M", "512X",
+		"512B", "18446744073709551615", "18446744073709551616M", "17179869185G",
+		"16777217T", "99999999999999999999G" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		messages_begin();
+		ck_assert_msg(parse_memory_of(sizes[i]) == -EINVAL, "\"%s\" is taken", sizes[i]);
+		ck_assert_ptr_nonnull(strstr(messages_end(), sizes[i]));
+	}
+}
+END_TEST
+
+START_TEST(disks_with_flags)
+{
+	ck_assert_int_eq(parse("--kernel k --disk a --disk b,ro --disk c,direct,ro "
+			       "--disk d,serial=01234567890123456789,direct"),
+		0);
+	ck_assert_uint_eq(options.disk_count, 4);
+	ck_assert_str_eq(options.disks[0].path, "a");
+	ck_assert(!options.disks[0].read_only && !options.disks[0].direct);
+	ck_assert_ptr_null(options.disks[0].serial);
+	ck_assert_str_eq(options.disks[1].path, "b");
+	ck_assert(options.disks[1].read_only && !options.disks[1].direct);
+	ck_assert(options.disks[2].read_only && options.disks[2].direct);
+	ck_assert_str_eq(options.disks[3].path, "d");
+	ck_assert_str_eq(options.disks[3].serial, "01234567890123456789");
+	ck_assert(options.disks[3].direct);
+}
+END_TEST
+
+START_TEST(bad_disks_are_refused)
+{
+	assert_refused("--kernel k --disk ,ro", "names no file");
+	assert_refused("--kernel k --disk=", "names no file");
+	assert_refused("--kernel k --disk a,", "knows no");
+	assert_refused("--kernel k --disk a,rw", "rw");
+	assert_refused("--kernel k --disk a,ro,,direct", "knows no");
+	assert_refused("--kernel k --disk a,serial=", "serial");
+	assert_refused("--kernel k --disk a,serial=012345678901234567890", "serial");
+	assert_refused("--kernel k --disk a,RO", "RO");
+}
+END_TEST
+
+START_TEST(names_of_guests)
+{
+	const char *const good[] = { "a", "web-1", "A.b_C", "_x", "0",
+		"012345678901234567890123456789012345678901234567890123456789012" };
+	const char *const bad[] = { ".", "..", ".x", "-x", "a/b", "a:b", "\xc3\xa4", "a\tb", "a%s",
+		"0123456789012345678901234567890123456789012345678901234567890123" };
+	char line[128];
+
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+		snprintf(line, sizeof(line), "--kernel k --name=%s", good[i]);
+		ck_assert_int_eq(parse(line), 0);
+		ck_assert_str_eq(options.name, good[i]);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		snprintf(line, sizeof(line), "--kernel k --name=%s", bad[i]);
+		assert_refused(line, "--name");
+	}
+	assert_refused("--kernel k --name=", "--name");
+}
+END_TEST
+
+START_TEST(timeouts)
+{
+	ck_assert_int_eq(parse("--kernel k --timeout 1"), 0);
+	ck_assert_int_eq(parse("--kernel k --timeout 31536000"), 0);
+	assert_refused("--kernel k --timeout 0", "--timeout");
+	assert_refused("--kernel k --timeout 31536001", "--timeout");
+	assert_refused("--kernel k --timeout 1.5", "--timeout");
+	assert_refused("--kernel k --timeout 5s", "--timeout");
+}
+END_TEST
+
+START_TEST(many_disks_and_initrds_are_kept)
+{
+	char line[1024] = "--kernel=k";
+
+	for (unsigned i = 0; i < 14; i++)
+		strcat(line, " --disk=d --initrd=i");
+	ck_assert_int_eq(parse(line), 0);
+	ck_assert_uint_eq(options.disk_count, 14);
+	ck_assert_uint_eq(options.initrd_count, 14);
+	ck_assert_str_eq(options.disks[13].path, "d");
+}
+END_TEST
+
+Suite *options_suite(void)
+{
+	const TTest *const tests[] = {
+		kernel_is_enough,
+		every_option_is_taken,
+		kernel_is_needed,
+		help_needs_nothing_else,
+		unknown_options_are_refused,
+		command_follows_two_dashes,
+		command_without_two_dashes_is_refused,
+		two_dashes_that_are_a_value_end_no_options,
+		numbers_of_cpus,
+		sizes_of_memory,
+		bad_sizes_of_memory_are_refused,
+		disks_with_flags,
+		bad_disks_are_refused,
+		names_of_guests,
+		timeouts,
+		many_disks_and_initrds_are_kept,
+	};
+	Suite *suite = suite_create("options");
+	TCase *tcase = tcase_create("options");
+
+	tcase_add_checked_fixture(tcase, NULL, teardown);
+	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
+		tcase_add_test(tcase, tests[i]);
+	suite_add_tcase(suite, tcase);
+	return suite;
+}
