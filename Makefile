@@ -29,6 +29,35 @@ KVER ?=
 .PHONY: all
 all: $(BUILD)/karma
 
+.PHONY: help
+help:
+	@echo 'make               build/karma'
+	@echo 'make demo          install what is missing, build, boot a guest and show it'
+	@echo 'make check         install what is missing, build and run all tests'
+	@echo 'make guest         the guest driver and initramfs, for KVER=RELEASE (the current one)'
+	@echo 'make unit          the unit tests, under sanitizers'
+	@echo 'make check-guest   the tests with whole guests; TESTS=PATTERN picks some'
+	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall takes it away'
+	@echo 'make clean         remove build/'
+
+.PHONY: demo
+demo:
+	scripts/dependencies demo
+	$(MAKE) all guest
+	scripts/demo
+
+# virtio_karma and an initramfs, in build/guest/RELEASE.
+.PHONY: guest
+guest:
+	scripts/make-guest $(KVER)
+
+.PHONY: docs
+docs: $(BUILD)/man/karma-hypercalls.7
+
+$(BUILD)/man/karma-hypercalls.7: man/karma-hypercalls.7.in include/karma/abi.h scripts/abi-table
+	@mkdir -p $(@D)
+	scripts/abi-table page $< >$@
+
 $(BUILD)/karma: $(OBJECTS)
 	$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LDLIBS)
 
@@ -73,6 +102,68 @@ $(BUILD)/test/tiny/%: tests/guest/tiny/%.S tests/guest/tiny/tiny.h tests/guest/t
 
 $(BUILD)/test/debian.img: tests/guest/make-debian-image
 	tests/guest/make-debian-image $@
+
+.PHONY: unit
+unit: $(BUILD)/test/unit-asan $(BUILD)/test/unit-tsan
+	$(BUILD)/test/unit-asan
+	TSAN_OPTIONS=suppressions=tests/unit/tsan.supp $(BUILD)/test/unit-tsan threads
+
+# The tests with whole guests, in the soft host where this machine has no KVM that works.
+.PHONY: check-guest
+check-guest: all guest $(TINY) $(BUILD)/test/debian.img
+	release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	kernel=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release && \
+	scripts/soft-host --auto --memory 6144 --timeout 1200 --env KARMA_KERNEL=$$kernel -- \
+		tests/guest/run $(TESTS)
+
+SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests .ci)
+
+.PHONY: check-scripts
+check-scripts:
+	shellcheck -x $(SCRIPTS) tests/guest/*.sh
+
+# Coverage-guided fuzzing of what parses a user's bytes: bounded; more by FUZZ_RUNS=N.
+FUZZ_RUNS ?= 100000
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/test/%,$(wildcard tests/fuzz/*.c))
+
+$(BUILD)/test/fuzz_%: tests/fuzz/fuzz_%.c $(PARTS) $(wildcard include/karma/*.h)
+	@mkdir -p $(@D)
+	clang $(KARMA_CPPFLAGS) $(LIB_CFLAGS) -std=gnu11 -O1 -g -pthread \
+		-fsanitize=fuzzer,address,undefined -o $@ $< $(PARTS) $(LIB_LDLIBS)
+
+.PHONY: fuzz
+fuzz: $(FUZZERS)
+	for fuzzer in $^; do $$fuzzer -runs=$(FUZZ_RUNS) -close_fd_mask=2 -verbosity=0 || exit 1; done
+
+.PHONY: check
+check:
+	scripts/dependencies test
+	$(MAKE) all docs
+	tests/check-docs
+	$(MAKE) check-scripts fuzz
+	$(MAKE) unit
+	$(MAKE) check-guest
+
+# --- Installation.
+
+.PHONY: install
+install: all docs
+	install -D -m 755 $(BUILD)/karma $(DESTDIR)$(PREFIX)/bin/karma
+	install -D -m 644 man/karma.1 $(DESTDIR)$(PREFIX)/share/man/man1/karma.1
+	install -D -m 644 $(BUILD)/man/karma-hypercalls.7 \
+		$(DESTDIR)$(PREFIX)/share/man/man7/karma-hypercalls.7
+	install -D -m 644 include/karma/abi.h $(DESTDIR)$(PREFIX)/include/karma/abi.h
+	for image in $(BUILD)/guest/*/initramfs.img; do \
+		[ ! -f "$$image" ] || install -D -m 644 "$$image" \
+			"$(DESTDIR)$(GUEST_DIR)$${image#$(BUILD)/guest}" || exit 1; \
+	done
+
+.PHONY: uninstall
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/karma $(DESTDIR)$(PREFIX)/share/man/man1/karma.1 \
+		$(DESTDIR)$(PREFIX)/share/man/man7/karma-hypercalls.7 \
+		$(DESTDIR)$(PREFIX)/include/karma/abi.h
+	rm -rf $(DESTDIR)$(GUEST_DIR)
 
 .PHONY: clean
 clean:

@@ -21,15 +21,14 @@ int64_t now_ms(void)
 }
 
 /* Guest memory is moved to between two pages without any access: a stray one faults. */
-void guarded_memory_init(
-	struct guest_memory *memory, uint64_t size, void **area, size_t *area_size)
+void guarded_memory_init(struct guest_memory *memory, uint64_t size, void **area, size_t *area_size)
 {
 	uint8_t *guarded;
 
 	ck_assert_int_eq(guest_memory_init(memory, size), 0);
 	*area_size = size + 2 * PAGE_BYTES;
-	guarded = mmap(NULL, *area_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-		0);
+	guarded = mmap(
+		NULL, *area_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	ck_assert_ptr_ne(guarded, MAP_FAILED);
 	ck_assert_ptr_eq(mremap(memory->base, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
 				 guarded + PAGE_BYTES),
@@ -68,7 +67,10 @@ static void record_end(struct machine *machine, enum machine_end how, unsigned s
 
 static void record_ready(struct machine *machine, bool ready)
 {
-	container_of(machine, struct sim, machine)->readies += ready;
+	struct sim *sim = container_of(machine, struct sim, machine);
+
+	sim->readies++;
+	sim->ready = ready;
 }
 
 static const struct machine_ops recorder = {
@@ -102,7 +104,8 @@ void sim_release(struct sim *sim)
 int64_t sim_call(struct sim *sim, unsigned number, uint32_t argument, uint64_t value)
 {
 	return hypercall(&sim->machine, &sim->counters,
-		KARMA_WINDOW_BASE + ((uint64_t)number << 12), (uint64_t)KARMA_TAG | argument, value);
+		KARMA_WINDOW_BASE + ((uint64_t)number << 12), (uint64_t)KARMA_TAG | argument,
+		value);
 }
 
 uint64_t sim_alloc(struct sim *sim, size_t bytes, size_t align)
@@ -217,7 +220,8 @@ void driver_queue_setup(
 	size_t used_bytes = sizeof(struct vring_used) + 8u * size + 2;
 	struct karma_queue_setup setup = { .size = size };
 
-	*queue = (struct driver_queue){ .sim = sim, .device = device, .index = index, .size = size };
+	*queue =
+		(struct driver_queue){ .sim = sim, .device = device, .index = index, .size = size };
 	queue->descriptors_gpa = setup.descriptors = sim_alloc(sim, 16u * size, 16);
 	queue->avail_gpa = setup.driver = sim_alloc(sim, avail_bytes, 2);
 	queue->used_gpa = setup.device = sim_alloc(sim, used_bytes, 4);
@@ -240,8 +244,7 @@ void driver_queue_release(struct driver_queue *queue)
 
 static uint16_t part_flags(const struct part *parts, unsigned i, unsigned count)
 {
-	return (parts[i].write ? VRING_DESC_F_WRITE : 0) |
-		(i + 1 < count ? VRING_DESC_F_NEXT : 0);
+	return (parts[i].write ? VRING_DESC_F_WRITE : 0) | (i + 1 < count ? VRING_DESC_F_NEXT : 0);
 }
 
 uint16_t driver_chain(struct driver_queue *queue, const struct part *parts, unsigned count)
@@ -263,8 +266,7 @@ uint16_t driver_chain(struct driver_queue *queue, const struct part *parts, unsi
 	return head;
 }
 
-uint16_t driver_chain_indirect(
-	struct driver_queue *queue, const struct part *parts, unsigned count)
+uint16_t driver_chain_indirect(struct driver_queue *queue, const struct part *parts, unsigned count)
 {
 	uint16_t head = queue->next_descriptor;
 	uint64_t gpa = sim_alloc(queue->sim, count * sizeof(struct vring_desc), 16);

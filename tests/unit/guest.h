@@ -49,20 +49,21 @@ Suite *boot_suite(void);
 #define FEATURES_EVENT (FEATURES_PLAIN | FEATURE(VIRTIO_RING_F_EVENT_IDX))
 
 struct sim {
-	struct guest_memory memory;	/* between two pages that nobody may touch */
+	struct guest_memory memory; /* between two pages that nobody may touch */
 	struct machine machine;
 	struct io_ring ring;
 	struct virtio_environment environment;
 	struct hypercall_counters counters;
 	void *area;
 	size_t area_size;
-	uint64_t next_free;		/* guest-physical */
+	uint64_t next_free; /* guest-physical */
 
 	/* What the guest made happen. */
 	char console[SIM_CONSOLE_BYTES];
 	size_t console_length;
-	size_t console_takes;		/* bytes of one write that the console takes at most */
+	size_t console_takes; /* bytes of one write that the console takes at most */
 	unsigned ends, readies;
+	bool ready;
 	enum machine_end end;
 	unsigned end_status;
 };
@@ -114,11 +115,11 @@ struct driver_queue {
 struct part {
 	uint64_t gpa;
 	uint32_t length;
-	bool write;		/* by the device */
+	bool write; /* by the device */
 };
 
-void driver_queue_setup(
-	struct driver_queue *queue, struct sim *sim, unsigned device, unsigned index, uint16_t size);
+void driver_queue_setup(struct driver_queue *queue, struct sim *sim, unsigned device,
+	unsigned index, uint16_t size);
 void driver_queue_release(struct driver_queue *queue);
 
 /* Write a chain into descriptors, which are taken in turn; returns its head. */

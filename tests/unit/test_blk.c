@@ -25,7 +25,7 @@ static struct sim sim;
 static struct driver_queue queue;
 static struct virtio_device *blk;
 static int file;
-static uint64_t data;		/* guest-physical, of 256 KiB for the tests */
+static uint64_t data; /* guest-physical, of 256 KiB for the tests */
 
 static void add_disk(const char *path, bool read_only, bool direct, const char *serial)
 {
@@ -39,9 +39,8 @@ static void add_disk(const char *path, bool read_only, bool direct, const char *
 
 static void start(void)
 {
-	sim_start_device(&sim, 0,
-		FEATURES_INDIRECT | FEATURES_EVENT | (blk->offered & 0xffffff), &queue, 1,
-		QUEUE_SIZE);
+	sim_start_device(&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | (blk->offered & 0xffffff),
+		&queue, 1, QUEUE_SIZE);
 }
 
 static void setup_memory(void)
@@ -257,8 +256,7 @@ START_TEST(discard_punches_a_hole)
 
 	fill_file(0, DISK_BYTES);
 	before = file_blocks();
-	ck_assert_uint_eq(
-		clear_request(VIRTIO_BLK_T_DISCARD, 512, 1024, 0), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(clear_request(VIRTIO_BLK_T_DISCARD, 512, 1024, 0), VIRTIO_BLK_S_OK);
 	ck_assert_uint_lt(file_blocks(), before);
 	ck_assert_int_eq(file_size(), DISK_BYTES);
 	assert_file_is(0, 512 * SECTOR, false);
@@ -333,7 +331,7 @@ START_TEST(read_only_disk_is_read_and_not_changed)
 {
 	ck_assert(blk->offered & FEATURE(VIRTIO_BLK_F_RO));
 	ck_assert(!(blk->offered &
-		(FEATURE(VIRTIO_BLK_F_DISCARD) | FEATURE(VIRTIO_BLK_F_WRITE_ZEROES))));
+		    (FEATURE(VIRTIO_BLK_F_DISCARD) | FEATURE(VIRTIO_BLK_F_WRITE_ZEROES))));
 	fill_file(0, DISK_BYTES);
 	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 0, data, SECTOR), VIRTIO_BLK_S_IOERR);
 	ck_assert_uint_eq(clear_request(VIRTIO_BLK_T_DISCARD, 0, 8, 0), VIRTIO_BLK_S_IOERR);
@@ -350,8 +348,8 @@ START_TEST(nothing_is_read_or_written_past_the_end)
 	const uint32_t types[] = { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT };
 
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
-		ck_assert_uint_eq(request(types[i], DISK_SECTORS - 1, data, SECTOR),
-			VIRTIO_BLK_S_OK);
+		ck_assert_uint_eq(
+			request(types[i], DISK_SECTORS - 1, data, SECTOR), VIRTIO_BLK_S_OK);
 		ck_assert_uint_eq(
 			request(types[i], DISK_SECTORS, data, SECTOR), VIRTIO_BLK_S_IOERR);
 		ck_assert_uint_eq(last_length, 1);
@@ -440,23 +438,23 @@ START_TEST(status_is_the_last_byte_wherever_it_is)
 {
 	fill_file(0, DISK_BYTES);
 	/* In one buffer with the data. */
-	ck_assert_uint_eq(send_chain(driver_chain(&queue,
-					     (struct part[]){
-						     { header(VIRTIO_BLK_T_IN, 4), 16, false },
-						     { data, SECTOR + 1, true } },
-					     2),
-				  data + SECTOR),
+	ck_assert_uint_eq(
+		send_chain(driver_chain(&queue,
+				   (struct part[]){ { header(VIRTIO_BLK_T_IN, 4), 16, false },
+					   { data, SECTOR + 1, true } },
+				   2),
+			data + SECTOR),
 		VIRTIO_BLK_S_OK);
 	assert_data_is(4 * SECTOR, SECTOR);
 	ck_assert_uint_eq(last_length, SECTOR + 1);
 	/* With only the end of the data. */
-	ck_assert_uint_eq(send_chain(driver_chain(&queue,
-					     (struct part[]){
-						     { header(VIRTIO_BLK_T_IN, 6), 16, false },
-						     { data, 100, true },
-						     { data + 100, SECTOR - 100 + 1, true } },
-					     3),
-				  data + SECTOR),
+	ck_assert_uint_eq(
+		send_chain(driver_chain(&queue,
+				   (struct part[]){ { header(VIRTIO_BLK_T_IN, 6), 16, false },
+					   { data, 100, true },
+					   { data + 100, SECTOR - 100 + 1, true } },
+				   3),
+			data + SECTOR),
 		VIRTIO_BLK_S_OK);
 	assert_data_is(6 * SECTOR, SECTOR);
 }
@@ -470,10 +468,11 @@ START_TEST(request_without_status_needs_reset)
 				       2));
 	driver_kick(&queue);
 	assert_needs_reset();
-	driver_publish(&queue, driver_chain(&queue,
-				       (struct part[]){ { header(VIRTIO_BLK_T_FLUSH, 0), 16, false },
-					       { data, 0, true } },
-				       2));
+	driver_publish(
+		&queue, driver_chain(&queue,
+				(struct part[]){ { header(VIRTIO_BLK_T_FLUSH, 0), 16, false },
+					{ data, 0, true } },
+				2));
 	driver_kick(&queue);
 	assert_needs_reset();
 }
@@ -486,11 +485,11 @@ START_TEST(request_without_a_whole_header_needs_reset)
 	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
 		uint64_t status = status_place();
 
-		driver_publish(&queue,
-			driver_chain(&queue,
-				(struct part[]){ { header(VIRTIO_BLK_T_FLUSH, 0), lengths[i], false },
-					{ status, 1, true } },
-				2));
+		driver_publish(&queue, driver_chain(&queue,
+					       (struct part[]){ { header(VIRTIO_BLK_T_FLUSH, 0),
+									lengths[i], false },
+						       { status, 1, true } },
+					       2));
 		driver_kick(&queue);
 		ck_assert_uint_eq(status_at(status), STATUS_UNTOUCHED);
 		assert_needs_reset();
@@ -517,8 +516,7 @@ static uint16_t segments_chain(uint32_t type, unsigned count, uint64_t status)
 
 	parts[0] = (struct part){ header(type, 0), 16, false };
 	for (unsigned i = 0; i < count; i++)
-		parts[i + 1] =
-			(struct part){ data + i * SECTOR, SECTOR, type == VIRTIO_BLK_T_IN };
+		parts[i + 1] = (struct part){ data + i * SECTOR, SECTOR, type == VIRTIO_BLK_T_IN };
 	parts[count + 1] = (struct part){ status, 1, true };
 	return driver_chain_indirect(&queue, parts, count + 2);
 }
@@ -533,19 +531,16 @@ START_TEST(as_many_segments_as_promised_work)
 		VIRTIO_BLK_S_OK);
 	assert_file_is(0, SEGMENTS_MAX * SECTOR, false);
 	memset(sim_at(&sim, data, SEGMENTS_MAX * SECTOR), 0, SEGMENTS_MAX * SECTOR);
-	ck_assert_uint_eq(
-		send_chain(segments_chain(VIRTIO_BLK_T_IN, SEGMENTS_MAX, status), status),
+	ck_assert_uint_eq(send_chain(segments_chain(VIRTIO_BLK_T_IN, SEGMENTS_MAX, status), status),
 		VIRTIO_BLK_S_OK);
 	assert_data_is(0, SEGMENTS_MAX * SECTOR);
-	ck_assert_uint_eq(
-		((const struct virtio_blk_config *)blk->config)->seg_max, SEGMENTS_MAX);
+	ck_assert_uint_eq(((const struct virtio_blk_config *)blk->config)->seg_max, SEGMENTS_MAX);
 }
 END_TEST
 
 START_TEST(more_segments_need_reset)
 {
-	driver_publish(&queue,
-		segments_chain(VIRTIO_BLK_T_OUT, SEGMENTS_MAX + 1, status_place()));
+	driver_publish(&queue, segments_chain(VIRTIO_BLK_T_OUT, SEGMENTS_MAX + 1, status_place()));
 	driver_kick(&queue);
 	assert_needs_reset();
 }
@@ -586,12 +581,11 @@ START_TEST(queue_full_of_requests_is_served)
 		out->type = VIRTIO_BLK_T_OUT;
 		out->sector = i;
 		*(uint8_t *)sim_at(&sim, statuses + i, 1) = STATUS_UNTOUCHED;
-		driver_publish(&queue,
-			driver_chain_indirect(&queue,
-				(struct part[]){ { headers + 16 * i, 16, false },
-					{ data + i * SECTOR, SECTOR, false },
-					{ statuses + i, 1, true } },
-				3));
+		driver_publish(&queue, driver_chain_indirect(&queue,
+					       (struct part[]){ { headers + 16 * i, 16, false },
+						       { data + i * SECTOR, SECTOR, false },
+						       { statuses + i, 1, true } },
+					       3));
 	}
 	driver_kick(&queue);
 	for (unsigned i = 0; i < QUEUE_SIZE; i++) {
@@ -645,8 +639,7 @@ START_TEST(log_of_a_failing_disk_is_short)
 	ck_assert_int_eq(ftruncate(file, 0), 0);
 	messages_begin();
 	for (unsigned i = 0; i < 100; i++)
-		ck_assert_uint_eq(
-			request(VIRTIO_BLK_T_IN, i, data, SECTOR), VIRTIO_BLK_S_IOERR);
+		ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, i, data, SECTOR), VIRTIO_BLK_S_IOERR);
 	for (const char *c = messages_end(); *c; c++)
 		lines += *c == '\n';
 	ck_assert_uint_ge(lines, 1);
@@ -660,8 +653,8 @@ START_TEST(limit_of_file_size_is_an_error)
 
 	signal(SIGXFSZ, SIG_IGN);
 	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
-	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, DISK_SECTORS - 8, data, 8 * SECTOR),
-		VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(
+		request(VIRTIO_BLK_T_OUT, DISK_SECTORS - 8, data, 8 * SECTOR), VIRTIO_BLK_S_IOERR);
 	fill_data(0, SECTOR);
 	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 0, data, SECTOR), VIRTIO_BLK_S_OK);
 	assert_file_is(0, SECTOR, false);
@@ -827,8 +820,8 @@ START_TEST(direct_disk_wants_whole_blocks)
 }
 END_TEST
 
-static TCase *make_case(const char *name, void (*set_up)(void), const TTest *const *tests,
-	size_t count)
+static TCase *make_case(
+	const char *name, void (*set_up)(void), const TTest *const *tests, size_t count)
 {
 	TCase *tcase = tcase_create(name);
 
@@ -882,9 +875,8 @@ Suite *blk_suite(void)
 	Suite *suite = suite_create("blk");
 
 	suite_add_tcase(suite, make_case("requests", setup, writable, ARRAY_SIZE(writable)));
-	suite_add_tcase(suite,
-		make_case("read only", setup_read_only, reading, ARRAY_SIZE(reading)));
-	suite_add_tcase(suite,
-		make_case("opening", setup_memory, opening, ARRAY_SIZE(opening)));
+	suite_add_tcase(
+		suite, make_case("read only", setup_read_only, reading, ARRAY_SIZE(reading)));
+	suite_add_tcase(suite, make_case("opening", setup_memory, opening, ARRAY_SIZE(opening)));
 	return suite;
 }

@@ -415,6 +415,45 @@ START_TEST(held_input_comes_with_its_release)
 }
 END_TEST
 
+START_TEST(input_that_came_before_the_hold_comes_with_the_release)
+{
+	start("stdio");
+	ck_assert_int_eq(write(to_guest[1], "early\n", 6), 6);
+	sim_run_moment(&sim);
+	terminal_hold_input(&terminal);
+	listen_with(4, 64);
+	assert_guest_gets("", 0);
+	ck_assert_int_eq(write(to_guest[1], "late\n", 5), 5);
+	terminal_release_input(&terminal);
+	assert_guest_gets_text("early\nlate\n");
+}
+END_TEST
+
+START_TEST(input_end_before_the_hold_is_told_with_the_release)
+{
+	start("stdio");
+	listen_with(4, 64);
+	ck_assert_int_eq(write(to_guest[1], "all\n", 4), 4);
+	close(to_guest[1]);
+	assert_guest_gets_text("all\n");
+	terminal_hold_input(&terminal);
+	assert_guest_gets("", 0);
+	terminal_release_input(&terminal);
+	assert_guest_gets_text(END_OF_INPUT);
+}
+END_TEST
+
+START_TEST(release_without_hold_changes_nothing)
+{
+	start("stdio");
+	listen_with(4, 64);
+	terminal_release_input(&terminal);
+	ck_assert_int_eq(write(to_guest[1], "abc", 3), 3);
+	close(to_guest[1]);
+	assert_guest_gets_text("abc");
+}
+END_TEST
+
 START_TEST(input_end_behind_a_line_is_one_end_of_file)
 {
 	start_held();
@@ -535,9 +574,9 @@ START_TEST(receive_chain_without_room_comes_back_empty)
 	start("stdio");
 	ck_assert_int_eq(write(to_guest[1], "abc", 3), 3);
 	sim_run_moment(&sim);
-	driver_publish(&queues[RECEIVE],
-		driver_chain(&queues[RECEIVE],
-			&(struct part){ sim_alloc(&sim, 16, 1), 16, false }, 1));
+	driver_publish(
+		&queues[RECEIVE], driver_chain(&queues[RECEIVE],
+					  &(struct part){ sim_alloc(&sim, 16, 1), 16, false }, 1));
 	driver_kick(&queues[RECEIVE]);
 	ck_assert_uint_eq(driver_wait(&queues[RECEIVE]).len, 0);
 	ck_assert(terminal_has_input(&terminal));
@@ -668,10 +707,13 @@ END_TEST
 static void escape_body(void)
 {
 	start_interactive();
-	type("\x01" "a");
+	type("\x01"
+	     "a");
 	assert_guest_gets_text("\x01");
-	type("1\x01\x01" "2");
-	assert_guest_gets_text("1\x01" "2");
+	type("1\x01\x01"
+	     "2");
+	assert_guest_gets_text("1\x01"
+			       "2");
 	type("x");
 	assert_guest_gets_text("x");
 	ck_assert_uint_eq(leaves, 0);
@@ -742,6 +784,20 @@ START_TEST(control_a_h_helps)
 }
 END_TEST
 
+static void held_person_body(void)
+{
+	start_interactive();
+	terminal_hold_input(&terminal);
+	type("y");
+	assert_guest_gets_text("y");
+}
+
+START_TEST(input_of_a_person_is_never_held)
+{
+	in_session(held_person_body);
+}
+END_TEST
+
 static void output_body(void)
 {
 	start_interactive();
@@ -787,7 +843,7 @@ END_TEST
 static bool same_mode(const struct termios *a, const struct termios *b)
 {
 	return a->c_iflag == b->c_iflag && a->c_oflag == b->c_oflag && a->c_cflag == b->c_cflag &&
-		a->c_lflag == b->c_lflag && memcmp(a->c_cc, b->c_cc, sizeof(a->c_cc)) == 0;
+	       a->c_lflag == b->c_lflag && memcmp(a->c_cc, b->c_cc, sizeof(a->c_cc)) == 0;
 }
 
 static void restore_body(void)
@@ -908,6 +964,9 @@ Suite *console_suite(void)
 		input_waits_for_the_guest_to_listen,
 		input_end_without_hold_is_silent,
 		held_input_comes_with_its_release,
+		input_that_came_before_the_hold_comes_with_the_release,
+		input_end_before_the_hold_is_told_with_the_release,
+		release_without_hold_changes_nothing,
 		input_end_behind_a_line_is_one_end_of_file,
 		input_end_in_a_line_is_two_ends_of_file,
 		empty_input_is_one_end_of_file,
@@ -926,6 +985,7 @@ Suite *console_suite(void)
 		control_a_x_leaves,
 		control_a_x_leaves_a_guest_that_does_not_listen,
 		control_a_h_helps,
+		input_of_a_person_is_never_held,
 		output_stays_processed,
 		guest_learns_of_the_terminals_size,
 		terminal_is_restored_at_the_end,

@@ -17,15 +17,30 @@ static void setup(void)
 {
 	const struct kvm_cpuid_entry2 host[] = {
 		{ .function = 0, .eax = 0x1f },
-		{ .function = 1, .eax = 0x800f12, .ebx = 0x07080800, .ecx = 0x7efafbff & ~(1u << 21),
+		{ .function = 1,
+			.eax = 0x800f12,
+			.ebx = 0x07080800,
+			.ecx = 0x7efafbff & ~(1u << 21),
 			.edx = 0x0789fbff },
-		{ .function = 4, .index = 0, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		{ .function = 4,
+			.index = 0,
+			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 			.eax = 0xfc004121 },
-		{ .function = 4, .index = 3, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		{ .function = 4,
+			.index = 3,
+			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 			.eax = 0xfc1fc163 },
-		{ .function = 0xb, .index = 0, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .edx = 77 },
-		{ .function = 0xb, .index = 1, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .edx = 77 },
-		{ .function = 0x1f, .index = 0, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		{ .function = 0xb,
+			.index = 0,
+			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+			.edx = 77 },
+		{ .function = 0xb,
+			.index = 1,
+			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+			.edx = 77 },
+		{ .function = 0x1f,
+			.index = 0,
+			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 			.edx = 77 },
 		{ .function = KVM_SIGNATURE, .eax = 0x40000001, .ebx = 0x4b4d564b },
 		{ .function = 0x80000001, .ecx = 0xffffffff, .edx = 0x2fd3fbff },
@@ -92,8 +107,8 @@ START_TEST(what_linux_needs_is_set)
 {
 	adjust(0, 1);
 	/* Hypervisor, TSC deadline timer, x2APIC. */
-	ck_assert_uint_eq(find(1, 0)->ecx & (1u << 31 | 1u << 24 | 1u << 21),
-		1u << 31 | 1u << 24 | 1u << 21);
+	ck_assert_uint_eq(
+		find(1, 0)->ecx & (1u << 31 | 1u << 24 | 1u << 21), 1u << 31 | 1u << 24 | 1u << 21);
 }
 END_TEST
 

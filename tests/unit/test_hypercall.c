@@ -148,7 +148,6 @@ START_TEST(what_must_be_0_is_checked)
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_config_generation, 0, 1), -EINVAL);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_info, 0, 1), -EINVAL);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_notify, 0, 1), -EINVAL);
-	ck_assert_uint_eq(sim.readies, 0);
 }
 END_TEST
 
@@ -244,11 +243,15 @@ END_TEST
 
 START_TEST(ready_is_passed_on)
 {
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 0, 0), 0);
-	ck_assert_uint_eq(sim.readies, 0);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 1, 0), 0);
 	ck_assert_uint_eq(sim.readies, 1);
+	ck_assert(sim.ready);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 0, 0), 0);
+	ck_assert_uint_eq(sim.readies, 2);
+	ck_assert(!sim.ready);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 2, 0), -EINVAL);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 1, 1), -EINVAL);
+	ck_assert_uint_eq(sim.readies, 2);
 }
 END_TEST
 
@@ -328,15 +331,12 @@ START_TEST(bits_of_the_argument_without_meaning_must_be_0)
 
 	for (unsigned bit = 8; bit < 31; bit++) {
 		for (size_t i = 0; i < ARRAY_SIZE(device_only); i++) {
-			uint64_t value =
-				device_only[i] == KARMA_CALL_device_info ? buffer : 0;
+			uint64_t value = device_only[i] == KARMA_CALL_device_info ? buffer : 0;
 
-			ck_assert_int_eq(
-				sim_call(&sim, device_only[i], 1u << bit, value), -EINVAL);
+			ck_assert_int_eq(sim_call(&sim, device_only[i], 1u << bit, value), -EINVAL);
 		}
 		for (size_t i = 0; bit >= 24 && i < ARRAY_SIZE(with_index); i++) {
-			uint64_t value =
-				with_index[i] == KARMA_CALL_queue_setup ? buffer : 0;
+			uint64_t value = with_index[i] == KARMA_CALL_queue_setup ? buffer : 0;
 
 			ck_assert_int_eq(sim_call(&sim, with_index[i], 1u << bit, value), -EINVAL);
 		}
@@ -352,7 +352,8 @@ START_TEST(addresses_outside_of_memory_are_faults)
 		unsigned call;
 		uint32_t argument;
 	} calls[] = { { KARMA_CALL_console_write, 8 }, { KARMA_CALL_panic, 8 },
-		{ KARMA_CALL_device_info, 1 }, { KARMA_CALL_config_read, KARMA_ARG_CONFIG(1, 0, 8) },
+		{ KARMA_CALL_device_info, 1 },
+		{ KARMA_CALL_config_read, KARMA_ARG_CONFIG(1, 0, 8) },
 		{ KARMA_CALL_config_write, KARMA_ARG_CONFIG(1, 0, 8) },
 		{ KARMA_CALL_queue_setup, KARMA_ARG(1, 0) } };
 
@@ -431,8 +432,8 @@ static void scribble_descriptor(unsigned number)
 {
 	const uint32_t lengths[] = { 0, 1, 16, 16, 17, 512, 512, 513, 4096, 32, UINT32_MAX };
 	struct vring_desc *descriptors = sim_at(&sim, zone(number), 16 * ZONE_QUEUE_SIZE);
-	struct virtio_blk_outhdr request = { .type = dice(15), .sector = dice(2) ? dice(4096) :
-			random_next(&random_state) };
+	struct virtio_blk_outhdr request = { .type = dice(15),
+		.sector = dice(2) ? dice(4096) : random_next(&random_state) };
 	uint64_t buffer = zone(number) + ZONE_BUFFERS + 64 * dice(256);
 
 	memcpy(sim_at(&sim, buffer, sizeof(request)), &request, sizeof(request));
@@ -483,8 +484,7 @@ static void storm_start(void)
 
 		scribble_setup(number);
 		used->idx = 0;
-		sim_call(&sim, KARMA_CALL_queue_setup, KARMA_ARG(device, i),
-			setup_address(number));
+		sim_call(&sim, KARMA_CALL_queue_setup, KARMA_ARG(device, i), setup_address(number));
 	}
 	sim_call(&sim, KARMA_CALL_device_set_status, device, STATUS_RUNNING);
 }

@@ -12,7 +12,7 @@
 #define DESCRIPTORS 0x10000ull
 #define AVAIL 0x20000ull
 #define USED 0x30000ull
-#define TABLE 0x40000ull		/* of indirect descriptors */
+#define TABLE 0x40000ull /* of indirect descriptors */
 #define BUFFER 0x50000ull
 #define FLIP_MS 200
 
@@ -75,8 +75,8 @@ static void teardown(void)
 	guarded_memory_release(&memory, area, area_size);
 }
 
-static void describe(struct vring_desc *descriptor, uint64_t gpa, uint32_t length, uint16_t flags,
-	uint16_t next)
+static void describe(
+	struct vring_desc *descriptor, uint64_t gpa, uint32_t length, uint16_t flags, uint16_t next)
 {
 	*descriptor = (struct vring_desc){ gpa, length, flags, next };
 }
@@ -103,8 +103,7 @@ static void assert_broken(const char *word)
 	ck_assert_uint_eq(used->idx, 0);
 }
 
-static void assert_single_is_broken(
-	uint64_t gpa, uint32_t length, uint16_t flags, const char *word)
+static void assert_single_is_broken(uint64_t gpa, uint32_t length, uint16_t flags, const char *word)
 {
 	enable(FEATURES_INDIRECT);
 	describe(&descriptors[0], gpa, length, flags, 0);
@@ -506,8 +505,8 @@ static int enable_with(struct karma_queue_setup setup)
 
 START_TEST(queue_sizes)
 {
-	const uint32_t bad[] = { 0, 3, 5, 6, 7, 12, 1000, 1023, 1025, 2048, 32768, 65536,
-		65537, 65552, 0x80000000, 0xffffffff };
+	const uint32_t bad[] = { 0, 3, 5, 6, 7, 12, 1000, 1023, 1025, 2048, 32768, 65536, 65537,
+		65552, 0x80000000, 0xffffffff };
 
 	for (uint32_t size = 1; size <= 1024; size *= 2)
 		ck_assert_int_eq(enable_with(setup_of(size)), 0);
@@ -708,7 +707,7 @@ END_TEST
 START_TEST(event_index_suppresses_interrupts_until_it_is_passed)
 {
 	enable_with_irq(FEATURES_EVENT);
-	avail->flags = VRING_AVAIL_F_NO_INTERRUPT;	/* not looked at */
+	avail->flags = VRING_AVAIL_F_NO_INTERRUPT; /* not looked at */
 	avail->ring[QUEUE_SIZE] = 3;
 	for (unsigned i = 0; i < 8; i++) {
 		virtq_push(&queue, 0, 0);
@@ -857,7 +856,7 @@ static bool inside(const struct iovec *part)
 	uint8_t *start = part->iov_base;
 
 	return start >= memory.base && part->iov_len <= memory.size &&
-		start + part->iov_len <= memory.base + memory.size;
+	       start + part->iov_len <= memory.base + memory.size;
 }
 
 /* What a pop gave is what it counted, and inside of memory. */
@@ -907,7 +906,7 @@ START_TEST(rings_that_change_while_they_are_read_lead_nowhere)
 		now = now_ms();
 		/* Both must happen often, or the test shows nothing. */
 	} while (now < start + FLIP_MS ||
-		((taken < 100 || broken < 100) && now < start + SIM_PATIENCE_MS));
+		 ((taken < 100 || broken < 100) && now < start + SIM_PATIENCE_MS));
 	atomic_store(&flipping, false);
 	pthread_join(thread, NULL);
 	ck_assert_uint_ge(taken, 100);

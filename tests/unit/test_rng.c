@@ -15,8 +15,7 @@ static void setup(void)
 {
 	sim_init(&sim, SIM_MEMORY);
 	sim_add(&sim, rng_create(&sim.environment));
-	sim_start_device(
-		&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT, &queue, 1, QUEUE_SIZE);
+	sim_start_device(&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT, &queue, 1, QUEUE_SIZE);
 }
 
 static void teardown(void)
@@ -79,8 +78,8 @@ START_TEST(parts_of_a_chain_are_filled_in_order)
 {
 	uint64_t gpa = sim_alloc(&sim, 256, 1);
 
-	ck_assert_uint_eq(fill((struct part[]){ { gpa, 64, true }, { gpa + 128, 64, true } }, 2),
-		128);
+	ck_assert_uint_eq(
+		fill((struct part[]){ { gpa, 64, true }, { gpa + 128, 64, true } }, 2), 128);
 	ck_assert(!all_zero(gpa, 64));
 	ck_assert(all_zero(gpa + 64, 64));
 	ck_assert(!all_zero(gpa + 128, 64));
@@ -110,8 +109,8 @@ START_TEST(full_queue_is_served_with_one_kick_and_one_interrupt)
 	uint64_t gpa = sim_alloc(&sim, QUEUE_SIZE * 16, 1);
 
 	for (unsigned i = 0; i < QUEUE_SIZE; i++)
-		driver_publish(&queue,
-			driver_chain(&queue, &(struct part){ gpa + i * 16, 16, true }, 1));
+		driver_publish(
+			&queue, driver_chain(&queue, &(struct part){ gpa + i * 16, 16, true }, 1));
 	driver_kick(&queue);
 	ck_assert(sim_run_until(&sim, all_used, NULL));
 	ck_assert_uint_eq(driver_interrupts(&queue), 1);
@@ -126,8 +125,7 @@ START_TEST(guest_that_never_stops_does_not_keep_the_vcpu)
 	uint64_t gpa = sim_alloc(&sim, 16, 1);
 
 	for (unsigned i = 0; i < QUEUE_SIZE; i++)
-		queue.descriptors[i] =
-			(struct vring_desc){ gpa, 16, VRING_DESC_F_WRITE, 0 };
+		queue.descriptors[i] = (struct vring_desc){ gpa, 16, VRING_DESC_F_WRITE, 0 };
 	for (unsigned i = 0; i < QUEUE_SIZE; i++)
 		driver_publish(&queue, i);
 	driver_kick(&queue);

@@ -22,7 +22,9 @@ static int pipe_ends[2];
 /* A disk whose reads end when the test says so: its file is a pipe. */
 static void setup(void)
 {
-	struct disk disk = { .ring = &sim.ring, .size = DISK_BYTES, .block_size = 512,
+	struct disk disk = { .ring = &sim.ring,
+		.size = DISK_BYTES,
+		.block_size = 512,
 		.physical_block_size = 4096 };
 
 	sim_init(&sim, SIM_MEMORY);
@@ -55,11 +57,11 @@ static int64_t set_status(uint64_t status)
 
 static int64_t accept_features(uint64_t features)
 {
-	int64_t result = sim_call(&sim, KARMA_CALL_device_accept, KARMA_ARG(0, 0),
-		features & 0xffffffff);
+	int64_t result =
+		sim_call(&sim, KARMA_CALL_device_accept, KARMA_ARG(0, 0), features & 0xffffffff);
 
-	return result ? result :
-			sim_call(&sim, KARMA_CALL_device_accept, KARMA_ARG(0, 1), features >> 32);
+	return result ? result
+		      : sim_call(&sim, KARMA_CALL_device_accept, KARMA_ARG(0, 1), features >> 32);
 }
 
 static uint64_t data_gpa, status_gpa;
@@ -249,9 +251,8 @@ START_TEST(configuration_far_outside_is_refused)
 {
 	uint64_t to = sim_alloc(&sim, KARMA_CONFIG_MAX, 1);
 
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_config_read,
-				 KARMA_ARG_CONFIG(0, 0xfff, 1), to),
-		-EINVAL);
+	ck_assert_int_eq(
+		sim_call(&sim, KARMA_CALL_config_read, KARMA_ARG_CONFIG(0, 0xfff, 1), to), -EINVAL);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_config_read,
 				 KARMA_ARG_CONFIG(0, 0, KARMA_CONFIG_MAX), to),
 		-EINVAL);
@@ -266,14 +267,14 @@ END_TEST
 
 START_TEST(configuration_is_not_written_outside_of_memory)
 {
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_config_read, KARMA_ARG_CONFIG(0, 0, 8),
-				 SIM_MEMORY - 7),
+	ck_assert_int_eq(
+		sim_call(&sim, KARMA_CALL_config_read, KARMA_ARG_CONFIG(0, 0, 8), SIM_MEMORY - 7),
 		-EFAULT);
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_config_read, KARMA_ARG_CONFIG(0, 0, 8),
-				 UINT64_MAX - 3),
+	ck_assert_int_eq(
+		sim_call(&sim, KARMA_CALL_config_read, KARMA_ARG_CONFIG(0, 0, 8), UINT64_MAX - 3),
 		-EFAULT);
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_config_read, KARMA_ARG_CONFIG(0, 0, 8),
-				 SIM_MEMORY - 8),
+	ck_assert_int_eq(
+		sim_call(&sim, KARMA_CALL_config_read, KARMA_ARG_CONFIG(0, 0, 8), SIM_MEMORY - 8),
 		0);
 }
 END_TEST
@@ -289,8 +290,8 @@ START_TEST(configuration_of_these_devices_is_read_only)
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_config_write,
 				 KARMA_ARG_CONFIG(0, sizeof(before) - 3, 4), from),
 		-EINVAL);
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_config_write, KARMA_ARG_CONFIG(0, 0, 4),
-				 SIM_MEMORY - 3),
+	ck_assert_int_eq(
+		sim_call(&sim, KARMA_CALL_config_write, KARMA_ARG_CONFIG(0, 0, 4), SIM_MEMORY - 3),
 		-EFAULT);
 	ck_assert_mem_eq(&before, blk->config, sizeof(before));
 }
@@ -585,8 +586,8 @@ static const struct virtio_device_ops toy_ops = {
 static unsigned add_toy(void)
 {
 	memset(&toy, 0, sizeof(toy));
-	virtio_device_init(&toy.device, &toy_ops, "toy", FEATURE(5), &toy.queue, 1, 64,
-		&sim.environment);
+	virtio_device_init(
+		&toy.device, &toy_ops, "toy", FEATURE(5), &toy.queue, 1, 64, &sim.environment);
 	toy.device.config = toy.config;
 	toy.device.config_size = sizeof(toy.config);
 	toy.queue.name = "toy";
@@ -600,15 +601,13 @@ START_TEST(operations_of_a_device_are_called_when_they_should)
 
 	sim_start_device(&sim, device, FEATURES_PLAIN, &queue, 1, QUEUE_SIZE);
 	ck_assert_uint_eq(toy.starts, 1);
-	ck_assert_int_eq(
-		sim_call(&sim, KARMA_CALL_device_set_status, device, STATUS_RUNNING), 0);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_device_set_status, device, STATUS_RUNNING), 0);
 	ck_assert_uint_eq(toy.starts, 1);
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_config_write,
-				 KARMA_ARG_CONFIG(device, 3, 5), from),
-		0);
+	ck_assert_int_eq(
+		sim_call(&sim, KARMA_CALL_config_write, KARMA_ARG_CONFIG(device, 3, 5), from), 0);
 	ck_assert_mem_eq(toy.config, "\0\0\0karma", 8);
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_config_write,
-				 KARMA_ARG_CONFIG(device, 4, 5), from),
+	ck_assert_int_eq(
+		sim_call(&sim, KARMA_CALL_config_write, KARMA_ARG_CONFIG(device, 4, 5), from),
 		-EINVAL);
 	sim_reset(&sim, device);
 	ck_assert_uint_eq(toy.resets, 1);
