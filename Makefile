@@ -6,7 +6,6 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 BUILD := build
 
-CC ?= gcc
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)
 LIBS := liburing
@@ -23,8 +22,14 @@ OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o)
 # All but main(): what tests link with.
 PARTS := $(filter-out src/cli/main.c,$(SOURCES))
 
+# `make V=1` shows the commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@echo "  $(1)")
+
 # The release that `make guest` builds for; empty: Debian's current one.
 KVER ?=
+
+.DELETE_ON_ERROR:
 
 .PHONY: all
 all: $(BUILD)/karma
@@ -49,21 +54,23 @@ demo:
 # virtio_karma and an initramfs, in build/guest/RELEASE.
 .PHONY: guest
 guest:
-	scripts/make-guest $(KVER)
+	$(Q)scripts/make-guest $(KVER)
 
 .PHONY: docs
 docs: $(BUILD)/man/karma-hypercalls.7
 
 $(BUILD)/man/karma-hypercalls.7: man/karma-hypercalls.7.in include/karma/abi.h scripts/abi-table
 	@mkdir -p $(@D)
-	scripts/abi-table page $< >$@
+	$(Q)CC='$(CC)' scripts/abi-table page $< >$@
 
 $(BUILD)/karma: $(OBJECTS)
-	$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LDLIBS)
+	$(call say,LINK  $@)
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LDLIBS)
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(KARMA_CPPFLAGS) $(CPPFLAGS) $(LIB_CFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC    $<)
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(CPPFLAGS) $(LIB_CFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -MMD -MP -c -o $@ $<
 
 -include $(OBJECTS:.o=.d)
 
@@ -79,11 +86,13 @@ TINY := $(patsubst tests/guest/tiny/%.S,$(BUILD)/test/tiny/%,$(wildcard tests/gu
 define unit_test
 $(BUILD)/test/unit-$(1): $$(PARTS:%.c=$(BUILD)/test/obj-$(1)/%.o) \
 		$$(TEST_SOURCES:%.c=$(BUILD)/test/obj-$(1)/%.o)
-	$$(CC) $(2) $$(CFLAGS) -pthread -o $$@ $$^ $$(LIB_LDLIBS) $$(TEST_LDLIBS)
+	$$(call say,LINK  $$@)
+	$$(Q)$$(CC) $(2) $$(CFLAGS) -pthread -o $$@ $$^ $$(LIB_LDLIBS) $$(TEST_LDLIBS)
 
 $(BUILD)/test/obj-$(1)/%.o: %.c Makefile
 	@mkdir -p $$(@D)
-	$$(CC) $$(KARMA_CPPFLAGS) $$(LIB_CFLAGS) $$(TEST_CFLAGS) $$(CFLAGS) $$(KARMA_CFLAGS) $(2) \
+	$$(call say,CC    $$< ($(1)))
+	$$(Q)$$(CC) $$(KARMA_CPPFLAGS) $$(LIB_CFLAGS) $$(TEST_CFLAGS) $$(CFLAGS) $$(KARMA_CFLAGS) $(2) \
 		-MMD -MP -c -o $$@ $$<
 
 -include $$(PARTS:%.c=$(BUILD)/test/obj-$(1)/%.d) $$(TEST_SOURCES:%.c=$(BUILD)/test/obj-$(1)/%.d)
@@ -93,25 +102,27 @@ TEST_CFLAGS = $(shell pkg-config --cflags $(TEST_LIBS))
 TEST_LDLIBS = $(shell pkg-config --libs $(TEST_LIBS))
 
 $(eval $(call unit_test,asan,$(SANITIZE)))
-$(eval $(call unit_test,tsan,-fsanitize=thread))
+$(eval $(call unit_test,tsan,-fsanitize=thread -Wno-tsan))
 
 $(BUILD)/test/tiny/%: tests/guest/tiny/%.S tests/guest/tiny/tiny.h tests/guest/tiny/tiny.ld
 	@mkdir -p $(@D)
-	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,--no-warn-rwx-segments,-z,noexecstack \
+	$(call say,CC    $<)
+	$(Q)$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,--no-warn-rwx-segments,-z,noexecstack \
 		-Wl,-T,tests/guest/tiny/tiny.ld -o $@ $<
 
 $(BUILD)/test/debian.img: tests/guest/make-debian-image
-	tests/guest/make-debian-image $@
+	$(call say,IMAGE $@)
+	$(Q)tests/guest/make-debian-image $@
 
 .PHONY: unit
 unit: $(BUILD)/test/unit-asan $(BUILD)/test/unit-tsan
 	$(BUILD)/test/unit-asan
-	TSAN_OPTIONS=suppressions=tests/unit/tsan.supp $(BUILD)/test/unit-tsan threads
+	TSAN_OPTIONS=suppressions=tests/unit/tsan.supp $(BUILD)/test/unit-tsan
 
 # The tests with whole guests, in the soft host where this machine has no KVM that works.
 .PHONY: check-guest
 check-guest: all guest $(TINY) $(BUILD)/test/debian.img
-	release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
 	kernel=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release && \
 	scripts/soft-host --auto --memory 6144 --timeout 1200 --env KARMA_KERNEL=$$kernel -- \
 		tests/guest/run $(TESTS)
@@ -120,7 +131,8 @@ SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests .ci)
 
 .PHONY: check-scripts
 check-scripts:
-	shellcheck -x $(SCRIPTS) tests/guest/*.sh
+	$(call say,SHELLCHECK)
+	$(Q)shellcheck -x $(SCRIPTS) tests/guest/*.sh
 
 # Coverage-guided fuzzing of what parses a user's bytes: bounded; more by FUZZ_RUNS=N.
 FUZZ_RUNS ?= 100000
@@ -128,7 +140,8 @@ FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/test/%,$(wildcard tests/fuzz/*.c))
 
 $(BUILD)/test/fuzz_%: tests/fuzz/fuzz_%.c $(PARTS) $(wildcard include/karma/*.h)
 	@mkdir -p $(@D)
-	clang $(KARMA_CPPFLAGS) $(LIB_CFLAGS) -std=gnu11 -O1 -g -pthread \
+	$(call say,CLANG $<)
+	$(Q)clang -Wno-gnu-variable-sized-type-not-at-end $(KARMA_CPPFLAGS) $(LIB_CFLAGS) -std=gnu11 -O1 -g -pthread \
 		-fsanitize=fuzzer,address,undefined -o $@ $< $(PARTS) $(LIB_LDLIBS)
 
 .PHONY: fuzz
@@ -149,7 +162,9 @@ check:
 .PHONY: install
 install: all docs
 	install -D -m 755 $(BUILD)/karma $(DESTDIR)$(PREFIX)/bin/karma
-	install -D -m 644 man/karma.1 $(DESTDIR)$(PREFIX)/share/man/man1/karma.1
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	sed 's|/usr/local/lib/karma|$(PREFIX)/lib/karma|g' man/karma.1 \
+		>$(DESTDIR)$(PREFIX)/share/man/man1/karma.1
 	install -D -m 644 $(BUILD)/man/karma-hypercalls.7 \
 		$(DESTDIR)$(PREFIX)/share/man/man7/karma-hypercalls.7
 	install -D -m 644 include/karma/abi.h $(DESTDIR)$(PREFIX)/include/karma/abi.h

@@ -40,7 +40,8 @@ int64_t hypercall(struct machine *machine, struct hypercall_counters *counters, 
 		counters->unknown++;
 		return -ENOSYS;
 	}
-	counters->calls[call - calls]++;
+	/* Others look on while we count. */
+	__atomic_fetch_add(&counters->calls[call - calls], 1, __ATOMIC_RELAXED);
 	result = call->serve(machine, rcx & KARMA_ARGUMENT_MASK, rdx);
 	if (result < 0)
 		counters->refused++;

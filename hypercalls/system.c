@@ -68,7 +68,7 @@ int64_t call_panic(struct machine *machine, uint32_t length, uint64_t address)
 
 	if (length > sizeof(text))
 		return -EINVAL;
-	result = guest_memory_read(machine->memory, GPA(address), text, length);
+	result = length ? guest_memory_read(machine->memory, GPA(address), text, length) : 0;
 	if (result < 0)
 		return result;
 	make_printable(text, length);

@@ -711,11 +711,17 @@ static const struct attribute_group karma_attribute_group = {
 
 static DEFINE_RAW_SPINLOCK(karma_console_lock);
 
+/* A second in all for a user who does not read: what is left of a line then is lost. */
+#define KARMA_CONSOLE_TRIES 1000
+#define KARMA_CONSOLE_DELAY_US 1000
+
 static void karma_console_write(struct console *con, const char *text, unsigned int length)
 {
 	unsigned long flags;
+	unsigned int patience = KARMA_CONSOLE_TRIES;
 	bool locked = true;
 	unsigned int chunk;
+	long taken;
 
 	/* The CPU that holds the lock may have been stopped. */
 	local_irq_save(flags);
@@ -723,12 +729,20 @@ static void karma_console_write(struct console *con, const char *text, unsigned 
 		locked = raw_spin_trylock(&karma_console_lock);
 	else
 		raw_spin_lock(&karma_console_lock);
-	for (; length; text += chunk, length -= chunk) {
+	while (length && patience) {
 		chunk = min_t(unsigned int, length, KARMA_TEXT_MAX);
 		memcpy(karma_console_text, text, chunk);
-		if (karma_call(KARMA_CALL_console_write, chunk, virt_to_phys(karma_console_text)) <
-		    0)
+		taken = karma_call(KARMA_CALL_console_write, chunk,
+				   virt_to_phys(karma_console_text));
+		if (taken < 0)
 			break;
+		text += taken;
+		length -= taken;
+		if (taken < chunk) {
+			/* The user reads slowly. */
+			patience--;
+			udelay(KARMA_CONSOLE_DELAY_US);
+		}
 	}
 	if (locked)
 		raw_spin_unlock(&karma_console_lock);

@@ -1,5 +1,25 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
+ * Copyright the Karma authors.
+ *
+ * Redistribution and use in source and binary forms, with or without modification, are permitted
+ * provided that the following conditions are met:
+ * 1. Redistributions of source code must retain the above copyright notice, this list of conditions
+ *    and the following disclaimer.
+ * 2. Redistributions in binary form must reproduce the above copyright notice, this list of
+ *    conditions and the following disclaimer in the documentation and/or other materials provided
+ *    with the distribution.
+ *
+ * THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS "AS IS" AND ANY EXPRESS OR
+ * IMPLIED WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE IMPLIED WARRANTIES OF MERCHANTABILITY AND
+ * FITNESS FOR A PARTICULAR PURPOSE ARE DISCLAIMED.  IN NO EVENT SHALL THE COPYRIGHT HOLDER OR
+ * CONTRIBUTORS BE LIABLE FOR ANY DIRECT, INDIRECT, INCIDENTAL, SPECIAL, EXEMPLARY, OR CONSEQUENTIAL
+ * DAMAGES (INCLUDING, BUT NOT LIMITED TO, PROCUREMENT OF SUBSTITUTE GOODS OR SERVICES; LOSS OF USE,
+ * DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER CAUSED AND ON ANY THEORY OF LIABILITY, WHETHER
+ * IN CONTRACT, STRICT LIABILITY, OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT
+ * OF THE USE OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.
+ */
+/*
  * The Karma guest ABI, version 1: what a guest and the monitor say to each other.
  *
  * This header is all that a guest needs; copy it into any guest.  It is shared by the
@@ -18,7 +38,8 @@
  *	RDX = value: a number, or the guest-physical address of a buffer
  *
  * RAX returns a value of zero or above, or a negative errno (Linux numbers) in -4095 to -1; no
- * other register and no memory changes, but for the buffer that a call names.  A 32-bit
+ * other register changes, and no memory but the buffer that a call names and, by the devices at
+ * any time, their rings and what these name.  A 32-bit
  * guest uses the low halves of the same registers.  All structures are little endian.
  *
  * Why RBX looks like an address: the door is KVM_HC_MAP_GPA_RANGE, the one call number that
@@ -63,7 +84,7 @@ __extension__ typedef unsigned long long __u64;
 	X(2, console_write, "length, 1 to 4096", "address of text", \
 	  "Write text to the console; return how many bytes it took.") \
 	X(3, exit, "status, 0 to 255", "0", "End the guest; status is that of its command.") \
-	X(4, power, "0 off, 1 reset", "0", "Power off or reset the guest.") \
+	X(4, power, "0 off, 1 reset", "0", "Power off or reset: either ends the guest.") \
 	X(5, panic, "length, 0 to 4096", "address of text", \
 	  "End the guest: its kernel panicked, and text says why.") \
 	X(6, ready, "0 not yet, 1 ready", "0", \
@@ -94,7 +115,7 @@ enum karma_call {
 };
 
 /* Feature bits of the monitor: those of the version 1 are always there. */
-#define KARMA_FEATURE_CONSOLE	(1u << 0)	/* console_write shows somewhere */
+#define KARMA_FEATURE_CONSOLE	(1u << 0)	/* console_write */
 #define KARMA_FEATURE_EVENTS	(1u << 1)	/* event, and the system GSI */
 
 /* Fields of the argument. */

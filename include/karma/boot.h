@@ -75,7 +75,7 @@ int boot_cpio_file(const char *directory, const char *name, const void *contents
 int acpi_write(struct guest_memory *memory, unsigned cpus);
 
 /*
- * The only registers that a guest without Karma's driver may use, since ACPI has no other way
+ * The only registers of Karma's own, for guests without its driver, since ACPI has no other way
  * to power off or reset (ACPI 6.4, section 4.8.3.7 and 4.8.3.6); I/O ports, a byte each.
  */
 #define ACPI_SLEEP_CONTROL_PORT 0x600

@@ -9,7 +9,7 @@
 
 #include "karma/disk.h"
 
-/* Exit statuses of `karma run`; 0 to 123 are the guest's. */
+/* Exit statuses of `karma run`; 0 to 123 are the guest's, and what it gives from 128 on. */
 #define STATUS_GUEST_MAX 123
 #define STATUS_TIMEOUT 124
 #define STATUS_FAILURE 125

@@ -45,9 +45,6 @@ void io_ring_fallocate(struct io_ring *ring, struct io_op *op, int fd, int mode,
 void io_ring_poll(struct io_ring *ring, struct io_op *op, int fd, unsigned events);
 /* Let done() be called on the I/O thread. */
 void io_ring_wake(struct io_ring *ring, struct io_op *op);
-/* Cancel: its done() is called with -ECANCELED, or with its result if that comes first. */
-void io_ring_cancel(struct io_ring *ring, struct io_op *op);
-
 void io_ring_submit(struct io_ring *ring);
 
 /* Take what is complete, waiting for one at least if wait is set; how many there were. */

@@ -27,7 +27,8 @@ struct terminal {
 	int in_fd, out_fd;	/* -1: no input; output is thrown away */
 	int pty_slave;		/* held open, so that the pty lives without a reader */
 	bool own_fds;
-	bool interactive;	/* input is a terminal: raw, with Ctrl-A commands */
+	bool interactive;	/* input is the user's terminal: raw, with Ctrl-A commands */
+	bool typed;		/* input is typed, here or on the pty: never held, without an end */
 	struct termios saved;
 	int guard_pipe;		/* to the process that restores the terminal if we are killed */
 	pid_t guard;
@@ -67,7 +68,7 @@ int terminal_start(struct terminal *terminal);
 
 /*
  * Hold input from a pipe or file back until terminal_release_input(), and from then on tell of
- * its end by ^D.  Input of a person is never held.
+ * its end by ^D.  Input that is typed is never held.
  */
 void terminal_hold_input(struct terminal *terminal);
 void terminal_release_input(struct terminal *terminal);

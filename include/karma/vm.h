@@ -92,8 +92,8 @@ int vm_start(struct vm *vm, const struct boot_entry *entry);
 /* Record the end; the first call counts.  Any thread. */
 void vm_end(struct vm *vm, enum vm_end end, unsigned status);
 
-/* Whether the guest has found Karma's devices: one that resets before that panicked early. */
-bool vm_found_devices(const struct vm *vm);
+/* Whether the guest has made a call: one that resets before that panicked early. */
+bool vm_guest_knows_karma(const struct vm *vm);
 
 /* Stop the vCPUs; devices and the terminal go on. */
 void vm_halt(struct vm *vm);

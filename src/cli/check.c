@@ -96,6 +96,7 @@ static void check_io_uring(struct report *report)
 	struct io_uring uring;
 	struct io_uring_probe *probe;
 	int result = io_uring_queue_init(8, &uring, 0);
+	unsigned failures;
 
 	if (result < 0) {
 		find(report, FAILURE,
@@ -104,6 +105,7 @@ static void check_io_uring(struct report *report)
 			strerror(-result));
 		return;
 	}
+	failures = report->failures;
 	probe = io_uring_get_probe_ring(&uring);
 	for (size_t i = 0; i < ARRAY_SIZE(needed); i++) {
 		if (!probe || !io_uring_opcode_supported(probe, needed[i]))
@@ -113,7 +115,8 @@ static void check_io_uring(struct report *report)
 	if (probe)
 		io_uring_free_probe(probe);
 	io_uring_queue_exit(&uring);
-	find(report, OK, "io_uring: works");
+	if (report->failures == failures)
+		find(report, OK, "io_uring: works");
 }
 
 static void check_limits(struct report *report)

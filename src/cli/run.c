@@ -18,6 +18,7 @@
 
 #define RING_ENTRIES 256
 #define DRAIN_POLL_MILLISECONDS 1
+#define DRAIN_MOMENT_MILLISECONDS 500
 
 /*
  * What every guest's kernel is told: the console, that there is no PCI and no UART to look for,
@@ -36,8 +37,7 @@ struct run {
 	bool vm_made;
 	struct virtio_device *console;
 	int signal_fd;
-	int64_t deadline;	/* milliseconds; of --timeout, or of --grace after SIGTERM; 0: none */
-	bool asked_to_power_off;
+	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
 };
 
 static const char help[] =
@@ -56,12 +56,13 @@ static const char help[] =
 	"  --name NAME            the guest's name in messages\n"
 	"  --timeout SECONDS      end the guest then, with status 124\n"
 	"  --grace SECONDS        time to power off after SIGTERM, before the end by force (30)\n"
-	"  --strict               end a guest that touches absent I/O ports\n"
+	"  --strict               end a guest that touches absent I/O ports; stock kernels do\n"
 	"  --stats                print counters on stderr at the end\n"
 	"\n"
 	"COMMAND runs in the initramfs, or on the disk's root, and its status is karma's.\n"
 	"Exit status: 0 powered off, 1-123 COMMAND's, 124 timeout, 125 karma failed,\n"
-	"126 the guest's kernel panicked, 127 the guest crashed.  All of it: karma(1).\n";
+	"126 the guest's kernel panicked, 127 the guest crashed, 128+N a signal ended COMMAND\n"
+	"or karma.  All of it: karma(1).\n";
 
 /* Signals come by a file descriptor; threads inherit that they are blocked. */
 static int take_signals(struct run *run)
@@ -73,8 +74,9 @@ static int take_signals(struct run *run)
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
 		sigaddset(&set, numbers[i]);
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	/* A reader of the console that goes away is an error of that write alone. */
+	/* A reader that goes away, or a limit of file size, is an error of that write alone. */
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 	run->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (run->signal_fd < 0)
 		return fail(-errno, "signalfd: %s: raise the limit of open files (ulimit -n)",
@@ -213,7 +215,7 @@ static void print_quoted(FILE *file, const char *text)
 /* The file /karma/command, which the initramfs's init sources (scripts/initramfs-init). */
 static void print_command(const struct run *run, FILE *file)
 {
-	bool tty = run->terminal.interactive && isatty(STDOUT_FILENO);
+	bool tty = run->terminal.typed && isatty(run->terminal.out_fd);
 	const char *term = getenv("TERM");
 	unsigned columns, rows;
 
@@ -249,8 +251,8 @@ static int make_command_cpio(const struct run *run, void **cpio, size_t *cpio_si
 }
 
 /*
- * Without --initrd: Karma's initramfs for this very kernel.  0 with *path NULL if there is
- * none, which is fine for a kernel with all built in.
+ * Without --initrd: Karma's initramfs for this very kernel.  Where there is none, *path is NULL; the
+ * kernel may have all it needs built in, but can't run a command by itself.
  */
 static int find_initramfs(const struct run_options *options, char **path)
 {
@@ -273,11 +275,11 @@ static int find_initramfs(const struct run_options *options, char **path)
 	}
 	if (access(*path, R_OK) == 0)
 		return 0;
-	fail(-errno, "%s: %s: build it with `make guest KVER=%s`, or give --initrd FILE", *path,
+	note("%s: %s: build it with `make guest KVER=%s`, or give --initrd FILE", *path,
 		strerror(errno), release);
 	free(*path);
 	*path = NULL;
-	return options->command || !options->disk_count ? -ENOENT : 0;
+	return options->command ? -ENOENT : 0;
 }
 
 static int load_guest(struct run *run, struct boot_entry *entry)
@@ -352,54 +354,66 @@ static int64_t milliseconds(void)
 	return now.tv_sec * 1000ll + now.tv_nsec / 1000000;
 }
 
-/* For poll(): how long until the deadline; -1 for ever. */
+static bool passed(int64_t moment)
+{
+	return moment && milliseconds() >= moment;
+}
+
+/* For poll(): how long until the first of the two; -1 for ever. */
 static int remaining(const struct run *run)
 {
-	int64_t left = run->deadline - milliseconds();
+	int64_t first = run->timeout_at, left;
 
-	if (!run->deadline)
+	if (!first || (run->grace_at && run->grace_at < first))
+		first = run->grace_at;
+	if (!first)
 		return -1;
+	left = first - milliseconds();
 	return left < 0 ? 0 : left > INT_MAX ? INT_MAX : left;
 }
 
 /* SIGTERM, the first time: the guest may power off by itself, if it has the driver for that. */
 static bool ask_to_power_off(struct run *run)
 {
-	if (run->asked_to_power_off || !run->options.grace || !vm_found_devices(&run->vm))
+	if (run->grace_at || !run->options.grace || !vm_guest_knows_karma(&run->vm))
 		return false;
-	run->asked_to_power_off = true;
+	run->grace_at = milliseconds() + run->options.grace * 1000ll;
 	machine_press_power_button(&run->vm.machine);
-	run->deadline = milliseconds() + run->options.grace * 1000ll;
 	return true;
 }
 
-/* Serve a signal; true if it ends the guest by force. */
-static bool serve_signal(struct run *run)
+/* The signal that wants us to end, or 0. */
+static int take_signal(struct run *run)
 {
 	struct signalfd_siginfo info;
 
 	if (read(run->signal_fd, &info, sizeof(info)) != sizeof(info))
-		return false;
-	if (info.ssi_signo == SIGWINCH) {
-		console_resized(run->console);
-		return false;
-	}
-	if (info.ssi_signo == SIGTERM && ask_to_power_off(run))
-		return false;
-	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + info.ssi_signo);
-	return true;
+		return 0;
+	if (info.ssi_signo != SIGWINCH)
+		return info.ssi_signo;
+	console_resized(run->console);
+	return 0;
 }
 
-static void deadline_passed(struct run *run)
+static void serve_signal(struct run *run)
 {
-	if (run->asked_to_power_off) {
-		note("guest has not powered off %u seconds after SIGTERM: ended by --grace",
-			run->options.grace);
-		vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + SIGTERM);
-	} else {
+	int number = take_signal(run);
+
+	if (number == 0 || (number == SIGTERM && ask_to_power_off(run)))
+		return;
+	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + number);
+}
+
+static void end_in_time(struct run *run)
+{
+	if (passed(run->timeout_at)) {
 		note("guest is still running after %u seconds: ended by --timeout",
 			run->options.timeout);
 		vm_end(&run->vm, VM_STOPPED, STATUS_TIMEOUT);
+	} else if (passed(run->grace_at)) {
+		note("guest has not powered off %u seconds after SIGTERM: ended by --grace",
+			run->options.grace);
+		vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + SIGTERM);
 	}
 }
 
@@ -407,28 +421,32 @@ static void deadline_passed(struct run *run)
 static void wait_for_end(struct run *run)
 {
 	if (run->options.timeout)
-		run->deadline = milliseconds() + run->options.timeout * 1000ll;
+		run->timeout_at = milliseconds() + run->options.timeout * 1000ll;
 	while (atomic_load(&run->vm.end) == VM_RUNNING) {
 		struct pollfd watched[] = {
 			{ .fd = run->vm.end_fd, .events = POLLIN },
 			{ .fd = run->signal_fd, .events = POLLIN },
 		};
-		int ready = poll(watched, ARRAY_SIZE(watched), remaining(run));
 
-		if (ready > 0 && watched[1].revents)
+		if (poll(watched, ARRAY_SIZE(watched), remaining(run)) > 0 && watched[1].revents)
 			serve_signal(run);
-		if (ready == 0 && remaining(run) == 0)
-			deadline_passed(run);
+		end_in_time(run);
 	}
 }
 
-/* Nothing that the guest printed is lost to a slow reader; a signal cuts it short. */
+/*
+ * Nothing that the guest printed is lost to a slow reader: a signal cuts the wait short.  Who ended
+ * the guest by force, or does not read the pty, gets what can be had in a moment.
+ */
 static void drain_console(struct run *run)
 {
-	while (terminal_pending(&run->terminal)) {
+	bool patient = atomic_load(&run->vm.end) != VM_STOPPED && run->terminal.pty_slave < 0;
+	int64_t end = patient ? 0 : milliseconds() + DRAIN_MOMENT_MILLISECONDS;
+
+	while (terminal_pending(&run->terminal) && !passed(end)) {
 		struct pollfd watched = { .fd = run->signal_fd, .events = POLLIN };
 
-		if (poll(&watched, 1, DRAIN_POLL_MILLISECONDS) > 0 && serve_signal(run))
+		if (poll(&watched, 1, DRAIN_POLL_MILLISECONDS) > 0 && take_signal(run))
 			return;
 	}
 }
@@ -451,9 +469,9 @@ static int exit_status(const struct vm *vm)
 	case VM_POWER_OFF:
 		return 0;
 	case VM_RESET:
-		if (vm_found_devices(vm))
+		if (vm_guest_knows_karma(vm))
 			return 0;
-		note("guest reset before it found Karma's devices: its kernel panicked early, most "
+		note("guest reset before it found out that it runs on Karma: its kernel panicked early, most "
 		     "likely: give it an --initrd that loads virtio_karma, or more --memory");
 		return STATUS_PANIC;
 	case VM_PANIC:

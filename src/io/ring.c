@@ -16,9 +16,16 @@ void __tsan_release(void *address);
 #define __tsan_release(address) ((void)(address))
 #endif
 
+#define COMPLETIONS 8192
+
 int io_ring_init(struct io_ring *ring, unsigned entries)
 {
-	int result = io_uring_queue_init(entries, &ring->uring, IORING_SETUP_CLAMP);
+	/* Room for all that can be in flight, so that a submission never waits for completions. */
+	struct io_uring_params parameters = {
+		.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
+		.cq_entries = COMPLETIONS,
+	};
+	int result = io_uring_queue_init_params(entries, &ring->uring, &parameters);
 
 	if (result < 0)
 		return fail(result,
@@ -113,14 +120,6 @@ void io_ring_wake(struct io_ring *ring, struct io_op *op)
 
 	io_uring_prep_nop(sqe);
 	finish_op(ring, sqe, op);
-}
-
-void io_ring_cancel(struct io_ring *ring, struct io_op *op)
-{
-	struct io_uring_sqe *sqe = start_op(ring);
-
-	io_uring_prep_cancel(sqe, op, 0);
-	finish_op(ring, sqe, NULL);
 }
 
 void io_ring_submit(struct io_ring *ring)

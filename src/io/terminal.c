@@ -37,7 +37,7 @@ static int open_stdio(struct terminal *terminal)
 		terminal->in_fd = -1;
 		return 0;
 	}
-	terminal->interactive = true;
+	terminal->interactive = terminal->typed = true;
 	return 0;
 }
 
@@ -49,7 +49,7 @@ static int open_pty(struct terminal *terminal)
 
 	if (master < 0)
 		return fail(-errno, "console pty: %s: mount devpts on /dev/pts", strerror(errno));
-	terminal->own_fds = true;
+	terminal->own_fds = terminal->typed = true;
 	terminal->in_fd = terminal->out_fd = master;
 	if (grantpt(master) < 0 || unlockpt(master) < 0 ||
 		ptsname_r(master, path, sizeof(path)) != 0 ||
@@ -94,6 +94,8 @@ int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *r
 			spec);
 	if (result < 0)
 		terminal_close(terminal);
+	/* What isn't there has ended, for a guest that waits for its end. */
+	terminal->input_ended = terminal->in_fd < 0;
 	return result;
 }
 
@@ -366,6 +368,7 @@ static void tell_end(struct terminal *terminal)
 	if (terminal->last_input && terminal->last_input != '\n')
 		put_input(terminal, END_OF_INPUT);
 	put_input(terminal, END_OF_INPUT);
+	terminal->last_input = '\0';
 }
 
 /* Read once, with the lock held; true if the user asks to leave. */
@@ -402,10 +405,12 @@ static void input_polled(struct io_op *op, int result)
 
 	pthread_mutex_lock(&terminal->lock);
 	terminal->input_busy = false;
-	if (result < 0)
+	if (result < 0) {
 		terminal->input_ended = true;
-	else
+		tell_end(terminal);
+	} else {
 		leave = take_input(terminal);
+	}
 	start_input(terminal);
 	pthread_mutex_unlock(&terminal->lock);
 
@@ -442,7 +447,7 @@ size_t terminal_read(struct terminal *terminal, void *to, size_t length)
 
 void terminal_hold_input(struct terminal *terminal)
 {
-	if (terminal->interactive)
+	if (terminal->typed)
 		return;
 	pthread_mutex_lock(&terminal->lock);
 	terminal->input_held = terminal->eof_wanted = true;

@@ -35,7 +35,7 @@ const struct kvm_need kvm_needs[] = {
 	{ KVM_CAP_ADJUST_CLOCK, 1, "KVM_CAP_ADJUST_CLOCK", "the guest's clock" },
 	{ KVM_CAP_IMMEDIATE_EXIT, 1, "KVM_CAP_IMMEDIATE_EXIT", "stopping vCPUs" },
 	{ KVM_CAP_EXIT_HYPERCALL, 1 << KARMA_HYPERCALL, "KVM_CAP_EXIT_HYPERCALL",
-		"hypercalls (Linux 5.14 or later)" },
+		"hypercalls (Linux 5.15 or later)" },
 };
 const unsigned kvm_need_count = ARRAY_SIZE(kvm_needs);
 
@@ -202,7 +202,7 @@ const char *kvm_probe_message(int result)
 		return "this KVM forwards no hypercall: it hangs in a guest's VMCALL: use a machine "
 		       "whose CPU has SVM or VT-x, or run Karma in `scripts/soft-host`";
 	case -ENOTSUP:
-		return "this KVM forwards no hypercall: use Linux 5.14 or later on a CPU with SVM or "
+		return "this KVM forwards no hypercall: use Linux 5.15 or later on a CPU with SVM or "
 		       "VT-x, or run Karma in `scripts/soft-host`";
 	default:
 		return "this KVM could not run a probe guest: see the kernel's log (dmesg), or run "

@@ -314,11 +314,15 @@ void vm_end(struct vm *vm, enum vm_end end, unsigned status)
 		fail(-errno, "eventfd: can't tell of the guest's end: %s", strerror(errno));
 }
 
-bool vm_found_devices(const struct vm *vm)
+bool vm_guest_knows_karma(const struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->vcpu_count; i++) {
-		if (vm->vcpus[i].hypercalls.calls[KARMA_CALL_device_info])
-			return true;
+		const struct hypercall_counters *counters = &vm->vcpus[i].hypercalls;
+
+		for (unsigned number = 0; number < KARMA_WINDOW_CALLS; number++) {
+			if (__atomic_load_n(&counters->calls[number], __ATOMIC_RELAXED))
+				return true;
+		}
 	}
 	return false;
 }

@@ -117,3 +117,35 @@ test_killed_monitor_leaves_the_terminal_as_it_was() {
 	wait "$guest_pid" || true
 	cmp before after || die "terminal mode changed: $(diff before after)"
 }
+
+test_no_input_is_an_empty_input() {
+	guest --console file:console -- cat
+	expect_status 0
+	[ ! -s console ] || die "console: $(cat console)"
+}
+
+test_a_reader_that_stopped_does_not_outlive_the_timeout() {
+	mkfifo pipe
+	sleep 100 <pipe &
+	guest_pid=$!
+	status=0
+	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout 15 -- \
+		seq 1 100000 >pipe 2>err || status=$?
+	expect_status 124
+}
+
+test_sigterm_ends_the_wait_for_a_reader() {
+	mkfifo pipe
+	sleep 100 <pipe &
+	local reader=$!
+	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" -- \
+		seq 1 20000 >pipe 2>err &
+	guest_pid=$!
+	sleep 15
+	kill -0 "$guest_pid" || die "did not wait for its reader: $(cat err)"
+	kill -TERM "$guest_pid"
+	status=0
+	wait "$guest_pid" || status=$?
+	kill $reader
+	expect_status 0
+}

@@ -71,7 +71,7 @@ test_read_only_disk_is_not_written() {
 
 test_serial_is_seen_in_the_guest() {
 	truncate -s 1M disk
-	guest --disk disk,serial=KARMA-1 --cmdline root= -- cat /sys/block/vda/serial
+	guest --disk disk,serial=KARMA-1 --cmdline root= -- sh -c 'echo $(cat /sys/block/vda/serial)'
 	expect_status 0
 	expect_out "KARMA-1"
 }

@@ -81,14 +81,25 @@ test_sigterm_lets_the_guest_power_off() {
 }
 
 test_sigterm_ends_a_guest_that_does_not_power_off() {
-	start_guest --grace 3 --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" -- \
-		sh -c 'kill -STOP 1; echo up; cat /dev/zero >/dev/null'
-	wait_for up 60
+	start_guest --grace 2 --kernel "$TINY/hang"
+	wait_for "hanging" 20
+	kill -TERM "$guest_pid"
+	sleep 0.5
+	kill -0 "$guest_pid" || die "the guest got no time"
+	end_guest
+	expect_status 143
+	expect_in err "has not powered off 2 seconds after SIGTERM"
+}
+
+test_second_sigterm_ends_the_guest_at_once() {
+	start_guest --grace 100 --kernel "$TINY/hang"
+	wait_for "hanging" 20
 	kill -TERM "$guest_pid"
 	sleep 0.5
 	kill -TERM "$guest_pid"
 	end_guest
 	expect_status 143
+	expect_not_in err "has not powered off"
 }
 
 test_sigint_ends_the_guest_at_once() {

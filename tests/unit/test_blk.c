@@ -343,6 +343,28 @@ START_TEST(read_only_disk_is_read_and_not_changed)
 }
 END_TEST
 
+START_TEST(read_only_holds_even_where_the_file_can_be_written)
+{
+	struct disk disk = {
+		.ring = &sim.ring,
+		.fd = dup(file),
+		.size = DISK_BYTES,
+		.block_size = SECTOR,
+		.physical_block_size = SECTOR,
+		.read_only = true,
+	};
+
+	blk = blk_create(&sim.environment, "vda", &disk, NULL);
+	sim_add(&sim, blk);
+	start();
+	fill_file(0, DISK_BYTES);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 0, data, SECTOR), VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(clear_request(VIRTIO_BLK_T_DISCARD, 0, 8, 0), VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(clear_request(VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 0), VIRTIO_BLK_S_IOERR);
+	assert_file_is(0, DISK_BYTES, false);
+}
+END_TEST
+
 START_TEST(nothing_is_read_or_written_past_the_end)
 {
 	const uint32_t types[] = { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT };
@@ -864,6 +886,7 @@ Suite *blk_suite(void)
 	};
 	const TTest *const opening[] = {
 		full_file_system_is_an_error_and_the_device_goes_on,
+		read_only_holds_even_where_the_file_can_be_written,
 		paths_that_are_no_disk_are_refused_with_a_cure,
 		disk_in_use_is_refused,
 		file_is_opened_so_that_io_uring_waits_for_it,

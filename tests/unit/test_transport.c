@@ -645,6 +645,28 @@ START_TEST(device_in_reset_is_not_called_again)
 }
 END_TEST
 
+START_TEST(queue_setup_in_a_reset_is_refused)
+{
+	unsigned device = add_toy();
+	struct karma_queue_setup wanted = {
+		.descriptors = sim_alloc(&sim, 4096, 16),
+		.driver = sim_alloc(&sim, 4096, 2),
+		.device = sim_alloc(&sim, 4096, 4),
+		.size = QUEUE_SIZE,
+	};
+	uint64_t gpa = sim_text(&sim, &wanted, sizeof(wanted));
+
+	sim_negotiate(&sim, device, FEATURES_PLAIN);
+	virtio_request_started(&toy.device);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_device_set_status, device, 0), 0);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_setup, device, gpa), -EINVAL);
+	virtio_request_done(&toy.device);
+	ck_assert_int_eq(sim_status(&sim, device), 0);
+	sim_negotiate(&sim, device, FEATURES_PLAIN);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_setup, device, gpa), 0);
+}
+END_TEST
+
 static void *run_loop(void *ring)
 {
 	io_ring_loop(ring);
@@ -778,6 +800,7 @@ Suite *transport_suite(void)
 		operations_of_a_device_are_called_when_they_should,
 		device_that_stopped_for_others_is_called_again,
 		device_in_reset_is_not_called_again,
+		queue_setup_in_a_reset_is_refused,
 		vcpus_and_the_io_thread_share_a_device,
 		wait_idle_returns_when_the_backend_is_done,
 		resets_in_flight_with_an_io_thread,
