@@ -126,7 +126,7 @@ test_no_input_is_an_empty_input() {
 
 test_a_reader_that_stopped_does_not_outlive_the_timeout() {
 	mkfifo pipe
-	sleep 100 <pipe &
+	{ sleep 100; } <pipe &
 	guest_pid=$!
 	status=0
 	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout 15 -- \
@@ -136,7 +136,7 @@ test_a_reader_that_stopped_does_not_outlive_the_timeout() {
 
 test_sigterm_ends_the_wait_for_a_reader() {
 	mkfifo pipe
-	sleep 100 <pipe &
+	{ sleep 100; } <pipe &
 	local reader=$!
 	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" -- \
 		seq 1 20000 >pipe 2>err &
