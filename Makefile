@@ -8,7 +8,7 @@ BUILD := build
 
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)
-LIBS := liburing
+LIBS := liburing liblzma libzstd zlib
 
 GUEST_DIR := $(PREFIX)/lib/karma/guest
 KARMA_CPPFLAGS := -D_GNU_SOURCE -Iinclude -Ihypercalls \
@@ -146,7 +146,7 @@ $(BUILD)/test/fuzz_%: tests/fuzz/fuzz_%.c $(PARTS) $(wildcard include/karma/*.h)
 
 .PHONY: fuzz
 fuzz: $(FUZZERS)
-	for fuzzer in $^; do $$fuzzer -runs=$(FUZZ_RUNS) -close_fd_mask=2 -verbosity=0 || exit 1; done
+	for fuzzer in $^; do KARMA_CACHE_DIR= $$fuzzer -runs=$(FUZZ_RUNS) -close_fd_mask=2 -verbosity=0 || exit 1; done
 
 .PHONY: check
 check:

@@ -83,6 +83,22 @@ static int find_parts(
 	return 0;
 }
 
+/* "payload_offset" counts from the protected-mode code. */
+int bzimage_payload(const struct boot_file *file, uint64_t *offset, uint64_t *length)
+{
+	struct setup_header header;
+	struct parts parts;
+	int result = read_header(file, &header);
+
+	if (result == 0)
+		result = find_parts(file, &header, &parts);
+	if (result < 0)
+		return result;
+	*offset = parts.setup + header.payload_offset;
+	*length = header.xloadflags & XLF_KERNEL_64 ? header.payload_length : 0;
+	return 0;
+}
+
 int bzimage_load(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image)
 {

@@ -238,6 +238,7 @@ static int read_entry_note(const struct boot_file *file, const Elf64_Phdr *segme
 	return 0;
 }
 
+/* 0 in *entry if there is none. */
 static int find_entry(
 	const struct boot_file *file, const struct program_headers *table, uint64_t *entry)
 {
@@ -250,6 +251,23 @@ static int find_entry(
 				return result;
 		}
 	}
+	return 0;
+}
+
+bool elf_has_entry(const struct boot_file *file)
+{
+	struct program_headers table = { 0 };
+	uint8_t head[SELFMAG];
+	uint64_t entry;
+
+	return file->size > sizeof(Elf64_Ehdr) && boot_file_read(file, 0, head, sizeof(head)) == 0 &&
+		elf_is(head, sizeof(head)) && read_program_headers(file, &table) == 0 &&
+		find_entry(file, &table, &entry) == 0 && entry != 0;
+}
+
+static int check_entry(
+	const struct boot_file *file, const struct program_headers *table, const uint64_t *entry)
+{
 	if (*entry == 0)
 		return fail(-ENOEXEC,
 			"kernel %s: is an ELF file without a PVH entry note: build it with "
@@ -277,6 +295,8 @@ int elf_load(
 	result = read_program_headers(file, &table);
 	if (result == 0)
 		result = find_entry(file, &table, &image->entry);
+	if (result == 0)
+		result = check_entry(file, &table, &image->entry);
 	if (result == 0)
 		result = load_segments(memory, file, &table, &image->end);
 	if (result < 0)

@@ -30,6 +30,7 @@ Suite *hypercall_suite(void);
 Suite *options_suite(void);
 Suite *cpuid_suite(void);
 Suite *boot_suite(void);
+Suite *unpack_suite(void);
 
 #define SIM_MEMORY (16 * MIB)
 #define SIM_RING_ENTRIES 64

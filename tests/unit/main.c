@@ -45,12 +45,15 @@ int main(void)
 		options_suite,
 		cpuid_suite,
 		boot_suite,
+		unpack_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
 
 	if (!getenv("KARMA_TEST_VERBOSE"))
 		silence_messages();
+	/* Kernels of tests do not belong into the user's cache. */
+	setenv("KARMA_CACHE_DIR", "", 1);
 	/* As the monitor does: what can't be written is an error, not an end. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Unpack the kernel that is in a bzImage, once, into a cache: a guest that unpacks it by itself
+ * spends half of its boot on that.
+ *
+ * The cache is a directory of the user's own.  A file in it is named by what identifies the bzImage
+ * (device, inode, size, times), so that a changed one never finds the old; it appears when it is
+ * whole and on the disk, and counts only if it is ours and nobody else can write it.  An empty one
+ * says that this kernel can't be booted unpacked.  Whatever goes wrong here, the guest can still
+ * unpack the kernel by itself: no message, no error.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <lzma.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include "internal.h"
+
+#define PREFIX "vmlinux-"
+#define TOUCH_SECONDS (24 * 3600)
+#define UNUSED_SECONDS (31 * 24 * 3600)
+#define UNPACKED_MAX (1 * GIB)
+#define CHUNK (256 * KIB)
+#define XZ_MEMORY_MAX (256 * MIB)
+#define GZIP_WINDOW (16 + MAX_WBITS)	/* zlib: a gzip header */
+
+/* What is packed, and where what comes out goes. */
+struct job {
+	const uint8_t *packed;
+	size_t packed_size;
+	FILE *out;
+	uint8_t chunk[CHUNK];
+};
+
+static bool put(struct job *job, size_t size, uint64_t *total)
+{
+	*total += size;
+	return *total <= UNPACKED_MAX && fwrite(job->chunk, 1, size, job->out) == size;
+}
+
+static bool unpack_xz(struct job *job)
+{
+	lzma_stream stream = LZMA_STREAM_INIT;
+	uint64_t total = 0;
+	lzma_ret result;
+	bool good = true;
+
+	if (lzma_stream_decoder(&stream, XZ_MEMORY_MAX, 0) != LZMA_OK)
+		return false;
+	stream.next_in = job->packed;
+	stream.avail_in = job->packed_size;
+	do {
+		stream.next_out = job->chunk;
+		stream.avail_out = sizeof(job->chunk);
+		result = lzma_code(&stream, LZMA_RUN);
+		good = put(job, sizeof(job->chunk) - stream.avail_out, &total);
+	} while (good && result == LZMA_OK);
+	lzma_end(&stream);
+	return good && result == LZMA_STREAM_END;
+}
+
+static bool unpack_gzip(struct job *job)
+{
+	z_stream stream = { .next_in = (uint8_t *)job->packed, .avail_in = job->packed_size };
+	uint64_t total = 0;
+	bool good = true;
+	int result;
+
+	if (inflateInit2(&stream, GZIP_WINDOW) != Z_OK)
+		return false;
+	do {
+		stream.next_out = job->chunk;
+		stream.avail_out = sizeof(job->chunk);
+		result = inflate(&stream, Z_NO_FLUSH);
+		good = put(job, sizeof(job->chunk) - stream.avail_out, &total);
+	} while (good && result == Z_OK);
+	inflateEnd(&stream);
+	return good && result == Z_STREAM_END;
+}
+
+static bool unpack_zstd(struct job *job)
+{
+	ZSTD_DCtx *context = ZSTD_createDCtx();
+	ZSTD_inBuffer in = { job->packed, job->packed_size, 0 };
+	uint64_t total = 0;
+	bool good = context != NULL;
+	size_t left = 1;
+
+	/* Zero left: the frame is whole.  Behind it lies the size that Linux's build adds. */
+	while (good && left) {
+		ZSTD_outBuffer out = { job->chunk, sizeof(job->chunk), 0 };
+		size_t before = in.pos;
+
+		left = ZSTD_decompressStream(context, &out, &in);
+		good = !ZSTD_isError(left) && (out.pos || in.pos > before) &&
+			put(job, out.pos, &total);
+	}
+	ZSTD_freeDCtx(context);
+	return good;
+}
+
+static bool starts_with(const struct job *job, const char *magic, size_t length)
+{
+	return job->packed_size > length && memcmp(job->packed, magic, length) == 0;
+}
+
+static bool unpack(struct job *job)
+{
+	if (starts_with(job, "\xfd" "7zXZ", 6))
+		return unpack_xz(job);
+	if (starts_with(job, "\x1f\x8b", 2))
+		return unpack_gzip(job);
+	if (starts_with(job, "\x28\xb5\x2f\xfd", 4))
+		return unpack_zstd(job);
+	return false;
+}
+
+/* The cache directory, made if need be; malloc'ed, or NULL if there is to be none. */
+static char *cache_directory(void)
+{
+	const char *own = getenv("KARMA_CACHE_DIR");
+	const char *xdg = getenv("XDG_CACHE_HOME");
+	const char *home = getenv("HOME");
+	char *parent = NULL, *directory = NULL;
+
+	if (own)
+		return own[0] ? strdup(own) : NULL;
+	if (xdg && xdg[0] == '/')
+		parent = strdup(xdg);
+	else if (!home || home[0] != '/' || asprintf(&parent, "%s/.cache", home) < 0)
+		return NULL;
+	if (parent && asprintf(&directory, "%s/karma", parent) >= 0) {
+		/* What can't be made can't be opened either. */
+		mkdir(parent, 0700);
+		mkdir(directory, 0700);
+	}
+	free(parent);
+	return directory;
+}
+
+/* A directory that only we write, or -1. */
+static int open_cache(void)
+{
+	cleanup_free char *path = cache_directory();
+	struct stat status;
+	int fd;
+
+	if (!path)
+		return -1;
+	fd = open(path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+	if (fd >= 0 && fstat(fd, &status) == 0 && status.st_uid == geteuid() &&
+		!(status.st_mode & (S_IWGRP | S_IWOTH)))
+		return fd;
+	close_fd(&fd);
+	return -1;
+}
+
+static void name_of(const struct stat *status, char *name, size_t size)
+{
+	snprintf(name, size, PREFIX "%jx-%jx-%jx-%jx.%lx-%jx.%lx", (uintmax_t)status->st_dev,
+		(uintmax_t)status->st_ino, (uintmax_t)status->st_size,
+		(uintmax_t)status->st_mtim.tv_sec, (unsigned long)status->st_mtim.tv_nsec,
+		(uintmax_t)status->st_ctim.tv_sec, (unsigned long)status->st_ctim.tv_nsec);
+}
+
+/* What the cache has under that name, if it is ours: false if there is nothing. */
+static bool find_unpacked(int cache, const char *name, struct boot_file *unpacked)
+{
+	struct stat status;
+
+	unpacked->fd = openat(cache, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (unpacked->fd < 0)
+		return false;
+	if (fstat(unpacked->fd, &status) == 0 && S_ISREG(status.st_mode) &&
+		status.st_uid == geteuid() && !(status.st_mode & (S_IWGRP | S_IWOTH))) {
+		unpacked->size = status.st_size;
+		return true;
+	}
+	boot_file_close(unpacked);
+	return false;
+}
+
+/* Unused for a month: its kernel is gone.  A kernel in use is touched once a day. */
+static void clean_cache(int cache)
+{
+	int fd = openat(cache, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+	struct stat status;
+
+	if (!directory) {
+		close_fd(&fd);
+		return;
+	}
+	while ((entry = readdir(directory))) {
+		if (strncmp(entry->d_name, PREFIX, strlen(PREFIX)) == 0 &&
+			fstatat(cache, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+			status.st_mtime < time(NULL) - UNUSED_SECONDS)
+			unlinkat(cache, entry->d_name, 0);
+	}
+	closedir(directory);
+}
+
+static void touch(const struct boot_file *unpacked)
+{
+	struct stat status;
+
+	if (fstat(unpacked->fd, &status) == 0 && status.st_mtime < time(NULL) - TOUCH_SECONDS)
+		futimens(unpacked->fd, NULL);
+}
+
+/* Into a file without a name, which gets one when all is well. */
+static void fill_cache(int cache, const char *name, struct job *job)
+{
+	struct boot_file file = { .what = "kernel", .path = name };
+	bool good = unpack(job);
+	char source[32];
+	struct stat status;
+
+	/* In any case: what stays behind in the buffer would be written later. */
+	good = fflush(job->out) == 0 && good;
+	file.fd = fileno(job->out);
+	good = good && fstat(file.fd, &status) == 0;
+	file.size = good ? status.st_size : 0;
+	if (!good || !elf_has_entry(&file))
+		good = ftruncate(file.fd, 0) == 0;
+	snprintf(source, sizeof(source), "/proc/self/fd/%d", file.fd);
+	/* If another guest was faster, its file is as good. */
+	if (good && fdatasync(file.fd) == 0)
+		linkat(AT_FDCWD, source, cache, name, AT_SYMLINK_FOLLOW);
+}
+
+static void unpack_into_cache(int cache, const char *name, const struct boot_file *bzimage,
+	uint64_t offset, uint64_t length)
+{
+	int fd = openat(cache, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	FILE *out = fd < 0 ? NULL : fdopen(fd, "w+");
+	cleanup_free struct job *job = malloc(sizeof(*job));
+	cleanup_free uint8_t *packed = malloc(length);
+
+	if (job && packed && out && pread(bzimage->fd, packed, length, offset) == (ssize_t)length) {
+		job->packed = packed;
+		job->packed_size = length;
+		job->out = out;
+		clean_cache(cache);
+		fill_cache(cache, name, job);
+	}
+	if (out)
+		fclose(out);
+	else
+		close_fd(&fd);
+}
+
+bool boot_unpack(const struct boot_file *bzimage, uint64_t offset, uint64_t length,
+	struct boot_file *unpacked)
+{
+	cleanup_fd int cache = open_cache();
+	struct stat status;
+	char name[160];
+
+	if (cache < 0 || fstat(bzimage->fd, &status) < 0 || length == 0 ||
+		offset > bzimage->size || length > bzimage->size - offset)
+		return false;
+	name_of(&status, name, sizeof(name));
+	*unpacked = (struct boot_file){ .what = bzimage->what, .path = bzimage->path, .fd = -1 };
+	if (!find_unpacked(cache, name, unpacked)) {
+		unpack_into_cache(cache, name, bzimage, offset, length);
+		if (!find_unpacked(cache, name, unpacked))
+			return false;
+	}
+	touch(unpacked);
+	return unpacked->size > 0;
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The cache of unpacked kernels: what goes in, what is taken from it, whom it does not trust. */
+#include <check.h>
+#include <elf.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <lzma.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include "../../src/boot/internal.h"
+#include "guest.h"
+
+/* Where the payload lies in the file that stands for a bzImage. */
+#define PAYLOAD_OFFSET 1000u
+#define KERNEL_BYTES 300000u
+#define ENTRY 0x1000040u
+
+static char directory[] = "/tmp/karma-unpack-XXXXXX";
+static char cache[64], bzimage_path[64];
+static uint8_t kernel[KERNEL_BYTES];
+static uint8_t packed[2 * KERNEL_BYTES];
+static size_t packed_size;
+static struct boot_file bzimage, unpacked;
+
+/* An ELF file with one segment and a PVH note, and much that does not pack well behind. */
+static void make_kernel(const char *note_name)
+{
+	Elf64_Ehdr elf = {
+		.e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
+		.e_type = ET_EXEC,
+		.e_machine = EM_X86_64,
+		.e_phoff = sizeof(elf),
+		.e_phentsize = sizeof(Elf64_Phdr),
+		.e_phnum = 2,
+	};
+	struct {
+		Elf64_Nhdr header;
+		char name[4];
+		uint32_t entry;
+	} note = { { 4, 4, 18 }, "", ENTRY };
+	Elf64_Phdr segments[2] = {
+		{ .p_type = PT_LOAD, .p_offset = 0x1000, .p_paddr = 0x1000000, .p_filesz = 0x1000,
+			.p_memsz = 0x1000 },
+		{ .p_type = PT_NOTE, .p_offset = 0x200, .p_filesz = sizeof(note), .p_align = 4 },
+	};
+
+	memcpy(note.name, note_name, sizeof(note.name));
+	for (size_t i = 0; i < sizeof(kernel); i++)
+		kernel[i] = i * i >> 5;
+	memcpy(kernel, &elf, sizeof(elf));
+	memcpy(kernel + sizeof(elf), segments, sizeof(segments));
+	memcpy(kernel + 0x200, &note, sizeof(note));
+}
+
+static void pack_gzip(void)
+{
+	z_stream stream = { .next_in = kernel, .avail_in = sizeof(kernel), .next_out = packed,
+		.avail_out = sizeof(packed) };
+
+	ck_assert_int_eq(deflateInit2(&stream, 1, Z_DEFLATED, 16 + MAX_WBITS, 8, 0), Z_OK);
+	ck_assert_int_eq(deflate(&stream, Z_FINISH), Z_STREAM_END);
+	packed_size = stream.total_out;
+	deflateEnd(&stream);
+}
+
+static void pack_xz(void)
+{
+	packed_size = 0;
+	ck_assert_int_eq(lzma_easy_buffer_encode(1, LZMA_CHECK_CRC32, NULL, kernel, sizeof(kernel),
+				 packed, &packed_size, sizeof(packed)),
+		LZMA_OK);
+}
+
+static void pack_zstd(void)
+{
+	packed_size = ZSTD_compress(packed, sizeof(packed), kernel, sizeof(kernel), 1);
+	ck_assert(!ZSTD_isError(packed_size));
+}
+
+/* As Linux's build does, the size comes behind what is packed. */
+static void write_bzimage(void)
+{
+	const uint32_t size = KERNEL_BYTES;
+	int fd = open(bzimage_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	ck_assert_int_ge(fd, 0);
+	memcpy(packed + packed_size, &size, sizeof(size));
+	packed_size += sizeof(size);
+	ck_assert_int_eq(pwrite(fd, packed, packed_size, PAYLOAD_OFFSET), (ssize_t)packed_size);
+	boot_file_close(&bzimage);
+	bzimage = (struct boot_file){ "kernel", bzimage_path, fd, PAYLOAD_OFFSET + packed_size };
+}
+
+static bool take(void)
+{
+	boot_file_close(&unpacked);
+	return boot_unpack(&bzimage, PAYLOAD_OFFSET, packed_size, &unpacked);
+}
+
+static void assert_whole(void)
+{
+	static uint8_t got[KERNEL_BYTES];
+
+	ck_assert_uint_eq(unpacked.size, KERNEL_BYTES);
+	ck_assert_int_eq(boot_file_read(&unpacked, 0, got, sizeof(got)), 0);
+	ck_assert_mem_eq(got, kernel, sizeof(got));
+}
+
+/* The path of what is in the cache, of which there is to be that many. */
+static const char *cached(size_t count)
+{
+	static char path[256];
+	char pattern[80];
+	glob_t found;
+
+	snprintf(pattern, sizeof(pattern), "%s/vmlinux-*", cache);
+	ck_assert_int_eq(glob(pattern, 0, NULL, &found), count ? 0 : GLOB_NOMATCH);
+	ck_assert_uint_eq(found.gl_pathc, count);
+	snprintf(path, sizeof(path), "%s", count ? found.gl_pathv[0] : "");
+	globfree(&found);
+	return path;
+}
+
+static void setup(void)
+{
+	bzimage = unpacked = BOOT_FILE_NONE;
+	ck_assert_ptr_nonnull(mkdtemp(directory));
+	snprintf(cache, sizeof(cache), "%s/cache", directory);
+	snprintf(bzimage_path, sizeof(bzimage_path), "%s/bzImage", directory);
+	ck_assert_int_eq(mkdir(cache, 0700), 0);
+	setenv("KARMA_CACHE_DIR", cache, 1);
+	make_kernel("Xen");
+	pack_gzip();
+	write_bzimage();
+}
+
+static void teardown(void)
+{
+	char command[128];
+
+	boot_file_close(&bzimage);
+	boot_file_close(&unpacked);
+	snprintf(command, sizeof(command), "rm -rf '%s'", directory);
+	ck_assert_int_eq(system(command), 0);
+}
+
+START_TEST(kernels_are_unpacked)
+{
+	void (*const packers[])(void) = { pack_gzip, pack_xz, pack_zstd };
+
+	packers[_i]();
+	write_bzimage();
+	ck_assert(take());
+	assert_whole();
+}
+END_TEST
+
+START_TEST(the_second_time_it_comes_from_the_cache)
+{
+	static const char mark[] = "taken from the cache";
+	char got[sizeof(mark)];
+	const char *path;
+	int fd;
+
+	ck_assert(take());
+	path = cached(1);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	ck_assert_int_eq(pwrite(fd, mark, sizeof(mark), 0x3000), sizeof(mark));
+	close(fd);
+	ck_assert(take());
+	ck_assert_int_eq(boot_file_read(&unpacked, 0x3000, got, sizeof(got)), 0);
+	ck_assert_mem_eq(got, mark, sizeof(mark));
+}
+END_TEST
+
+START_TEST(a_changed_kernel_does_not_find_the_old)
+{
+	ck_assert(take());
+	kernel[0x5000] ^= 1;
+	pack_gzip();
+	write_bzimage();
+	ck_assert(take());
+	assert_whole();
+	cached(2);
+}
+END_TEST
+
+START_TEST(a_damaged_kernel_is_left_to_the_guest)
+{
+	packed[packed_size / 2] ^= 0xff;
+	packed_size -= sizeof(uint32_t);
+	write_bzimage();
+	ck_assert(!take());
+	/* And is not tried again. */
+	cached(1);
+	ck_assert(!take());
+}
+END_TEST
+
+START_TEST(a_kernel_cut_short_is_left_to_the_guest)
+{
+	packed_size /= 2;
+	write_bzimage();
+	ck_assert(!take());
+}
+END_TEST
+
+START_TEST(a_kernel_without_pvh_is_left_to_the_guest)
+{
+	make_kernel("Ken");
+	pack_gzip();
+	write_bzimage();
+	ck_assert(!take());
+}
+END_TEST
+
+START_TEST(a_payload_outside_of_the_file_is_refused)
+{
+	ck_assert(!boot_unpack(&bzimage, PAYLOAD_OFFSET, packed_size + 1, &unpacked));
+	ck_assert(!boot_unpack(&bzimage, UINT64_MAX, packed_size, &unpacked));
+	ck_assert(!boot_unpack(&bzimage, PAYLOAD_OFFSET, UINT64_MAX, &unpacked));
+	ck_assert(!boot_unpack(&bzimage, PAYLOAD_OFFSET, 0, &unpacked));
+	cached(0);
+}
+END_TEST
+
+START_TEST(a_cache_that_others_may_write_is_not_used)
+{
+	ck_assert_int_eq(chmod(cache, 0770), 0);
+	ck_assert(!take());
+	ck_assert_int_eq(chmod(cache, 0707), 0);
+	ck_assert(!take());
+	cached(0);
+}
+END_TEST
+
+START_TEST(a_file_that_others_may_write_is_not_used)
+{
+	ck_assert(take());
+	ck_assert_int_eq(chmod(cached(1), 0620), 0);
+	ck_assert(!take());
+}
+END_TEST
+
+START_TEST(a_link_in_the_cache_is_not_followed)
+{
+	char path[256], target[128];
+
+	ck_assert(take());
+	snprintf(path, sizeof(path), "%s", cached(1));
+	snprintf(target, sizeof(target), "%s/elsewhere", directory);
+	ck_assert_int_eq(rename(path, target), 0);
+	ck_assert_int_eq(symlink(target, path), 0);
+	ck_assert(!take());
+}
+END_TEST
+
+START_TEST(without_a_cache_nothing_is_unpacked)
+{
+	setenv("KARMA_CACHE_DIR", "", 1);
+	ck_assert(!take());
+	setenv("KARMA_CACHE_DIR", "/nonexistent", 1);
+	ck_assert(!take());
+}
+END_TEST
+
+START_TEST(what_was_not_used_for_long_is_cleaned_away)
+{
+	struct timespec times[2] = { { .tv_sec = 1000000000 }, { .tv_sec = 1000000000 } };
+	struct stat status;
+	const char *path;
+
+	ck_assert(take());
+	path = cached(1);
+	/* Old, but used: it is touched. */
+	ck_assert_int_eq(utimensat(AT_FDCWD, path, times, 0), 0);
+	ck_assert(take());
+	ck_assert_int_eq(stat(path, &status), 0);
+	ck_assert_int_gt(status.st_mtime, 1000000000);
+	/* Old and not used when another comes: it goes. */
+	ck_assert_int_eq(utimensat(AT_FDCWD, path, times, 0), 0);
+	kernel[0x5000] ^= 1;
+	pack_gzip();
+	write_bzimage();
+	ck_assert(take());
+	cached(1);
+}
+END_TEST
+
+Suite *unpack_suite(void)
+{
+	const TTest *const tests[] = {
+		the_second_time_it_comes_from_the_cache,
+		a_changed_kernel_does_not_find_the_old,
+		a_damaged_kernel_is_left_to_the_guest,
+		a_kernel_cut_short_is_left_to_the_guest,
+		a_kernel_without_pvh_is_left_to_the_guest,
+		a_payload_outside_of_the_file_is_refused,
+		a_cache_that_others_may_write_is_not_used,
+		a_file_that_others_may_write_is_not_used,
+		a_link_in_the_cache_is_not_followed,
+		without_a_cache_nothing_is_unpacked,
+		what_was_not_used_for_long_is_cleaned_away,
+	};
+	Suite *suite = suite_create("unpack");
+	TCase *unpack = tcase_create("unpack");
+
+	tcase_add_checked_fixture(unpack, setup, teardown);
+	tcase_set_timeout(unpack, 60);
+	tcase_add_loop_test(unpack, kernels_are_unpacked, 0, 3);
+	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
+		tcase_add_test(unpack, tests[i]);
+	suite_add_tcase(suite, unpack);
+	return suite;
+}
