@@ -36,7 +36,8 @@ test_long_input_arrives_whole() {
 test_slow_reader_loses_nothing() {
 	status=0
 	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" -- \
-		seq 1 60000 2>err </dev/null | (sleep 20; cat) >out || status=$?
+		sh -c 'seq 1 60000 >/tmp/lines; cat /tmp/lines' 2>err </dev/null |
+		(sleep 15; cat) >out || status=$?
 	expect_status 0
 	seq 1 60000 >want
 	cmp want out || die "lost something: $(wc -l <out) lines"
@@ -45,7 +46,7 @@ test_slow_reader_loses_nothing() {
 test_reader_that_goes_away_does_not_end_the_guest() {
 	truncate -s 1M disk
 	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --disk disk --cmdline root= \
-		--timeout "$LIMIT" -- sh -c 'seq 1 20000; echo done | dd of=/dev/vda conv=fsync' \
+		--timeout "$LIMIT" -- sh -c 'seq 1 20000 >/tmp/lines; cat /tmp/lines; echo done | dd of=/dev/vda conv=fsync' \
 		2>err </dev/null | head -n 1 >out
 	[ "$(cat out)" = 1 ] || die "out: $(cat out)"
 	[ "$(head -c 4 disk)" = "done" ] || die "the guest did not get to its end; $(cat err)"
@@ -130,7 +131,7 @@ test_a_reader_that_stopped_does_not_outlive_the_timeout() {
 	guest_pid=$!
 	status=0
 	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout 15 -- \
-		seq 1 100000 >pipe 2>err || status=$?
+		sh -c 'seq 1 100000 >/tmp/lines; cat /tmp/lines' >pipe 2>err || status=$?
 	expect_status 124
 }
 
@@ -139,7 +140,7 @@ test_sigterm_ends_the_wait_for_a_reader() {
 	{ sleep 100; } <pipe &
 	local reader=$!
 	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" -- \
-		seq 1 20000 >pipe 2>err &
+		sh -c 'seq 1 20000 >/tmp/lines; cat /tmp/lines' >pipe 2>err &
 	guest_pid=$!
 	sleep 15
 	kill -0 "$guest_pid" || die "did not wait for its reader: $(cat err)"
