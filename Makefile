@@ -40,6 +40,8 @@ help:
 	@echo 'make demo          install what is missing, build, boot a guest and show it'
 	@echo 'make check         install what is missing, build and run all tests'
 	@echo 'make guest         the guest driver and initramfs, for KVER=RELEASE (the current one)'
+	@echo 'make guest-kernel  build/guest/bzImage: a small kernel with the driver built in'
+	@echo 'make bench         boot times beside QEMU microvm'"'"'s'
 	@echo 'make unit          the unit tests, under sanitizers'
 	@echo 'make check-guest   the tests with whole guests; TESTS=PATTERN picks some'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall takes it away'
@@ -55,6 +57,12 @@ demo:
 .PHONY: guest
 guest:
 	$(Q)scripts/make-guest $(KVER)
+
+# A small kernel with Karma's driver built in, and its initramfs.
+.PHONY: guest-kernel
+guest-kernel:
+	scripts/dependencies kernel
+	$(Q)scripts/make-guest-kernel
 
 .PHONY: docs
 docs: $(BUILD)/man/karma-hypercalls.7
@@ -126,6 +134,14 @@ check-guest: all guest $(TINY) $(BUILD)/test/debian.img
 	kernel=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release && \
 	scripts/soft-host --auto --memory 6144 --timeout 1200 --env KARMA_KERNEL=$$kernel -- \
 		tests/guest/run $(TESTS)
+
+# Side by side with QEMU's microvm, in the soft host where this machine has no KVM that works.
+.PHONY: bench
+bench: all
+	scripts/dependencies soft
+	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	kernel=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release && \
+	scripts/soft-host --auto -- tests/bench/boot $(BENCH) $$kernel $(wildcard $(BUILD)/guest/bzImage)
 
 SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests .ci)
 

@@ -4,26 +4,33 @@
 
 #include "internal.h"
 
-/* The fields of an argument beside the device's number; bits without a meaning are 0. */
-#define ONLY_DEVICE(argument) ((argument) <= 0xffu)
-#define ONLY_DEVICE_AND_INDEX(argument) ((argument) <= 0xffffffu)
+/* The bits of an argument that mean something; the others are 0. */
+#define DEVICE_ONLY 0xffu
+#define DEVICE_AND_INDEX 0xffffffu
+#define DEVICE_AND_RANGE KARMA_ARGUMENT_MASK
 
-static struct virtio_device *find_device(struct machine *machine, uint32_t argument)
+/* The device that an argument names: 0, -ENODEV, or -EINVAL for bits that mean nothing. */
+static int find_device(struct machine *machine, uint32_t argument, uint32_t meaning,
+	struct virtio_device **device)
 {
 	uint32_t number = KARMA_ARG_DEVICE(argument);
 
-	return number < machine->device_count ? machine->devices[number] : NULL;
+	if (number >= machine->device_count)
+		return -ENODEV;
+	if (argument & ~meaning)
+		return -EINVAL;
+	*device = machine->devices[number];
+	return 0;
 }
 
 int64_t call_device_info(struct machine *machine, uint32_t argument, uint64_t address)
 {
-	struct virtio_device *device = find_device(machine, argument);
+	struct virtio_device *device;
 	struct karma_device_info info;
+	int64_t result = find_device(machine, argument, DEVICE_ONLY, &device);
 
-	if (!device)
-		return -ENODEV;
-	if (!ONLY_DEVICE(argument))
-		return -EINVAL;
+	if (result < 0)
+		return result;
 	info = (struct karma_device_info){
 		.device_id = device->ops->device_id,
 		.queues = device->queue_count,
@@ -35,12 +42,11 @@ int64_t call_device_info(struct machine *machine, uint32_t argument, uint64_t ad
 
 int64_t call_device_accept(struct machine *machine, uint32_t argument, uint64_t bits)
 {
-	struct virtio_device *device = find_device(machine, argument);
+	struct virtio_device *device;
+	int64_t result = find_device(machine, argument, DEVICE_AND_INDEX, &device);
 
-	if (!device)
-		return -ENODEV;
-	if (!ONLY_DEVICE_AND_INDEX(argument))
-		return -EINVAL;
+	if (result < 0)
+		return result;
 	if (bits > UINT32_MAX)
 		return -EINVAL;
 	return virtio_accept(device, KARMA_ARG_INDEX(argument), bits);
@@ -48,46 +54,43 @@ int64_t call_device_accept(struct machine *machine, uint32_t argument, uint64_t 
 
 int64_t call_device_status(struct machine *machine, uint32_t argument, uint64_t value)
 {
-	struct virtio_device *device = find_device(machine, argument);
+	struct virtio_device *device;
+	int64_t result = find_device(machine, argument, DEVICE_ONLY, &device);
 
-	if (!device)
-		return -ENODEV;
-	if (!ONLY_DEVICE(argument))
-		return -EINVAL;
+	if (result < 0)
+		return result;
 	return value ? -EINVAL : virtio_get_status(device);
 }
 
 int64_t call_device_set_status(struct machine *machine, uint32_t argument, uint64_t status)
 {
-	struct virtio_device *device = find_device(machine, argument);
+	struct virtio_device *device;
+	int64_t result = find_device(machine, argument, DEVICE_ONLY, &device);
 
-	if (!device)
-		return -ENODEV;
-	if (!ONLY_DEVICE(argument))
-		return -EINVAL;
+	if (result < 0)
+		return result;
 	return status > UINT8_MAX ? -EINVAL : virtio_set_status(device, status);
 }
 
 int64_t call_config_generation(struct machine *machine, uint32_t argument, uint64_t value)
 {
-	struct virtio_device *device = find_device(machine, argument);
+	struct virtio_device *device;
+	int64_t result = find_device(machine, argument, DEVICE_ONLY, &device);
 
-	if (!device)
-		return -ENODEV;
-	if (!ONLY_DEVICE(argument))
-		return -EINVAL;
+	if (result < 0)
+		return result;
 	return value ? -EINVAL : virtio_generation(device);
 }
 
 int64_t call_config_read(struct machine *machine, uint32_t argument, uint64_t address)
 {
-	struct virtio_device *device = find_device(machine, argument);
+	struct virtio_device *device;
 	uint8_t buffer[KARMA_CONFIG_MAX];
 	uint32_t length = KARMA_ARG_LENGTH(argument);
-	int64_t result;
+	int64_t result = find_device(machine, argument, DEVICE_AND_RANGE, &device);
 
-	if (!device)
-		return -ENODEV;
+	if (result < 0)
+		return result;
 	result = virtio_config_read(device, KARMA_ARG_OFFSET(argument), buffer, length);
 	if (result < 0)
 		return result;
@@ -96,13 +99,13 @@ int64_t call_config_read(struct machine *machine, uint32_t argument, uint64_t ad
 
 int64_t call_config_write(struct machine *machine, uint32_t argument, uint64_t address)
 {
-	struct virtio_device *device = find_device(machine, argument);
+	struct virtio_device *device;
 	uint8_t buffer[KARMA_CONFIG_MAX];
 	uint32_t length = KARMA_ARG_LENGTH(argument);
-	int64_t result;
+	int64_t result = find_device(machine, argument, DEVICE_AND_RANGE, &device);
 
-	if (!device)
-		return -ENODEV;
+	if (result < 0)
+		return result;
 	result = guest_memory_read(machine->memory, GPA(address), buffer, length);
 	if (result < 0)
 		return result;
@@ -111,13 +114,12 @@ int64_t call_config_write(struct machine *machine, uint32_t argument, uint64_t a
 
 int64_t call_queue_info(struct machine *machine, uint32_t argument, uint64_t value)
 {
-	struct virtio_device *device = find_device(machine, argument);
+	struct virtio_device *device;
 	uint32_t index = KARMA_ARG_INDEX(argument);
+	int64_t result = find_device(machine, argument, DEVICE_AND_INDEX, &device);
 
-	if (!device)
-		return -ENODEV;
-	if (!ONLY_DEVICE_AND_INDEX(argument))
-		return -EINVAL;
+	if (result < 0)
+		return result;
 	if (index >= device->queue_count || value)
 		return -EINVAL;
 	return device->queues[index].size_max | (int64_t)device->queues[index].gsi << 16;
@@ -125,14 +127,12 @@ int64_t call_queue_info(struct machine *machine, uint32_t argument, uint64_t val
 
 int64_t call_queue_setup(struct machine *machine, uint32_t argument, uint64_t address)
 {
-	struct virtio_device *device = find_device(machine, argument);
+	struct virtio_device *device;
 	struct karma_queue_setup setup;
-	int result;
+	int64_t result = find_device(machine, argument, DEVICE_AND_INDEX, &device);
 
-	if (!device)
-		return -ENODEV;
-	if (!ONLY_DEVICE_AND_INDEX(argument))
-		return -EINVAL;
+	if (result < 0)
+		return result;
 	result = guest_memory_read(machine->memory, GPA(address), &setup, sizeof(setup));
 	if (result < 0)
 		return result;
@@ -141,11 +141,10 @@ int64_t call_queue_setup(struct machine *machine, uint32_t argument, uint64_t ad
 
 int64_t call_queue_notify(struct machine *machine, uint32_t argument, uint64_t value)
 {
-	struct virtio_device *device = find_device(machine, argument);
+	struct virtio_device *device;
+	int64_t result = find_device(machine, argument, DEVICE_AND_INDEX, &device);
 
-	if (!device)
-		return -ENODEV;
-	if (!ONLY_DEVICE_AND_INDEX(argument))
-		return -EINVAL;
+	if (result < 0)
+		return result;
 	return value ? -EINVAL : virtio_queue_notify(device, KARMA_ARG_INDEX(argument));
 }

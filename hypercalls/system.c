@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Calls on the machine as a whole: version, console, the ways to end, events. */
+/* Calls on the machine as a whole: version, console, the ways to end, events, the watchdog. */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "internal.h"
@@ -83,6 +84,17 @@ int64_t call_ready(struct machine *machine, uint32_t ready, uint64_t value)
 		return -EINVAL;
 	machine->ops->ready(machine, ready);
 	return 0;
+}
+
+int64_t call_watchdog(struct machine *machine, uint32_t what, uint64_t value)
+{
+	if (what > KARMA_WATCHDOG_STOP || value)
+		return -EINVAL;
+	if (what == KARMA_WATCHDOG_STOP)
+		atomic_store(&machine->feeds, 0);
+	else if (machine->watchdog)
+		atomic_fetch_add(&machine->feeds, 1);
+	return machine->watchdog;
 }
 
 int64_t call_event(struct machine *machine, uint32_t argument, uint64_t value)

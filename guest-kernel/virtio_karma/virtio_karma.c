@@ -14,6 +14,7 @@
  *   kexec.  Emergency restarts run none of them and take the reset register of ACPI, as does
  *   everything before this driver is loaded.
  * - Panic: a notifier behind all others makes the panic call with the reason.
+ * - Hang: the monitor's watchdog, if the user asked for one, is no longer fed.
  *
  * Every buffer that a call names is from kmalloc() or the page allocator: a module's static data
  * and the stack lie in vmalloc space, where virt_to_phys() is wrong.
@@ -302,6 +303,16 @@ static void karma_synchronize_cbs(struct virtio_device *vdev)
 }
 
 /*
+ * An interrupt for buffers that a driver has taken already, as the console's does by polling, is no
+ * spurious one, of which the kernel would turn the line off after many.
+ */
+static irqreturn_t karma_queue_interrupt(int irq, void *vq)
+{
+	vring_interrupt(irq, vq);
+	return IRQ_HANDLED;
+}
+
+/*
  * Several queues may have one GSI: acpi_register_gsi() counts its users, and vring_interrupt()
  * finds out whether its queue has work.
  */
@@ -315,7 +326,7 @@ static int karma_request_irq(struct virtqueue *vq)
 		return irq;
 	snprintf(queue->irq_name, sizeof(queue->irq_name), "karma-%s-%s", dev_name(&vq->vdev->dev),
 		 vq->name);
-	ret = request_irq(irq, vring_interrupt, IRQF_SHARED, queue->irq_name, vq);
+	ret = request_irq(irq, karma_queue_interrupt, IRQF_SHARED, queue->irq_name, vq);
 	if (ret) {
 		acpi_unregister_gsi(queue->gsi);
 		return ret;
@@ -649,6 +660,53 @@ static struct notifier_block karma_panic_block = {
 	.priority = INT_MIN,	/* the others want to run too */
 };
 
+/*
+ * The watchdog.  An ordinary work item goes from CPU to CPU, and feeds when it has been on all that
+ * are online.  So one CPU that has interrupts off, or runs no ordinary threads any more for another
+ * reason, is enough to leave the monitor without food.
+ */
+
+#define KARMA_FEEDS_A_PERIOD 4
+
+static unsigned long karma_feed_delay;	/* jiffies; 0: the monitor has no watchdog */
+
+static void karma_feed(struct work_struct *work)
+{
+	unsigned int cpu = cpumask_next(raw_smp_processor_id(), cpu_online_mask);
+
+	if (cpu < nr_cpu_ids) {
+		/* By the timer, as a work item that is running is queued where it runs. */
+		schedule_delayed_work_on(cpu, to_delayed_work(work), 1);
+		return;
+	}
+	karma_call(KARMA_CALL_watchdog, KARMA_WATCHDOG_FEED, 0);
+	schedule_delayed_work_on(cpumask_first(cpu_online_mask), to_delayed_work(work),
+				 karma_feed_delay);
+}
+
+static DECLARE_DELAYED_WORK(karma_feed_work, karma_feed);
+
+static void karma_add_watchdog(void)
+{
+	/* An error from a monitor that does not know the call. */
+	long period = karma_call(KARMA_CALL_watchdog, KARMA_WATCHDOG_FEED, 0);
+
+	if (period <= 0)
+		return;
+	karma_feed_delay = max(period * HZ / KARMA_FEEDS_A_PERIOD, 1L);
+	schedule_delayed_work_on(cpumask_first(cpu_online_mask), &karma_feed_work,
+				 karma_feed_delay);
+}
+
+static void karma_remove_watchdog(void)
+{
+	if (!karma_feed_delay)
+		return;
+	cancel_delayed_work_sync(&karma_feed_work);
+	karma_call(KARMA_CALL_watchdog, KARMA_WATCHDOG_STOP, 0);
+	karma_feed_delay = 0;
+}
+
 /* /sys/kernel/karma */
 
 static ssize_t exit_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf,
@@ -815,6 +873,7 @@ static void karma_remove_console(void)
 
 static void __exit karma_exit(void)
 {
+	karma_remove_watchdog();
 	if (karma_panic_text)
 		atomic_notifier_chain_unregister(&panic_notifier_list, &karma_panic_block);
 	unregister_sys_off_handler(karma_restart_handler);
@@ -870,6 +929,7 @@ static int __init karma_init(void)
 	karma_add_end();
 	karma_add_devices();
 	karma_add_events();
+	karma_add_watchdog();
 	return 0;
 }
 

@@ -84,12 +84,15 @@ __extension__ typedef unsigned long long __u64;
 	X(2, console_write, "length, 1 to 4096", "address of text", \
 	  "Write text to the console; return how many bytes it took.") \
 	X(3, exit, "status, 0 to 255", "0", "End the guest; status is that of its command.") \
-	X(4, power, "0 off, 1 reset", "0", "Power off or reset: either ends the guest.") \
+	X(4, power, "0 off, 1 reset", "0", \
+	  "Power off or reset: either ends the guest; a reset may start another.") \
 	X(5, panic, "length, 0 to 4096", "address of text", \
 	  "End the guest: its kernel panicked, and text says why.") \
 	X(6, ready, "0 not yet, 1 ready", "0", \
 	  "Hold console input back, or say that the guest is up and reads it.") \
 	X(7, event, "0", "0", "Return the next event and forget it, or 0 if there is none.") \
+	X(8, watchdog, "0 feed, 1 stop", "0", \
+	  "Feed the watchdog, or stop it; return its period in seconds, 0 if there is none.") \
 	X(16, device_info, "device", "address of struct karma_device_info", \
 	  "Describe a device; -ENODEV past the last one.") \
 	X(17, device_accept, "device, half << 8", "32 feature bits", \
@@ -135,6 +138,9 @@ enum karma_call {
 
 #define KARMA_POWER_OFF		0u
 #define KARMA_POWER_RESET	1u
+
+#define KARMA_WATCHDOG_FEED	0u
+#define KARMA_WATCHDOG_STOP	1u
 
 /*
  * Interrupts are edge triggered, active high.  The system GSI says that there is an event; the

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "karma/disk.h"
+#include "karma/memory.h"
 
 /* Exit statuses of `karma run`; 0 to 123 are the guest's, and what it gives from 128 on. */
 #define STATUS_GUEST_MAX 123
@@ -20,6 +21,13 @@
 int command_run(int argc, char **argv);
 int command_check(int argc, char **argv);
 
+/* What follows when a guest resets, or its kernel panics or hangs. */
+enum end_policy {
+	END_EXIT,
+	END_RESTART,
+	END_WAIT,	/* keep it, halted, until the user leaves */
+};
+
 /* What `karma run` was asked to do.  Strings are those of argv. */
 struct run_options {
 	const char *kernel;
@@ -28,12 +36,16 @@ struct run_options {
 	struct disk_options *disks;	/* malloc'ed array */
 	size_t disk_count;
 	unsigned cpus;
-	uint64_t memory;		/* bytes */
+	struct memory_options memory;
+	bool balloon;
 	const char *cmdline;
 	const char *name;
 	const char *console;
 	unsigned timeout;		/* seconds; 0: none */
 	unsigned grace;			/* seconds from SIGTERM to the end by force; 0: at once */
+	enum end_policy reboot, on_panic;
+	unsigned watchdog;		/* seconds; 0: none */
+	bool die_with_parent;
 	bool strict;
 	bool stats;
 	bool help;

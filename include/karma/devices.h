@@ -23,4 +23,10 @@ void console_resized(struct virtio_device *device);
 /* An entropy source (virtio 1.2, section 5.4). */
 struct virtio_device *rng_create(const struct virtio_environment *environment);
 
+/*
+ * A memory balloon (virtio 1.2, section 5.5), of no size: what the guest reports as free, or
+ * puts into it, goes back to the host.  Not for memory of huge pages.
+ */
+struct virtio_device *balloon_create(const struct virtio_environment *environment);
+
 #endif

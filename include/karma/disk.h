@@ -52,6 +52,9 @@ struct disk_request {
 int disk_open(struct disk *disk, const struct disk_options *options, struct io_ring *ring);
 void disk_close(struct disk *disk);
 
+/* Another descriptor of the same open file, under the same lock; 0, or a negative errno. */
+int disk_share(struct disk *copy, const struct disk *disk);
+
 /* Queue a request; io_ring_submit() starts it. */
 void disk_submit(struct disk *disk, struct disk_request *request);
 

@@ -50,7 +50,10 @@ void io_ring_submit(struct io_ring *ring);
 /* Take what is complete, waiting for one at least if wait is set; how many there were. */
 unsigned io_ring_run(struct io_ring *ring, bool wait);
 
-/* The I/O thread: run until io_ring_stop(), which any thread may call. */
+/*
+ * The I/O thread: run until io_ring_stop(), which any thread may call.  Another may follow it.  What
+ * a thread submitted ends with that thread, by -ECANCELED or -EINTR if it was still waiting.
+ */
 void io_ring_loop(struct io_ring *ring);
 void io_ring_stop(struct io_ring *ring);
 

@@ -46,6 +46,9 @@ struct machine {
 	uint64_t config_events;		/* a bit a device */
 	bool power_button;
 	int event_fd;			/* eventfd that raises KARMA_SYSTEM_GSI; -1 if none */
+
+	unsigned watchdog;		/* seconds, as the guest is told; 0: there is none */
+	_Atomic uint64_t feeds;		/* of the watchdog; 0: the guest is not watched */
 };
 
 void machine_init(

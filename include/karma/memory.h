@@ -10,6 +10,7 @@
 #ifndef KARMA_MEMORY_H
 #define KARMA_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,7 @@
 #define GUEST_HOLE_END 0x100000000ull	/* 4 GiB */
 #define GUEST_MEMORY_MIN (16ull << 20)
 #define GUEST_MEMORY_MAX (1ull << 40)	/* bytes; 1 TiB */
+#define GUEST_HUGE_PAGE (2ull << 20)
 
 /* A guest-physical address: a struct, so that nothing dereferences one by mistake. */
 typedef struct {
@@ -25,18 +27,26 @@ typedef struct {
 
 #define GPA(address) ((gpa_t){ address })
 
+struct memory_options {
+	uint64_t size;		/* bytes, a multiple of the page size */
+	bool shared;		/* a file that other processes can map, not the monitor's alone */
+	bool huge_pages;	/* of the host's pool; size is a multiple of GUEST_HUGE_PAGE then */
+};
+
 struct guest_memory {
 	uint8_t *base;		/* where guest-physical 0 is in the monitor */
 	uint64_t size;		/* bytes of RAM */
 	uint64_t low_size;	/* bytes at 0 */
 	uint64_t high_size;	/* bytes at 4 GiB; size is low_size + high_size */
+	bool shared;
+	int fd;			/* of shared memory; only valid with it */
 };
 
 /*
- * Map size bytes of zeroes, a multiple of the page size, without reserving swap.  0, or a negative
- * errno with a message printed.  The caller releases.
+ * Map zeroes.  Huge pages are reserved, all others come as they are touched, without a
+ * reservation.  0, or a negative errno with a message printed.  The caller releases.
  */
-int guest_memory_init(struct guest_memory *memory, uint64_t size);
+int guest_memory_init(struct guest_memory *memory, const struct memory_options *options);
 void guest_memory_release(struct guest_memory *memory);
 
 /* The pointer for [gpa, gpa + length), or NULL if not all of it is RAM in one piece. */
@@ -46,5 +56,12 @@ void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len
 int guest_memory_read(const struct guest_memory *memory, gpa_t gpa, void *to, size_t length);
 int guest_memory_write(
 	const struct guest_memory *memory, gpa_t gpa, const void *from, size_t length);
+
+/*
+ * Give the whole pages in [at, at + length), a pointer by guest_memory_at(), back to the host: they
+ * are zeroes from then on.  Their bytes, or a negative errno.  Not for huge pages: another could
+ * take one from the pool, and the guest's next touch would find none.
+ */
+int64_t guest_memory_discard(const struct guest_memory *memory, void *at, uint64_t length);
 
 #endif

@@ -77,6 +77,12 @@ void terminal_release_input(struct terminal *terminal);
 void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
 	void (*output_ready)(void *), void *context);
 
+/*
+ * Forget who is attached, and that input was held: another may follow, and gets the input that
+ * is left.  No other thread may be at work.
+ */
+void terminal_detach(struct terminal *terminal);
+
 /* Take text; how many bytes: fewer than given if the buffer is full, output_ready() follows. */
 size_t terminal_write(struct terminal *terminal, const void *text, size_t length);
 bool terminal_has_input(struct terminal *terminal);

@@ -46,6 +46,12 @@ struct virtio_device_ops {
 	void (*release)(struct virtio_device *device);
 };
 
+/* What a device counts beside its queues, for statistics. */
+struct virtio_counter {
+	const char *name;
+	uint64_t value;
+};
+
 struct virtio_device {
 	const struct virtio_device_ops *ops;
 	char name[16];			/* "vda", "console", for messages and statistics */
@@ -54,6 +60,8 @@ struct virtio_device {
 	size_t config_size;
 	struct virtq *queues;
 	unsigned queue_count;
+	const struct virtio_counter *counters;
+	unsigned counter_count;
 
 	pthread_mutex_t lock;
 	uint64_t accepted;

@@ -31,6 +31,7 @@ enum vm_end {
 	VM_POWER_OFF,
 	VM_RESET,
 	VM_PANIC,
+	VM_HANG,		/* the watchdog was not fed */
 	VM_CRASH,		/* triple fault, or an exit that Karma does not serve */
 	VM_FAILURE,		/* the monitor's own, or KVM's */
 	VM_STOPPED,		/* by vm_stop() */
@@ -80,7 +81,7 @@ struct vm {
  * Open KVM and make the VM, its memory, interrupt controller and vCPUs.  0, or a negative
  * errno with a message printed.  vm_release() undoes it, in any state.
  */
-int vm_init(struct vm *vm, uint64_t memory_size, unsigned cpus);
+int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus);
 void vm_release(struct vm *vm);
 
 /* Add a device, which the VM then owns, with its interrupts. */
@@ -94,6 +95,9 @@ void vm_end(struct vm *vm, enum vm_end end, unsigned status);
 
 /* Whether the guest has made a call: one that resets before that panicked early. */
 bool vm_guest_knows_karma(const struct vm *vm);
+
+/* After vm_halt(): tell the user where each vCPU was. */
+void vm_tell_where(struct vm *vm);
 
 /* Stop the vCPUs; devices and the terminal go on. */
 void vm_halt(struct vm *vm);
@@ -142,6 +146,8 @@ void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned vcpu_count);
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cpuid2 *cpuid);
 int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry);
 void *vcpu_thread(void *vcpu);
+/* Of a vCPU that doesn't run. */
+uint64_t vcpu_instruction_pointer(struct vcpu *vcpu);
 /* Before the first vCPU thread: a kick is a signal, which must have its handler by then. */
 void vcpu_prepare_kicks(void);
 void vcpu_kick(struct vcpu *vcpu);

@@ -16,6 +16,7 @@
 #define SERIAL_MAX_BYTES 20
 #define GRACE_DEFAULT 30
 #define TIMEOUT_MAX (365u * 24 * 3600)
+#define WATCHDOG_MAX (24u * 3600)
 
 enum {
 	OPTION_KERNEL = 256,
@@ -23,11 +24,16 @@ enum {
 	OPTION_DISK,
 	OPTION_CPUS,
 	OPTION_MEMORY,
+	OPTION_BALLOON,
 	OPTION_CMDLINE,
 	OPTION_NAME,
 	OPTION_CONSOLE,
 	OPTION_TIMEOUT,
 	OPTION_GRACE,
+	OPTION_REBOOT,
+	OPTION_ON_PANIC,
+	OPTION_WATCHDOG,
+	OPTION_DIE_WITH_PARENT,
 	OPTION_STRICT,
 	OPTION_STATS,
 };
@@ -38,11 +44,16 @@ static const struct option long_options[] = {
 	{ "disk", required_argument, NULL, OPTION_DISK },
 	{ "cpus", required_argument, NULL, OPTION_CPUS },
 	{ "memory", required_argument, NULL, OPTION_MEMORY },
+	{ "balloon", required_argument, NULL, OPTION_BALLOON },
 	{ "cmdline", required_argument, NULL, OPTION_CMDLINE },
 	{ "name", required_argument, NULL, OPTION_NAME },
 	{ "console", required_argument, NULL, OPTION_CONSOLE },
 	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
 	{ "grace", required_argument, NULL, OPTION_GRACE },
+	{ "reboot", required_argument, NULL, OPTION_REBOOT },
+	{ "on-panic", required_argument, NULL, OPTION_ON_PANIC },
+	{ "watchdog", required_argument, NULL, OPTION_WATCHDOG },
+	{ "die-with-parent", no_argument, NULL, OPTION_DIE_WITH_PARENT },
 	{ "strict", no_argument, NULL, OPTION_STRICT },
 	{ "stats", no_argument, NULL, OPTION_STATS },
 	{ "help", no_argument, NULL, 'h' },
@@ -85,7 +96,8 @@ static unsigned size_shift(const char *suffix)
 	}
 }
 
-static int parse_memory(const char *text, uint64_t *size)
+/* Whole pages, of which a guest can have so many. */
+static int parse_memory_size(const char *text, uint64_t *size)
 {
 	unsigned long long value;
 	unsigned shift;
@@ -103,6 +115,39 @@ static int parse_memory(const char *text, uint64_t *size)
 	if (*size % PAGE_BYTES)
 		return fail(-EINVAL, "--memory %s: is no multiple of 4K: give one", text);
 	return 0;
+}
+
+static int parse_switch(const char *option, const char *text, bool *on)
+{
+	*on = strcmp(text, "on") == 0;
+	if (!*on && strcmp(text, "off") != 0)
+		return fail(-EINVAL, "%s %s: is no switch: give on or off", option, text);
+	return 0;
+}
+
+static int parse_memory_flag(struct memory_options *memory, const char *flag)
+{
+	if (strncmp(flag, "hugepages=", 10) == 0)
+		return parse_switch("--memory hugepages", flag + 10, &memory->huge_pages);
+	if (strncmp(flag, "shared=", 7) == 0)
+		return parse_switch("--memory shared", flag + 7, &memory->shared);
+	return fail(-EINVAL, "--memory: knows no `%s`: give hugepages=on|off or shared=on|off", flag);
+}
+
+/* SIZE[,flag]...; cuts the text of argv apart. */
+static int parse_memory(char *text, struct memory_options *memory)
+{
+	char *rest = text, *size = strsep(&rest, ",");
+	int result;
+
+	*memory = (struct memory_options){ 0 };
+	result = parse_memory_size(size, &memory->size);
+	while (rest && result == 0)
+		result = parse_memory_flag(memory, strsep(&rest, ","));
+	if (result == 0 && memory->huge_pages && memory->size % GUEST_HUGE_PAGE)
+		return fail(-EINVAL,
+			"--memory %s: is no multiple of 2M: give one, or leave out hugepages=on", size);
+	return result;
 }
 
 static int parse_disk_flag(struct disk_options *disk, const char *flag)
@@ -157,6 +202,32 @@ static int parse_name(const char *text, const char **name)
 	return 0;
 }
 
+static int parse_on_panic(const char *text, enum end_policy *policy)
+{
+	if (strcmp(text, "exit") == 0)
+		*policy = END_EXIT;
+	else if (strcmp(text, "restart") == 0)
+		*policy = END_RESTART;
+	else if (strcmp(text, "wait") == 0)
+		*policy = END_WAIT;
+	else
+		return fail(-EINVAL, "--on-panic %s: is none of exit, restart, wait: give one of these",
+			text);
+	return 0;
+}
+
+static int parse_reboot(const char *text, enum end_policy *policy)
+{
+	if (strcmp(text, "exit") == 0)
+		*policy = END_EXIT;
+	else if (strcmp(text, "restart") == 0)
+		*policy = END_RESTART;
+	else
+		return fail(-EINVAL, "--reboot %s: is neither exit nor restart: give one of these",
+			text);
+	return 0;
+}
+
 static int parse_option(struct run_options *options, int option)
 {
 	switch (option) {
@@ -172,6 +243,8 @@ static int parse_option(struct run_options *options, int option)
 		return parse_number("--cpus", optarg, 1, VCPUS_MAX, &options->cpus);
 	case OPTION_MEMORY:
 		return parse_memory(optarg, &options->memory);
+	case OPTION_BALLOON:
+		return parse_switch("--balloon", optarg, &options->balloon);
 	case OPTION_CMDLINE:
 		options->cmdline = optarg;
 		return 0;
@@ -184,6 +257,15 @@ static int parse_option(struct run_options *options, int option)
 		return parse_number("--timeout", optarg, 1, TIMEOUT_MAX, &options->timeout);
 	case OPTION_GRACE:
 		return parse_number("--grace", optarg, 0, TIMEOUT_MAX, &options->grace);
+	case OPTION_REBOOT:
+		return parse_reboot(optarg, &options->reboot);
+	case OPTION_ON_PANIC:
+		return parse_on_panic(optarg, &options->on_panic);
+	case OPTION_WATCHDOG:
+		return parse_number("--watchdog", optarg, 1, WATCHDOG_MAX, &options->watchdog);
+	case OPTION_DIE_WITH_PARENT:
+		options->die_with_parent = true;
+		return 0;
 	case OPTION_STRICT:
 		options->strict = true;
 		return 0;
@@ -205,7 +287,8 @@ int run_options_parse(struct run_options *options, int argc, char **argv)
 
 	*options = (struct run_options){
 		.cpus = 1,
-		.memory = MEMORY_DEFAULT,
+		.memory = { .size = MEMORY_DEFAULT },
+		.balloon = true,
 		.cmdline = "",
 		.console = "stdio",
 		.grace = GRACE_DEFAULT,

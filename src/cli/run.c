@@ -3,9 +3,11 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <time.h>
 
@@ -15,10 +17,15 @@
 #include "karma/log.h"
 #include "karma/util.h"
 #include "karma/vm.h"
+#include "karma/watchdog.h"
 
 #define RING_ENTRIES 256
 #define DRAIN_POLL_MILLISECONDS 1
 #define DRAIN_MOMENT_MILLISECONDS 500
+#define RESTART_MILLISECONDS 1000	/* from one start to the next, at least */
+
+/* Of --die-with-parent; nobody else sends it. */
+#define PARENT_SIGNAL SIGUSR2
 
 /*
  * What every guest's kernel is told: the console, that there is no PCI and no UART to look for,
@@ -29,40 +36,53 @@
 
 struct run {
 	struct run_options options;
+
+	/* Lives on when the guest is started anew. */
 	struct io_ring ring;
 	bool ring_made;
 	struct terminal terminal;
 	bool terminal_made;
-	struct vm vm;
-	bool vm_made;
-	struct virtio_device *console;
+	struct disk *disks;		/* open and locked; devices share them */
+	size_t disk_count;
 	int signal_fd;
+	pthread_t signal_thread;
+	pid_t parent;
 	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
+	bool leaving;			/* a signal came while no guest ran: no more starts */
+	bool told_of_pause;
+
+	/* Made anew for each start. */
+	struct vm vm;
+	struct virtio_device *console;
+	struct watchdog watchdog;
+	int64_t started_at;
 };
 
 static const char help[] =
 	"usage: karma run --kernel FILE [OPTION]... [-- COMMAND [ARGUMENT]...]\n"
-	"\n"
 	"  --kernel FILE          a bzImage (any Debian vmlinuz) or an ELF vmlinux\n"
-	"  --initrd FILE          an initramfs; several are joined; without one, that of\n"
+	"  --initrd FILE          an initramfs, one or several; without one, Karma's own:\n"
 	"                         $KARMA_GUEST_DIR/RELEASE/initramfs.img\n"
-	"  --disk FILE[,ro][,direct][,serial=TEXT]\n"
-	"                         a raw image or block device: vda, vdb, ... in order; the\n"
-	"                         root is /dev/vda unless --cmdline has root=\n"
+	"  --disk FILE[,ro][,direct][,serial=TEXT]  a raw image or block device; the\n"
+	"                         first is vda, and the root unless --cmdline has root=\n"
 	"  --cpus N               virtual CPUs, 1 to 64 (1)\n"
-	"  --memory SIZE          guest memory, such as 256M or 2G (512M)\n"
+	"  --memory SIZE[,hugepages=on|off][,shared=on|off]  such as 256M or 2G (512M);\n"
+	"                         of huge pages; in a file that other processes can map\n"
+	"  --balloon on|off       give memory that the guest frees back to the host (on)\n"
 	"  --cmdline TEXT         added to the kernel's command line\n"
 	"  --console WHERE        stdio, pty, none or file:PATH (stdio)\n"
 	"  --name NAME            the guest's name in messages\n"
 	"  --timeout SECONDS      end the guest then, with status 124\n"
-	"  --grace SECONDS        time to power off after SIGTERM, before the end by force (30)\n"
-	"  --strict               end a guest that touches absent I/O ports; stock kernels do\n"
-	"  --stats                print counters on stderr at the end\n"
-	"\n"
+	"  --grace SECONDS        time to power off after SIGTERM; then by force (30)\n"
+	"  --reboot exit|restart  what a reboot does (exit)\n"
+	"  --on-panic exit|restart|wait  what a panic does; wait keeps the guest (exit)\n"
+	"  --watchdog SECONDS     a guest that is silent for so long counts as panicked\n"
+	"  --die-with-parent      when karma's parent ends, do what SIGTERM does\n"
+	"  --strict, --stats      end it when it uses absent I/O ports; print counters\n"
 	"COMMAND runs in the initramfs, or on the disk's root, and its status is karma's.\n"
 	"Exit status: 0 powered off, 1-123 COMMAND's, 124 timeout, 125 karma failed,\n"
-	"126 the guest's kernel panicked, 127 the guest crashed, 128+N a signal ended COMMAND\n"
-	"or karma.  All of it: karma(1).\n";
+	"126 the guest's kernel panicked or hangs, 127 the guest crashed, 128+N a signal\n"
+	"ended COMMAND or karma.  All of it: karma(1).\n";
 
 /* Signals come by a file descriptor; threads inherit that they are blocked. */
 static int take_signals(struct run *run)
@@ -73,6 +93,9 @@ static int take_signals(struct run *run)
 	sigemptyset(&set);
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
 		sigaddset(&set, numbers[i]);
+	if (run->options.die_with_parent)
+		sigaddset(&set, PARENT_SIGNAL);
+	run->signal_thread = pthread_self();
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	/* A reader that goes away, or a limit of file size, is an error of that write alone. */
 	signal(SIGPIPE, SIG_IGN);
@@ -82,6 +105,21 @@ static int take_signals(struct run *run)
 		return fail(-errno, "signalfd: %s: raise the limit of open files (ulimit -n)",
 			strerror(errno));
 	return 0;
+}
+
+/* With the signal blocked, so that it waits for the signal_fd. */
+static int follow_parent(const struct run *run)
+{
+	if (!run->options.die_with_parent)
+		return 0;
+	if (prctl(PR_SET_PDEATHSIG, PARENT_SIGNAL) < 0)
+		return fail(-errno, "--die-with-parent: can't watch the parent: %s: leave it out",
+			strerror(errno));
+	/* It may have ended before we asked. */
+	if (getppid() == run->parent)
+		return 0;
+	return fail(-ESRCH, "--die-with-parent: process %d, the parent, has ended: start none",
+		(int)run->parent);
 }
 
 static int check_host(void)
@@ -103,7 +141,8 @@ static void user_leaves(void *context)
 {
 	struct run *run = context;
 
-	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + SIGINT);
+	/* Whatever we are waiting for. */
+	pthread_kill(run->signal_thread, SIGINT);
 }
 
 static int open_console(struct run *run)
@@ -119,9 +158,24 @@ static int open_console(struct run *run)
 	run->terminal_made = true;
 	run->terminal.leave = user_leaves;
 	run->terminal.leave_context = run;
-	if (run->options.command)
-		terminal_hold_input(&run->terminal);
 	return terminal_start(&run->terminal);
+}
+
+static int open_disks(struct run *run)
+{
+	const struct run_options *options = &run->options;
+
+	run->disks = calloc(options->disk_count, sizeof(*run->disks));
+	if (!run->disks && options->disk_count)
+		return fail(-ENOMEM, "disks: out of memory");
+	for (size_t i = 0; i < options->disk_count; i++) {
+		int result = disk_open(&run->disks[i], &options->disks[i], &run->ring);
+
+		if (result < 0)
+			return result;
+		run->disk_count++;
+	}
+	return 0;
 }
 
 /* The kernel's name for a disk: vda to vdz, then vdaa, ... */
@@ -141,10 +195,11 @@ static int add_disk(
 	struct virtio_device *device;
 	struct disk disk;
 	char name[8];
-	int result = disk_open(&disk, options, &run->ring);
+	int result = disk_share(&disk, &run->disks[index]);
 
 	if (result < 0)
-		return result;
+		return fail(result, "disk %s: %s: raise the limit of open files (ulimit -n)",
+			options->path, strerror(-result));
 	disk_name(index, name, sizeof(name));
 	device = blk_create(environment, name, &disk, options->serial);
 	if (!device) {
@@ -154,13 +209,24 @@ static int add_disk(
 	return vm_add_device(&run->vm, device);
 }
 
+static int add_balloon(struct run *run, const struct virtio_environment *environment)
+{
+	struct virtio_device *balloon;
+
+	/* Huge pages stay the guest's: see guest_memory_discard(). */
+	if (!run->options.balloon || run->options.memory.huge_pages)
+		return 0;
+	balloon = balloon_create(environment);
+	return balloon ? vm_add_device(&run->vm, balloon) : fail(-ENOMEM, "balloon: out of memory");
+}
+
 static int add_devices(struct run *run)
 {
 	const struct virtio_environment environment = { &run->vm.memory, &run->ring };
 	struct virtio_device *rng;
 	int result = 0;
 
-	for (size_t i = 0; i < run->options.disk_count && result == 0; i++)
+	for (size_t i = 0; i < run->disk_count && result == 0; i++)
 		result = add_disk(run, &environment, i);
 	if (result < 0)
 		return result;
@@ -171,7 +237,8 @@ static int add_devices(struct run *run)
 	if (result < 0)
 		return result;
 	rng = rng_create(&environment);
-	return rng ? vm_add_device(&run->vm, rng) : fail(-ENOMEM, "rng: out of memory");
+	result = rng ? vm_add_device(&run->vm, rng) : fail(-ENOMEM, "rng: out of memory");
+	return result == 0 ? add_balloon(run, &environment) : result;
 }
 
 static bool has_word(const char *text, const char *word)
@@ -319,33 +386,6 @@ static int load_guest(struct run *run, struct boot_entry *entry)
 	return boot_load(&run->vm.memory, &boot, entry);
 }
 
-static int start(struct run *run)
-{
-	struct boot_entry entry;
-	int result = check_host();
-
-	if (result < 0)
-		return result;
-	result = take_signals(run);
-	if (result < 0)
-		return result;
-	/* Before the guest's memory is there, since it may fork. */
-	result = open_console(run);
-	if (result < 0)
-		return result;
-	run->vm_made = true;
-	result = vm_init(&run->vm, run->options.memory, run->options.cpus);
-	if (result < 0)
-		return result;
-	run->vm.ring = &run->ring;
-	run->vm.terminal = &run->terminal;
-	run->vm.strict = run->options.strict;
-	result = load_guest(run, &entry);
-	if (result == 0)
-		result = add_devices(run);
-	return result == 0 ? vm_start(&run->vm, &entry) : result;
-}
-
 static int64_t milliseconds(void)
 {
 	struct timespec now;
@@ -354,22 +394,70 @@ static int64_t milliseconds(void)
 	return now.tv_sec * 1000ll + now.tv_nsec / 1000000;
 }
 
+/* What lives on when the guest is started anew. */
+static int start(struct run *run)
+{
+	int result = check_host();
+
+	if (result == 0)
+		result = take_signals(run);
+	if (result == 0)
+		result = follow_parent(run);
+	/* Before the guest's memory is there, since it may fork. */
+	if (result == 0)
+		result = open_console(run);
+	if (result == 0)
+		result = open_disks(run);
+	if (run->options.timeout)
+		run->timeout_at = milliseconds() + run->options.timeout * 1000ll;
+	return result;
+}
+
+static int start_guest(struct run *run)
+{
+	struct boot_entry entry;
+	int result;
+
+	result = vm_init(&run->vm, &run->options.memory, run->options.cpus);
+	if (result < 0)
+		return result;
+	run->vm.ring = &run->ring;
+	run->vm.terminal = &run->terminal;
+	run->vm.strict = run->options.strict;
+	run->vm.machine.watchdog = run->options.watchdog;
+	if (run->options.command)
+		terminal_hold_input(&run->terminal);
+	result = load_guest(run, &entry);
+	if (result == 0)
+		result = add_devices(run);
+	run->started_at = milliseconds();
+	watchdog_start(&run->watchdog, run->options.watchdog, run->started_at);
+	return result == 0 ? vm_start(&run->vm, &entry) : result;
+}
+
 static bool passed(int64_t moment)
 {
 	return moment && milliseconds() >= moment;
 }
 
-/* For poll(): how long until the first of the two; -1 for ever. */
-static int remaining(const struct run *run)
+/* For poll(): how long until the first of two moments; -1 for ever. */
+static int until(int64_t one, int64_t other)
 {
-	int64_t first = run->timeout_at, left;
+	int64_t first = other && (!one || other < one) ? other : one;
+	int64_t left;
 
-	if (!first || (run->grace_at && run->grace_at < first))
-		first = run->grace_at;
 	if (!first)
 		return -1;
 	left = first - milliseconds();
 	return left < 0 ? 0 : left > INT_MAX ? INT_MAX : left;
+}
+
+static int until_next_look(const struct run *run)
+{
+	int end = until(run->timeout_at, run->grace_at);
+	int look = watchdog_interval(&run->watchdog);
+
+	return end < 0 || (look >= 0 && look < end) ? look : end;
 }
 
 /* SIGTERM, the first time: the guest may power off by itself, if it has the driver for that. */
@@ -382,6 +470,16 @@ static bool ask_to_power_off(struct run *run)
 	return true;
 }
 
+/* The signal comes when the thread ended that started us: its process may live on. */
+static bool parent_ended(const struct run *run)
+{
+	if (getppid() == run->parent)
+		return false;
+	note("process %d, the parent, has ended: the guest is to power off, as --die-with-parent has it",
+		(int)run->parent);
+	return true;
+}
+
 /* The signal that wants us to end, or 0. */
 static int take_signal(struct run *run)
 {
@@ -389,10 +487,15 @@ static int take_signal(struct run *run)
 
 	if (read(run->signal_fd, &info, sizeof(info)) != sizeof(info))
 		return 0;
-	if (info.ssi_signo != SIGWINCH)
+	switch (info.ssi_signo) {
+	case SIGWINCH:
+		console_resized(run->console);
+		return 0;
+	case PARENT_SIGNAL:
+		return parent_ended(run) ? SIGTERM : 0;
+	default:
 		return info.ssi_signo;
-	console_resized(run->console);
-	return 0;
+	}
 }
 
 static void serve_signal(struct run *run)
@@ -404,11 +507,15 @@ static void serve_signal(struct run *run)
 	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + number);
 }
 
+static void tell_timeout(const struct run *run)
+{
+	note("guest is still running after %u seconds: ended by --timeout", run->options.timeout);
+}
+
 static void end_in_time(struct run *run)
 {
 	if (passed(run->timeout_at)) {
-		note("guest is still running after %u seconds: ended by --timeout",
-			run->options.timeout);
+		tell_timeout(run);
 		vm_end(&run->vm, VM_STOPPED, STATUS_TIMEOUT);
 	} else if (passed(run->grace_at)) {
 		note("guest has not powered off %u seconds after SIGTERM: ended by --grace",
@@ -417,21 +524,43 @@ static void end_in_time(struct run *run)
 	}
 }
 
+static void look_at_watchdog(struct run *run)
+{
+	uint64_t feeds = atomic_load(&run->vm.machine.feeds);
+
+	if (!watchdog_look(&run->watchdog, feeds, milliseconds()) ||
+		atomic_load(&run->vm.end) != VM_RUNNING)
+		return;
+	note("watchdog: the guest hangs, since it gave no sign of life for %u seconds: see what it "
+	     "printed last, or give a longer --watchdog",
+		run->options.watchdog);
+	vm_end(&run->vm, VM_HANG, 0);
+}
+
 /* Until the guest, the user, a signal or the clock ends it. */
 static void wait_for_end(struct run *run)
 {
-	if (run->options.timeout)
-		run->timeout_at = milliseconds() + run->options.timeout * 1000ll;
 	while (atomic_load(&run->vm.end) == VM_RUNNING) {
 		struct pollfd watched[] = {
 			{ .fd = run->vm.end_fd, .events = POLLIN },
 			{ .fd = run->signal_fd, .events = POLLIN },
 		};
 
-		if (poll(watched, ARRAY_SIZE(watched), remaining(run)) > 0 && watched[1].revents)
+		if (poll(watched, ARRAY_SIZE(watched), until_next_look(run)) > 0 &&
+			watched[1].revents)
 			serve_signal(run);
 		end_in_time(run);
+		look_at_watchdog(run);
 	}
+}
+
+/* While no guest runs: wait for a signal, for at most so long; any but SIGWINCH is to leave. */
+static void wait_for_signal(struct run *run, int timeout)
+{
+	struct pollfd watched = { .fd = run->signal_fd, .events = POLLIN };
+
+	if (poll(&watched, 1, timeout) > 0 && take_signal(run))
+		run->leaving = true;
 }
 
 /*
@@ -443,12 +572,8 @@ static void drain_console(struct run *run)
 	bool patient = atomic_load(&run->vm.end) != VM_STOPPED && run->terminal.pty_slave < 0;
 	int64_t end = patient ? 0 : milliseconds() + DRAIN_MOMENT_MILLISECONDS;
 
-	while (terminal_pending(&run->terminal) && !passed(end)) {
-		struct pollfd watched = { .fd = run->signal_fd, .events = POLLIN };
-
-		if (poll(&watched, 1, DRAIN_POLL_MILLISECONDS) > 0 && take_signal(run))
-			return;
-	}
+	while (terminal_pending(&run->terminal) && !passed(end) && !run->leaving)
+		wait_for_signal(run, DRAIN_POLL_MILLISECONDS);
 }
 
 /* A status that is Karma's own would mislead whoever asks. */
@@ -475,6 +600,7 @@ static int exit_status(const struct vm *vm)
 		     "likely: give it an --initrd that loads virtio_karma, or more --memory");
 		return STATUS_PANIC;
 	case VM_PANIC:
+	case VM_HANG:
 		return STATUS_PANIC;
 	case VM_CRASH:
 		return STATUS_CRASH;
@@ -485,35 +611,111 @@ static int exit_status(const struct vm *vm)
 	}
 }
 
+/* A reset before the guest knew of Karma was a panic. */
+static enum end_policy chosen_policy(const struct run *run)
+{
+	/* Who asked it to power off wants it gone. */
+	if (run->grace_at)
+		return END_EXIT;
+	switch (atomic_load(&run->vm.end)) {
+	case VM_RESET:
+		return vm_guest_knows_karma(&run->vm) ? run->options.reboot : run->options.on_panic;
+	case VM_PANIC:
+	case VM_HANG:
+		return run->options.on_panic;
+	default:
+		return END_EXIT;
+	}
+}
+
+/* A guest that resets at once, again and again, is not to keep the host busy. */
+static void pause_before_restart(struct run *run)
+{
+	int64_t earliest = run->started_at + RESTART_MILLISECONDS;
+
+	if (passed(earliest))
+		return;
+	if (!run->told_of_pause)
+		note("guest ended within a second of its start: it is started once a second at most");
+	run->told_of_pause = true;
+	while (!run->leaving && !passed(earliest) && !passed(run->timeout_at))
+		wait_for_signal(run, until(earliest, run->timeout_at));
+}
+
+static void keep_until_user_leaves(struct run *run)
+{
+	note("guest is halted and kept in process %d, as --on-panic wait has it: a signal or Ctrl-A x "
+	     "ends it",
+		(int)getpid());
+	while (!run->leaving && !passed(run->timeout_at))
+		wait_for_signal(run, until(run->timeout_at, 0));
+}
+
+/* Do what the user chose for such an end of the guest, which is halted; true: start it anew. */
+static bool follow_policy(struct run *run, int *status)
+{
+	switch (chosen_policy(run)) {
+	case END_EXIT:
+		return false;
+	case END_WAIT:
+		keep_until_user_leaves(run);
+		return false;
+	case END_RESTART:
+		break;
+	}
+	pause_before_restart(run);
+	if (!run->leaving && passed(run->timeout_at)) {
+		tell_timeout(run);
+		*status = STATUS_TIMEOUT;
+		return false;
+	}
+	return !run->leaving;
+}
+
+/* The guest from a start to its end: the status for it, and whether it is to be started anew. */
+static int run_once(struct run *run, bool *again)
+{
+	int status = STATUS_FAILURE;
+	int result = start_guest(run);
+
+	*again = false;
+	if (result == 0)
+		wait_for_end(run);
+	vm_halt(&run->vm);
+	if (result == 0) {
+		if (atomic_load(&run->vm.end) == VM_HANG)
+			vm_tell_where(&run->vm);
+		drain_console(run);
+		status = exit_status(&run->vm);
+		*again = follow_policy(run, &status);
+	}
+	vm_stop(&run->vm);
+	if (result == 0 && !*again && run->options.stats)
+		stats_print(&run->vm);
+	terminal_detach(&run->terminal);
+	vm_release(&run->vm);
+	return status;
+}
+
 static void finish(struct run *run)
 {
-	if (run->vm_made)
-		vm_release(&run->vm);
 	if (run->ring_made)
 		io_ring_release(&run->ring);
 	if (run->terminal_made)
 		terminal_close(&run->terminal);
+	for (size_t i = 0; i < run->disk_count; i++)
+		disk_close(&run->disks[i]);
+	free(run->disks);
 	close_fd(&run->signal_fd);
 }
 
 static int run_guest(struct run *run)
 {
-	int result = start(run);
 	int status = STATUS_FAILURE;
+	bool again = start(run) == 0;
 
-	if (result == 0)
-		wait_for_end(run);
-	if (run->vm_made)
-		vm_halt(&run->vm);
-	if (result == 0)
-		drain_console(run);
-	if (run->vm_made)
-		vm_stop(&run->vm);
-	if (result == 0) {
-		status = exit_status(&run->vm);
-		if (run->options.stats)
-			stats_print(&run->vm);
-	}
+	while (again)
+		status = run_once(run, &again);
 	finish(run);
 	return status;
 }
@@ -523,8 +725,10 @@ int command_run(int argc, char **argv)
 	/* The terminal's buffers are too large for a stack. */
 	static struct run run = { .signal_fd = -1 };
 	int status = STATUS_FAILURE;
-	int result = run_options_parse(&run.options, argc, argv);
+	int result;
 
+	run.parent = getppid();
+	result = run_options_parse(&run.options, argc, argv);
 	if (result == 0 && run.options.help) {
 		fputs(help, stdout);
 		status = 0;

@@ -134,6 +134,14 @@ int disk_open(struct disk *disk, const struct disk_options *options, struct io_r
 	return 0;
 }
 
+int disk_share(struct disk *copy, const struct disk *disk)
+{
+	*copy = *disk;
+	/* The lock is the open file's, and so lasts until the last of its descriptors is closed. */
+	copy->fd = fcntl(disk->fd, F_DUPFD_CLOEXEC, 0);
+	return copy->fd < 0 ? -errno : 0;
+}
+
 void disk_close(struct disk *disk)
 {
 	if (disk->fd >= 0)

@@ -46,10 +46,12 @@ static void submit_locked(struct io_ring *ring)
 {
 	int result;
 
+	/* One that the kernel refuses to take ends the batch: go on behind it. */
 	do {
 		result = io_uring_submit(&ring->uring);
 		ring->submissions++;
-	} while (result == -EINTR || result == -EAGAIN || result == -EBUSY);
+	} while (result == -EINTR || result == -EAGAIN || result == -EBUSY ||
+		(result > 0 && io_uring_sq_ready(&ring->uring)));
 }
 
 /* With the lock held, which finish_op() releases. */
@@ -162,6 +164,7 @@ static void stop_done(struct io_op *op, int result)
 
 void io_ring_loop(struct io_ring *ring)
 {
+	ring->stopping = false;
 	while (!ring->stopping)
 		io_ring_run(ring, true);
 }

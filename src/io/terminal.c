@@ -233,7 +233,8 @@ static void output_polled(struct io_op *op, int result)
 /* With the lock held. */
 static void account_output(struct terminal *terminal, int result)
 {
-	if (result == -EINTR) {
+	/* Cancelled: the thread that asked for it has ended. */
+	if (result == -EINTR || result == -ECANCELED) {
 		result = 0;
 	} else if (result < 0) {
 		terminal->output_dead = true;
@@ -405,18 +406,20 @@ static void input_polled(struct io_op *op, int result)
 
 	pthread_mutex_lock(&terminal->lock);
 	terminal->input_busy = false;
-	if (result < 0) {
+	if (result >= 0) {
+		leave = take_input(terminal);
+	} else if (result != -ECANCELED) {
+		/* Else the thread that asked for it has ended, and not the input. */
 		terminal->input_ended = true;
 		tell_end(terminal);
-	} else {
-		leave = take_input(terminal);
 	}
 	start_input(terminal);
 	pthread_mutex_unlock(&terminal->lock);
 
 	if (leave && terminal->leave)
 		terminal->leave(terminal->leave_context);
-	terminal->input_ready(terminal->context);
+	if (terminal->input_ready)
+		terminal->input_ready(terminal->context);
 }
 
 bool terminal_has_input(struct terminal *terminal)
@@ -474,6 +477,16 @@ void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
 	terminal->output_ready = output_ready;
 	terminal->input_ready = input_ready;
 	start_input(terminal);
+	pthread_mutex_unlock(&terminal->lock);
+}
+
+void terminal_detach(struct terminal *terminal)
+{
+	pthread_mutex_lock(&terminal->lock);
+	terminal->input_ready = terminal->output_ready = NULL;
+	terminal->context = NULL;
+	terminal->output_short = false;
+	terminal->input_held = terminal->eof_wanted = false;
 	pthread_mutex_unlock(&terminal->lock);
 }
 

@@ -89,6 +89,9 @@ static void print_devices(const struct vm *vm)
 			print_counter(group, "notifications", queue->notifications);
 			print_counter(group, "interrupts", queue->interrupts);
 		}
+		for (unsigned j = 0; j < device->counter_count; j++)
+			print_counter(device->name, device->counters[j].name,
+				device->counters[j].value);
 	}
 	print_counter("io_uring", "operations", vm->ring->operations);
 	print_counter("io_uring", "submissions", vm->ring->submissions);
@@ -100,6 +103,7 @@ static bool is_wanted(const char *name)
 	static const char *const wanted[] = {
 		"exits", "io_exits", "mmio_exits", "irq_exits", "halt_exits", "hypercalls",
 		"insn_emulation", "irq_injections", "signal_exits", "host_state_reload",
+		"pf_taken",
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(wanted); i++) {

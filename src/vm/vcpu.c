@@ -146,7 +146,7 @@ int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
 	return 0;
 }
 
-static uint64_t instruction_pointer(struct vcpu *vcpu)
+uint64_t vcpu_instruction_pointer(struct vcpu *vcpu)
 {
 	struct kvm_regs registers = { 0 };
 
@@ -156,7 +156,7 @@ static uint64_t instruction_pointer(struct vcpu *vcpu)
 
 static void crashed(struct vcpu *vcpu, const char *what)
 {
-	note("guest crashed: vCPU %u at 0x%" PRIx64 ": %s", vcpu->id, instruction_pointer(vcpu),
+	note("guest crashed: vCPU %u at 0x%" PRIx64 ": %s", vcpu->id, vcpu_instruction_pointer(vcpu),
 		what);
 	vm_end(vcpu->vm, VM_CRASH, 0);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* A virtual machine on KVM: memory, interrupts, vCPUs and their threads, start and end. */
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -202,7 +203,7 @@ static int make_vm(struct vm *vm)
 	return set_up_vm(vm);
 }
 
-int vm_init(struct vm *vm, uint64_t memory_size, unsigned cpus)
+int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus)
 {
 	int result;
 
@@ -213,7 +214,7 @@ int vm_init(struct vm *vm, uint64_t memory_size, unsigned cpus)
 	result = make_vm(vm);
 	if (result < 0)
 		return result;
-	result = guest_memory_init(&vm->memory, memory_size);
+	result = guest_memory_init(&vm->memory, memory);
 	if (result == 0)
 		result = map_memory(vm);
 	if (result == 0)
@@ -348,6 +349,12 @@ void vm_halt(struct vm *vm)
 		pthread_cond_timedwait(&vm->park_changed, &vm->park_lock, &deadline);
 	}
 	pthread_mutex_unlock(&vm->park_lock);
+}
+
+void vm_tell_where(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->vcpu_count; i++)
+		note("vCPU %u is at 0x%" PRIx64, i, vcpu_instruction_pointer(&vm->vcpus[i]));
 }
 
 void vm_stop(struct vm *vm)

@@ -59,7 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.cpus = 1,
 	};
 
-	if (fd < 0 || guest_memory_init(&memory, GUEST_BYTES) < 0)
+	if (fd < 0 || guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }) < 0)
 		abort();
 	if (size > 0) {
 		if (write(fd, data + 1, size - 1) != (ssize_t)(size - 1))

@@ -25,7 +25,7 @@ void guarded_memory_init(struct guest_memory *memory, uint64_t size, void **area
 {
 	uint8_t *guarded;
 
-	ck_assert_int_eq(guest_memory_init(memory, size), 0);
+	ck_assert_int_eq(guest_memory_init(memory, &(struct memory_options){ .size = size }), 0);
 	*area_size = size + 2 * PAGE_BYTES;
 	guarded = mmap(
 		NULL, *area_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

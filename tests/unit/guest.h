@@ -26,10 +26,12 @@ Suite *transport_suite(void);
 Suite *blk_suite(void);
 Suite *console_suite(void);
 Suite *rng_suite(void);
+Suite *balloon_suite(void);
 Suite *hypercall_suite(void);
 Suite *options_suite(void);
 Suite *cpuid_suite(void);
 Suite *boot_suite(void);
+Suite *watchdog_suite(void);
 Suite *unpack_suite(void);
 
 #define SIM_MEMORY (16 * MIB)

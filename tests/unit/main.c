@@ -41,10 +41,12 @@ int main(void)
 		blk_suite,
 		console_suite,
 		rng_suite,
+		balloon_suite,
 		hypercall_suite,
 		options_suite,
 		cpuid_suite,
 		boot_suite,
+		watchdog_suite,
 		unpack_suite,
 	};
 	SRunner *runner = srunner_create(NULL);

@@ -766,7 +766,16 @@ START_TEST(disk_in_use_is_refused)
 	ck_assert_int_eq(open_result(path, false, &writer), 0);
 	assert_open_fails(path, -EBUSY, "in use");
 	ck_assert_int_eq(open_result(path, true, &other), -EBUSY);
+	/* The lock lasts as long as the last descriptor that shares it. */
+	ck_assert_int_eq(disk_share(&other, &writer), 0);
+	ck_assert_int_ne(other.fd, writer.fd);
+	ck_assert_uint_eq(other.size, writer.size);
+	disk_close(&other);
+	assert_open_fails(path, -EBUSY, "in use");
+	ck_assert_int_eq(disk_share(&other, &writer), 0);
 	disk_close(&writer);
+	assert_open_fails(path, -EBUSY, "in use");
+	disk_close(&other);
 	ck_assert_int_eq(open_result(path, true, &readers[0]), 0);
 	ck_assert_int_eq(open_result(path, true, &readers[1]), 0);
 	ck_assert_int_eq(open_result(path, false, &writer), -EBUSY);

@@ -68,7 +68,8 @@ static void setup(void)
 	snprintf(kernel_path, sizeof(kernel_path), "%s/kernel", directory);
 	snprintf(initrd_path, sizeof(initrd_path), "%s/initrd", directory);
 	snprintf(second_path, sizeof(second_path), "%s/second", directory);
-	ck_assert_int_eq(guest_memory_init(&memory, GUEST_BYTES), 0);
+	ck_assert_int_eq(
+		guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }), 0);
 }
 
 static void teardown(void)
@@ -84,7 +85,7 @@ static void teardown(void)
 static void resize_guest(uint64_t size)
 {
 	guest_memory_release(&memory);
-	ck_assert_int_eq(guest_memory_init(&memory, size), 0);
+	ck_assert_int_eq(guest_memory_init(&memory, &(struct memory_options){ .size = size }), 0);
 }
 
 static void write_file(const char *path, const void *data, size_t size)

@@ -376,6 +376,53 @@ START_TEST(input_reaches_the_guest)
 }
 END_TEST
 
+static void *serve_a_line_each(void *unused)
+{
+	assert_guest_gets_text("one\n");
+	/* More than pipe and buffer hold: a write of this thread waits for the user. */
+	print_lots();
+	sim_run_moment(&sim);
+	return unused;
+}
+
+START_TEST(console_goes_on_when_the_thread_that_asked_ends)
+{
+	pthread_t thread;
+
+	start("stdio");
+	listen_with(4, 64);
+	ck_assert_int_eq(write(to_guest[1], "one\n", 4), 4);
+	ck_assert_int_eq(pthread_create(&thread, NULL, serve_a_line_each, NULL), 0);
+	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	ck_assert_int_eq(write(to_guest[1], "two\n", 4), 4);
+	assert_guest_gets_text("two\n");
+	collected_wanted = LOTS;
+	ck_assert(sim_run_until(&sim, user_has_output, &from_guest[0]));
+	ck_assert_uint_eq(collected_length, LOTS);
+}
+END_TEST
+
+START_TEST(next_guest_gets_the_input_that_is_left)
+{
+	start("stdio");
+	ck_assert_int_eq(write(to_guest[1], "early\n", 6), 6);
+	sim_run_moment(&sim);
+	ck_assert(terminal_has_input(&terminal));
+	/* The first one is not ready before its end. */
+	terminal_hold_input(&terminal);
+	terminal_detach(&terminal);
+	driver_queue_release(&queues[RECEIVE]);
+	driver_queue_release(&queues[TRANSMIT]);
+	console = console_create(&sim.environment, &terminal);
+	ck_assert_uint_eq(sim_add(&sim, console), 1);
+	sim_start_device(&sim, 1, FEATURES_INDIRECT | FEATURES_EVENT, queues, 2, QUEUE_SIZE);
+	listen_with(4, 64);
+	assert_guest_gets_text("early\n");
+	ck_assert_int_eq(write(to_guest[1], "late\n", 5), 5);
+	assert_guest_gets_text("late\n");
+}
+END_TEST
+
 START_TEST(input_waits_for_the_guest_to_listen)
 {
 	start("stdio");
@@ -961,6 +1008,8 @@ Suite *console_suite(void)
 		console_file_is_appended_to,
 		bad_consoles_are_refused,
 		input_reaches_the_guest,
+		console_goes_on_when_the_thread_that_asked_ends,
+		next_guest_gets_the_input_that_is_left,
 		input_waits_for_the_guest_to_listen,
 		input_end_without_hold_is_silent,
 		held_input_comes_with_its_release,

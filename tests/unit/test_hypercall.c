@@ -68,6 +68,7 @@ START_TEST(numbers_of_the_calls_never_change)
 		const char *name;
 	} calls[] = { { 0, "version" }, { 1, "features" }, { 2, "console_write" }, { 3, "exit" },
 		{ 4, "power" }, { 5, "panic" }, { 6, "ready" }, { 7, "event" },
+		{ 8, "watchdog" },
 		{ 16, "device_info" }, { 17, "device_accept" }, { 18, "device_status" },
 		{ 19, "device_set_status" }, { 20, "config_generation" }, { 21, "config_read" },
 		{ 22, "config_write" }, { 23, "queue_info" }, { 24, "queue_setup" },
@@ -252,6 +253,34 @@ START_TEST(ready_is_passed_on)
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 2, 0), -EINVAL);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 1, 1), -EINVAL);
 	ck_assert_uint_eq(sim.readies, 2);
+}
+END_TEST
+
+START_TEST(watchdog_is_fed)
+{
+	uint64_t feeds;
+
+	sim.machine.watchdog = 30;
+	ck_assert_uint_eq(sim.machine.feeds, 0);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_watchdog, KARMA_WATCHDOG_FEED, 0), 30);
+	feeds = sim.machine.feeds;
+	ck_assert_uint_ne(feeds, 0);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_watchdog, KARMA_WATCHDOG_FEED, 0), 30);
+	ck_assert_uint_ne(sim.machine.feeds, feeds);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_watchdog, 2, 0), -EINVAL);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_watchdog, KARMA_WATCHDOG_STOP, 1), -EINVAL);
+	ck_assert_uint_ne(sim.machine.feeds, 0);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_watchdog, KARMA_WATCHDOG_STOP, 0), 30);
+	ck_assert_uint_eq(sim.machine.feeds, 0);
+	ck_assert_uint_eq(sim.ends, 0);
+}
+END_TEST
+
+START_TEST(no_watchdog_is_fed)
+{
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_watchdog, KARMA_WATCHDOG_FEED, 0), 0);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_watchdog, KARMA_WATCHDOG_STOP, 0), 0);
+	ck_assert_uint_eq(sim.machine.feeds, 0);
 }
 END_TEST
 
@@ -503,7 +532,7 @@ static void storm_call(void)
 			random_next(&random_state) & KARMA_ARGUMENT_MASK, storm_address());
 		break;
 	case 2:
-		sim_call(&sim, dice(8), dice(2) ? dice(5000) : 0, dice(2) ? storm_address() : 0);
+		sim_call(&sim, dice(9), dice(2) ? dice(5000) : 0, dice(2) ? storm_address() : 0);
 		break;
 	case 3:
 		sim_call(&sim, 16 + dice(10), argument, dice(2) ? storm_address() : dice(256));
@@ -583,6 +612,8 @@ Suite *hypercall_suite(void)
 		panic_is_told_without_control_characters,
 		panic_text_has_limits,
 		ready_is_passed_on,
+		watchdog_is_fed,
+		no_watchdog_is_fed,
 		events_come_once,
 		events_of_devices_name_them,
 		machine_without_event_interrupt_keeps_events,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Guest memory: which addresses become pointers, and where the hole is. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "guest.h"
 
@@ -16,7 +19,14 @@ static void *at(uint64_t gpa, uint64_t length)
 
 static void map(uint64_t size)
 {
-	ck_assert_int_eq(guest_memory_init(&memory, size), 0);
+	ck_assert_int_eq(guest_memory_init(&memory, &(struct memory_options){ .size = size }), 0);
+}
+
+static void map_shared(uint64_t size)
+{
+	const struct memory_options options = { .size = size, .shared = true };
+
+	ck_assert_int_eq(guest_memory_init(&memory, &options), 0);
 }
 
 static void teardown(void)
@@ -146,8 +156,116 @@ END_TEST
 START_TEST(no_address_space_is_an_error_with_a_cure)
 {
 	messages_begin();
-	ck_assert_int_lt(guest_memory_init(&memory, 1ull << 52), 0);
+	ck_assert_int_lt(
+		guest_memory_init(&memory, &(struct memory_options){ .size = 1ull << 52 }), 0);
 	ck_assert_ptr_nonnull(strstr(messages_end(), "--memory"));
+	ck_assert_ptr_null(memory.base);
+	messages_begin();
+	ck_assert_int_lt(guest_memory_init(&memory,
+				 &(struct memory_options){ .size = 1ull << 52, .shared = true }),
+		0);
+	ck_assert_ptr_nonnull(strstr(messages_end(), "--memory"));
+	ck_assert_ptr_null(memory.base);
+}
+END_TEST
+
+START_TEST(huge_pages_of_guest_and_host_coincide)
+{
+	map(SIM_MEMORY + PAGE_BYTES);
+	ck_assert_uint_eq((uintptr_t)memory.base % GUEST_HUGE_PAGE, 0);
+	guest_memory_release(&memory);
+	map_shared(5 * GIB);
+	ck_assert_uint_eq((uintptr_t)memory.base % GUEST_HUGE_PAGE, 0);
+	ck_assert_uint_eq((uintptr_t)at(GUEST_HOLE_END, 1) % GUEST_HUGE_PAGE, 0);
+}
+END_TEST
+
+START_TEST(shared_memory_is_a_file_of_fixed_size)
+{
+	char name[64] = "";
+	uint8_t *other;
+
+	map_shared(SIM_MEMORY);
+	ck_assert_int_gt(readlink(descriptor_path(memory.fd), name, sizeof(name) - 1), 0);
+	ck_assert_ptr_nonnull(strstr(name, "karma-guest"));
+	ck_assert_int_lt(ftruncate(memory.fd, 0), 0);
+	ck_assert_int_lt(ftruncate(memory.fd, 2 * SIM_MEMORY), 0);
+	ck_assert_int_lt(fcntl(memory.fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
+	other = mmap(NULL, SIM_MEMORY, PROT_READ, MAP_SHARED, memory.fd, 0);
+	ck_assert_ptr_ne(other, MAP_FAILED);
+	*(uint8_t *)at(SIM_MEMORY - 1, 1) = 7;
+	ck_assert_uint_eq(other[SIM_MEMORY - 1], 7);
+	munmap(other, SIM_MEMORY);
+}
+END_TEST
+
+START_TEST(release_closes_the_file)
+{
+	int fd;
+
+	map_shared(SIM_MEMORY);
+	fd = memory.fd;
+	guest_memory_release(&memory);
+	ck_assert_int_lt(fcntl(fd, F_GETFD), 0);
+	ck_assert_ptr_null(memory.base);
+	/* What never was mapped has nothing to close. */
+	guest_memory_release(&memory);
+	ck_assert_int_ge(fcntl(STDIN_FILENO, F_GETFD), 0);
+}
+END_TEST
+
+static uint64_t file_bytes(void)
+{
+	struct stat status;
+
+	ck_assert_int_eq(fstat(memory.fd, &status), 0);
+	return status.st_blocks * 512ull;
+}
+
+START_TEST(discarded_shared_memory_leaves_the_file)
+{
+	map_shared(SIM_MEMORY);
+	memset(at(0, SIM_MEMORY), 0xa5, SIM_MEMORY);
+	ck_assert_uint_eq(file_bytes(), SIM_MEMORY);
+	ck_assert_int_eq(guest_memory_discard(&memory, at(2 * MIB, 2 * MIB), 2 * MIB), 2 * MIB);
+	ck_assert_uint_eq(file_bytes(), SIM_MEMORY - 2 * MIB);
+	ck_assert_uint_eq(*(uint8_t *)at(2 * MIB, 1), 0);
+	ck_assert_uint_eq(*(uint8_t *)at(4 * MIB - 1, 1), 0);
+	ck_assert_uint_eq(*(uint8_t *)at(2 * MIB - 1, 1), 0xa5);
+	ck_assert_uint_eq(*(uint8_t *)at(4 * MIB, 1), 0xa5);
+}
+END_TEST
+
+START_TEST(whole_pages_are_discarded)
+{
+	map(SIM_MEMORY);
+	memset(at(0, MIB), 0xa5, MIB);
+	ck_assert_int_eq(guest_memory_discard(&memory, at(1, 2 * PAGE_BYTES), 2 * PAGE_BYTES),
+		PAGE_BYTES);
+	ck_assert_uint_eq(*(uint8_t *)at(PAGE_BYTES - 1, 1), 0xa5);
+	ck_assert_uint_eq(*(uint8_t *)at(PAGE_BYTES, 1), 0);
+	ck_assert_uint_eq(*(uint8_t *)at(2 * PAGE_BYTES, 1), 0xa5);
+	ck_assert_int_eq(guest_memory_discard(&memory, at(1, 1), PAGE_BYTES - 1), 0);
+	ck_assert_int_eq(guest_memory_discard(&memory, at(0, 0), 0), 0);
+	ck_assert_int_eq(guest_memory_discard(&memory, at(0, SIM_MEMORY), SIM_MEMORY), SIM_MEMORY);
+	ck_assert_uint_eq(*(uint8_t *)at(0, 1), 0);
+}
+END_TEST
+
+START_TEST(too_few_huge_pages_are_an_error_with_a_cure)
+{
+	/* More than any host that runs this has. */
+	const struct memory_options options = {
+		.size = GUEST_MEMORY_MAX, .huge_pages = true, .shared = _i
+	};
+	const char *said;
+
+	messages_begin();
+	ck_assert_int_lt(guest_memory_init(&memory, &options), 0);
+	said = messages_end();
+	ck_assert_msg(strstr(said, "leave out hugepages=on"), "%s", said);
+	if (access("/sys/kernel/mm/hugepages/hugepages-2048kB", F_OK) == 0)
+		ck_assert_msg(strstr(said, "vm.nr_hugepages=52"), "%s", said);
 	ck_assert_ptr_null(memory.base);
 }
 END_TEST
@@ -166,6 +284,11 @@ Suite *memory_suite(void)
 		memory_is_not_reserved,
 		copies_stay_inside,
 		no_address_space_is_an_error_with_a_cure,
+		huge_pages_of_guest_and_host_coincide,
+		shared_memory_is_a_file_of_fixed_size,
+		release_closes_the_file,
+		discarded_shared_memory_leaves_the_file,
+		whole_pages_are_discarded,
 	};
 	Suite *suite = suite_create("memory");
 	TCase *memory_case = tcase_create("memory");
@@ -174,6 +297,7 @@ Suite *memory_suite(void)
 	tcase_set_timeout(memory_case, 20);
 	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
 		tcase_add_test(memory_case, tests[i]);
+	tcase_add_loop_test(memory_case, too_few_huge_pages_are_an_error_with_a_cure, 0, 2);
 	suite_add_tcase(suite, memory_case);
 	return suite;
 }

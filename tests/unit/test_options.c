@@ -62,7 +62,7 @@ START_TEST(kernel_is_enough)
 	ck_assert_int_eq(parse("--kernel bzImage"), 0);
 	ck_assert_str_eq(options.kernel, "bzImage");
 	ck_assert_uint_eq(options.cpus, 1);
-	ck_assert_uint_eq(options.memory, 512 * MIB);
+	ck_assert_uint_eq(options.memory.size, 512 * MIB);
 	ck_assert_str_eq(options.cmdline, "");
 	ck_assert_str_eq(options.console, "stdio");
 	ck_assert_uint_eq(options.timeout, 0);
@@ -85,7 +85,7 @@ START_TEST(every_option_is_taken)
 	ck_assert_str_eq(options.initrds[1], "b");
 	ck_assert_uint_eq(options.disk_count, 1);
 	ck_assert_uint_eq(options.cpus, 4);
-	ck_assert_uint_eq(options.memory, GIB);
+	ck_assert_uint_eq(options.memory.size, GIB);
 	ck_assert_str_eq(options.cmdline, "quiet");
 	ck_assert_str_eq(options.name, "web-1");
 	ck_assert_str_eq(options.console, "pty");
@@ -182,7 +182,7 @@ START_TEST(sizes_of_memory)
 
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
 		ck_assert_int_eq(parse_memory_of(sizes[i].text), 0);
-		ck_assert_uint_eq(options.memory, sizes[i].bytes);
+		ck_assert_uint_eq(options.memory.size, sizes[i].bytes);
 	}
 }
 END_TEST
@@ -199,6 +199,52 @@ START_TEST(bad_sizes_of_memory_are_refused)
 		ck_assert_msg(parse_memory_of(sizes[i]) == -EINVAL, "\"%s\" is taken", sizes[i]);
 		ck_assert_ptr_nonnull(strstr(messages_end(), sizes[i]));
 	}
+}
+END_TEST
+
+START_TEST(memory_with_flags)
+{
+	ck_assert_int_eq(parse("--kernel k --memory 1G"), 0);
+	ck_assert(!options.memory.shared && !options.memory.huge_pages);
+	ck_assert_int_eq(parse("--kernel k --memory 1G,shared=on"), 0);
+	ck_assert(options.memory.shared && !options.memory.huge_pages);
+	ck_assert_int_eq(parse("--kernel k --memory 514M,hugepages=on,shared=off"), 0);
+	ck_assert(!options.memory.shared && options.memory.huge_pages);
+	ck_assert_uint_eq(options.memory.size, 514 * MIB);
+	ck_assert_int_eq(parse("--kernel k --memory 64,shared=on,hugepages=on,hugepages=off"), 0);
+	ck_assert(options.memory.shared && !options.memory.huge_pages);
+	/* The last one counts, with its flags. */
+	ck_assert_int_eq(parse("--kernel k --memory 1G,shared=on --memory 2G"), 0);
+	ck_assert(!options.memory.shared);
+}
+END_TEST
+
+START_TEST(bad_memory_flags_are_refused)
+{
+	assert_refused("--kernel k --memory 1G,", "knows no");
+	assert_refused("--kernel k --memory 1G,shared", "knows no `shared`");
+	assert_refused("--kernel k --memory 1G,shared=", "on or off");
+	assert_refused("--kernel k --memory 1G,shared=yes", "yes");
+	assert_refused("--kernel k --memory 1G,hugepages=1", "hugepages 1");
+	assert_refused("--kernel k --memory 1G,hugepage=on", "hugepage=on");
+	assert_refused("--kernel k --memory shared=on", "no size");
+	assert_refused("--kernel k --memory ,shared=on", "no size");
+	assert_refused("--kernel k --memory 513M,hugepages=on", "2M");
+	assert_refused("--kernel k --memory 1048580K,hugepages=on", "2M");
+}
+END_TEST
+
+START_TEST(balloon_is_on_unless_it_is_switched_off)
+{
+	ck_assert_int_eq(parse("--kernel k"), 0);
+	ck_assert(options.balloon);
+	ck_assert_int_eq(parse("--kernel k --balloon off"), 0);
+	ck_assert(!options.balloon);
+	ck_assert_int_eq(parse("--kernel k --balloon off --balloon=on"), 0);
+	ck_assert(options.balloon);
+	assert_refused("--kernel k --balloon 256M", "--balloon 256M");
+	assert_refused("--kernel k --balloon=", "on or off");
+	assert_refused("--kernel k --balloon ON", "on or off");
 }
 END_TEST
 
@@ -265,6 +311,34 @@ START_TEST(timeouts)
 }
 END_TEST
 
+START_TEST(ends_of_guests)
+{
+	ck_assert_int_eq(parse("--kernel k"), 0);
+	ck_assert_int_eq(options.reboot, END_EXIT);
+	ck_assert_int_eq(options.on_panic, END_EXIT);
+	ck_assert_uint_eq(options.watchdog, 0);
+	ck_assert(!options.die_with_parent);
+	ck_assert_int_eq(parse("--kernel k --reboot restart --on-panic wait --watchdog 30 "
+			       "--die-with-parent"),
+		0);
+	ck_assert_int_eq(options.reboot, END_RESTART);
+	ck_assert_int_eq(options.on_panic, END_WAIT);
+	ck_assert_uint_eq(options.watchdog, 30);
+	ck_assert(options.die_with_parent);
+	ck_assert_int_eq(parse("--kernel k --reboot restart --on-panic restart"), 0);
+	ck_assert_int_eq(options.on_panic, END_RESTART);
+	ck_assert_int_eq(parse("--kernel k --reboot restart --reboot exit --on-panic=exit"), 0);
+	ck_assert_int_eq(options.reboot, END_EXIT);
+	assert_refused("--kernel k --reboot wait", "exit nor restart");
+	assert_refused("--kernel k --reboot=", "--reboot");
+	assert_refused("--kernel k --on-panic reboot", "exit, restart, wait");
+	assert_refused("--kernel k --watchdog 0", "--watchdog");
+	assert_refused("--kernel k --watchdog 86401", "86400");
+	assert_refused("--kernel k --watchdog 5s", "--watchdog");
+	assert_refused("--kernel k --die-with-parent=yes", "--help");
+}
+END_TEST
+
 START_TEST(many_disks_and_initrds_are_kept)
 {
 	char line[1024] = "--kernel=k";
@@ -292,10 +366,14 @@ Suite *options_suite(void)
 		numbers_of_cpus,
 		sizes_of_memory,
 		bad_sizes_of_memory_are_refused,
+		memory_with_flags,
+		bad_memory_flags_are_refused,
+		balloon_is_on_unless_it_is_switched_off,
 		disks_with_flags,
 		bad_disks_are_refused,
 		names_of_guests,
 		timeouts,
+		ends_of_guests,
 		many_disks_and_initrds_are_kept,
 	};
 	Suite *suite = suite_create("options");

@@ -6,7 +6,14 @@
 #define CALL_VERSION	0
 #define CALL_CONSOLE	2
 #define CALL_EXIT	3
+#define CALL_POWER	4
+#define CALL_PANIC	5
+#define CALL_WATCHDOG	8
 #define CALL_INFO	16
+
+#define POWER_RESET	1
+#define WATCHDOG_FEED	0
+#define WATCHDOG_STOP	1
 
 	.section .note.Xen, "a"
 	.long 4, 4, 18		/* name size, desc size, XEN_ELFNOTE_PHYS32_ENTRY */

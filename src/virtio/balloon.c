@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The memory balloon: pages that the guest does not use go back to the host. */
+#include <endian.h>
+#include <errno.h>
+#include <linux/virtio_balloon.h>
+#include <linux/virtio_ids.h>
+#include <string.h>
+
+#include "karma/devices.h"
+#include "karma/log.h"
+#include "karma/util.h"
+
+/* Linux reports up to 32 blocks in a chain, and wants room for as many descriptors. */
+#define QUEUE_SIZE 32
+#define CHAIN_BUFFERS 32
+/* Pages that one chain can put into the balloon: Linux has 256.  Others stay where they are. */
+#define CHAIN_PFNS 4096
+/* Page numbers that are looked at in one go. */
+#define BATCH 256
+
+/* By the features that we offer there is no queue for statistics or hints (section 5.5.2). */
+enum { INFLATE, DEFLATE, REPORTING, QUEUES };
+
+enum { FREED_BYTES, COUNTERS };
+
+struct balloon {
+	struct virtio_device device;
+	struct virtq queues[QUEUES];
+	struct virtio_balloon_config config;
+	struct virtio_counter counters[COUNTERS];
+	bool complained;
+};
+
+static void discard(struct balloon *balloon, void *at, uint64_t length)
+{
+	int64_t result = guest_memory_discard(balloon->queues[0].memory, at, length);
+
+	if (result >= 0) {
+		balloon->counters[FREED_BYTES].value += result;
+	} else if (!balloon->complained) {
+		balloon->complained = true;
+		note("device balloon: can't give memory back: %s: the guest runs on; give --balloon off",
+			strerror(-result));
+	}
+}
+
+/* Adjacent pages, in either order, go back in one call. */
+struct range {
+	uint8_t *start;
+	uint64_t length;
+};
+
+static void add_page(struct balloon *balloon, struct range *range, uint8_t *page)
+{
+	if (range->length && page == range->start + range->length) {
+		range->length += PAGE_BYTES;
+	} else if (range->length && page + PAGE_BYTES == range->start) {
+		range->start = page;
+		range->length += PAGE_BYTES;
+	} else {
+		discard(balloon, range->start, range->length);
+		*range = (struct range){ page, PAGE_BYTES };
+	}
+}
+
+/* The chain is a list of page numbers; those of no page are passed over. */
+static void inflate(struct balloon *balloon, const struct virtq_chain *chain)
+{
+	const struct guest_memory *memory = balloon->queues[INFLATE].memory;
+	uint32_t pfns[BATCH];
+	struct range range = { 0 };
+
+	for (size_t done = 0; done < CHAIN_PFNS; done += BATCH) {
+		size_t count = iov_read(chain->iov, chain->out_count, done * sizeof(pfns[0]), pfns,
+				       sizeof(pfns)) /
+			sizeof(pfns[0]);
+
+		for (size_t i = 0; i < count; i++) {
+			uint64_t gpa = (uint64_t)le32toh(pfns[i]) << VIRTIO_BALLOON_PFN_SHIFT;
+			uint8_t *page = guest_memory_at(memory, GPA(gpa), PAGE_BYTES);
+
+			if (page)
+				add_page(balloon, &range, page);
+		}
+		if (count < BATCH)
+			break;
+	}
+	discard(balloon, range.start, range.length);
+}
+
+/* The chain's buffers are free memory; whether the device may write to them is all the same. */
+static void take_report(struct balloon *balloon, const struct virtq_chain *chain)
+{
+	/* No guest has more to give than it has memory, and it may not have us walk that twice. */
+	if (chain->out_bytes + chain->in_bytes > balloon->queues[REPORTING].memory->size)
+		return;
+	for (unsigned i = 0; i < chain->out_count + chain->in_count; i++)
+		discard(balloon, chain->iov[i].iov_base, chain->iov[i].iov_len);
+}
+
+static void serve(struct balloon *balloon, unsigned queue, const struct virtq_chain *chain)
+{
+	switch (queue) {
+	case INFLATE:
+		inflate(balloon, chain);
+		break;
+	case REPORTING:
+		take_report(balloon, chain);
+		break;
+	default:
+		/* A page that leaves the balloon comes back when it is touched. */
+		break;
+	}
+}
+
+/* On the vCPU that asks: the guest spends its own time, and holds up nobody else. */
+static void balloon_notify(struct virtio_device *device, unsigned index)
+{
+	struct balloon *balloon = container_of(device, struct balloon, device);
+	struct virtq *queue = &device->queues[index];
+	struct iovec iov[CHAIN_BUFFERS];
+	struct virtq_chain chain;
+	unsigned taken = 0;
+
+	do {
+		while (taken < QUEUE_SIZE &&
+			virtio_pop(device, queue, iov, ARRAY_SIZE(iov), &chain)) {
+			serve(balloon, index, &chain);
+			virtq_push(queue, chain.head, 0);
+			taken++;
+		}
+	} while (virtq_enable_notify(queue) && taken < QUEUE_SIZE);
+	if (taken == QUEUE_SIZE)
+		virtio_again(device, index);
+	virtq_interrupt(queue);
+}
+
+/* The driver says how large the balloon is (section 5.5.6), which nobody needs to know. */
+static int balloon_write_config(
+	struct virtio_device *device, size_t offset, const void *from, size_t length)
+{
+	struct balloon *balloon = container_of(device, struct balloon, device);
+
+	if (offset != offsetof(struct virtio_balloon_config, actual) ||
+		length != sizeof(balloon->config.actual))
+		return -EPERM;
+	memcpy(&balloon->config.actual, from, length);
+	return 0;
+}
+
+static void balloon_release(struct virtio_device *device)
+{
+	virtio_device_destroy(device);
+	free(container_of(device, struct balloon, device));
+}
+
+static const struct virtio_device_ops balloon_ops = {
+	.device_id = VIRTIO_ID_BALLOON,
+	.notify = balloon_notify,
+	.write_config = balloon_write_config,
+	.release = balloon_release,
+};
+
+struct virtio_device *balloon_create(const struct virtio_environment *environment)
+{
+	const uint64_t features =
+		1ull << VIRTIO_BALLOON_F_DEFLATE_ON_OOM | 1ull << VIRTIO_BALLOON_F_REPORTING;
+	struct balloon *balloon = calloc(1, sizeof(*balloon));
+
+	if (!balloon)
+		return NULL;
+	virtio_device_init(&balloon->device, &balloon_ops, "balloon", features, balloon->queues,
+		QUEUES, QUEUE_SIZE, environment);
+	balloon->queues[INFLATE].name = "inflate";
+	balloon->queues[DEFLATE].name = "deflate";
+	balloon->queues[REPORTING].name = "reporting";
+	balloon->device.config = &balloon->config;
+	/* What follows exists with features that are not offered (section 5.5.4). */
+	balloon->device.config_size =
+		offsetof(struct virtio_balloon_config, free_page_hint_cmd_id);
+	balloon->counters[FREED_BYTES].name = "freed_bytes";
+	balloon->device.counters = balloon->counters;
+	balloon->device.counter_count = COUNTERS;
+	return &balloon->device;
+}
