@@ -128,12 +128,20 @@ unit: $(BUILD)/test/unit-asan $(BUILD)/test/unit-tsan
 	TSAN_OPTIONS=suppressions=tests/unit/tsan.supp $(BUILD)/test/unit-tsan
 
 # The tests with whole guests, in the soft host where this machine has no KVM that works.
+# $(1): options of scripts/soft-host, $(2): tests
+guest_tests = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	kernel=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release && \
+	scripts/soft-host $(1) --timeout 1500 --env KARMA_KERNEL=$$kernel -- tests/guest/run $(2)
+
 .PHONY: check-guest
 check-guest: all guest $(TINY) $(BUILD)/test/debian.img
-	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
-	kernel=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release && \
-	scripts/soft-host --auto --memory 6144 --timeout 1200 --env KARMA_KERNEL=$$kernel -- \
-		tests/guest/run $(TESTS)
+	$(call guest_tests,--auto --memory 6144,$(TESTS))
+
+# With shadow paging, as on CPUs without nested paging: always in the soft host.
+.PHONY: check-guest-shadow
+check-guest-shadow: all guest
+	$(call guest_tests,--kvm-amd npt=0 --memory 4096,test_command_status_is_karmas \
+		'test_memory_that*')
 
 # Side by side with QEMU's microvm, in the soft host where this machine has no KVM that works.
 .PHONY: bench
@@ -172,6 +180,7 @@ check:
 	$(MAKE) check-scripts fuzz
 	$(MAKE) unit
 	$(MAKE) check-guest
+	$(MAKE) check-guest-shadow
 
 # --- Installation.
 

@@ -123,7 +123,8 @@ static int make_probe_vcpu(int kvm, void *memory)
 	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
 	int vcpu;
 
-	if (vm < 0 || ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) < 0 ||
+	if (vm < 0 || ioctl(vm, KVM_CREATE_IRQCHIP, 0) < 0 ||
+		ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) < 0 ||
 		ioctl(vm, KVM_ENABLE_CAP, &hypercalls) < 0)
 		return -errno;
 	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
