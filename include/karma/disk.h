@@ -28,7 +28,6 @@ struct disk {
 	uint32_t block_size;	/* the smallest unit of a request, 512 or more */
 	uint32_t physical_block_size;
 	bool read_only;
-	bool block_device;
 };
 
 enum disk_operation { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };

@@ -89,7 +89,6 @@ static int measure_block_device(struct disk *disk, int fd, const char *path)
 			strerror(errno));
 	disk->block_size = logical;
 	disk->physical_block_size = physical < disk->block_size ? disk->block_size : physical;
-	disk->block_device = true;
 	return 0;
 }
 
