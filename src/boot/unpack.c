@@ -23,6 +23,7 @@
 #include "internal.h"
 
 #define PREFIX "vmlinux-"
+#define NAME_BYTES 160
 #define TOUCH_SECONDS (24 * 3600)
 #define UNUSED_SECONDS (31 * 24 * 3600)
 #define UNPACKED_MAX (1 * GIB)
@@ -215,12 +216,11 @@ static void touch(const struct boot_file *unpacked)
 		futimens(unpacked->fd, NULL);
 }
 
-/* Into a file without a name, which gets one when all is well. */
-static void fill_cache(int cache, const char *name, struct job *job)
+/* Into a file of another name, which gets its own when all is well. */
+static void fill_cache(int cache, const char *unfinished, const char *name, struct job *job)
 {
 	struct boot_file file = { .what = "kernel", .path = name };
 	bool good = unpack(job);
-	char source[32];
 	struct stat status;
 
 	/* In any case: what stays behind in the buffer would be written later. */
@@ -230,31 +230,39 @@ static void fill_cache(int cache, const char *name, struct job *job)
 	file.size = good ? status.st_size : 0;
 	if (!good || !elf_has_entry(&file))
 		good = ftruncate(file.fd, 0) == 0;
-	snprintf(source, sizeof(source), "/proc/self/fd/%d", file.fd);
-	/* If another guest was faster, its file is as good. */
+	/* If another guest was faster, its file is as good, and may be in use. */
 	if (good && fdatasync(file.fd) == 0)
-		linkat(AT_FDCWD, source, cache, name, AT_SYMLINK_FOLLOW);
+		linkat(cache, unfinished, cache, name, 0);
 }
 
 static void unpack_into_cache(int cache, const char *name, const struct boot_file *bzimage,
 	uint64_t offset, uint64_t length)
 {
-	int fd = openat(cache, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	FILE *out = fd < 0 ? NULL : fdopen(fd, "w+");
 	cleanup_free struct job *job = malloc(sizeof(*job));
 	cleanup_free uint8_t *packed = malloc(length);
+	char unfinished[NAME_BYTES + 16];
+	FILE *out;
+	int fd;
+
+	/* Not every file system has O_TMPFILE.  Should we be killed, it goes like others unused. */
+	snprintf(unfinished, sizeof(unfinished), "%s.%d", name, (int)getpid());
+	fd = openat(cache, unfinished, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return;
+	out = fdopen(fd, "w+");
 
 	if (job && packed && out && pread(bzimage->fd, packed, length, offset) == (ssize_t)length) {
 		job->packed = packed;
 		job->packed_size = length;
 		job->out = out;
 		clean_cache(cache);
-		fill_cache(cache, name, job);
+		fill_cache(cache, unfinished, name, job);
 	}
+	unlinkat(cache, unfinished, 0);
 	if (out)
 		fclose(out);
 	else
-		close_fd(&fd);
+		close(fd);
 }
 
 bool boot_unpack(const struct boot_file *bzimage, uint64_t offset, uint64_t length,
@@ -262,7 +270,7 @@ bool boot_unpack(const struct boot_file *bzimage, uint64_t offset, uint64_t leng
 {
 	cleanup_fd int cache = open_cache();
 	struct stat status;
-	char name[160];
+	char name[NAME_BYTES];
 
 	if (cache < 0 || fstat(bzimage->fd, &status) < 0 || length == 0 ||
 		offset > bzimage->size || length > bzimage->size - offset)
