@@ -8,6 +8,8 @@ BUILD := build
 
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)
+# Bound at the start: all of it read-only from then on, and no look-up later.
+HARDENING := -Wl,-z,relro,-z,now
 LIBS := liburing liblzma libzstd zlib
 
 GUEST_DIR := $(PREFIX)/lib/karma/guest
@@ -41,9 +43,11 @@ help:
 	@echo 'make check         install what is missing, build and run all tests'
 	@echo 'make guest         the guest driver and initramfs, for KVER=RELEASE (the current one)'
 	@echo 'make guest-kernel  build/guest/bzImage: a small kernel with the driver built in'
-	@echo 'make bench         boot times beside QEMU microvm'"'"'s'
+	@echo 'make bench         all benchmarks, beside QEMU microvm: bench-boot, bench-block and'
+	@echo '                   bench-smp are one each; BENCH=--json, BENCH=--help'
 	@echo 'make unit          the unit tests, under sanitizers'
 	@echo 'make check-guest   the tests with whole guests; TESTS=PATTERN picks some'
+	@echo 'make soak          guest after guest, SOAK_RUNS=200 of them: is anything left behind?'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall takes it away'
 	@echo 'make clean         remove build/'
 
@@ -73,7 +77,7 @@ $(BUILD)/man/karma-hypercalls.7: man/karma-hypercalls.7.in include/karma/abi.h s
 
 $(BUILD)/karma: $(OBJECTS)
 	$(call say,LINK  $@)
-	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LDLIBS)
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(HARDENING) $(LDFLAGS) -o $@ $^ $(LIB_LDLIBS)
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -144,13 +148,84 @@ check-guest-shadow: all guest
 	$(call guest_tests,--kvm-amd npt=0 --cpus 1 --memory 4096,test_command_status_is_karmas \
 		'test_memory_that*')
 
-# Side by side with QEMU's microvm, in the soft host where this machine has no KVM that works.
-.PHONY: bench
-bench: all
-	scripts/dependencies soft
+# Hundreds of starts, which takes a quarter of an hour in the soft host: not part of check.
+.PHONY: soak
+soak: all guest
+	scripts/dependencies test
 	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
 	kernel=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release && \
-	scripts/soft-host --auto -- tests/bench/boot $(BENCH) $$kernel $(wildcard $(BUILD)/guest/bzImage)
+	tty= && if [ -t 0 ] && [ -t 1 ]; then tty=--tty; fi && \
+	scripts/soft-host --auto --cpus 1 $$tty --env KARMA=$(abspath $(BUILD))/karma \
+		$(foreach name,SOAK_RUNS SOAK_RESTARTS,$(if $($(name)),--env $(name)=$($(name)))) \
+		-- tests/soak build/guest/bzImage $$kernel
+
+# --- Benchmarks.
+
+BENCH_TOOLS := $(addprefix $(BUILD)/bench/,init launch first-run.so karma-start)
+
+$(BUILD)/bench/init: tests/bench/init.S
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack -o $@ $<
+
+$(BUILD)/bench/launch: tests/bench/launch.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
+
+$(BUILD)/bench/first-run.so: tests/bench/first-run.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -shared -fPIC -o $@ $<
+
+$(BUILD)/bench/first-run.o: tests/bench/first-run.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -DFIRST_RUN_WRAP -c -o $@ $<
+
+# Karma as it is, but for what tells its CPU time at the first KVM_RUN.
+$(BUILD)/bench/karma-start: $(OBJECTS) $(BUILD)/bench/first-run.o
+	$(call say,LINK  $@)
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(HARDENING) $(LDFLAGS) \
+		-Wl,--wrap=ioctl,--wrap=cpu_has_virtualization,--wrap=elf_load,--wrap=bzimage_load \
+		-o $@ $^ $(LIB_LDLIBS)
+
+.PHONY: bench-tools
+bench-tools: $(BENCH_TOOLS)
+
+# Side by side with QEMU's microvm, in the soft host where this machine has no KVM that works.
+# Nothing but the results on stdout; BENCH has options of each, such as --json.
+.PHONY: bench bench-boot bench-block bench-smp
+bench:
+	$(Q)$(MAKE) -s --no-print-directory bench-boot
+	$(Q)$(MAKE) -s --no-print-directory bench-block
+	$(Q)$(MAKE) -s --no-print-directory bench-smp
+
+bench-boot:
+	$(Q)scripts/dependencies soft >&2
+	$(Q)$(MAKE) -s all bench-tools >&2
+	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	kernel=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release && \
+	set -- $(BENCH) $$kernel $(wildcard $(BUILD)/guest/bzImage) && \
+	export KARMA=$(abspath $(BUILD)/karma) && \
+	if [ -t 2 ]; then export KARMA_BENCH_PROGRESS=1; fi && \
+	KARMA_BENCH_NATIVE=$$(tests/bench/boot --native "$$@") && export KARMA_BENCH_NATIVE && \
+	scripts/soft-host --auto --env KARMA=$$KARMA -- tests/bench/boot "$$@"
+
+# $(1): a benchmark that takes a kernel, $(2): options of the soft host.
+bench_with_kernel = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	scripts/soft-host --auto $(2) --env KARMA=$(abspath $(BUILD)/karma) -- tests/bench/$(1) $(BENCH) \
+		$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release
+
+bench-block:
+	$(Q)scripts/dependencies bench >&2
+	$(Q)$(MAKE) -s all guest >&2
+	$(call bench_with_kernel,block,--memory 4096)
+
+bench-smp:
+	$(Q)scripts/dependencies soft >&2
+	$(Q)$(MAKE) -s all guest >&2
+	$(call bench_with_kernel,smp,)
 
 SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests .ci)
 

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Tell the CPU time that a monitor takes before its first KVM_RUN, by standing in for ioctl().
+ *
+ * At the first KVM_RUN the CPU time of the whole process so far, in microseconds, is written to the
+ * file that FIRST_RUN_FILE names, and for Karma behind it how much of that went into loading the
+ * kernel; if FIRST_RUN_END is set, the process ends there.  So it can be measured wherever KVM makes
+ * VMs and vCPUs, even if it can't run them.
+ *
+ * There are two ways in.  As a shared library in LD_PRELOAD, for any monitor that is linked
+ * dynamically.  Linked with Karma's own objects by --wrap for each function that has __wrap_ before
+ * its name below (compile it with FIRST_RUN_WRAP then), however those are linked; with FIRST_RUN_END,
+ * Karma takes the CPU for one with SVM or VT-x, so that it starts as it does there.
+ */
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Opened at the start: later, the monitor may have given up the right to open files. */
+static int file = -1;
+static bool ends;
+static long long kernel_time;
+
+static void __attribute__((constructor)) open_file(void)
+{
+	const char *path = getenv("FIRST_RUN_FILE");
+
+	if (path)
+		file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	ends = getenv("FIRST_RUN_END") != NULL;
+}
+
+static long long cpu_time(void)
+{
+	struct timespec spent;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
+	return spent.tv_sec * 1000000ll + spent.tv_nsec / 1000;
+}
+
+static void tell_cpu_time(void)
+{
+	char text[64];
+	int length = snprintf(text, sizeof(text), "%lld %lld\n", cpu_time(), kernel_time);
+
+	if (write(file, text, length) != length)
+		_exit(EXIT_FAILURE);
+}
+
+#ifdef FIRST_RUN_WRAP
+#define ioctl __wrap_ioctl
+
+bool __real_cpu_has_virtualization(void);
+bool __wrap_cpu_has_virtualization(void);
+
+bool __wrap_cpu_has_virtualization(void)
+{
+	return ends || __real_cpu_has_virtualization();
+}
+
+int __real_elf_load(const void *memory, const void *file, void *image);
+int __wrap_elf_load(const void *memory, const void *file, void *image);
+
+int __wrap_elf_load(const void *memory, const void *file, void *image)
+{
+	long long start = cpu_time();
+	int result = __real_elf_load(memory, file, image);
+
+	kernel_time += cpu_time() - start;
+	return result;
+}
+
+int __real_bzimage_load(const void *memory, const void *file, void *image);
+int __wrap_bzimage_load(const void *memory, const void *file, void *image);
+
+int __wrap_bzimage_load(const void *memory, const void *file, void *image)
+{
+	long long start = cpu_time();
+	int result = __real_bzimage_load(memory, file, image);
+
+	kernel_time += cpu_time() - start;
+	return result;
+}
+#endif
+
+int ioctl(int fd, unsigned long request, ...);
+
+int ioctl(int fd, unsigned long request, ...)
+{
+	static atomic_flag seen = ATOMIC_FLAG_INIT;
+	va_list arguments;
+	void *argument;
+
+	va_start(arguments, request);
+	argument = va_arg(arguments, void *);
+	va_end(arguments);
+	if (request == KVM_RUN && file >= 0 && !atomic_flag_test_and_set(&seen)) {
+		tell_cpu_time();
+		if (ends)
+			_exit(EXIT_SUCCESS);
+	}
+	return syscall(SYS_ioctl, fd, request, argument);
+}
