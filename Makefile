@@ -99,7 +99,8 @@ define unit_test
 $(BUILD)/test/unit-$(1): $$(PARTS:%.c=$(BUILD)/test/obj-$(1)/%.o) \
 		$$(TEST_SOURCES:%.c=$(BUILD)/test/obj-$(1)/%.o)
 	$$(call say,LINK  $$@)
-	$$(Q)$$(CC) $(2) $$(CFLAGS) -pthread -o $$@ $$^ $$(LIB_LDLIBS) $$(TEST_LDLIBS)
+	$$(Q)$$(CC) $(2) $$(CFLAGS) -pthread -Wl,--wrap=clock_gettime -o $$@ $$^ $$(LIB_LDLIBS) \
+		$$(TEST_LDLIBS)
 
 $(BUILD)/test/obj-$(1)/%.o: %.c Makefile
 	@mkdir -p $$(@D)

@@ -122,7 +122,7 @@ int64_t call_queue_info(struct machine *machine, uint32_t argument, uint64_t val
 		return result;
 	if (index >= device->queue_count || value)
 		return -EINVAL;
-	return device->queues[index].size_max | (int64_t)device->queues[index].gsi << 16;
+	return device->queues[index].size_max;
 }
 
 int64_t call_queue_setup(struct machine *machine, uint32_t argument, uint64_t address)
@@ -147,4 +147,41 @@ int64_t call_queue_notify(struct machine *machine, uint32_t argument, uint64_t v
 	if (result < 0)
 		return result;
 	return value ? -EINVAL : virtio_queue_notify(device, KARMA_ARG_INDEX(argument));
+}
+
+/* Intel SDM volume 3, section 11.11, and the bits that KVM_FEATURE_MSI_EXT_DEST_ID adds. */
+#define MESSAGE_ADDRESS 0xfee00000u
+#define MESSAGE_ADDRESS_FREE 0xffffcu	/* destination, its mode, redirection */
+#define MESSAGE_DATA_FREE 0x41ffu	/* vector, fixed or lowest priority, level (ignored) */
+#define VECTOR_MIN 16u
+
+static bool may_be_sent(const struct karma_interrupt *interrupt)
+{
+	if (interrupt->reserved)
+		return false;
+	if (!interrupt->address)
+		return !interrupt->data;
+	return (interrupt->address & ~(uint64_t)MESSAGE_ADDRESS_FREE) == MESSAGE_ADDRESS &&
+		!(interrupt->data & ~MESSAGE_DATA_FREE) &&
+		(uint8_t)interrupt->data >= VECTOR_MIN;
+}
+
+int64_t call_interrupt(struct machine *machine, uint32_t argument, uint64_t address)
+{
+	struct virtio_device *device = NULL;
+	struct karma_interrupt interrupt;
+	int64_t result = 0;
+
+	if (argument != KARMA_EVENTS)
+		result = find_device(machine, argument, DEVICE_AND_INDEX, &device);
+	if (result == 0)
+		result = guest_memory_read(machine->memory, GPA(address), &interrupt, sizeof(interrupt));
+	if (result < 0)
+		return result;
+	if (!may_be_sent(&interrupt))
+		return -EINVAL;
+	if (device)
+		return virtio_queue_interrupt(device, KARMA_ARG_INDEX(argument), &interrupt);
+	machine_set_event_interrupt(machine, &interrupt);
+	return 0;
 }

@@ -1,24 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The machine as its guest sees it: its devices with their GSIs, and its events. */
+/* The machine as its guest sees it: its devices, its interrupts and its events. */
 #include <errno.h>
 
 #include "karma/log.h"
 #include "karma/machine.h"
 #include "karma/util.h"
 
-/* Pins of KVM's I/O APIC that queues get; with more queues than pins they share. */
-#define QUEUE_GSI_FIRST (KARMA_SYSTEM_GSI + 1)
-#define QUEUE_GSI_LAST 23u
-
 void machine_init(
 	struct machine *machine, struct guest_memory *memory, const struct machine_ops *ops)
 {
-	*machine = (struct machine){
-		.memory = memory,
-		.ops = ops,
-		.next_gsi = QUEUE_GSI_FIRST,
-		.event_fd = -1,
-	};
+	*machine = (struct machine){ .memory = memory, .ops = ops };
 	pthread_mutex_init(&machine->event_lock, NULL);
 }
 
@@ -30,13 +21,18 @@ void machine_release(struct machine *machine)
 	pthread_mutex_destroy(&machine->event_lock);
 }
 
-static void raise_event(struct machine *machine)
+static void send_interrupt(void *context, const struct karma_interrupt *interrupt)
 {
-	const uint64_t one = 1;
+	struct machine *machine = context;
 
-	/* An eventfd takes a write unless its counter is full, and then it is raised anyway. */
-	if (machine->event_fd >= 0 && write(machine->event_fd, &one, sizeof(one)) < 0)
-		return;
+	machine->ops->interrupt(machine, interrupt);
+}
+
+/* With the lock held, so that the message is whole. */
+static void tell_of_event(struct machine *machine)
+{
+	if (machine->event_interrupt.address)
+		send_interrupt(machine, &machine->event_interrupt);
 }
 
 static void device_changed(void *context, struct virtio_device *device)
@@ -48,8 +44,8 @@ static void device_changed(void *context, struct virtio_device *device)
 		if (machine->devices[i] == device)
 			machine->config_events |= 1ull << i;
 	}
+	tell_of_event(machine);
 	pthread_mutex_unlock(&machine->event_lock);
-	raise_event(machine);
 }
 
 int machine_add(struct machine *machine, struct virtio_device *device)
@@ -60,9 +56,8 @@ int machine_add(struct machine *machine, struct virtio_device *device)
 			KARMA_DEVICES_MAX);
 	}
 	for (unsigned i = 0; i < device->queue_count; i++) {
-		device->queues[i].gsi = machine->next_gsi;
-		machine->next_gsi = machine->next_gsi == QUEUE_GSI_LAST ? QUEUE_GSI_FIRST :
-									 machine->next_gsi + 1;
+		device->queues[i].send = send_interrupt;
+		device->queues[i].send_context = machine;
 	}
 	device->changed = device_changed;
 	device->changed_context = machine;
@@ -74,8 +69,16 @@ void machine_press_power_button(struct machine *machine)
 {
 	pthread_mutex_lock(&machine->event_lock);
 	machine->power_button = true;
+	tell_of_event(machine);
 	pthread_mutex_unlock(&machine->event_lock);
-	raise_event(machine);
+}
+
+void machine_set_event_interrupt(
+	struct machine *machine, const struct karma_interrupt *interrupt)
+{
+	pthread_mutex_lock(&machine->event_lock);
+	machine->event_interrupt = *interrupt;
+	pthread_mutex_unlock(&machine->event_lock);
 }
 
 uint32_t machine_next_event(struct machine *machine)

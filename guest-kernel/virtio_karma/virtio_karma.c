@@ -3,8 +3,8 @@
  * The virtio transport of the Karma monitor: devices, console, power and panic by hypercalls.
  *
  * Karma emulates no bus.  CPUID tells that a guest runs on it, hypercalls list its virtio devices,
- * and each virtqueue has an edge triggered GSI.  What a call does is specified in karma/abi.h; the
- * block, net, console and entropy drivers on top are the kernel's own.
+ * and each virtqueue interrupts by a message that we choose.  What a call does is specified in
+ * karma/abi.h; the block, net, console and entropy drivers on top are the kernel's own.
  *
  * Which way the guest ends:
  * - Power off: a sys-off handler ahead of the firmware's makes the power call.
@@ -29,8 +29,11 @@
 #include <linux/init.h>
 #include <linux/interrupt.h>
 #include <linux/io.h>
+#include <linux/irq.h>
+#include <linux/irqdomain.h>
 #include <linux/kobject.h>
 #include <linux/module.h>
+#include <linux/msi.h>
 #include <linux/mutex.h>
 #include <linux/panic_notifier.h>
 #include <linux/reboot.h>
@@ -42,6 +45,8 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 #include <linux/workqueue.h>
+#include <asm/hw_irq.h>
+#include <asm/irqdomain.h>
 #include <asm/processor.h>
 
 #include "karma/abi.h"
@@ -70,11 +75,16 @@ struct karma_device {
 
 #define to_karma_device(vd) container_of(vd, struct karma_device, vdev)
 
+struct karma_irq {
+	u32 argument;			/* of the call interrupt */
+	struct karma_interrupt message;	/* its buffer, under the lock of the interrupt */
+	int irq;			/* 0: none */
+};
+
 /* vq->priv */
 struct karma_queue {
 	u32 argument;		/* of the calls about this queue */
-	u32 gsi;
-	int irq;		/* negative if the queue has none */
+	struct karma_irq irq;
 	char irq_name[64];
 };
 
@@ -88,7 +98,8 @@ static struct sys_off_handler *karma_power_off_handler;
 static struct sys_off_handler *karma_restart_handler;
 static char *karma_panic_text;	/* KARMA_TEXT_MAX bytes */
 static char *karma_console_text; /* KARMA_TEXT_MAX bytes */
-static int karma_system_irq = -1;
+static struct irq_domain *karma_irq_domain;
+static struct karma_irq *karma_event_irq;
 
 /*
  * Any context.  The choice of the instruction is a test and no alternative, since the early
@@ -138,6 +149,127 @@ static int karma_discover(void)
 	karma_features = ebx;
 	karma_window = ecx;
 	return 0;
+}
+
+/*
+ * Interrupts.  Each is a vector of a CPU, which the x86 vector domain gives and moves, and a message
+ * that the monitor sends to that CPU; a change of the message is one call, and so never half done.
+ */
+
+static void karma_send_message(struct karma_irq *irq, const struct msi_msg *message)
+{
+	long ret;
+
+	irq->message.address = (u64)message->address_hi << 32 | message->address_lo;
+	irq->message.data = message->data;
+	irq->message.reserved = 0;
+	ret = karma_call(KARMA_CALL_interrupt, irq->argument, virt_to_phys(&irq->message));
+	if (ret < 0)
+		pr_err_ratelimited("cannot set the interrupt %#x: %ld\n", irq->argument, ret);
+}
+
+static void karma_write_message(struct irq_data *data)
+{
+	struct irq_data *vector = data->parent_data;
+	struct msi_msg message = {};
+
+	vector->chip->irq_compose_msi_msg(vector, &message);
+	karma_send_message(irq_data_get_irq_chip_data(data), &message);
+}
+
+static int karma_set_affinity(struct irq_data *data, const struct cpumask *cpus, bool force)
+{
+	int ret = irq_chip_set_affinity_parent(data, cpus, force);
+
+	if (ret >= 0 && ret != IRQ_SET_MASK_OK_DONE)
+		karma_write_message(data);
+	return ret;
+}
+
+static struct irq_chip karma_irq_chip = {
+	.name = "karma",
+	.irq_ack = irq_chip_ack_parent,
+	.irq_set_affinity = karma_set_affinity,
+	.irq_retrigger = irq_chip_retrigger_hierarchy,
+	.flags = IRQCHIP_SKIP_SET_WAKE,
+};
+
+static int karma_domain_alloc(struct irq_domain *domain, unsigned int irq, unsigned int count,
+			      void *argument)
+{
+	struct irq_alloc_info info = {};
+	struct karma_irq *karma_irq = argument;
+	int ret = irq_domain_alloc_irqs_parent(domain, irq, count, &info);
+
+	if (ret < 0)
+		return ret;
+	irq_domain_set_info(domain, irq, karma_irq->argument, &karma_irq_chip, karma_irq,
+			    handle_edge_irq, NULL, "edge");
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+	/* Later kernels take that for granted. */
+	irq_set_status_flags(irq, IRQ_MOVE_PCNTXT);
+#endif
+	return 0;
+}
+
+static int karma_domain_activate(struct irq_domain *domain, struct irq_data *data, bool reserve)
+{
+	karma_write_message(data);
+	return 0;
+}
+
+static void karma_domain_deactivate(struct irq_domain *domain, struct irq_data *data)
+{
+	const struct msi_msg none = {};
+
+	karma_send_message(irq_data_get_irq_chip_data(data), &none);
+}
+
+static const struct irq_domain_ops karma_domain_ops = {
+	.alloc = karma_domain_alloc,
+	.free = irq_domain_free_irqs_common,
+	.activate = karma_domain_activate,
+	.deactivate = karma_domain_deactivate,
+};
+
+/* irq is of kmalloc()'s memory and has its argument. */
+static int karma_request_irq(struct karma_irq *irq, irq_handler_t handler, const char *name,
+			     void *cookie)
+{
+	int number, ret;
+
+	number = irq_domain_alloc_irqs(karma_irq_domain, 1, NUMA_NO_NODE, irq);
+	if (number <= 0)
+		return number ? number : -ENOSPC;
+	ret = request_irq(number, handler, 0, name, cookie);
+	if (ret) {
+		irq_dispose_mapping(number);
+		return ret;
+	}
+	irq->irq = number;
+	return 0;
+}
+
+static void karma_free_irq(struct karma_irq *irq, void *cookie)
+{
+	if (!irq->irq)
+		return;
+	free_irq(irq->irq, cookie);
+	irq_dispose_mapping(irq->irq);
+	irq->irq = 0;
+}
+
+static int karma_add_irq_domain(void)
+{
+	karma_irq_domain =
+		irq_domain_create_hierarchy(x86_vector_domain, 0, 0, NULL, &karma_domain_ops, NULL);
+	return karma_irq_domain ? 0 : -ENOMEM;
+}
+
+static void karma_remove_irq_domain(void)
+{
+	irq_domain_remove(karma_irq_domain);
+	karma_irq_domain = NULL;
 }
 
 /* Virtio devices: configuration, status, features. */
@@ -273,10 +405,7 @@ static void karma_del_vq(struct virtqueue *vq)
 {
 	struct karma_queue *queue = vq->priv;
 
-	if (queue->irq >= 0) {
-		free_irq(queue->irq, vq);
-		acpi_unregister_gsi(queue->gsi);
-	}
+	karma_free_irq(&queue->irq, vq);
 	vring_del_virtqueue(vq);
 	kfree(queue);
 }
@@ -297,8 +426,8 @@ static void karma_synchronize_cbs(struct virtio_device *vdev)
 	virtio_device_for_each_vq(vdev, vq) {
 		struct karma_queue *queue = vq->priv;
 
-		if (queue->irq >= 0)
-			synchronize_irq(queue->irq);
+		if (queue->irq.irq)
+			synchronize_irq(queue->irq.irq);
 	}
 }
 
@@ -310,29 +439,6 @@ static irqreturn_t karma_queue_interrupt(int irq, void *vq)
 {
 	vring_interrupt(irq, vq);
 	return IRQ_HANDLED;
-}
-
-/*
- * Several queues may have one GSI: acpi_register_gsi() counts its users, and vring_interrupt()
- * finds out whether its queue has work.
- */
-static int karma_request_irq(struct virtqueue *vq)
-{
-	struct karma_queue *queue = vq->priv;
-	int irq, ret;
-
-	irq = acpi_register_gsi(NULL, queue->gsi, ACPI_EDGE_SENSITIVE, ACPI_ACTIVE_HIGH);
-	if (irq < 0)
-		return irq;
-	snprintf(queue->irq_name, sizeof(queue->irq_name), "karma-%s-%s", dev_name(&vq->vdev->dev),
-		 vq->name);
-	ret = request_irq(irq, karma_queue_interrupt, IRQF_SHARED, queue->irq_name, vq);
-	if (ret) {
-		acpi_unregister_gsi(queue->gsi);
-		return ret;
-	}
-	queue->irq = irq;
-	return 0;
 }
 
 static struct virtqueue *karma_create_vq(struct virtio_device *vdev, unsigned int index,
@@ -349,15 +455,14 @@ static struct virtqueue *karma_create_vq(struct virtio_device *vdev, unsigned in
 	ret = karma_call(KARMA_CALL_queue_info, KARMA_ARG(kdev->number, index), 0);
 	if (ret < 0)
 		return ERR_PTR(ret);
-	size = ret & 0xffff;
+	size = ret;
 	if (!size)
 		return ERR_PTR(-ENOENT);
 	queue = kzalloc(sizeof(*queue), GFP_KERNEL);
 	if (!queue)
 		return ERR_PTR(-ENOMEM);
 	queue->argument = KARMA_ARG(kdev->number, index);
-	queue->gsi = (unsigned long)ret >> 16;
-	queue->irq = -1;
+	queue->irq.argument = queue->argument;
 
 	vq = vring_create_virtqueue(index, size, SMP_CACHE_BYTES, vdev, true, true, info->ctx,
 				    karma_notify, info->callback, info->name);
@@ -368,9 +473,11 @@ static struct virtqueue *karma_create_vq(struct virtio_device *vdev, unsigned in
 	vq->priv = queue;
 	vq->num_max = size;
 	if (info->callback) {
-		ret = karma_request_irq(vq);
+		snprintf(queue->irq_name, sizeof(queue->irq_name), "karma-%s-%s",
+			 dev_name(&vdev->dev), vq->name);
+		ret = karma_request_irq(&queue->irq, karma_queue_interrupt, queue->irq_name, vq);
 		if (ret) {
-			dev_err(&vdev->dev, "cannot get GSI %u for queue %s: %ld\n", queue->gsi,
+			dev_err(&vdev->dev, "cannot get an interrupt for queue %s: %ld\n",
 				info->name, ret);
 			karma_del_vq(vq);
 			return ERR_PTR(ret);
@@ -408,10 +515,10 @@ static void karma_spread_irqs(unsigned int nvqs, struct virtqueue *vqs[],
 	for (i = desc->pre_vectors; i + desc->post_vectors < nvqs; i++) {
 		struct karma_queue *queue = vqs[i] ? vqs[i]->priv : NULL;
 
-		if (!queue || queue->irq < 0)
+		if (!queue || !queue->irq.irq)
 			continue;
 		cpu = cpumask_local_spread(i - desc->pre_vectors, NUMA_NO_NODE);
-		irq_set_affinity(queue->irq, cpumask_of(cpu));
+		irq_set_affinity(queue->irq.irq, cpumask_of(cpu));
 	}
 }
 
@@ -467,14 +574,13 @@ static int karma_find_vqs(struct virtio_device *vdev, unsigned int nvqs, struct 
 }
 #endif
 
-/* Of queues that share a GSI, the last call counts. */
 static int karma_set_vq_affinity(struct virtqueue *vq, const struct cpumask *cpus)
 {
 	struct karma_queue *queue = vq->priv;
 
-	if (!cpus || queue->irq < 0)
+	if (!cpus || !queue->irq.irq)
 		return 0;
-	return irq_set_affinity(queue->irq, cpus);
+	return irq_set_affinity(queue->irq.irq, cpus);
 }
 
 static const struct virtio_config_ops karma_config_ops = {
@@ -594,7 +700,7 @@ static void karma_drain_events(struct work_struct *work)
 
 static DECLARE_WORK(karma_event_work, karma_drain_events);
 
-static irqreturn_t karma_system_interrupt(int irq, void *cookie)
+static irqreturn_t karma_event_interrupt(int irq, void *cookie)
 {
 	schedule_work(&karma_event_work);
 	return IRQ_HANDLED;
@@ -602,34 +708,34 @@ static irqreturn_t karma_system_interrupt(int irq, void *cookie)
 
 static void karma_add_events(void)
 {
-	int irq, ret;
+	int ret = -ENOMEM;
 
 	if (!(karma_features & KARMA_FEATURE_EVENTS))
 		return;
-	irq = acpi_register_gsi(NULL, KARMA_SYSTEM_GSI, ACPI_EDGE_SENSITIVE, ACPI_ACTIVE_HIGH);
-	ret = irq;
-	if (irq >= 0) {
-		ret = request_irq(irq, karma_system_interrupt, 0, "karma-system", karma_devices);
-		if (ret)
-			acpi_unregister_gsi(KARMA_SYSTEM_GSI);
+	karma_event_irq = kzalloc(sizeof(*karma_event_irq), GFP_KERNEL);
+	if (karma_event_irq) {
+		karma_event_irq->argument = KARMA_EVENTS;
+		ret = karma_request_irq(karma_event_irq, karma_event_interrupt, "karma-events",
+					karma_devices);
 	}
-	if (ret < 0) {
-		pr_err("cannot get GSI %u, so there will be no events: %d\n", KARMA_SYSTEM_GSI, ret);
+	if (ret) {
+		pr_err("cannot get an interrupt, so there will be no events: %d\n", ret);
+		kfree(karma_event_irq);
+		karma_event_irq = NULL;
 		return;
 	}
-	karma_system_irq = irq;
-	/* An edge from before the pin was unmasked is lost; its event is not. */
+	/* Of an event from before the monitor knew the message there was no interrupt. */
 	schedule_work(&karma_event_work);
 }
 
 static void karma_remove_events(void)
 {
-	if (karma_system_irq < 0)
+	if (!karma_event_irq)
 		return;
-	free_irq(karma_system_irq, karma_devices);
-	acpi_unregister_gsi(KARMA_SYSTEM_GSI);
+	karma_free_irq(karma_event_irq, karma_devices);
 	cancel_work_sync(&karma_event_work);
-	karma_system_irq = -1;
+	kfree(karma_event_irq);
+	karma_event_irq = NULL;
 }
 
 /* The end. */
@@ -883,6 +989,7 @@ static void __exit karma_exit(void)
 	kobject_put(karma_kobj);
 	karma_remove_events();
 	karma_remove_devices();
+	karma_remove_irq_domain();
 	root_device_unregister(karma_root);
 	karma_remove_console();
 	free_page((unsigned long)karma_panic_text);
@@ -925,6 +1032,11 @@ static int __init karma_init(void)
 	karma_root = root_device_register("karma");
 	if (IS_ERR(karma_root))
 		return PTR_ERR(karma_root);
+	ret = karma_add_irq_domain();
+	if (ret) {
+		root_device_unregister(karma_root);
+		return ret;
+	}
 	karma_add_console();
 	karma_add_end();
 	karma_add_devices();

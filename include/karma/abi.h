@@ -106,10 +106,12 @@ __extension__ typedef unsigned long long __u64;
 	X(22, config_write, "device, offset << 8, (length - 1) << 20", "address of buffer", \
 	  "Write to the device's configuration.") \
 	X(23, queue_info, "device, queue << 8", "0", \
-	  "Return the queue's largest size, and its GSI << 16.") \
+	  "Return the queue's largest size.") \
 	X(24, queue_setup, "device, queue << 8", "address of struct karma_queue_setup", \
 	  "Give the queue its rings and enable it.") \
-	X(25, queue_notify, "device, queue << 8", "0", "There are new buffers in the queue.")
+	X(25, queue_notify, "device, queue << 8", "0", "There are new buffers in the queue.") \
+	X(26, interrupt, "device or 255, queue << 8", \
+	  "address of struct karma_interrupt", "Say by which message to interrupt the guest.")
 
 enum karma_call {
 #define KARMA_CALL_ENUM(number, name, argument, value, text) KARMA_CALL_##name = number,
@@ -119,7 +121,7 @@ enum karma_call {
 
 /* Feature bits of the monitor: those of the version 1 are always there. */
 #define KARMA_FEATURE_CONSOLE	(1u << 0)	/* console_write */
-#define KARMA_FEATURE_EVENTS	(1u << 1)	/* event, and the system GSI */
+#define KARMA_FEATURE_EVENTS	(1u << 1)	/* event, and its interrupt */
 
 /* Fields of the argument. */
 #define KARMA_ARG_DEVICE(arg)	((arg) & 0xffu)
@@ -143,10 +145,11 @@ enum karma_call {
 #define KARMA_WATCHDOG_STOP	1u
 
 /*
- * Interrupts are edge triggered, active high.  The system GSI says that there is an event; the
- * guest calls event until it returns 0.  An event is a kind and a device number.
+ * Interrupts are messages to local APICs, as those of PCI (MSI: Intel SDM volume 3, section 11.11).
+ * The guest chooses one for each queue, which a reset of the device forgets, and one that says that
+ * there is an event: it calls event until that returns 0.  An event is a kind and a device number.
  */
-#define KARMA_SYSTEM_GSI	1u
+#define KARMA_EVENTS		0xffu	/* in place of a device number, for the call interrupt */
 #define KARMA_EVENT_KIND(event)	((__u32)(event) & 0xffu)
 #define KARMA_EVENT_DEVICE(event) (((__u32)(event) >> 8) & 0xffu)
 #define KARMA_EVENT_CONFIG	1u	/* the device's configuration or status changed */
@@ -167,6 +170,13 @@ struct karma_queue_setup {
 	__u64 driver;		/* the available ring, aligned to 2 */
 	__u64 device;		/* the used ring, aligned to 4 */
 	__u32 size;		/* entries: a power of 2, at most what queue_info says */
+	__u32 reserved;		/* 0 */
+};
+
+/* What interrupt reads.  All zeroes: no interrupt. */
+struct karma_interrupt {
+	__u64 address;		/* 0xfee00000 to 0xfeefffff */
+	__u32 data;		/* a vector from 16 on, fixed or lowest priority, edge triggered */
 	__u32 reserved;		/* 0 */
 };
 

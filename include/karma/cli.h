@@ -7,8 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "karma/boot.h"
 #include "karma/disk.h"
 #include "karma/memory.h"
+#include "karma/terminal.h"
 
 /* Exit statuses of `karma run`; 0 to 123 are the guest's, and what it gives from 128 on. */
 #define STATUS_GUEST_MAX 123
@@ -20,6 +22,9 @@
 
 int command_run(int argc, char **argv);
 int command_check(int argc, char **argv);
+
+/* Unmap what of the program only its start needed; it comes back when it is touched. */
+void trim_program(void);
 
 /* What follows when a guest resets, or its kernel panics or hangs. */
 enum end_policy {
@@ -55,5 +60,21 @@ struct run_options {
 /* 0, or a negative errno with a message printed.  run_options_release() in any case. */
 int run_options_parse(struct run_options *options, int argc, char **argv);
 void run_options_release(struct run_options *options);
+
+/*
+ * Put into guest memory what the options name: the kernel, its command line, the initramfs or
+ * Karma's own, and the command with what it is to know of its terminal.  Fills entry.  Once for
+ * each start, before its first vCPU: files are read anew.  0, or a negative errno with a message
+ * printed.
+ */
+int guest_load(const struct run_options *options, const struct terminal *terminal,
+	struct guest_memory *memory, struct boot_entry *entry);
+
+/*
+ * The release of a kernel ("6.1.0-56-amd64"), by which Karma's initramfs is found: as a bzImage's
+ * header has it, or an ELF file's banner, "Linux version ...".  -ENOENT if the file has neither,
+ * any other negative errno with a message printed.
+ */
+int guest_kernel_release(const char *path, char *release, size_t size);
 
 #endif

@@ -7,12 +7,14 @@
 #include "karma/terminal.h"
 #include "karma/virtio.h"
 
+#define BLK_QUEUE_SIZE 256u	/* entries, and so requests under way at a time */
+
 /*
- * A block device (virtio 1.2, section 5.2).  It takes the disk over, and closes it.
- * serial: up to 20 bytes, or NULL.  NULL if memory is short.
+ * A block device (virtio 1.2, section 5.2), with so many queues.  It takes the disk over, and closes
+ * it.  serial: up to 20 bytes, or NULL.  NULL if memory is short.
  */
 struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
-	const struct disk *disk, const char *serial);
+	const struct disk *disk, const char *serial, unsigned queues);
 
 /* A console (virtio 1.2, section 5.3), of one port.  The terminal stays the caller's. */
 struct virtio_device *console_create(

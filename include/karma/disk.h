@@ -2,7 +2,8 @@
 /*
  * A disk's backend: a file or a block device, by io_uring.
  *
- * Requests come from any thread and end on the I/O thread.  Offsets and lengths are bytes.
+ * Requests come from any thread and end on that thread or on the I/O thread.  Offsets and lengths
+ * are bytes.
  * A flush that ended without an error is on stable storage, with all that ended before it.
  */
 #ifndef KARMA_DISK_H
@@ -27,7 +28,8 @@ struct disk {
 	uint64_t size;		/* a multiple of block_size */
 	uint32_t block_size;	/* the smallest unit of a request, 512 or more */
 	uint32_t physical_block_size;
-	bool read_only;
+	bool read_only, direct;
+	_Atomic int64_t slow_until;	/* CLOCK_MONOTONIC, nanoseconds: see write_at_once() */
 };
 
 enum disk_operation { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
@@ -39,7 +41,7 @@ struct disk_request {
 	unsigned iov_count;
 	uint64_t offset, length;
 	bool unmap;		/* DISK_WRITE_ZEROES may free the space */
-	/* error: 0 or a negative errno.  On the I/O thread. */
+	/* error: 0 or a negative errno.  Never from within disk_submit() or disk_start(). */
 	void (*done)(struct disk_request *request, int error);
 
 	/* The backend's. */
@@ -54,7 +56,8 @@ void disk_close(struct disk *disk);
 /* Another descriptor of the same open file, under the same lock; 0, or a negative errno. */
 int disk_share(struct disk *copy, const struct disk *disk);
 
-/* Queue a request; io_ring_submit() starts it. */
+/* Queue a request; disk_start() starts what the calling thread has queued. */
 void disk_submit(struct disk *disk, struct disk_request *request);
+void disk_start(struct disk *disk);
 
 #endif

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The monitor's io_uring: any thread queues and submits operations; one thread, the I/O
- * thread, takes completions and calls their functions.
+ * The monitor's io_urings.  Any thread queues and submits operations on the main one; a thread of
+ * its own, the I/O thread, takes what is complete and calls its functions.
+ *
+ * A vCPU thread has a ring of its own beside, for requests that are complete, or nearly, when
+ * io_uring has taken them: it takes these itself, with no other thread involved.  Before it enters
+ * the guest it rests from its ring, and the I/O thread takes what is completed meanwhile, unless
+ * that made the vCPU leave the guest: then the first of the two takes it.
  */
 #ifndef KARMA_IO_H
 #define KARMA_IO_H
@@ -14,21 +19,66 @@
 
 /* Embedded in what the operation is for; must stay in place until done() is called. */
 struct io_op {
-	/* result: as the system call gives it, or a negative errno.  On the I/O thread. */
+	/*
+	 * result: as the system call gives it, or a negative errno.  On the thread that takes it
+	 * from the ring, without a lock.
+	 */
 	void (*done)(struct io_op *op, int result);
+
+	struct io_op *next;	/* io_ring_finish() */
+	int result;
 };
 
 struct io_ring {
 	struct io_uring uring;
-	pthread_mutex_t lock;	/* of the submission queue */
-	struct io_op stop_op;
-	bool stopping;		/* the I/O thread's own */
+	pthread_mutex_t lock;	/* of both queues, and of the list */
 	uint64_t operations, submissions;	/* statistics, under the lock */
+
+	/* Of the main ring. */
+	struct io_op stop_op;
+	bool stopping;		/* the I/O thread's own, as are the next three */
+	struct io_op wake_op;
+	bool wake_armed;
+	uint64_t wakes;
+	int wake_fd;		/* eventfd: something is complete on a ring whose owner rests */
+	struct io_ring *threads;	/* the list of the others */
+
+	/* Of a thread's own ring. */
+	struct io_ring *main, *next;
 };
 
-/* 0, or a negative errno with a message printed.  The caller releases. */
-int io_ring_init(struct io_ring *ring, unsigned entries);
+/*
+ * The main ring, for at most so many operations under way at a time.  0, or a negative errno with
+ * a message printed.  The caller releases.
+ */
+int io_ring_init(struct io_ring *ring, unsigned in_flight);
 void io_ring_release(struct io_ring *ring);
+
+/*
+ * A thread's own ring: made before the I/O thread runs, released after it has ended, by any thread.
+ * Statistics go to the main ring.
+ */
+int io_ring_init_own(struct io_ring *ring, struct io_ring *main, unsigned in_flight);
+void io_ring_release_own(struct io_ring *ring);
+
+/* The calling thread has this ring from now on, and looks after it. */
+void io_ring_enter(struct io_ring *own);
+
+/*
+ * The owner is not going to look at its ring for a while, until io_ring_resume(); false if there is
+ * something to take before.  Neither costs a system call.
+ */
+bool io_ring_rest(struct io_ring *own);
+void io_ring_resume(struct io_ring *own);
+
+/* It no longer looks at its ring: the I/O thread does. */
+void io_ring_leave(struct io_ring *own);
+
+/* The calling thread's own ring, or the main one. */
+struct io_ring *io_ring_here(struct io_ring *main);
+
+/* Whether io_ring_run() of the calling thread's ring has something to do; costs no system call. */
+bool io_ring_ready(const struct io_ring *ring);
 
 /*
  * Queue an operation; the kernel sees it at the next io_ring_submit(), or before.  The iovec
@@ -43,12 +93,27 @@ void io_ring_fallocate(struct io_ring *ring, struct io_op *op, int fd, int mode,
 	uint64_t length);
 /* Wait until fd can be read (POLLIN) or written, once. */
 void io_ring_poll(struct io_ring *ring, struct io_op *op, int fd, unsigned events);
+/* Wait for so long, which must stay until then; the result is -ETIME. */
+void io_ring_timeout(struct io_ring *ring, struct io_op *op, const struct __kernel_timespec *time);
 /* Let done() be called on the I/O thread. */
 void io_ring_wake(struct io_ring *ring, struct io_op *op);
 void io_ring_submit(struct io_ring *ring);
 
+/* No operation any more: the result is here, and the calling thread's next io_ring_run() calls done(). */
+void io_ring_finish(struct io_op *op, int result);
+
 /* Take what is complete, waiting for one at least if wait is set; how many there were. */
 unsigned io_ring_run(struct io_ring *ring, bool wait);
+
+/*
+ * What is to be done once for several completions.  Called by a done() function: run() follows on the
+ * same thread, without a lock, when those that came with this one have been served.
+ */
+struct io_after {
+	void (*run)(struct io_after *after);
+	struct io_after *next;
+};
+void io_ring_after(struct io_after *after);
 
 /*
  * The I/O thread: run until io_ring_stop(), which any thread may call.  Another may follow it.  What

@@ -33,6 +33,8 @@ struct machine_ops {
 	void (*end)(struct machine *machine, enum machine_end how, unsigned status);
 	/* The guest is up and reads its console, or asks to hold input back until it is. */
 	void (*ready)(struct machine *machine, bool ready);
+	/* Send an interrupt that the guest chose.  On any thread. */
+	void (*interrupt)(struct machine *machine, const struct karma_interrupt *interrupt);
 };
 
 struct machine {
@@ -40,12 +42,11 @@ struct machine {
 	const struct machine_ops *ops;
 	struct virtio_device *devices[KARMA_DEVICES_MAX];	/* owned */
 	unsigned device_count;
-	unsigned next_gsi;
 
 	pthread_mutex_t event_lock;
 	uint64_t config_events;		/* a bit a device */
 	bool power_button;
-	int event_fd;			/* eventfd that raises KARMA_SYSTEM_GSI; -1 if none */
+	struct karma_interrupt event_interrupt;
 
 	unsigned watchdog;		/* seconds, as the guest is told; 0: there is none */
 	_Atomic uint64_t feeds;		/* of the watchdog; 0: the guest is not watched */
@@ -57,13 +58,16 @@ void machine_init(
 void machine_release(struct machine *machine);
 
 /*
- * Add a device, which the machine then owns, and give its queues their GSIs.  0, or -ENOSPC
- * with a message printed (the device is released then).
+ * Add a device, which the machine then owns.  0, or -ENOSPC with a message printed (the device is
+ * released then).
  */
 int machine_add(struct machine *machine, struct virtio_device *device);
 
 /* The user asks the guest to power off.  Any thread. */
 void machine_press_power_button(struct machine *machine);
+
+/* How the guest wants to be told of events; 0 for the address: not at all. */
+void machine_set_event_interrupt(struct machine *machine, const struct karma_interrupt *interrupt);
 
 /* The next event for the guest, forgotten thereby; 0 if there is none. */
 uint32_t machine_next_event(struct machine *machine);

@@ -34,13 +34,11 @@ struct terminal {
 	pid_t guard;
 
 	pthread_mutex_t lock;
-	char output[TERMINAL_OUTPUT_BYTES];
 	size_t output_start, output_used;
 	bool output_busy, output_dead, output_short;
 	struct iovec output_iov[2];
 	struct io_op output_op;
 
-	char input[TERMINAL_INPUT_BYTES];
 	size_t input_start, input_used;
 	bool input_busy, input_ended, input_held, eof_wanted;
 	char last_input;
@@ -52,6 +50,10 @@ struct terminal {
 	void *context;
 	void (*leave)(void *context);		/* the user typed Ctrl-A x */
 	void *leave_context;
+
+	/* Last: terminal_open() leaves them alone, so that they take no memory before they are used. */
+	char output[TERMINAL_OUTPUT_BYTES];
+	char input[TERMINAL_INPUT_BYTES];
 };
 
 /*

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
@@ -31,6 +32,15 @@ static inline void free_pointer(void *pointer)
 
 #define cleanup_fd __attribute__((cleanup(close_fd)))
 #define cleanup_free __attribute__((cleanup(free_pointer)))
+
+/* CLOCK_MONOTONIC, in nanoseconds. */
+static inline int64_t nanoseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
 
 /* Round up to a multiple of align, a power of 2; false if that does not fit. */
 static inline bool align_up(uint64_t value, uint64_t align, uint64_t *result)

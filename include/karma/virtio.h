@@ -3,9 +3,10 @@
  * A virtio 1.2 device behind Karma's transport: the state that the transport calls change, and
  * the few operations by which a device takes part in it.
  *
- * Locking: vCPU threads and the I/O thread share a device; its lock is held in every operation
- * and around every use of its queues.  A device knows its queues and its backend, and neither
- * KVM nor the command line.
+ * Locking: vCPU threads and the I/O thread share a device.  The lock of a queue is held around every
+ * use of it and in notify(); it is the device's own lock, unless virtio_separate_queues() gave each
+ * queue one.  All locks are held in every other operation.  A device knows its queues and its
+ * backend, and neither KVM nor the command line.
  */
 #ifndef KARMA_VIRTIO_H
 #define KARMA_VIRTIO_H
@@ -63,18 +64,20 @@ struct virtio_device {
 	const struct virtio_counter *counters;
 	unsigned counter_count;
 
+	unsigned in_flight_max;		/* requests that its backend may hold in io_uring; 0: none */
+
 	pthread_mutex_t lock;
+	/* Changed with all locks held, or atomically; read with any lock. */
 	uint64_t accepted;
-	uint8_t status;			/* virtio 1.2, section 2.1 */
-	uint32_t generation;		/* of the configuration */
+	_Atomic uint8_t status;		/* virtio 1.2, section 2.1 */
+	_Atomic uint32_t generation;	/* of the configuration */
 	bool resetting;
-	unsigned in_flight;		/* requests that the backend holds; reset waits for them */
+	_Atomic unsigned in_flight;	/* requests that the backend holds; reset waits for them */
+	struct io_op reset_op;
 
-	unsigned complaints;		/* how often the log told of a broken queue */
+	_Atomic unsigned complaints;	/* how often the log told of a broken queue */
 
-	struct io_ring *ring;
-	struct io_op again_op;
-	uint64_t again_queues;		/* a bit a queue: to be looked at again */
+	struct io_ring *ring;		/* the main one */
 
 	/* The transport's end of a configuration change: tells the guest. */
 	void (*changed)(void *context, struct virtio_device *device);
@@ -93,6 +96,9 @@ void virtio_device_init(struct virtio_device *device, const struct virtio_device
 	uint16_t queue_size, const struct virtio_environment *environment);
 void virtio_device_destroy(struct virtio_device *device);
 
+/* Give each queue a lock of its own, for a device whose queues have no state in common. */
+void virtio_separate_queues(struct virtio_device *device);
+
 /* What the transport calls do; the caller holds no lock.  0 or above, or a negative errno. */
 int64_t virtio_accept(struct virtio_device *device, unsigned half, uint32_t bits);
 int64_t virtio_get_status(struct virtio_device *device);
@@ -104,9 +110,12 @@ int64_t virtio_config_write(
 int64_t virtio_generation(struct virtio_device *device);
 int64_t virtio_queue_setup(struct virtio_device *device, unsigned queue,
 	const struct karma_queue_setup *setup);
+/* The message must be one that may be sent; 0 for its address: none. */
+int64_t virtio_queue_interrupt(struct virtio_device *device, unsigned queue,
+	const struct karma_interrupt *interrupt);
 int64_t virtio_queue_notify(struct virtio_device *device, unsigned queue);
 
-/* For devices, with the lock held. */
+/* For devices, with the queue's lock held, or any if there is no queue. */
 
 /* The driver is ready and the device not broken: chains may be taken. */
 bool virtio_running(const struct virtio_device *device);
@@ -122,8 +131,21 @@ bool virtio_pop(struct virtio_device *device, struct virtq *queue, struct iovec 
 void virtio_request_started(struct virtio_device *device);
 void virtio_request_done(struct virtio_device *device);
 
+/* virtq_interrupt(), once for all completions that came together; from a done() function. */
+void virtio_interrupt_after(struct virtq *queue);
+
 /* Have the I/O thread call notify() for the queue, once others have had their turn. */
-void virtio_again(struct virtio_device *device, unsigned queue);
+void virtio_again(struct virtq *queue);
+
+/*
+ * All of notify() for a device that is done with each chain at once: serve() looks at one and
+ * returns how many bytes it wrote to it, and the chain goes back.  At most as many as the queue has
+ * entries, then virtio_again(); one interrupt for all.  A chain has up to as many buffers, and no
+ * more than 32.
+ */
+void virtio_serve_queue(struct virtio_device *device, unsigned index,
+	uint32_t (*serve)(struct virtio_device *device, unsigned queue,
+		const struct virtq_chain *chain));
 
 /* The configuration was changed by the device. */
 void virtio_config_changed(struct virtio_device *device);

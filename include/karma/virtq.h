@@ -7,29 +7,39 @@
  * checked, before it is used.  A ring that breaks the specification makes the queue broken
  * until its device is reset; nothing else happens.
  *
- * A queue has no lock of its own: its device's lock is held in every call here.
+ * The queue's lock is held in every call here.
  */
 #ifndef KARMA_VIRTQ_H
 #define KARMA_VIRTQ_H
 
 #include <linux/virtio_ring.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "karma/abi.h"
+#include "karma/io.h"
 #include "karma/iov.h"
 #include "karma/memory.h"
 
+struct virtio_device;
+
 struct virtq {
 	/* Fixed by the device and the monitor. */
+	struct virtio_device *device;
+	unsigned index;
+	pthread_mutex_t *lock;	/* the device's, or its own if it shares nothing with the others */
+	pthread_mutex_t own_lock;
 	const struct guest_memory *memory;
 	uint16_t size_max;	/* entries, a power of 2 */
-	unsigned gsi;
-	int irq_fd;		/* eventfd that raises the GSI; -1 if there is none */
 	const char *name;	/* for messages and statistics */
+	/* Sends an interrupt to the guest.  Any thread. */
+	void (*send)(void *context, const struct karma_interrupt *interrupt);
+	void *send_context;
 
 	/* Set up by the guest, checked; NULL and 0 while the queue is not enabled. */
+	struct karma_interrupt interrupt;
 	uint16_t size;
 	bool indirect, event_idx;	/* features accepted */
 	struct vring_desc *descriptors;
@@ -40,6 +50,11 @@ struct virtq {
 	uint16_t next_avail, next_used;
 	uint16_t signalled_used;	/* next_used when the guest last was interrupted */
 	const char *broken;		/* why, or NULL */
+
+	struct io_op again_op;
+	bool again;		/* to be looked at again by the I/O thread */
+	struct io_after interrupt_after;
+	bool interrupt_due;	/* for completions that came together */
 
 	/* Statistics, never reset. */
 	uint64_t notifications, interrupts, chains;

@@ -40,11 +40,14 @@ enum vm_end {
 struct vcpu {
 	struct vm *vm;
 	unsigned id;
+	char name[16];			/* of its thread */
 	int fd;
 	struct kvm_run *run;
 	size_t run_size;
 	pthread_t thread;
 	bool started;
+	struct io_ring ring;		/* its own, if a device has use for one */
+	bool has_ring;
 
 	/* Statistics, the vCPU thread's own until it has ended. */
 	uint64_t exits[KVM_EXIT_KINDS];
@@ -79,13 +82,11 @@ struct vm {
 
 /*
  * Open KVM and make the VM, its memory, interrupt controller and vCPUs.  0, or a negative
- * errno with a message printed.  vm_release() undoes it, in any state.
+ * errno with a message printed.  vm_release() undoes it, in any state.  Devices are added to
+ * vm->machine (machine_add()) before vm_start().
  */
 int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus);
 void vm_release(struct vm *vm);
-
-/* Add a device, which the VM then owns, with its interrupts. */
-int vm_add_device(struct vm *vm, struct virtio_device *device);
 
 /* Start the threads at what boot_load() said. */
 int vm_start(struct vm *vm, const struct boot_entry *entry);

@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
-#include <time.h>
 
 #include "karma/boot.h"
 #include "karma/cli.h"
@@ -19,20 +18,13 @@
 #include "karma/vm.h"
 #include "karma/watchdog.h"
 
-#define RING_ENTRIES 256
+#define OTHERS_IN_FLIGHT 16
 #define DRAIN_POLL_MILLISECONDS 1
 #define DRAIN_MOMENT_MILLISECONDS 500
 #define RESTART_MILLISECONDS 1000	/* from one start to the next, at least */
 
 /* Of --die-with-parent; nobody else sends it. */
 #define PARENT_SIGNAL SIGUSR2
-
-/*
- * What every guest's kernel is told: the console, that there is no PCI and no UART to look for,
- * no chatter, to reset at once on a panic that happens before Karma's driver is there, and to
- * reset by ACPI, which Linux without EFI or firmware tables would not think of.
- */
-#define CMDLINE "console=hvc0 pci=off 8250.nr_uarts=0 quiet panic=-1 reboot=a"
 
 struct run {
 	struct run_options options;
@@ -145,9 +137,15 @@ static void user_leaves(void *context)
 	pthread_kill(run->signal_thread, SIGINT);
 }
 
+/* Operations that may be under way at a time: of the disks, and of all the rest. */
+static unsigned most_in_flight(const struct run_options *options)
+{
+	return OTHERS_IN_FLIGHT + options->disk_count * options->cpus * BLK_QUEUE_SIZE;
+}
+
 static int open_console(struct run *run)
 {
-	int result = io_ring_init(&run->ring, RING_ENTRIES);
+	int result = io_ring_init(&run->ring, most_in_flight(&run->options));
 
 	if (result < 0)
 		return result;
@@ -201,12 +199,12 @@ static int add_disk(
 		return fail(result, "disk %s: %s: raise the limit of open files (ulimit -n)",
 			options->path, strerror(-result));
 	disk_name(index, name, sizeof(name));
-	device = blk_create(environment, name, &disk, options->serial);
+	device = blk_create(environment, name, &disk, options->serial, run->options.cpus);
 	if (!device) {
 		disk_close(&disk);
 		return fail(-ENOMEM, "disk %s: out of memory", options->path);
 	}
-	return vm_add_device(&run->vm, device);
+	return machine_add(&run->vm.machine, device);
 }
 
 static int add_balloon(struct run *run, const struct virtio_environment *environment)
@@ -217,7 +215,7 @@ static int add_balloon(struct run *run, const struct virtio_environment *environ
 	if (!run->options.balloon || run->options.memory.huge_pages)
 		return 0;
 	balloon = balloon_create(environment);
-	return balloon ? vm_add_device(&run->vm, balloon) : fail(-ENOMEM, "balloon: out of memory");
+	return balloon ? machine_add(&run->vm.machine, balloon) : fail(-ENOMEM, "balloon: out of memory");
 }
 
 static int add_devices(struct run *run)
@@ -233,165 +231,17 @@ static int add_devices(struct run *run)
 	run->console = console_create(&environment, &run->terminal);
 	if (!run->console)
 		return fail(-ENOMEM, "console: out of memory");
-	result = vm_add_device(&run->vm, run->console);
+	result = machine_add(&run->vm.machine, run->console);
 	if (result < 0)
 		return result;
 	rng = rng_create(&environment);
-	result = rng ? vm_add_device(&run->vm, rng) : fail(-ENOMEM, "rng: out of memory");
+	result = rng ? machine_add(&run->vm.machine, rng) : fail(-ENOMEM, "rng: out of memory");
 	return result == 0 ? add_balloon(run, &environment) : result;
-}
-
-static bool has_word(const char *text, const char *word)
-{
-	size_t length = strlen(word);
-
-	for (const char *at = text; (at = strstr(at, word)); at += length) {
-		if (at == text || at[-1] == ' ')
-			return true;
-	}
-	return false;
-}
-
-/* malloc'ed; NULL if memory is short. */
-static char *make_cmdline(const struct run_options *options)
-{
-	const char *root = "";
-	char *cmdline;
-
-	if (options->disk_count && !has_word(options->cmdline, "root="))
-		root = options->disks[0].read_only ? " root=/dev/vda ro" : " root=/dev/vda rw";
-	if (asprintf(&cmdline, "%s%s%s%s", CMDLINE, root, options->cmdline[0] ? " " : "",
-		    options->cmdline) < 0)
-		return NULL;
-	return cmdline;
-}
-
-/* A word for the guest's shell. */
-static void print_quoted(FILE *file, const char *text)
-{
-	putc('\'', file);
-	for (; *text; text++) {
-		if (*text == '\'')
-			fputs("'\\''", file);
-		else
-			putc(*text, file);
-	}
-	putc('\'', file);
-}
-
-/* The file /karma/command, which the initramfs's init sources (scripts/initramfs-init). */
-static void print_command(const struct run *run, FILE *file)
-{
-	bool tty = run->terminal.typed && isatty(run->terminal.out_fd);
-	const char *term = getenv("TERM");
-	unsigned columns, rows;
-
-	fprintf(file, "karma_tty=%d\nkarma_term=", tty);
-	print_quoted(file, tty && term ? term : "dumb");
-	putc('\n', file);
-	if (tty && terminal_size(&run->terminal, &columns, &rows))
-		fprintf(file, "karma_columns=%u\nkarma_rows=%u\n", columns, rows);
-	if (!run->options.command)
-		return;
-	fputs("set --", file);
-	for (char **word = run->options.command; *word; word++) {
-		putc(' ', file);
-		print_quoted(file, *word);
-	}
-	putc('\n', file);
-}
-
-static int make_command_cpio(const struct run *run, void **cpio, size_t *cpio_size)
-{
-	cleanup_free char *text = NULL;
-	size_t size;
-	FILE *file = open_memstream(&text, &size);
-	int result;
-
-	if (!file)
-		return fail(-errno, "command: %s", strerror(errno));
-	print_command(run, file);
-	if (fclose(file) != 0)
-		return fail(-ENOMEM, "command: out of memory");
-	result = boot_cpio_file("karma", "command", text, size, cpio, cpio_size);
-	return result < 0 ? fail(result, "command: %s: give a shorter one", strerror(-result)) : 0;
-}
-
-/*
- * Without --initrd: Karma's initramfs for this very kernel.  Where there is none, *path is NULL; the
- * kernel may have all it needs built in, but can't run a command by itself.
- */
-static int find_initramfs(const struct run_options *options, char **path)
-{
-	const char *directory = getenv("KARMA_GUEST_DIR");
-	char release[128];
-	int result = boot_kernel_release(options->kernel, release, sizeof(release));
-
-	*path = NULL;
-	if (result == -ENOENT && options->command)
-		return fail(-ENOENT, "kernel %s: names no release, so its initramfs can't be found: give "
-				     "--initrd FILE",
-			options->kernel);
-	if (result < 0)
-		return result == -ENOENT ? 0 : result;
-	if (!directory || !directory[0])
-		directory = KARMA_GUEST_DIR;
-	if (asprintf(path, "%s/%s/initramfs.img", directory, release) < 0) {
-		*path = NULL;
-		return fail(-ENOMEM, "initramfs: out of memory");
-	}
-	if (access(*path, R_OK) == 0)
-		return 0;
-	note("%s: %s: build it with `make guest KVER=%s`, or give --initrd FILE", *path,
-		strerror(errno), release);
-	free(*path);
-	*path = NULL;
-	return options->command ? -ENOENT : 0;
-}
-
-static int load_guest(struct run *run, struct boot_entry *entry)
-{
-	const struct run_options *options = &run->options;
-	cleanup_free char *cmdline = make_cmdline(options);
-	cleanup_free char *initramfs = NULL;
-	cleanup_free void *cpio = NULL;
-	struct boot_options boot = {
-		.kernel = options->kernel,
-		.initrds = options->initrds,
-		.initrd_count = options->initrd_count,
-		.cmdline = cmdline,
-		.cpus = options->cpus,
-	};
-	const char *found[1];
-	int result;
-
-	if (!cmdline)
-		return fail(-ENOMEM, "command line: out of memory");
-	if (!options->initrd_count) {
-		result = find_initramfs(options, &initramfs);
-		if (result < 0)
-			return result;
-	}
-	if (initramfs) {
-		found[0] = initramfs;
-		boot.initrds = found;
-		boot.initrd_count = 1;
-	}
-	if (boot.initrd_count) {
-		result = make_command_cpio(run, &cpio, &boot.extra_cpio_size);
-		if (result < 0)
-			return result;
-		boot.extra_cpio = cpio;
-	}
-	return boot_load(&run->vm.memory, &boot, entry);
 }
 
 static int64_t milliseconds(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000ll + now.tv_nsec / 1000000;
+	return nanoseconds() / 1000000;
 }
 
 /* What lives on when the guest is started anew. */
@@ -427,7 +277,7 @@ static int start_guest(struct run *run)
 	run->vm.machine.watchdog = run->options.watchdog;
 	if (run->options.command)
 		terminal_hold_input(&run->terminal);
-	result = load_guest(run, &entry);
+	result = guest_load(&run->options, &run->terminal, &run->vm.memory, &entry);
 	if (result == 0)
 		result = add_devices(run);
 	run->started_at = milliseconds();
@@ -679,8 +529,10 @@ static int run_once(struct run *run, bool *again)
 	int result = start_guest(run);
 
 	*again = false;
-	if (result == 0)
+	if (result == 0) {
+		trim_program();
 		wait_for_end(run);
+	}
 	vm_halt(&run->vm);
 	if (result == 0) {
 		if (atomic_load(&run->vm.end) == VM_HANG)
@@ -723,10 +575,11 @@ static int run_guest(struct run *run)
 int command_run(int argc, char **argv)
 {
 	/* The terminal's buffers are too large for a stack. */
-	static struct run run = { .signal_fd = -1 };
+	static struct run run;
 	int status = STATUS_FAILURE;
 	int result;
 
+	run.signal_fd = -1;
 	run.parent = getppid();
 	result = run_options_parse(&run.options, argc, argv);
 	if (result == 0 && run.options.help) {

@@ -16,6 +16,13 @@
 
 #define SECTOR_BYTES 512u
 
+/* A write to the page cache that takes so long has waited, and the next ones may. */
+#define SLOW_NANOSECONDS 4000000ll
+#define SLOW_PAUSE_NANOSECONDS 1000000000ll
+
+/* To copy so much takes longer than to hand it to the I/O thread, and the guest runs on meanwhile. */
+#define LARGE_BYTES (128 * KIB)
+
 static const char *open_cure(int error)
 {
 	switch (error) {
@@ -106,7 +113,12 @@ int disk_open(struct disk *disk, const struct disk_options *options, struct io_r
 	struct stat status;
 	int result = 0;
 
-	*disk = (struct disk){ .ring = ring, .fd = -1, .read_only = options->read_only };
+	*disk = (struct disk){
+		.ring = ring,
+		.fd = -1,
+		.read_only = options->read_only,
+		.direct = options->direct,
+	};
 	fd = open_file(options, &status);
 	if (fd < 0)
 		return fd;
@@ -135,7 +147,7 @@ int disk_open(struct disk *disk, const struct disk_options *options, struct io_r
 
 int disk_share(struct disk *copy, const struct disk *disk)
 {
-	*copy = *disk;
+	memcpy(copy, disk, sizeof(*copy));
 	/* The lock is the open file's, and so lasts until the last of its descriptors is closed. */
 	copy->fd = fcntl(disk->fd, F_DUPFD_CLOEXEC, 0);
 	return copy->fd < 0 ? -errno : 0;
@@ -148,15 +160,40 @@ void disk_close(struct disk *disk)
 	disk->fd = -1;
 }
 
+/*
+ * io_uring leaves a write to a file's page cache to a worker thread, since it may wait: for memory,
+ * for the file system's journal.  It hardly ever does, and then takes less time than the way to the
+ * worker and back; so we write by ourselves, until that takes long for once.
+ */
+static bool write_at_once(struct disk_request *request)
+{
+	struct disk *disk = request->disk;
+	int64_t start, end;
+	ssize_t result;
+
+	if (disk->direct)
+		return false;
+	start = nanoseconds();
+	if (start < disk->slow_until)
+		return false;
+	result = pwritev(disk->fd, request->iov, request->iov_count, request->offset);
+	io_ring_finish(&request->op, result < 0 ? -errno : (int)result);
+	end = nanoseconds();
+	if (end - start > SLOW_NANOSECONDS)
+		disk->slow_until = end + SLOW_PAUSE_NANOSECONDS;
+	return true;
+}
+
 static void queue_transfer(struct disk_request *request)
 {
 	struct disk *disk = request->disk;
+	struct io_ring *ring = io_ring_here(disk->ring);
 
 	if (request->operation == DISK_READ)
-		io_ring_readv(disk->ring, &request->op, disk->fd, request->iov,
+		io_ring_readv(ring, &request->op, disk->fd, request->iov,
 			request->iov_count, request->offset);
 	else
-		io_ring_writev(disk->ring, &request->op, disk->fd, request->iov,
+		io_ring_writev(ring, &request->op, disk->fd, request->iov,
 			request->iov_count, request->offset);
 }
 
@@ -183,12 +220,40 @@ static void transfer_done(struct io_op *op, int result)
 		request->done(request, 0);
 }
 
+static void start_transfer(struct disk_request *request)
+{
+	request->op.done = transfer_done;
+	if (request->operation == DISK_READ || !write_at_once(request))
+		queue_transfer(request);
+}
+
+static void start_large(struct io_op *op, int result)
+{
+	(void)result;
+	start_transfer(container_of(op, struct disk_request, op));
+}
+
+/* Large ones go to the I/O thread, but if they need no copy. */
+static void submit_transfer(struct disk_request *request)
+{
+	struct disk *disk = request->disk;
+
+	if (request->length < LARGE_BYTES || disk->direct ||
+		io_ring_here(disk->ring) == disk->ring) {
+		start_transfer(request);
+		return;
+	}
+	request->op.done = start_large;
+	io_ring_wake(disk->ring, &request->op);
+	io_ring_submit(disk->ring);
+}
+
 static void flush_done(struct io_op *op, int result)
 {
 	struct disk_request *request = container_of(op, struct disk_request, op);
 
 	if (result == -EINTR || result == -EAGAIN)
-		io_ring_datasync(request->disk->ring, op, request->disk->fd);
+		io_ring_datasync(io_ring_here(request->disk->ring), op, request->disk->fd);
 	else
 		request->done(request, result);
 }
@@ -212,7 +277,7 @@ static void punch_done(struct io_op *op, int result)
 static void queue_punch(struct disk_request *request)
 {
 	request->op.done = punch_done;
-	io_ring_fallocate(request->disk->ring, &request->op, request->disk->fd,
+	io_ring_fallocate(io_ring_here(request->disk->ring), &request->op, request->disk->fd,
 		FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, request->offset, request->length);
 }
 
@@ -233,17 +298,16 @@ void disk_submit(struct disk *disk, struct disk_request *request)
 	switch (request->operation) {
 	case DISK_READ:
 	case DISK_WRITE:
-		request->op.done = transfer_done;
-		queue_transfer(request);
+		submit_transfer(request);
 		break;
 	case DISK_FLUSH:
 		request->op.done = flush_done;
-		io_ring_datasync(disk->ring, &request->op, disk->fd);
+		io_ring_datasync(io_ring_here(disk->ring), &request->op, disk->fd);
 		break;
 	case DISK_WRITE_ZEROES:
 		if (!request->unmap) {
 			request->op.done = zero_done;
-			io_ring_fallocate(disk->ring, &request->op, disk->fd,
+			io_ring_fallocate(io_ring_here(disk->ring), &request->op, disk->fd,
 				FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, request->offset,
 				request->length);
 			break;
@@ -253,4 +317,9 @@ void disk_submit(struct disk *disk, struct disk_request *request)
 		queue_punch(request);
 		break;
 	}
+}
+
+void disk_start(struct disk *disk)
+{
+	io_ring_submit(io_ring_here(disk->ring));
 }

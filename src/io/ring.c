@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The monitor's io_uring. */
+/* The monitor's io_urings. */
 #include <errno.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include "karma/io.h"
 #include "karma/log.h"
@@ -16,22 +17,48 @@ void __tsan_release(void *address);
 #define __tsan_release(address) ((void)(address))
 #endif
 
-#define COMPLETIONS 8192
+/* Submitted in one system call at most. */
+#define BATCH_MAX 256u
+/* Completions taken under the lock at a time. */
+#define TAKE_MAX 32u
 
-int io_ring_init(struct io_ring *ring, unsigned entries)
+static _Thread_local struct io_ring *own_ring;
+static _Thread_local struct io_after *afters;
+static _Thread_local struct io_op *finished, **finished_end;
+
+static int make_uring(struct io_uring *uring, unsigned in_flight)
 {
 	/* Room for all that can be in flight, so that a submission never waits for completions. */
 	struct io_uring_params parameters = {
 		.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
-		.cq_entries = COMPLETIONS,
+		.cq_entries = in_flight < BATCH_MAX ? BATCH_MAX : in_flight,
 	};
-	int result = io_uring_queue_init_params(entries, &ring->uring, &parameters);
+	int result = io_uring_queue_init_params(
+		in_flight < BATCH_MAX ? in_flight : BATCH_MAX, uring, &parameters);
 
 	if (result < 0)
 		return fail(result,
 			"io_uring: %s: Karma needs Linux 5.15 or later with io_uring allowed: see "
-			"`sysctl kernel.io_uring_disabled` and the limit of locked memory (ulimit -l)",
+			"`sysctl kernel.io_uring_disabled` and the limits of locked memory and open "
+			"files (ulimit -l, -n)",
 			strerror(-result));
+	return 0;
+}
+
+int io_ring_init(struct io_ring *ring, unsigned in_flight)
+{
+	int result;
+
+	*ring = (struct io_ring){ .wake_fd = eventfd(0, EFD_CLOEXEC) };
+	if (ring->wake_fd < 0)
+		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
+			strerror(errno));
+	/* Two more: for the end, and for wake_fd. */
+	result = make_uring(&ring->uring, in_flight + 2);
+	if (result < 0) {
+		close(ring->wake_fd);
+		return result;
+	}
 	pthread_mutex_init(&ring->lock, NULL);
 	return 0;
 }
@@ -39,7 +66,92 @@ int io_ring_init(struct io_ring *ring, unsigned entries)
 void io_ring_release(struct io_ring *ring)
 {
 	io_uring_queue_exit(&ring->uring);
+	close(ring->wake_fd);
 	pthread_mutex_destroy(&ring->lock);
+}
+
+int io_ring_init_own(struct io_ring *ring, struct io_ring *main, unsigned in_flight)
+{
+	int result;
+
+	*ring = (struct io_ring){ .main = main, .wake_fd = -1 };
+	result = make_uring(&ring->uring, in_flight);
+	if (result < 0)
+		return result;
+	result = io_uring_register_eventfd(&ring->uring, main->wake_fd);
+	if (result < 0) {
+		io_uring_queue_exit(&ring->uring);
+		return fail(result, "io_uring: can't tell of completions: %s: use Linux 5.15 or later",
+			strerror(-result));
+	}
+	pthread_mutex_init(&ring->lock, NULL);
+	ring->next = main->threads;
+	main->threads = ring;
+	return 0;
+}
+
+void io_ring_release_own(struct io_ring *ring)
+{
+	struct io_ring **at = &ring->main->threads;
+
+	while (*at != ring)
+		at = &(*at)->next;
+	*at = ring->next;
+	ring->main->operations += ring->operations;
+	ring->main->submissions += ring->submissions;
+	io_uring_queue_exit(&ring->uring);
+	pthread_mutex_destroy(&ring->lock);
+}
+
+/* As io_uring_cq_ready() has it, but for a head that another thread may move. */
+static bool has_completions(const struct io_ring *ring)
+{
+	const struct io_uring_cq *queue = &ring->uring.cq;
+
+	return __atomic_load_n(queue->ktail, __ATOMIC_ACQUIRE) !=
+		__atomic_load_n(queue->khead, __ATOMIC_RELAXED);
+}
+
+bool io_ring_ready(const struct io_ring *ring)
+{
+	return finished || has_completions(ring);
+}
+
+void io_ring_enter(struct io_ring *own)
+{
+	own_ring = own;
+	io_ring_resume(own);
+}
+
+void io_ring_resume(struct io_ring *own)
+{
+	__atomic_fetch_or(own->uring.cq.kflags, IORING_CQ_EVENTFD_DISABLED, __ATOMIC_RELAXED);
+}
+
+bool io_ring_rest(struct io_ring *own)
+{
+	/* What was completed before the kernel sees this has not woken the I/O thread. */
+	__atomic_fetch_and(own->uring.cq.kflags, ~IORING_CQ_EVENTFD_DISABLED, __ATOMIC_SEQ_CST);
+	if (!io_ring_ready(own))
+		return true;
+	io_ring_resume(own);
+	return false;
+}
+
+void io_ring_leave(struct io_ring *own)
+{
+	const uint64_t one = 1;
+
+	own_ring = NULL;
+	__atomic_fetch_and(own->uring.cq.kflags, ~IORING_CQ_EVENTFD_DISABLED, __ATOMIC_SEQ_CST);
+	/* An eventfd takes a write unless its counter is full, and then it is raised anyway. */
+	if (write(own->main->wake_fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+struct io_ring *io_ring_here(struct io_ring *main)
+{
+	return own_ring ? own_ring : main;
 }
 
 static void submit_locked(struct io_ring *ring)
@@ -116,6 +228,14 @@ void io_ring_poll(struct io_ring *ring, struct io_op *op, int fd, unsigned event
 	finish_op(ring, sqe, op);
 }
 
+void io_ring_timeout(struct io_ring *ring, struct io_op *op, const struct __kernel_timespec *time)
+{
+	struct io_uring_sqe *sqe = start_op(ring);
+
+	io_uring_prep_timeout(sqe, (struct __kernel_timespec *)time, 0, 0);
+	finish_op(ring, sqe, op);
+}
+
 void io_ring_wake(struct io_ring *ring, struct io_op *op)
 {
 	struct io_uring_sqe *sqe = start_op(ring);
@@ -132,26 +252,112 @@ void io_ring_submit(struct io_ring *ring)
 	pthread_mutex_unlock(&ring->lock);
 }
 
-unsigned io_ring_run(struct io_ring *ring, bool wait)
+struct completion {
+	struct io_op *op;
+	int result;
+};
+
+static unsigned take_completions(struct io_ring *ring, struct completion *taken)
 {
-	struct io_uring_cqe *cqe;
+	struct io_uring_cqe *cqes[TAKE_MAX];
+	unsigned count;
+
+	pthread_mutex_lock(&ring->lock);
+	count = io_uring_peek_batch_cqe(&ring->uring, cqes, TAKE_MAX);
+	for (unsigned i = 0; i < count; i++)
+		taken[i] = (struct completion){ io_uring_cqe_get_data(cqes[i]), cqes[i]->res };
+	io_uring_cq_advance(&ring->uring, count);
+	pthread_mutex_unlock(&ring->lock);
+	return count;
+}
+
+void io_ring_finish(struct io_op *op, int result)
+{
+	op->result = result;
+	op->next = NULL;
+	if (!finished)
+		finished_end = &finished;
+	*finished_end = op;
+	finished_end = &op->next;
+}
+
+static unsigned run_finished(void)
+{
+	struct io_op *op = finished;
 	unsigned count = 0;
 
-	if (wait && io_uring_wait_cqe(&ring->uring, &cqe) < 0)
-		return 0;
-	while (io_uring_peek_cqe(&ring->uring, &cqe) == 0) {
-		struct io_op *op = io_uring_cqe_get_data(cqe);
-		int result = cqe->res;
-
-		io_uring_cqe_seen(&ring->uring, cqe);
-		count++;
-		__tsan_acquire(op);
-		if (op)
-			op->done(op, result);
+	finished = NULL;
+	for (struct io_op *next; op; op = next, count++) {
+		next = op->next;
+		op->done(op, op->result);
 	}
-	/* What the functions queued. */
-	io_ring_submit(ring);
 	return count;
+}
+
+void io_ring_after(struct io_after *after)
+{
+	after->next = afters;
+	afters = after;
+}
+
+static void run_afters(void)
+{
+	while (afters) {
+		struct io_after *after = afters;
+
+		afters = after->next;
+		after->run(after);
+	}
+}
+
+unsigned io_ring_run(struct io_ring *ring, bool wait)
+{
+	struct completion taken[TAKE_MAX];
+	struct io_uring_cqe *first;
+	unsigned count, all = 0;
+
+	if (wait && !finished && io_uring_wait_cqe(&ring->uring, &first) < 0)
+		return 0;
+	do {
+		count = take_completions(ring, taken);
+		for (unsigned i = 0; i < count; i++) {
+			__tsan_acquire(taken[i].op);
+			taken[i].op->done(taken[i].op, taken[i].result);
+		}
+		count += run_finished();
+		run_afters();
+		all += count;
+	} while (count > 0);
+	/* What the functions queued: this thread's ring is not always the one that it took from. */
+	io_ring_submit(io_ring_here(ring->main ? ring->main : ring));
+	return all;
+}
+
+static void wake_done(struct io_op *op, int result)
+{
+	struct io_ring *main = container_of(op, struct io_ring, wake_op);
+
+	(void)result;
+	main->wake_armed = false;
+	for (struct io_ring *ring = main->threads; ring; ring = ring->next) {
+		if (has_completions(ring))
+			io_ring_run(ring, false);
+	}
+}
+
+/* Be woken by what is completed on the other rings while their owners rest. */
+static void arm_wake(struct io_ring *main)
+{
+	struct io_uring_sqe *sqe;
+
+	if (main->wake_armed || !main->threads)
+		return;
+	main->wake_armed = true;
+	main->wake_op.done = wake_done;
+	sqe = start_op(main);
+	io_uring_prep_read(sqe, main->wake_fd, &main->wakes, sizeof(main->wakes), 0);
+	finish_op(main, sqe, &main->wake_op);
+	io_ring_submit(main);
 }
 
 static void stop_done(struct io_op *op, int result)
@@ -165,8 +371,10 @@ static void stop_done(struct io_op *op, int result)
 void io_ring_loop(struct io_ring *ring)
 {
 	ring->stopping = false;
-	while (!ring->stopping)
+	while (!ring->stopping) {
+		arm_wake(ring);
 		io_ring_run(ring, true);
+	}
 }
 
 void io_ring_stop(struct io_ring *ring)

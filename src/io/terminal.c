@@ -78,9 +78,9 @@ int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *r
 {
 	int result = 0;
 
-	*terminal = (struct terminal){
-		.ring = ring, .in_fd = -1, .out_fd = -1, .pty_slave = -1, .guard_pipe = -1
-	};
+	memset(terminal, 0, offsetof(struct terminal, output));
+	terminal->ring = ring;
+	terminal->in_fd = terminal->out_fd = terminal->pty_slave = terminal->guard_pipe = -1;
 	pthread_mutex_init(&terminal->lock, NULL);
 	if (strcmp(spec, "stdio") == 0)
 		result = open_stdio(terminal);
@@ -242,6 +242,9 @@ static void account_output(struct terminal *terminal, int result)
 	}
 	terminal->output_start = (terminal->output_start + result) % TERMINAL_OUTPUT_BYTES;
 	terminal->output_used -= result;
+	/* From the front again: most guests then never touch the rest. */
+	if (!terminal->output_used)
+		terminal->output_start = 0;
 }
 
 static void output_done(struct io_op *op, int result)

@@ -12,7 +12,6 @@
 
 /* Linux reports up to 32 blocks in a chain, and wants room for as many descriptors. */
 #define QUEUE_SIZE 32
-#define CHAIN_BUFFERS 32
 /* Pages that one chain can put into the balloon: Linux has 256.  Others stay where they are. */
 #define CHAIN_PFNS 4096
 /* Page numbers that are looked at in one go. */
@@ -98,9 +97,13 @@ static void take_report(struct balloon *balloon, const struct virtq_chain *chain
 		discard(balloon, chain->iov[i].iov_base, chain->iov[i].iov_len);
 }
 
-static void serve(struct balloon *balloon, unsigned queue, const struct virtq_chain *chain)
+/* The device writes to no chain. */
+static uint32_t serve(
+	struct virtio_device *device, unsigned index, const struct virtq_chain *chain)
 {
-	switch (queue) {
+	struct balloon *balloon = container_of(device, struct balloon, device);
+
+	switch (index) {
 	case INFLATE:
 		inflate(balloon, chain);
 		break;
@@ -111,28 +114,13 @@ static void serve(struct balloon *balloon, unsigned queue, const struct virtq_ch
 		/* A page that leaves the balloon comes back when it is touched. */
 		break;
 	}
+	return 0;
 }
 
 /* On the vCPU that asks: the guest spends its own time, and holds up nobody else. */
 static void balloon_notify(struct virtio_device *device, unsigned index)
 {
-	struct balloon *balloon = container_of(device, struct balloon, device);
-	struct virtq *queue = &device->queues[index];
-	struct iovec iov[CHAIN_BUFFERS];
-	struct virtq_chain chain;
-	unsigned taken = 0;
-
-	do {
-		while (taken < QUEUE_SIZE &&
-			virtio_pop(device, queue, iov, ARRAY_SIZE(iov), &chain)) {
-			serve(balloon, index, &chain);
-			virtq_push(queue, chain.head, 0);
-			taken++;
-		}
-	} while (virtq_enable_notify(queue) && taken < QUEUE_SIZE);
-	if (taken == QUEUE_SIZE)
-		virtio_again(device, index);
-	virtq_interrupt(queue);
+	virtio_serve_queue(device, index, serve);
 }
 
 /* The driver says how large the balloon is (section 5.5.6), which nobody needs to know. */

@@ -9,13 +9,12 @@
 #include "karma/log.h"
 #include "karma/util.h"
 
-#define QUEUE_SIZE 256
 #define SECTOR_BYTES 512u
 #define SEGMENTS_MAX 254		/* of data, behind the header and before the status */
 #define CHAIN_BUFFERS (SEGMENTS_MAX + 2)
 #define FAULTS_MAX 8			/* lines in the log for one disk */
 
-/* A request in flight: one for each entry of the queue, found by its chain's head. */
+/* A request in flight: one for each entry of a queue, found by its chain's head. */
 struct blk_request {
 	struct disk_request disk;
 	struct blk *blk;
@@ -27,14 +26,41 @@ struct blk_request {
 	struct iovec iov[CHAIN_BUFFERS];
 };
 
+/*
+ * When to serve a queue.  At once, on the vCPU that notifies, is best if the guest waits for each
+ * request: one exit and one interrupt.  If it has many under way and adds them one by one, each would
+ * still cost an exit and an interrupt, since each is done by the time that the next one comes.  Then
+ * it is better to wait a little and to take many at a time; while we wait, the guest notifies nobody.
+ * Which it is can't be seen but by trying: from time to time, the more rarely the more often it was
+ * in vain.
+ */
+struct pace {
+	struct blk *blk;
+	struct virtq *queue;
+	bool waiting;			/* for look_op */
+	bool paid;			/* since the guest last notified */
+	struct io_op look_op;
+	struct __kernel_timespec delay;
+	int64_t notified, gap;		/* the last notification; the mean time between two: ns */
+	unsigned left, interval;	/* notifications until the next try */
+};
+
+#define PACE_WAIT_GAPS 4		/* so many notifications would come while we wait */
+#define PACE_PAYS 6u			/* requests that came instead, for which it was worth it */
+#define PACE_WAIT_MAX 4000000ll		/* ns */
+#define PACE_GAP_MAX 2000000ll		/* ns: a queue that is less busy is served at once */
+#define PACE_INTERVAL_MIN 64u
+#define PACE_INTERVAL_MAX 4096u
+
 struct blk {
 	struct virtio_device device;
-	struct virtq queue;
+	struct virtq *queues;
+	struct pace *paces;		/* one for each queue, under its lock */
 	struct virtio_blk_config config;
 	struct disk disk;
 	char serial[VIRTIO_BLK_ID_BYTES];
-	unsigned faults;
-	struct blk_request *requests;	/* QUEUE_SIZE of them */
+	_Atomic unsigned faults;
+	struct blk_request *requests;	/* BLK_QUEUE_SIZE of them for each queue */
 };
 
 static void finish(struct blk_request *request, uint8_t status)
@@ -67,7 +93,7 @@ static void report_fault(struct blk *blk, const struct disk_request *request, in
 			(unsigned long long)request->offset, strerror(-error));
 }
 
-/* From the backend, on the I/O thread. */
+/* From the backend. */
 static void request_done(struct disk_request *disk_request, int error)
 {
 	struct blk_request *request = container_of(disk_request, struct blk_request, disk);
@@ -78,7 +104,7 @@ static void request_done(struct disk_request *disk_request, int error)
 		status = VIRTIO_BLK_S_UNSUPP;
 	else if (error)
 		status = VIRTIO_BLK_S_IOERR;
-	pthread_mutex_lock(&blk->device.lock);
+	pthread_mutex_lock(request->queue->lock);
 	if (status == VIRTIO_BLK_S_IOERR)
 		report_fault(blk, disk_request, error);
 	if (blk->device.resetting) {
@@ -86,10 +112,10 @@ static void request_done(struct disk_request *disk_request, int error)
 		request->busy = false;
 	} else {
 		finish(request, status);
-		virtq_interrupt(request->queue);
+		virtio_interrupt_after(request->queue);
 	}
 	virtio_request_done(&blk->device);
-	pthread_mutex_unlock(&blk->device.lock);
+	pthread_mutex_unlock(request->queue->lock);
 }
 
 /* Whether [sector, sector + bytes) is on the disk, in whole blocks. */
@@ -240,7 +266,7 @@ static void start_request(struct blk *blk, struct virtq *queue, struct blk_reque
 
 static struct blk_request *find_request(struct blk *blk, struct virtq *queue, uint16_t head)
 {
-	struct blk_request *request = &blk->requests[head];
+	struct blk_request *request = &blk->requests[queue->index * BLK_QUEUE_SIZE + head];
 
 	if (!request->busy)
 		return request;
@@ -249,34 +275,136 @@ static struct blk_request *find_request(struct blk *blk, struct virtq *queue, ui
 	return NULL;
 }
 
-/* Take all that is there, but no more than a ring of it in one go. */
-static void blk_notify(struct virtio_device *device, unsigned index)
+/* Take what is there, but no more than a ring of it in one go; how many. */
+static unsigned take(struct blk *blk, struct virtq *queue)
 {
-	struct blk *blk = container_of(device, struct blk, device);
-	struct virtq *queue = &device->queues[index];
 	struct iovec iov[CHAIN_BUFFERS];
 	struct virtq_chain chain;
 	unsigned taken = 0;
 
-	virtq_disable_notify(queue);
-	do {
-		while (taken < QUEUE_SIZE &&
-			virtio_pop(device, queue, iov, ARRAY_SIZE(iov), &chain)) {
-			struct blk_request *request = find_request(blk, queue, chain.head);
-			unsigned count = chain.out_count + chain.in_count;
+	while (taken < BLK_QUEUE_SIZE &&
+		virtio_pop(&blk->device, queue, iov, ARRAY_SIZE(iov), &chain)) {
+		struct blk_request *request = find_request(blk, queue, chain.head);
+		unsigned count = chain.out_count + chain.in_count;
 
-			taken++;
-			if (!request)
-				break;
-			memcpy(request->iov, iov, count * sizeof(iov[0]));
-			chain.iov = request->iov;
-			start_request(blk, queue, request, &chain);
-		}
-	} while (virtq_enable_notify(queue) && taken < QUEUE_SIZE);
-	if (taken == QUEUE_SIZE)
-		virtio_again(device, index);
-	io_ring_submit(blk->disk.ring);
+		taken++;
+		if (!request)
+			break;
+		memcpy(request->iov, iov, count * sizeof(iov[0]));
+		chain.iov = request->iov;
+		start_request(blk, queue, request, &chain);
+	}
+	return taken;
+}
+
+/* A guest has notified; whether to wait for more before it is served. */
+static bool worth_waiting(struct pace *pace)
+{
+	int64_t now = nanoseconds(), gap = now - pace->notified;
+
+	pace->notified = now;
+	/* How long a pause is says nothing about the time between requests. */
+	if (gap > 2 * PACE_GAP_MAX)
+		gap = 2 * PACE_GAP_MAX;
+	pace->gap += (gap - pace->gap) / 8;
+	if (pace->left > 0)
+		pace->left--;
+	return pace->left == 0 && pace->gap < PACE_GAP_MAX;
+}
+
+static void look(struct io_op *op, int result);
+
+static void wait_for_more(struct pace *pace)
+{
+	struct io_ring *ring = io_ring_here(pace->blk->device.ring);
+	int64_t delay = PACE_WAIT_GAPS * pace->gap;
+
+	pace->waiting = true;
+	pace->delay.tv_nsec = delay < PACE_WAIT_MAX ? delay : PACE_WAIT_MAX;
+	pace->look_op.done = look;
+	virtio_request_started(&pace->blk->device);
+	io_ring_timeout(ring, &pace->look_op, &pace->delay);
+	io_ring_submit(ring);
+}
+
+static void in_vain(struct pace *pace)
+{
+	pace->interval *= 2;
+	if (pace->interval < PACE_INTERVAL_MIN)
+		pace->interval = PACE_INTERVAL_MIN;
+	if (pace->interval > PACE_INTERVAL_MAX)
+		pace->interval = PACE_INTERVAL_MAX;
+	pace->left = pace->interval;
+}
+
+/* Take what is there, and what comes meanwhile; a ring of requests at most. */
+static void serve(struct blk *blk, struct virtq *queue)
+{
+	unsigned taken = 0;
+
+	do {
+		taken += take(blk, queue);
+	} while (virtq_enable_notify(queue) && taken < BLK_QUEUE_SIZE);
+	if (taken >= BLK_QUEUE_SIZE)
+		virtio_again(queue);
+	disk_start(&blk->disk);
 	virtq_interrupt(queue);
+}
+
+/* The wait is over.  If it was worth it, another follows. */
+static void look(struct io_op *op, int result)
+{
+	struct pace *pace = container_of(op, struct pace, look_op);
+	struct virtq *queue = pace->queue;
+	struct blk *blk = pace->blk;
+
+	(void)result;
+	pthread_mutex_lock(queue->lock);
+	pace->waiting = false;
+	if (virtio_running(&blk->device)) {
+		if (take(blk, queue) >= PACE_PAYS) {
+			pace->paid = true;
+			pace->interval = 0;
+			wait_for_more(pace);
+			disk_start(&blk->disk);
+			virtq_interrupt(queue);
+		} else {
+			if (!pace->paid)
+				in_vain(pace);
+			serve(blk, queue);
+		}
+	}
+	virtio_request_done(&blk->device);
+	pthread_mutex_unlock(queue->lock);
+}
+
+static void blk_notify(struct virtio_device *device, unsigned index)
+{
+	struct blk *blk = container_of(device, struct blk, device);
+	struct virtq *queue = &device->queues[index];
+	struct pace *pace = &blk->paces[index];
+
+	/* Somebody is going to look. */
+	if (queue->again || pace->waiting)
+		return;
+	virtq_disable_notify(queue);
+	pace->paid = false;
+	if (worth_waiting(pace))
+		wait_for_more(pace);
+	else
+		serve(blk, queue);
+}
+
+static void blk_reset(struct virtio_device *device)
+{
+	struct blk *blk = container_of(device, struct blk, device);
+
+	/* A look that is under way finds that the device does not run. */
+	for (unsigned i = 0; i < device->queue_count; i++) {
+		blk->paces[i].gap = 2 * PACE_GAP_MAX;
+		blk->paces[i].interval = 0;
+		blk->paces[i].left = PACE_INTERVAL_MIN;
+	}
 }
 
 static void blk_release(struct virtio_device *device)
@@ -286,12 +414,15 @@ static void blk_release(struct virtio_device *device)
 	disk_close(&blk->disk);
 	virtio_device_destroy(device);
 	free(blk->requests);
+	free(blk->paces);
+	free(blk->queues);
 	free(blk);
 }
 
 static const struct virtio_device_ops blk_ops = {
 	.device_id = VIRTIO_ID_BLOCK,
 	.notify = blk_notify,
+	.reset = blk_reset,
 	.release = blk_release,
 };
 
@@ -308,6 +439,7 @@ static void fill_config(struct blk *blk)
 		.physical_block_exp =
 			__builtin_ctz(disk->physical_block_size / disk->block_size),
 		.min_io_size = 1,
+		.num_queues = blk->device.queue_count,
 		.max_discard_sectors = range_sectors,
 		.max_discard_seg = 1,
 		.discard_sector_alignment = disk->physical_block_size / SECTOR_BYTES,
@@ -317,32 +449,52 @@ static void fill_config(struct blk *blk)
 	};
 }
 
-struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
-	const struct disk *disk, const char *serial)
+static uint64_t choose_features(const struct disk *disk, unsigned queues)
 {
-	struct blk *blk = calloc(1, sizeof(*blk));
 	uint64_t features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE |
 		1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_FLUSH;
 
+	if (disk->read_only)
+		features |= 1ull << VIRTIO_BLK_F_RO;
+	else
+		features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+	if (queues > 1)
+		features |= 1ull << VIRTIO_BLK_F_MQ;
+	return features;
+}
+
+struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
+	const struct disk *disk, const char *serial, unsigned queues)
+{
+	struct blk *blk = calloc(1, sizeof(*blk));
+
 	if (!blk)
 		return NULL;
-	blk->requests = calloc(QUEUE_SIZE, sizeof(*blk->requests));
-	if (!blk->requests) {
+	blk->queues = calloc(queues, sizeof(*blk->queues));
+	blk->paces = calloc(queues, sizeof(*blk->paces));
+	blk->requests = calloc((size_t)queues * BLK_QUEUE_SIZE, sizeof(*blk->requests));
+	if (!blk->queues || !blk->paces || !blk->requests) {
+		free(blk->requests);
+		free(blk->paces);
+		free(blk->queues);
 		free(blk);
 		return NULL;
 	}
 	blk->disk = *disk;
 	if (serial)
 		memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
-	if (disk->read_only)
-		features |= 1ull << VIRTIO_BLK_F_RO;
-	else
-		features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+	virtio_device_init(&blk->device, &blk_ops, name, choose_features(disk, queues), blk->queues,
+		queues, BLK_QUEUE_SIZE, environment);
+	virtio_separate_queues(&blk->device);
+	blk->device.in_flight_max = queues * BLK_QUEUE_SIZE;
 	fill_config(blk);
-	virtio_device_init(&blk->device, &blk_ops, name, features, &blk->queue, 1, QUEUE_SIZE,
-		environment);
 	blk->device.config = &blk->config;
 	blk->device.config_size = sizeof(blk->config);
-	blk->queue.name = "request";
+	for (unsigned i = 0; i < queues; i++) {
+		blk->queues[i].name = "request";
+		blk->paces[i].blk = blk;
+		blk->paces[i].queue = &blk->queues[i];
+	}
+	blk_reset(&blk->device);
 	return &blk->device;
 }

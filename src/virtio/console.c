@@ -74,7 +74,7 @@ static void transmit(struct console *console)
 		/* When the terminal is full, output_ready() goes on from here. */
 	} while (virtq_enable_notify(queue) && !console->sending && taken < QUEUE_SIZE);
 	if (taken == QUEUE_SIZE)
-		virtio_again(&console->device, TRANSMIT);
+		virtio_again(queue);
 	virtq_interrupt(queue);
 }
 
@@ -108,7 +108,7 @@ static void receive(struct console *console)
 	} while (virtq_enable_notify(queue) && taken < QUEUE_SIZE &&
 		terminal_has_input(console->terminal));
 	if (taken == QUEUE_SIZE)
-		virtio_again(&console->device, RECEIVE);
+		virtio_again(queue);
 	if (taken)
 		virtq_interrupt(queue);
 }

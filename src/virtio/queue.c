@@ -29,6 +29,23 @@ static bool overlap(uint64_t a, size_t a_bytes, uint64_t b, size_t b_bytes)
 	return a < b + b_bytes && b < a + a_bytes;
 }
 
+static void forget_rings(struct virtq *queue)
+{
+	queue->size = 0;
+	queue->indirect = queue->event_idx = false;
+	queue->descriptors = NULL;
+	queue->avail = NULL;
+	queue->used = NULL;
+	queue->next_avail = queue->next_used = queue->signalled_used = 0;
+	queue->broken = NULL;
+}
+
+void virtq_reset(struct virtq *queue)
+{
+	forget_rings(queue);
+	queue->interrupt = (struct karma_interrupt){ 0 };
+}
+
 int virtq_enable(struct virtq *queue, const struct karma_queue_setup *setup, uint64_t features)
 {
 	uint32_t size = setup->size;
@@ -51,7 +68,7 @@ int virtq_enable(struct virtq *queue, const struct karma_queue_setup *setup, uin
 		overlap(setup->driver, avail_bytes(size), setup->device, used_bytes(size)))
 		return -EINVAL;
 
-	virtq_reset(queue);
+	forget_rings(queue);
 	queue->descriptors = descriptors;
 	queue->avail = avail;
 	queue->used = used;
@@ -59,17 +76,6 @@ int virtq_enable(struct virtq *queue, const struct karma_queue_setup *setup, uin
 	queue->event_idx = features & (1ull << VIRTIO_RING_F_EVENT_IDX);
 	queue->size = size;
 	return 0;
-}
-
-void virtq_reset(struct virtq *queue)
-{
-	queue->size = 0;
-	queue->indirect = queue->event_idx = false;
-	queue->descriptors = NULL;
-	queue->avail = NULL;
-	queue->used = NULL;
-	queue->next_avail = queue->next_used = queue->signalled_used = 0;
-	queue->broken = NULL;
 }
 
 static int set_broken(struct virtq *queue, const char *why)
@@ -230,8 +236,6 @@ static bool wants_interrupt(struct virtq *queue)
 
 void virtq_interrupt(struct virtq *queue)
 {
-	const uint64_t one = 1;
-
 	if (!queue->size)
 		return;
 	/* The guest must see the used index before we look at whether it wants to be told. */
@@ -239,9 +243,8 @@ void virtq_interrupt(struct virtq *queue)
 	if (!wants_interrupt(queue))
 		return;
 	queue->interrupts++;
-	/* An eventfd takes a write unless its counter is full, and then it is raised anyway. */
-	if (queue->irq_fd >= 0 && write(queue->irq_fd, &one, sizeof(one)) < 0)
-		return;
+	if (queue->interrupt.address)
+		queue->send(queue->send_context, &queue->interrupt);
 }
 
 static uint16_t *avail_event(struct virtq *queue)

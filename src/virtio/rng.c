@@ -7,7 +7,6 @@
 #include "karma/util.h"
 
 #define QUEUE_SIZE 16
-#define CHAIN_BUFFERS 16
 /* What one chain gets at most; the driver asks again for more (virtio 1.2, section 5.4.6.1). */
 #define CHAIN_BYTES 4096
 
@@ -16,12 +15,15 @@ struct rng {
 	struct virtq queue;
 };
 
-static uint32_t fill(const struct virtq_chain *chain)
+static uint32_t fill(
+	struct virtio_device *device, unsigned index, const struct virtq_chain *chain)
 {
 	uint8_t bytes[CHAIN_BYTES];
 	size_t length = chain->in_bytes < sizeof(bytes) ? chain->in_bytes : sizeof(bytes);
 	ssize_t got = getrandom(bytes, length, GRND_NONBLOCK);
 
+	(void)device;
+	(void)index;
 	if (got <= 0)
 		return 0;
 	return iov_write(chain->iov + chain->out_count, chain->in_count, 0, bytes, got);
@@ -29,21 +31,7 @@ static uint32_t fill(const struct virtq_chain *chain)
 
 static void rng_notify(struct virtio_device *device, unsigned index)
 {
-	struct virtq *queue = &device->queues[index];
-	struct iovec iov[CHAIN_BUFFERS];
-	struct virtq_chain chain;
-	unsigned taken = 0;
-
-	do {
-		while (taken < QUEUE_SIZE &&
-			virtio_pop(device, queue, iov, ARRAY_SIZE(iov), &chain)) {
-			virtq_push(queue, chain.head, fill(&chain));
-			taken++;
-		}
-	} while (virtq_enable_notify(queue) && taken < QUEUE_SIZE);
-	if (taken == QUEUE_SIZE)
-		virtio_again(device, index);
-	virtq_interrupt(queue);
+	virtio_serve_queue(device, index, fill);
 }
 
 static void rng_release(struct virtio_device *device)

@@ -2,6 +2,7 @@
 /* The device's side of the virtio transport: features, status, configuration, queues, reset. */
 #include <errno.h>
 #include <linux/virtio_config.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -21,6 +22,8 @@
 /* Lines in the log for one device: a guest must not fill it. */
 #define COMPLAINTS_MAX 8
 
+#define SERVE_BUFFERS 32u
+
 void virtio_device_init(struct virtio_device *device, const struct virtio_device_ops *ops,
 	const char *name, uint64_t features, struct virtq *queues, unsigned queue_count,
 	uint16_t queue_size, const struct virtio_environment *environment)
@@ -33,15 +36,52 @@ void virtio_device_init(struct virtio_device *device, const struct virtio_device
 	device->ring = environment->ring;
 	pthread_mutex_init(&device->lock, NULL);
 	for (unsigned i = 0; i < queue_count; i++) {
+		queues[i].device = device;
+		queues[i].index = i;
+		queues[i].lock = &device->lock;
 		queues[i].memory = environment->memory;
 		queues[i].size_max = queue_size;
-		queues[i].irq_fd = -1;
 	}
+}
+
+void virtio_separate_queues(struct virtio_device *device)
+{
+	for (unsigned i = 0; i < device->queue_count; i++) {
+		pthread_mutex_init(&device->queues[i].own_lock, NULL);
+		device->queues[i].lock = &device->queues[i].own_lock;
+	}
+}
+
+static bool has_own_lock(const struct virtq *queue)
+{
+	return queue->lock == &queue->own_lock;
 }
 
 void virtio_device_destroy(struct virtio_device *device)
 {
+	for (unsigned i = 0; i < device->queue_count; i++) {
+		if (has_own_lock(&device->queues[i]))
+			pthread_mutex_destroy(&device->queues[i].own_lock);
+	}
 	pthread_mutex_destroy(&device->lock);
+}
+
+static void lock_all(struct virtio_device *device)
+{
+	pthread_mutex_lock(&device->lock);
+	for (unsigned i = 0; i < device->queue_count; i++) {
+		if (has_own_lock(&device->queues[i]))
+			pthread_mutex_lock(&device->queues[i].own_lock);
+	}
+}
+
+static void unlock_all(struct virtio_device *device)
+{
+	for (unsigned i = 0; i < device->queue_count; i++) {
+		if (has_own_lock(&device->queues[i]))
+			pthread_mutex_unlock(&device->queues[i].own_lock);
+	}
+	pthread_mutex_unlock(&device->lock);
 }
 
 static void finish_reset(struct virtio_device *device)
@@ -70,25 +110,20 @@ int64_t virtio_accept(struct virtio_device *device, unsigned half, uint32_t bits
 
 	if (half > 1)
 		return -EINVAL;
-	pthread_mutex_lock(&device->lock);
+	lock_all(device);
 	if (device->status & VIRTIO_CONFIG_S_FEATURES_OK)
 		result = -EBUSY;
 	else if (half == 0)
 		device->accepted = (device->accepted & ~0xffffffffull) | bits;
 	else
 		device->accepted = (device->accepted & 0xffffffffull) | (uint64_t)bits << 32;
-	pthread_mutex_unlock(&device->lock);
+	unlock_all(device);
 	return result;
 }
 
 int64_t virtio_get_status(struct virtio_device *device)
 {
-	int64_t status;
-
-	pthread_mutex_lock(&device->lock);
-	status = device->status;
-	pthread_mutex_unlock(&device->lock);
-	return status;
+	return device->status;
 }
 
 static bool features_acceptable(const struct virtio_device *device)
@@ -122,12 +157,12 @@ int64_t virtio_set_status(struct virtio_device *device, uint32_t status)
 
 	if (status & ~(uint32_t)STATUS_KNOWN)
 		return -EINVAL;
-	pthread_mutex_lock(&device->lock);
+	lock_all(device);
 	if (status == 0)
 		start_reset(device);
 	else
 		result = raise_status(device, status);
-	pthread_mutex_unlock(&device->lock);
+	unlock_all(device);
 	return result;
 }
 
@@ -140,9 +175,9 @@ int64_t virtio_config_read(struct virtio_device *device, size_t offset, void *to
 {
 	if (!config_range_valid(device, offset, length))
 		return -EINVAL;
-	pthread_mutex_lock(&device->lock);
+	lock_all(device);
 	memcpy(to, (const uint8_t *)device->config + offset, length);
-	pthread_mutex_unlock(&device->lock);
+	unlock_all(device);
 	return 0;
 }
 
@@ -155,20 +190,15 @@ int64_t virtio_config_write(
 		return -EINVAL;
 	if (!device->ops->write_config)
 		return -EPERM;
-	pthread_mutex_lock(&device->lock);
+	lock_all(device);
 	result = device->ops->write_config(device, offset, from, length);
-	pthread_mutex_unlock(&device->lock);
+	unlock_all(device);
 	return result;
 }
 
 int64_t virtio_generation(struct virtio_device *device)
 {
-	int64_t generation;
-
-	pthread_mutex_lock(&device->lock);
-	generation = device->generation;
-	pthread_mutex_unlock(&device->lock);
-	return generation;
+	return device->generation;
 }
 
 int64_t virtio_queue_setup(
@@ -178,28 +208,41 @@ int64_t virtio_queue_setup(
 
 	if (queue >= device->queue_count)
 		return -EINVAL;
-	pthread_mutex_lock(&device->lock);
+	lock_all(device);
 	if ((device->status & VIRTIO_CONFIG_S_FEATURES_OK) && !device->resetting)
 		result = virtq_enable(&device->queues[queue], setup, device->accepted);
-	pthread_mutex_unlock(&device->lock);
+	unlock_all(device);
 	return result;
 }
 
-int64_t virtio_queue_notify(struct virtio_device *device, unsigned queue)
+int64_t virtio_queue_interrupt(
+	struct virtio_device *device, unsigned queue, const struct karma_interrupt *interrupt)
 {
-	int64_t result = 0;
-
 	if (queue >= device->queue_count)
 		return -EINVAL;
-	pthread_mutex_lock(&device->lock);
-	if (!device->queues[queue].size) {
+	pthread_mutex_lock(device->queues[queue].lock);
+	device->queues[queue].interrupt = *interrupt;
+	pthread_mutex_unlock(device->queues[queue].lock);
+	return 0;
+}
+
+int64_t virtio_queue_notify(struct virtio_device *device, unsigned index)
+{
+	struct virtq *queue;
+	int64_t result = 0;
+
+	if (index >= device->queue_count)
+		return -EINVAL;
+	queue = &device->queues[index];
+	pthread_mutex_lock(queue->lock);
+	if (!queue->size) {
 		result = -EINVAL;
 	} else {
-		device->queues[queue].notifications++;
+		queue->notifications++;
 		if (virtio_running(device))
-			device->ops->notify(device, queue);
+			device->ops->notify(device, index);
 	}
-	pthread_mutex_unlock(&device->lock);
+	pthread_mutex_unlock(queue->lock);
 	return result;
 }
 
@@ -211,13 +254,13 @@ bool virtio_running(const struct virtio_device *device)
 
 void virtio_needs_reset(struct virtio_device *device, const struct virtq *queue)
 {
-	if (device->status & VIRTIO_CONFIG_S_NEEDS_RESET)
+	if (atomic_fetch_or(&device->status, VIRTIO_CONFIG_S_NEEDS_RESET) &
+		VIRTIO_CONFIG_S_NEEDS_RESET)
 		return;
 	if (device->complaints++ < COMPLAINTS_MAX)
 		note("device %s: its driver broke the %s queue (%s): it is stopped until the guest "
 		     "resets it",
 			device->name, queue->name, queue->broken);
-	device->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
 	virtio_config_changed(device);
 }
 
@@ -236,41 +279,92 @@ void virtio_request_started(struct virtio_device *device)
 	device->in_flight++;
 }
 
+static void reset_done(struct io_op *op, int result)
+{
+	struct virtio_device *device = container_of(op, struct virtio_device, reset_op);
+
+	(void)result;
+	lock_all(device);
+	finish_reset(device);
+	unlock_all(device);
+}
+
+/* The last one of a device that resets: finish that where all locks can be had. */
 void virtio_request_done(struct virtio_device *device)
 {
-	device->in_flight--;
-	if (device->in_flight == 0 && device->resetting)
-		finish_reset(device);
+	if (atomic_fetch_sub(&device->in_flight, 1) > 1 || !device->resetting)
+		return;
+	device->reset_op.done = reset_done;
+	io_ring_wake(device->ring, &device->reset_op);
+	io_ring_submit(device->ring);
+}
+
+static void send_interrupt(struct io_after *after)
+{
+	struct virtq *queue = container_of(after, struct virtq, interrupt_after);
+
+	pthread_mutex_lock(queue->lock);
+	queue->interrupt_due = false;
+	virtq_interrupt(queue);
+	pthread_mutex_unlock(queue->lock);
+}
+
+void virtio_interrupt_after(struct virtq *queue)
+{
+	if (queue->interrupt_due)
+		return;
+	queue->interrupt_due = true;
+	queue->interrupt_after.run = send_interrupt;
+	io_ring_after(&queue->interrupt_after);
 }
 
 static void run_again(struct io_op *op, int result)
 {
-	struct virtio_device *device = container_of(op, struct virtio_device, again_op);
-	uint64_t queues;
+	struct virtq *queue = container_of(op, struct virtq, again_op);
+	struct virtio_device *device = queue->device;
 
 	(void)result;
-	pthread_mutex_lock(&device->lock);
-	queues = device->again_queues;
-	device->again_queues = 0;
-	for (unsigned i = 0; i < device->queue_count; i++) {
-		if ((queues & (1ull << i)) && virtio_running(device))
-			device->ops->notify(device, i);
-	}
+	pthread_mutex_lock(queue->lock);
+	queue->again = false;
+	if (virtio_running(device))
+		device->ops->notify(device, queue->index);
 	virtio_request_done(device);
-	pthread_mutex_unlock(&device->lock);
+	pthread_mutex_unlock(queue->lock);
 }
 
-void virtio_again(struct virtio_device *device, unsigned queue)
+void virtio_again(struct virtq *queue)
 {
-	bool pending = device->again_queues != 0;
+	struct virtio_device *device = queue->device;
 
-	device->again_queues |= 1ull << queue;
-	if (pending)
+	if (queue->again)
 		return;
+	queue->again = true;
 	virtio_request_started(device);
-	device->again_op.done = run_again;
-	io_ring_wake(device->ring, &device->again_op);
+	queue->again_op.done = run_again;
+	io_ring_wake(device->ring, &queue->again_op);
 	io_ring_submit(device->ring);
+}
+
+void virtio_serve_queue(struct virtio_device *device, unsigned index,
+	uint32_t (*serve)(struct virtio_device *device, unsigned queue,
+		const struct virtq_chain *chain))
+{
+	struct virtq *queue = &device->queues[index];
+	unsigned most = queue->size_max;
+	unsigned capacity = most < SERVE_BUFFERS ? most : SERVE_BUFFERS;
+	struct iovec iov[SERVE_BUFFERS];
+	struct virtq_chain chain;
+	unsigned taken = 0;
+
+	do {
+		while (taken < most && virtio_pop(device, queue, iov, capacity, &chain)) {
+			virtq_push(queue, chain.head, serve(device, index, &chain));
+			taken++;
+		}
+	} while (virtq_enable_notify(queue) && taken < most);
+	if (taken == most)
+		virtio_again(queue);
+	virtq_interrupt(queue);
 }
 
 void virtio_config_changed(struct virtio_device *device)
@@ -280,18 +374,20 @@ void virtio_config_changed(struct virtio_device *device)
 		device->changed(device->changed_context, device);
 }
 
+static bool is_idle(struct virtio_device *device)
+{
+	bool idle;
+
+	lock_all(device);
+	idle = device->in_flight == 0 && !device->resetting;
+	unlock_all(device);
+	return idle;
+}
+
 void virtio_wait_idle(struct virtio_device *device)
 {
 	const struct timespec moment = { .tv_nsec = 1000 * 1000 };
 
-	for (;;) {
-		unsigned in_flight;
-
-		pthread_mutex_lock(&device->lock);
-		in_flight = device->in_flight;
-		pthread_mutex_unlock(&device->lock);
-		if (in_flight == 0)
-			return;
+	while (!is_idle(device))
 		nanosleep(&moment, NULL);
-	}
 }

@@ -75,20 +75,33 @@ static void print_hypercalls(const struct vm *vm)
 	print_counter("hypercall", "refused", refused);
 }
 
+/* The queues from the first on that have one name; how many there are. */
+static unsigned print_queues(const struct virtio_device *device, unsigned first)
+{
+	uint64_t chains = 0, notifications = 0, interrupts = 0;
+	const char *name = device->queues[first].name;
+	unsigned i;
+	char group[48];
+
+	for (i = first; i < device->queue_count && device->queues[i].name == name; i++) {
+		chains += device->queues[i].chains;
+		notifications += device->queues[i].notifications;
+		interrupts += device->queues[i].interrupts;
+	}
+	snprintf(group, sizeof(group), "%s.%s", device->name, name);
+	print_counter(group, "chains", chains);
+	print_counter(group, "notifications", notifications);
+	print_counter(group, "interrupts", interrupts);
+	return i - first;
+}
+
 static void print_devices(const struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->machine.device_count; i++) {
 		const struct virtio_device *device = vm->machine.devices[i];
 
-		for (unsigned j = 0; j < device->queue_count; j++) {
-			const struct virtq *queue = &device->queues[j];
-			char group[48];
-
-			snprintf(group, sizeof(group), "%s.%s", device->name, queue->name);
-			print_counter(group, "chains", queue->chains);
-			print_counter(group, "notifications", queue->notifications);
-			print_counter(group, "interrupts", queue->interrupts);
-		}
+		for (unsigned j = 0; j < device->queue_count;)
+			j += print_queues(device, j);
 		for (unsigned j = 0; j < device->counter_count; j++)
 			print_counter(device->name, device->counters[j].name,
 				device->counters[j].value);

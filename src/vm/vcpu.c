@@ -56,6 +56,7 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cp
 	int size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 
 	*vcpu = (struct vcpu){ .vm = vm, .id = id };
+	snprintf(vcpu->name, sizeof(vcpu->name), "vcpu%u", id);
 	vcpu->fd = ioctl(vm->vm_fd, KVM_CREATE_VCPU, (unsigned long)id);
 	if (vcpu->fd < 0 || size < 0)
 		return vcpu_failed(vcpu, "make it");
@@ -262,16 +263,38 @@ static void serve_exit(struct vcpu *vcpu)
 	}
 }
 
+/* Serve what is complete of the guest's requests; there is nothing left when it goes on. */
+static void before_guest(struct vcpu *vcpu)
+{
+	if (!vcpu->has_ring)
+		return;
+	while (!io_ring_rest(&vcpu->ring))
+		io_ring_run(&vcpu->ring, false);
+}
+
+static void after_guest(struct vcpu *vcpu)
+{
+	if (vcpu->has_ring)
+		io_ring_resume(&vcpu->ring);
+}
+
 static void run_vcpu(struct vcpu *vcpu)
 {
 	while (!atomic_load(&vcpu->vm->stopping)) {
-		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
+		int result;
+
+		before_guest(vcpu);
+		result = ioctl(vcpu->fd, KVM_RUN, 0);
+		after_guest(vcpu);
+		if (result == 0) {
 			serve_exit(vcpu);
 		} else if (errno != EINTR && errno != EAGAIN) {
 			vcpu_failed(vcpu, "run it");
 			vm_end(vcpu->vm, VM_FAILURE, 0);
 		}
 	}
+	/* Nobody else takes what this thread itself has finished. */
+	before_guest(vcpu);
 }
 
 static void ignore_signal(int number)
@@ -303,12 +326,14 @@ void *vcpu_thread(void *argument)
 	struct vcpu *vcpu = argument;
 	struct vm *vm = vcpu->vm;
 	sigset_t kick = kick_set();
-	char name[16];
 
-	snprintf(name, sizeof(name), "vcpu%u", vcpu->id);
-	pthread_setname_np(pthread_self(), name);
+	pthread_setname_np(pthread_self(), vcpu->name);
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+	if (vcpu->has_ring)
+		io_ring_enter(&vcpu->ring);
 	run_vcpu(vcpu);
+	if (vcpu->has_ring)
+		io_ring_leave(&vcpu->ring);
 
 	pthread_mutex_lock(&vm->park_lock);
 	vm->parked++;

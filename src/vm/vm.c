@@ -12,8 +12,8 @@
 #include "karma/util.h"
 #include "karma/vm.h"
 
-#define RING_ENTRIES 256
-#define IOAPIC_PINS 24
+/* Far less than the default, which the host may back by a huge page. */
+#define STACK_BYTES (256 * KIB)
 /* In the hole, for VT-x without unrestricted guest: three pages and one. */
 #define TSS_ADDRESS 0xfffbd000u
 #define IDENTITY_MAP_ADDRESS 0xfffbc000ull
@@ -58,25 +58,6 @@ static int map_memory(struct vm *vm)
 	return 0;
 }
 
-/* All pins go to the I/O APIC and none to the PIC, which exists but which no guest needs. */
-static int route_interrupts(struct vm *vm)
-{
-	struct {
-		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry entries[IOAPIC_PINS];
-	} routing = { .head.nr = IOAPIC_PINS };
-
-	for (unsigned i = 0; i < IOAPIC_PINS; i++)
-		routing.entries[i] = (struct kvm_irq_routing_entry){
-			.gsi = i,
-			.type = KVM_IRQ_ROUTING_IRQCHIP,
-			.u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = i },
-		};
-	if (ioctl(vm->vm_fd, KVM_SET_GSI_ROUTING, &routing) < 0)
-		return kvm_failed("route interrupts");
-	return 0;
-}
-
 static int set_up_vm(struct vm *vm)
 {
 	struct kvm_enable_cap hypercalls = {
@@ -92,26 +73,7 @@ static int set_up_vm(struct vm *vm)
 		return kvm_failed("make the interrupt controller");
 	if (ioctl(vm->vm_fd, KVM_ENABLE_CAP, &hypercalls) < 0)
 		return kvm_failed("hand on hypercalls");
-	return route_interrupts(vm);
-}
-
-/* An eventfd that raises a GSI, or a negative errno. */
-static int make_irqfd(struct vm *vm, unsigned gsi)
-{
-	struct kvm_irqfd irqfd = { .gsi = gsi };
-	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-
-	if (fd < 0)
-		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
-			strerror(errno));
-	irqfd.fd = fd;
-	if (ioctl(vm->vm_fd, KVM_IRQFD, &irqfd) < 0) {
-		int result = kvm_failed("bind an interrupt");
-
-		close(fd);
-		return result;
-	}
-	return fd;
+	return 0;
 }
 
 static struct kvm_cpuid2 *make_cpuid(void)
@@ -179,10 +141,24 @@ static void machine_ready(struct machine *machine, bool ready)
 		terminal_hold_input(vm->terminal);
 }
 
+static void interrupt_guest(struct machine *machine, const struct karma_interrupt *interrupt)
+{
+	struct vm *vm = container_of(machine, struct vm, machine);
+	struct kvm_msi message = {
+		.address_lo = interrupt->address,
+		.address_hi = interrupt->address >> 32,
+		.data = interrupt->data,
+	};
+
+	/* A message to no CPU is the guest's own fault. */
+	ioctl(vm->vm_fd, KVM_SIGNAL_MSI, &message);
+}
+
 static const struct machine_ops machine_ops = {
 	.console_write = console_write,
 	.end = machine_ended,
 	.ready = machine_ready,
+	.interrupt = interrupt_guest,
 };
 
 static int make_vm(struct vm *vm)
@@ -225,26 +201,11 @@ int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus)
 	if (vm->end_fd < 0)
 		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
 			strerror(errno));
-	vm->machine.event_fd = make_irqfd(vm, KARMA_SYSTEM_GSI);
-	if (vm->machine.event_fd < 0)
-		return vm->machine.event_fd;
 	return 0;
-}
-
-static void release_irqfds(struct vm *vm)
-{
-	for (unsigned i = 0; i < vm->machine.device_count; i++) {
-		struct virtio_device *device = vm->machine.devices[i];
-
-		for (unsigned j = 0; j < device->queue_count; j++)
-			close_fd(&device->queues[j].irq_fd);
-	}
-	close_fd(&vm->machine.event_fd);
 }
 
 void vm_release(struct vm *vm)
 {
-	release_irqfds(vm);
 	machine_release(&vm->machine);
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
 		vcpu_release(&vm->vcpus[i]);
@@ -257,20 +218,6 @@ void vm_release(struct vm *vm)
 	pthread_mutex_destroy(&vm->park_lock);
 }
 
-int vm_add_device(struct vm *vm, struct virtio_device *device)
-{
-	int result = machine_add(&vm->machine, device);
-
-	for (unsigned i = 0; result == 0 && i < device->queue_count; i++) {
-		int fd = make_irqfd(vm, device->queues[i].gsi);
-
-		if (fd < 0)
-			return fd;
-		device->queues[i].irq_fd = fd;
-	}
-	return result;
-}
-
 static void *io_thread(void *argument)
 {
 	struct vm *vm = argument;
@@ -280,20 +227,55 @@ static void *io_thread(void *argument)
 	return NULL;
 }
 
+/* 0, or a negative errno; *started tells which. */
+static int start_thread(pthread_t *thread, bool *started, void *(*run)(void *), void *argument)
+{
+	pthread_attr_t attributes;
+	int result = -pthread_attr_init(&attributes);
+
+	if (result < 0)
+		return result;
+	result = -pthread_attr_setstacksize(&attributes, STACK_BYTES);
+	if (result == 0)
+		result = -pthread_create(thread, &attributes, run, argument);
+	pthread_attr_destroy(&attributes);
+	*started = result == 0;
+	return result;
+}
+
+/* A ring for each vCPU, in which all that a guest can have under way at a time has room. */
+static int make_rings(struct vm *vm)
+{
+	unsigned in_flight = 0;
+	int result = 0;
+
+	for (unsigned i = 0; i < vm->machine.device_count; i++)
+		in_flight += vm->machine.devices[i]->in_flight_max;
+	if (!in_flight)
+		return 0;
+	for (unsigned i = 0; i < vm->vcpu_count && result == 0; i++) {
+		struct vcpu *vcpu = &vm->vcpus[i];
+
+		result = io_ring_init_own(&vcpu->ring, vm->ring, in_flight);
+		vcpu->has_ring = result == 0;
+	}
+	return result;
+}
+
 int vm_start(struct vm *vm, const struct boot_entry *entry)
 {
 	int result = vcpu_set_entry(&vm->vcpus[0], entry);
 
+	if (result == 0)
+		result = make_rings(vm);
 	if (result < 0)
 		return result;
 	vcpu_prepare_kicks();
-	result = -pthread_create(&vm->io_thread, NULL, io_thread, vm);
-	vm->io_started = result == 0;
+	result = start_thread(&vm->io_thread, &vm->io_started, io_thread, vm);
 	for (unsigned i = 0; i < vm->vcpu_count && result == 0; i++) {
 		struct vcpu *vcpu = &vm->vcpus[i];
 
-		result = -pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
-		vcpu->started = result == 0;
+		result = start_thread(&vcpu->thread, &vcpu->started, vcpu_thread, vcpu);
 	}
 	if (result < 0)
 		return fail(result, "threads: %s: raise the limit of processes (ulimit -u)",
@@ -372,5 +354,8 @@ void vm_stop(struct vm *vm)
 	for (unsigned i = 0; i < vm->vcpu_count; i++) {
 		if (vm->vcpus[i].started)
 			pthread_join(vm->vcpus[i].thread, NULL);
+		if (vm->vcpus[i].has_ring)
+			io_ring_release_own(&vm->vcpus[i].ring);
+		vm->vcpus[i].has_ring = false;
 	}
 }

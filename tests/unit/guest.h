@@ -23,6 +23,7 @@
 Suite *memory_suite(void);
 Suite *queue_suite(void);
 Suite *transport_suite(void);
+Suite *ring_suite(void);
 Suite *blk_suite(void);
 Suite *console_suite(void);
 Suite *rng_suite(void);
@@ -31,6 +32,7 @@ Suite *hypercall_suite(void);
 Suite *options_suite(void);
 Suite *cpuid_suite(void);
 Suite *boot_suite(void);
+Suite *load_suite(void);
 Suite *watchdog_suite(void);
 Suite *unpack_suite(void);
 
@@ -60,6 +62,7 @@ struct sim {
 	void *area;
 	size_t area_size;
 	uint64_t next_free; /* guest-physical */
+	uint8_t next_vector;
 
 	/* What the guest made happen. */
 	char console[SIM_CONSOLE_BYTES];
@@ -69,6 +72,8 @@ struct sim {
 	bool ready;
 	enum machine_end end;
 	unsigned end_status;
+
+	_Atomic uint64_t interrupts[256]; /* by vector: what came to it and nobody asked for yet */
 };
 
 void sim_init(struct sim *sim, uint64_t memory_size);
@@ -93,6 +98,11 @@ bool sim_run_until(struct sim *sim, bool (*done)(void *context), void *context);
 /* Let the I/O thread's part run for a moment, in which all that is to happen does. */
 void sim_run_moment(struct sim *sim);
 
+/* The vector that events come by, from sim_init() on. */
+#define SIM_EVENT_VECTOR 32
+/* Interrupts by a vector since the last call. */
+uint64_t sim_interrupts(struct sim *sim, uint8_t vector);
+
 unsigned sim_add(struct sim *sim, struct virtio_device *device);
 
 /* The driver's way through the status field (virtio 1.2, section 3.1.1). */
@@ -111,7 +121,7 @@ struct driver_queue {
 	struct vring_desc *descriptors;
 	struct vring_avail *avail;
 	struct vring_used *used;
-	int irq_fd;
+	uint8_t vector;
 };
 
 /* A buffer of a chain. */
@@ -123,7 +133,6 @@ struct part {
 
 void driver_queue_setup(struct driver_queue *queue, struct sim *sim, unsigned device,
 	unsigned index, uint16_t size);
-void driver_queue_release(struct driver_queue *queue);
 
 /* Write a chain into descriptors, which are taken in turn; returns its head. */
 uint16_t driver_chain(struct driver_queue *queue, const struct part *parts, unsigned count);
@@ -154,6 +163,9 @@ int temporary_file(uint64_t size);
 const char *descriptor_path(int fd);
 
 int64_t now_ms(void);
+
+/* From now on the code under test sees this time on its monotonic clock; 0: the real one again. */
+void sim_set_clock(int64_t ns);
 
 /* A generator of random numbers: the same for the same seed, never 0 as its state. */
 uint64_t random_next(uint64_t *state);

@@ -38,6 +38,7 @@ int main(void)
 		memory_suite,
 		queue_suite,
 		transport_suite,
+		ring_suite,
 		blk_suite,
 		console_suite,
 		rng_suite,
@@ -46,6 +47,7 @@ int main(void)
 		options_suite,
 		cpuid_suite,
 		boot_suite,
+		load_suite,
 		watchdog_suite,
 		unpack_suite,
 	};

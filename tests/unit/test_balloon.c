@@ -40,7 +40,6 @@ static void setup(void)
 static void teardown(void)
 {
 	for (unsigned i = 0; i < QUEUES; i++)
-		driver_queue_release(&queues[i]);
 	sim_release(&sim);
 }
 

@@ -33,7 +33,7 @@ static void add_disk(const char *path, bool read_only, bool direct, const char *
 	struct disk disk;
 
 	ck_assert_int_eq(disk_open(&disk, &options, &sim.ring), 0);
-	blk = blk_create(&sim.environment, "vda", &disk, serial);
+	blk = blk_create(&sim.environment, "vda", &disk, serial, 1);
 	ck_assert_uint_eq(sim_add(&sim, blk), 0);
 }
 
@@ -48,7 +48,6 @@ static void setup_memory(void)
 	sim_init(&sim, SIM_MEMORY);
 	file = temporary_file(DISK_BYTES);
 	data = sim_alloc(&sim, 256 * KIB, 4096);
-	queue.irq_fd = -1;
 }
 
 static void setup(void)
@@ -67,8 +66,7 @@ static void setup_read_only(void)
 
 static void teardown(void)
 {
-	if (queue.irq_fd >= 0)
-		driver_queue_release(&queue);
+	sim_set_clock(0);
 	sim_release(&sim);
 	close(file);
 }
@@ -191,7 +189,6 @@ static void assert_needs_reset(void)
 {
 	ck_assert_int_eq(sim_status(&sim, 0), STATUS_BROKEN);
 	ck_assert_uint_eq(driver_used(&queue), 0);
-	driver_queue_release(&queue);
 	sim_reset(&sim, 0);
 	start();
 	ck_assert_uint_eq(request(VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
@@ -354,7 +351,7 @@ START_TEST(read_only_holds_even_where_the_file_can_be_written)
 		.read_only = true,
 	};
 
-	blk = blk_create(&sim.environment, "vda", &disk, NULL);
+	blk = blk_create(&sim.environment, "vda", &disk, NULL, 1);
 	sim_add(&sim, blk);
 	start();
 	fill_file(0, DISK_BYTES);
@@ -625,6 +622,203 @@ START_TEST(queue_full_of_requests_is_served)
 }
 END_TEST
 
+/* Publish a read of a sector; where its status will be. */
+static uint64_t publish_read(struct driver_queue *to, uint64_t sector)
+{
+	uint64_t status = status_place();
+
+	driver_publish(to, driver_chain(to,
+				   (struct part[]){ { header(VIRTIO_BLK_T_IN, sector), 16, false },
+					   { data, SECTOR, true }, { status, 1, true } },
+				   3));
+	return status;
+}
+
+static bool wants_notification(void)
+{
+	return *driver_avail_event(&queue) == queue.avail->idx;
+}
+
+/* Requests so many ns apart, each done before the next: until the device no longer serves at once. */
+static bool notify_until_it_waits(int64_t ns, unsigned times)
+{
+	for (unsigned i = 1; i <= times; i++) {
+		sim_set_clock(1000000000 + i * ns);
+		publish_read(&queue, 0);
+		driver_kick(&queue);
+		if (!wants_notification())
+			return true;
+		driver_wait(&queue);
+	}
+	return false;
+}
+
+START_TEST(busy_queue_is_served_many_at_a_time)
+{
+	uint64_t notifications;
+
+	ck_assert(notify_until_it_waits(10000, 1000));
+	/* What comes while it waits needs no notification, and all is told by one interrupt. */
+	notifications = blk->queues[0].notifications;
+	driver_interrupts(&queue);
+	*driver_used_event(&queue) = queue.last_used;
+	for (unsigned i = 1; i < 20; i++)
+		publish_read(&queue, i);
+	for (unsigned i = 0; i < 20; i++)
+		driver_wait(&queue);
+	ck_assert_uint_eq(blk->queues[0].notifications, notifications);
+	ck_assert_uint_eq(driver_interrupts(&queue), 1);
+	/* It was worth it, so it looks once more by itself, and then asks to be notified. */
+	sim_run_moment(&sim);
+	ck_assert(wants_notification());
+	ck_assert_uint_eq(blk->in_flight, 0);
+	/* The next one begins such a wait at once. */
+	publish_read(&queue, 0);
+	driver_kick(&queue);
+	ck_assert(!wants_notification());
+	driver_wait(&queue);
+}
+END_TEST
+
+START_TEST(guest_that_waits_for_each_request_is_not_kept_waiting_for_long)
+{
+	unsigned waits = 0;
+
+	for (unsigned i = 1; i <= 5000; i++) {
+		sim_set_clock(1000000000 + i * 10000ll);
+		publish_read(&queue, 0);
+		driver_kick(&queue);
+		waits += !wants_notification();
+		driver_wait(&queue);
+	}
+	/* Tries: after 64, 128, 256 ... requests. */
+	ck_assert_uint_ge(waits, 3);
+	ck_assert_uint_le(waits, 7);
+}
+END_TEST
+
+START_TEST(queue_that_is_not_busy_is_served_at_once)
+{
+	ck_assert(!notify_until_it_waits(5000000, 500));
+}
+END_TEST
+
+START_TEST(reset_ends_a_wait)
+{
+	ck_assert(notify_until_it_waits(10000, 1000));
+	sim_reset(&sim, 0);
+	ck_assert_uint_eq(blk->in_flight, 0);
+	start();
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, data, SECTOR), VIRTIO_BLK_S_OK);
+}
+END_TEST
+
+#define QUEUES 4
+#define THREAD_REQUESTS 300
+
+static struct driver_queue queues[QUEUES];
+
+static void add_disk_of_queues(void)
+{
+	struct disk_options options = { .path = descriptor_path(file) };
+	struct disk disk;
+
+	ck_assert_int_eq(disk_open(&disk, &options, &sim.ring), 0);
+	blk = blk_create(&sim.environment, "vda", &disk, NULL, QUEUES);
+	ck_assert_uint_eq(sim_add(&sim, blk), 0);
+}
+
+START_TEST(disk_has_the_queues_it_tells_of)
+{
+	struct virtio_blk_config config;
+
+	add_disk_of_queues();
+	ck_assert(blk->offered & FEATURE(VIRTIO_BLK_F_MQ));
+	ck_assert_int_eq(virtio_config_read(blk, 0, &config, sizeof(config)), 0);
+	ck_assert_uint_eq(config.num_queues, QUEUES);
+	sim_start_device(
+		&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | blk->offered, queues, QUEUES, QUEUE_SIZE);
+	for (unsigned i = 0; i < QUEUES; i++) {
+		uint64_t status = publish_read(&queues[i], i);
+
+		driver_kick(&queues[i]);
+		driver_wait(&queues[i]);
+		ck_assert_uint_eq(status_at(status), VIRTIO_BLK_S_OK);
+		ck_assert_uint_eq(driver_interrupts(&queues[i]), 1);
+	}
+}
+END_TEST
+
+/* A vCPU with a ring of its own, which notifies a queue of its own and takes completions. */
+struct vcpu_like {
+	pthread_t thread;
+	struct io_ring ring;
+	unsigned index;
+	uint64_t parts[3];	/* header, data, status */
+};
+
+static void *notify_as_a_vcpu(void *argument)
+{
+	struct vcpu_like *vcpu = argument;
+	struct driver_queue *mine = &queues[vcpu->index];
+	const struct part chain[] = { { vcpu->parts[0], 16, false }, { vcpu->parts[1], SECTOR, true },
+		{ vcpu->parts[2], 1, true } };
+
+	io_ring_enter(&vcpu->ring);
+	for (unsigned i = 0; i < THREAD_REQUESTS; i++) {
+		int64_t end = now_ms() + SIM_PATIENCE_MS;
+
+		driver_publish(mine, driver_chain(mine, chain, 3));
+		driver_kick(mine);
+		while (!driver_used(mine) && now_ms() < end)
+			io_ring_run(&vcpu->ring, false);
+		ck_assert_uint_eq(driver_used(mine), 1);
+		mine->last_used++;
+	}
+	io_ring_leave(&vcpu->ring);
+	return NULL;
+}
+
+static void *run_io_thread(void *unused)
+{
+	(void)unused;
+	io_ring_loop(&sim.ring);
+	return NULL;
+}
+
+START_TEST(vcpus_with_rings_of_their_own_share_a_disk)
+{
+	struct vcpu_like vcpus[QUEUES];
+	pthread_t io_thread;
+
+	add_disk_of_queues();
+	sim_start_device(
+		&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | blk->offered, queues, QUEUES, QUEUE_SIZE);
+	for (unsigned i = 0; i < QUEUES; i++) {
+		vcpus[i].index = i;
+		/* What the vCPU itself takes, and what a worker completes. */
+		vcpus[i].parts[0] = header(i % 2 ? VIRTIO_BLK_T_FLUSH : VIRTIO_BLK_T_IN, 0);
+		vcpus[i].parts[1] = sim_alloc(&sim, SECTOR, 16);
+		vcpus[i].parts[2] = status_place();
+		ck_assert_int_eq(
+			io_ring_init_own(&vcpus[i].ring, &sim.ring, QUEUES * QUEUE_SIZE), 0);
+	}
+	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
+	for (unsigned i = 0; i < QUEUES; i++)
+		ck_assert_int_eq(
+			pthread_create(&vcpus[i].thread, NULL, notify_as_a_vcpu, &vcpus[i]), 0);
+	for (unsigned i = 0; i < QUEUES; i++)
+		pthread_join(vcpus[i].thread, NULL);
+	virtio_wait_idle(blk);
+	io_ring_stop(&sim.ring);
+	pthread_join(io_thread, NULL);
+	for (unsigned i = 0; i < QUEUES; i++) {
+		ck_assert_uint_eq(status_at(vcpus[i].parts[2]), VIRTIO_BLK_S_OK);
+		io_ring_release_own(&vcpus[i].ring);
+	}
+}
+END_TEST
+
 START_TEST(request_in_flight_raises_no_interrupt_before_its_end)
 {
 	uint64_t status = status_place();
@@ -889,6 +1083,10 @@ Suite *blk_suite(void)
 		descriptor_available_twice_in_flight_needs_reset,
 		queue_full_of_requests_is_served,
 		request_in_flight_raises_no_interrupt_before_its_end,
+		busy_queue_is_served_many_at_a_time,
+		guest_that_waits_for_each_request_is_not_kept_waiting_for_long,
+		queue_that_is_not_busy_is_served_at_once,
+		reset_ends_a_wait,
 		file_cut_under_us_is_an_error_and_the_device_goes_on,
 		log_of_a_failing_disk_is_short,
 		limit_of_file_size_is_an_error,
@@ -902,6 +1100,8 @@ Suite *blk_suite(void)
 		capacity_is_in_whole_sectors,
 		configuration_tells_of_the_disk,
 		direct_disk_wants_whole_blocks,
+		disk_has_the_queues_it_tells_of,
+		vcpus_with_rings_of_their_own_share_a_disk,
 	};
 	const TTest *const reading[] = { read_only_disk_is_read_and_not_changed };
 	Suite *suite = suite_create("blk");

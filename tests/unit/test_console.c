@@ -49,8 +49,6 @@ static void setup(void)
 static void teardown(void)
 {
 	if (started) {
-		driver_queue_release(&queues[RECEIVE]);
-		driver_queue_release(&queues[TRANSMIT]);
 	}
 	sim_release(&sim);
 	if (started)
@@ -293,8 +291,6 @@ START_TEST(reset_forgets_the_chain_that_waits)
 	start("stdio");
 	print_lots();
 	sim_run_moment(&sim);
-	driver_queue_release(&queues[RECEIVE]);
-	driver_queue_release(&queues[TRANSMIT]);
 	sim_reset(&sim, 0);
 	/* What the terminal has taken still comes, then what is printed after. */
 	sim.next_free = 8 * MIB;
@@ -411,8 +407,6 @@ START_TEST(next_guest_gets_the_input_that_is_left)
 	/* The first one is not ready before its end. */
 	terminal_hold_input(&terminal);
 	terminal_detach(&terminal);
-	driver_queue_release(&queues[RECEIVE]);
-	driver_queue_release(&queues[TRANSMIT]);
 	console = console_create(&sim.environment, &terminal);
 	ck_assert_uint_eq(sim_add(&sim, console), 1);
 	sim_start_device(&sim, 1, FEATURES_INDIRECT | FEATURES_EVENT, queues, 2, QUEUE_SIZE);

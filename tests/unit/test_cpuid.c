@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* CPUID as the guest sees it: Karma's leaves, the topology, and no virtualization of its own. */
+#include <asm/kvm_para.h>
 #include <stdio.h>
 
 #include "guest.h"
 #include "karma/vm.h"
 
-#define KVM_SIGNATURE 0x40000000u
+#define LEAF_KVM 0x40000000u
+#define LEAF_KVM_FEATURES 0x40000001u
+/* All that KVM of Linux 6.1 has. */
+#define KVM_OFFERS 0x01007efbu
 
 static struct {
 	struct kvm_cpuid2 header;
@@ -42,7 +46,8 @@ static void setup(void)
 			.index = 0,
 			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 			.edx = 77 },
-		{ .function = KVM_SIGNATURE, .eax = 0x40000001, .ebx = 0x4b4d564b },
+		{ .function = LEAF_KVM, .eax = LEAF_KVM_FEATURES, .ebx = 0x4b4d564b },
+		{ .function = LEAF_KVM_FEATURES, .eax = KVM_OFFERS },
 		{ .function = 0x80000001, .ecx = 0xffffffff, .edx = 0x2fd3fbff },
 		{ .function = 0x80000008, .eax = 0x3030, .ecx = 0x7007 },
 		{ .function = 0x8000001e, .eax = 9, .ebx = 0x0104, .ecx = 0x0303 },
@@ -98,8 +103,27 @@ END_TEST
 START_TEST(kvm_is_found_too)
 {
 	adjust(0, 1);
-	ck_assert_ptr_nonnull(find(KVM_SIGNATURE, 0));
-	ck_assert_uint_eq(find(KVM_SIGNATURE, 0)->ebx, 0x4b4d564b);
+	ck_assert_ptr_nonnull(find(LEAF_KVM, 0));
+	ck_assert_uint_eq(find(LEAF_KVM, 0)->ebx, 0x4b4d564b);
+}
+END_TEST
+
+START_TEST(kvms_paravirtual_features_are_the_guests)
+{
+	const unsigned wanted[] = { KVM_FEATURE_CLOCKSOURCE2, KVM_FEATURE_STEAL_TIME,
+		KVM_FEATURE_PV_UNHALT, KVM_FEATURE_PV_TLB_FLUSH, KVM_FEATURE_PV_SEND_IPI,
+		KVM_FEATURE_PV_SCHED_YIELD, KVM_FEATURE_ASYNC_PF_INT };
+
+	for (unsigned count = 1; count <= VCPUS_MAX; count *= 4) {
+		adjust(count - 1, count);
+		ck_assert_ptr_nonnull(find(LEAF_KVM_FEATURES, 0));
+		ck_assert_uint_eq(find(LEAF_KVM_FEATURES, 0)->eax, KVM_OFFERS);
+		/* No hint: vCPUs share CPUs, so Linux is to use its paravirtual spinlocks. */
+		ck_assert_uint_eq(find(LEAF_KVM_FEATURES, 0)->edx, 0);
+		for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
+			ck_assert_msg(find(LEAF_KVM_FEATURES, 0)->eax >> wanted[i] & 1, "no feature %u",
+				wanted[i]);
+	}
 }
 END_TEST
 
@@ -197,6 +221,7 @@ Suite *cpuid_suite(void)
 	const TTest *const tests[] = {
 		karma_is_found,
 		kvm_is_found_too,
+		kvms_paravirtual_features_are_the_guests,
 		what_linux_needs_is_set,
 		guest_has_neither_vmx_nor_svm,
 		every_vcpu_has_its_apic_id,

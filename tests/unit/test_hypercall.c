@@ -33,7 +33,7 @@ static void setup(void)
 	ck_assert_int_eq(disk_open(&disk, &options, &sim.ring), 0);
 	ck_assert_int_eq(terminal_open(&terminal, "none", &sim.ring), 0);
 	sim_add(&sim, rng_create(&sim.environment));
-	sim_add(&sim, blk_create(&sim.environment, "vda", &disk, NULL));
+	sim_add(&sim, blk_create(&sim.environment, "vda", &disk, NULL, 1));
 	sim_add(&sim, console_create(&sim.environment, &terminal));
 	sim_add(&sim, rng_create(&sim.environment));
 }
@@ -286,12 +286,10 @@ END_TEST
 
 START_TEST(events_come_once)
 {
-	uint64_t raised = 0;
-
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), 0);
 	machine_press_power_button(&sim.machine);
 	machine_press_power_button(&sim.machine);
-	ck_assert_int_eq(read(sim.machine.event_fd, &raised, sizeof(raised)), sizeof(raised));
+	ck_assert_uint_eq(sim_interrupts(&sim, SIM_EVENT_VECTOR), 2);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), KARMA_EVENT_POWER_BUTTON);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), 0);
 }
@@ -315,14 +313,64 @@ START_TEST(events_of_devices_name_them)
 }
 END_TEST
 
+static int64_t set_interrupt(uint32_t argument, const struct karma_interrupt *interrupt)
+{
+	return sim_call(&sim, KARMA_CALL_interrupt, argument,
+		sim_text(&sim, interrupt, sizeof(*interrupt)));
+}
+
 START_TEST(machine_without_event_interrupt_keeps_events)
 {
-	int fd = sim.machine.event_fd;
+	const struct karma_interrupt none = { 0 };
 
-	sim.machine.event_fd = -1;
+	ck_assert_int_eq(set_interrupt(KARMA_EVENTS, &none), 0);
 	machine_press_power_button(&sim.machine);
+	ck_assert_uint_eq(sim_interrupts(&sim, SIM_EVENT_VECTOR), 0);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), KARMA_EVENT_POWER_BUTTON);
-	sim.machine.event_fd = fd;
+}
+END_TEST
+
+START_TEST(interrupts_are_messages_to_local_apics)
+{
+	static const struct karma_interrupt good[] = {
+		{ 0, 0, 0 },
+		{ 0xfee00000, 16, 0 },
+		{ 0xfee00000, 255, 0 },
+		{ 0xfee3f000, 0x41, 0 },	/* to CPU 63 */
+		{ 0xfee0100c, 0x4142, 0 },	/* logical, lowest priority */
+		{ 0xfee01fe0, 0x41, 0 },	/* to a CPU past 255 */
+	};
+	static const struct karma_interrupt bad[] = {
+		{ 0xfee00000, 15, 0 },		/* no vector of an interrupt */
+		{ 0xfee00000, 0x0241, 0 },	/* SMI */
+		{ 0xfee00000, 0x0441, 0 },	/* NMI */
+		{ 0xfee00000, 0x0541, 0 },	/* INIT */
+		{ 0xfee00000, 0x0741, 0 },	/* ExtINT */
+		{ 0xfee00000, 0x8041, 0 },	/* level triggered */
+		{ 0xfee00000, 0x10041, 0 },
+		{ 0xfee00001, 0x41, 0 },
+		{ 0xfed00000, 0x41, 0 },
+		{ 0xfef00000, 0x41, 0 },
+		{ 0x1fee00000, 0x41, 0 },
+		{ 0x1000, 0x41, 0 },
+		{ 0, 0x41, 0 },
+		{ 0xfee00000, 0x41, 1 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+		ck_assert_int_eq(set_interrupt(KARMA_EVENTS, &good[i]), 0);
+		ck_assert_int_eq(set_interrupt(KARMA_ARG(0, 0), &good[i]), 0);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		ck_assert_int_eq(set_interrupt(KARMA_EVENTS, &bad[i]), -EINVAL);
+		ck_assert_int_eq(set_interrupt(KARMA_ARG(0, 0), &bad[i]), -EINVAL);
+	}
+	ck_assert_int_eq(set_interrupt(KARMA_ARG(0, 64), &good[1]), -EINVAL);
+	ck_assert_int_eq(set_interrupt(KARMA_ARG(DEVICES, 0), &good[1]), -ENODEV);
+	ck_assert_int_eq(set_interrupt(KARMA_EVENTS | 1 << 8, &good[1]), -ENODEV);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_interrupt, KARMA_EVENTS, SIM_MEMORY), -EFAULT);
+	ck_assert_int_eq(
+		sim_call(&sim, KARMA_CALL_interrupt, KARMA_EVENTS, SIM_MEMORY - 15), -EFAULT);
 }
 END_TEST
 
@@ -617,6 +665,7 @@ Suite *hypercall_suite(void)
 		events_come_once,
 		events_of_devices_name_them,
 		machine_without_event_interrupt_keeps_events,
+		interrupts_are_messages_to_local_apics,
 		device_calls_want_a_device,
 		devices_are_found_without_gaps,
 		bits_of_the_argument_without_meaning_must_be_0,

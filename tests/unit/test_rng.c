@@ -20,7 +20,6 @@ static void setup(void)
 
 static void teardown(void)
 {
-	driver_queue_release(&queue);
 	sim_release(&sim);
 }
 

@@ -13,6 +13,8 @@
 #define QUEUE_SIZE_MAX 256
 #define ARG_BLK KARMA_ARG(0, 0)
 #define THREAD_REQUESTS 2000u
+#define TOY_QUEUE_SIZE 16
+#define TOY_CHAINS 40
 
 static struct sim sim;
 static struct driver_queue queue;
@@ -30,16 +32,13 @@ static void setup(void)
 	sim_init(&sim, SIM_MEMORY);
 	ck_assert_int_eq(pipe(pipe_ends), 0);
 	disk.fd = pipe_ends[0];
-	blk = blk_create(&sim.environment, "vda", &disk, NULL);
+	blk = blk_create(&sim.environment, "vda", &disk, NULL, 1);
 	ck_assert_uint_eq(sim_add(&sim, blk), 0);
 	ck_assert_uint_eq(sim_add(&sim, rng_create(&sim.environment)), 1);
-	queue.irq_fd = -1;
 }
 
 static void teardown(void)
 {
-	if (queue.irq_fd >= 0)
-		driver_queue_release(&queue);
 	/* What still waits for the pipe ends with it. */
 	close(pipe_ends[1]);
 	sim_release(&sim);
@@ -334,26 +333,18 @@ START_TEST(queue_setup_with_a_bad_queue_or_size_is_refused)
 }
 END_TEST
 
-START_TEST(queue_info_gives_size_and_gsi)
+START_TEST(queue_info_gives_size)
 {
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_info, KARMA_ARG(0, 0), 0),
-		QUEUE_SIZE_MAX | (KARMA_SYSTEM_GSI + 1) << 16);
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_info, KARMA_ARG(1, 0), 0) >> 16,
-		KARMA_SYSTEM_GSI + 2);
+	ck_assert_int_eq(
+		sim_call(&sim, KARMA_CALL_queue_info, KARMA_ARG(0, 0), 0), QUEUE_SIZE_MAX);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_info, KARMA_ARG(0, 1), 0), -EINVAL);
 }
 END_TEST
 
-START_TEST(gsis_are_shared_when_pins_run_out)
+START_TEST(machine_takes_so_many_devices_and_no_more)
 {
 	while (sim.machine.device_count < KARMA_DEVICES_MAX)
 		sim_add(&sim, rng_create(&sim.environment));
-	for (unsigned i = 0; i < KARMA_DEVICES_MAX; i++) {
-		int64_t info = sim_call(&sim, KARMA_CALL_queue_info, KARMA_ARG(i, 0), 0);
-
-		ck_assert_int_gt(info >> 16, KARMA_SYSTEM_GSI);
-		ck_assert_int_lt(info >> 16, 24);
-	}
 	ck_assert_int_eq(machine_add(&sim.machine, rng_create(&sim.environment)), -ENOSPC);
 	ck_assert_uint_eq(sim.machine.device_count, KARMA_DEVICES_MAX);
 }
@@ -377,7 +368,6 @@ END_TEST
 
 START_TEST(broken_ring_needs_reset_and_raises_an_event)
 {
-	uint64_t raised = 0;
 	int64_t generation;
 
 	start(FEATURES_PLAIN);
@@ -386,7 +376,7 @@ START_TEST(broken_ring_needs_reset_and_raises_an_event)
 	break_queue();
 	ck_assert_ptr_nonnull(strstr(messages_end(), "vda"));
 	ck_assert_int_eq(sim_status(&sim, 0), STATUS_BROKEN);
-	ck_assert_int_eq(read(sim.machine.event_fd, &raised, sizeof(raised)), sizeof(raised));
+	ck_assert_uint_eq(sim_interrupts(&sim, SIM_EVENT_VECTOR), 1);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), KARMA_EVENT_CONFIG | 0 << 8);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), 0);
 	ck_assert_int_ne(sim_call(&sim, KARMA_CALL_config_generation, 0, 0), generation);
@@ -404,7 +394,6 @@ START_TEST(broken_device_takes_nothing_until_it_is_reset)
 	/* No status but 0 brings it back. */
 	ck_assert_int_eq(set_status(STATUS_RUNNING), 0);
 	ck_assert_int_eq(sim_status(&sim, 0), STATUS_BROKEN);
-	driver_queue_release(&queue);
 	sim_reset(&sim, 0);
 	start(FEATURES_PLAIN);
 	start_read();
@@ -436,12 +425,10 @@ START_TEST(log_of_a_guest_that_breaks_rings_all_day_is_short)
 	for (unsigned i = 0; i < 100; i++) {
 		start(FEATURES_PLAIN);
 		break_queue();
-		driver_queue_release(&queue);
 		sim_reset(&sim, 0);
 	}
 	for (const char *c = messages_end(); *c; c++)
 		lines += *c == '\n';
-	queue.irq_fd = -1;
 	ck_assert_uint_ge(lines, 1);
 	ck_assert_uint_le(lines, 10);
 }
@@ -511,7 +498,6 @@ START_TEST(request_slots_are_free_after_reset)
 		start_read();
 		ck_assert_int_eq(set_status(0), 0);
 		end_reads(1);
-		driver_queue_release(&queue);
 		sim_reset(&sim, 0);
 		start(FEATURES_PLAIN);
 		ck_assert_int_eq(sim_status(&sim, 0), STATUS_RUNNING);
@@ -525,8 +511,6 @@ END_TEST
 START_TEST(queue_is_gone_after_reset)
 {
 	start(FEATURES_PLAIN);
-	driver_queue_release(&queue);
-	queue.irq_fd = -1;
 	sim_reset(&sim, 0);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_notify, ARG_BLK, 0), -EINVAL);
 }
@@ -537,7 +521,7 @@ struct toy {
 	struct virtio_device device;
 	struct virtq queue;
 	uint8_t config[8];
-	unsigned starts, resets, notifies;
+	unsigned starts, resets, notifies, served;
 };
 
 static struct toy toy;
@@ -552,7 +536,7 @@ static void toy_notify(struct virtio_device *device, unsigned index)
 {
 	toy.notifies++;
 	if (toy.notifies < 5)
-		virtio_again(device, index);
+		virtio_again(&device->queues[index]);
 }
 
 static void toy_reset(struct virtio_device *device)
@@ -583,15 +567,43 @@ static const struct virtio_device_ops toy_ops = {
 	.release = toy_release,
 };
 
-static unsigned add_toy(void)
+static uint32_t toy_serve(
+	struct virtio_device *device, unsigned index, const struct virtq_chain *chain)
+{
+	ck_assert_ptr_eq(device, &toy.device);
+	ck_assert_uint_eq(index, 0);
+	/* A guest that is as fast as the device. */
+	if (++toy.served < TOY_CHAINS)
+		driver_publish(&queue, chain->head);
+	return toy.served;
+}
+
+static void toy_serve_all(struct virtio_device *device, unsigned index)
+{
+	toy.notifies++;
+	virtio_serve_queue(device, index, toy_serve);
+}
+
+static const struct virtio_device_ops serving_toy_ops = {
+	.device_id = 99,
+	.notify = toy_serve_all,
+	.release = toy_release,
+};
+
+static unsigned add_toy_with(const struct virtio_device_ops *ops)
 {
 	memset(&toy, 0, sizeof(toy));
 	virtio_device_init(
-		&toy.device, &toy_ops, "toy", FEATURE(5), &toy.queue, 1, 64, &sim.environment);
+		&toy.device, ops, "toy", FEATURE(5), &toy.queue, 1, TOY_QUEUE_SIZE, &sim.environment);
 	toy.device.config = toy.config;
 	toy.device.config_size = sizeof(toy.config);
 	toy.queue.name = "toy";
 	return sim_add(&sim, &toy.device);
+}
+
+static unsigned add_toy(void)
+{
+	return add_toy_with(&toy_ops);
 }
 
 START_TEST(operations_of_a_device_are_called_when_they_should)
@@ -645,6 +657,46 @@ START_TEST(device_in_reset_is_not_called_again)
 }
 END_TEST
 
+static bool toy_served_all(void *unused)
+{
+	(void)unused;
+	return toy.served == TOY_CHAINS && toy.device.in_flight == 0;
+}
+
+START_TEST(queue_is_served_a_ring_of_chains_at_a_time)
+{
+	unsigned device = add_toy_with(&serving_toy_ops);
+	struct part part = { sim_alloc(&sim, 64, 1), 64, true };
+
+	sim_start_device(&sim, device, FEATURES_PLAIN, &queue, 1, QUEUE_SIZE);
+	driver_publish(&queue, driver_chain(&queue, &part, 1));
+	driver_kick(&queue);
+	ck_assert_uint_eq(toy.served, TOY_QUEUE_SIZE);
+	ck_assert_uint_eq(driver_interrupts(&queue), 1);
+	ck_assert(sim_run_until(&sim, toy_served_all, NULL));
+	ck_assert_uint_eq(toy.notifies, 3);
+	ck_assert_uint_eq(driver_interrupts(&queue), 2);
+	ck_assert_uint_eq(driver_used(&queue), TOY_CHAINS);
+	/* The lengths are what serve() returned. */
+	ck_assert_uint_eq(queue.used->ring[(TOY_CHAINS - 1) % QUEUE_SIZE].len, TOY_CHAINS);
+}
+END_TEST
+
+START_TEST(chain_of_too_many_buffers_stops_the_device)
+{
+	unsigned device = add_toy_with(&serving_toy_ops);
+	struct part parts[TOY_QUEUE_SIZE + 1];
+
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
+		parts[i] = (struct part){ sim_alloc(&sim, 8, 1), 8, true };
+	sim_start_device(&sim, device, FEATURES_INDIRECT, &queue, 1, QUEUE_SIZE);
+	driver_publish(&queue, driver_chain_indirect(&queue, parts, ARRAY_SIZE(parts)));
+	driver_kick(&queue);
+	ck_assert_uint_eq(toy.served, 0);
+	ck_assert_int_eq(sim_status(&sim, device), STATUS_BROKEN);
+}
+END_TEST
+
 START_TEST(queue_setup_in_a_reset_is_refused)
 {
 	unsigned device = add_toy();
@@ -661,6 +713,7 @@ START_TEST(queue_setup_in_a_reset_is_refused)
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_device_set_status, device, 0), 0);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_setup, device, gpa), -EINVAL);
 	virtio_request_done(&toy.device);
+	sim_run_moment(&sim);
 	ck_assert_int_eq(sim_status(&sim, device), 0);
 	sim_negotiate(&sim, device, FEATURES_PLAIN);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_setup, device, gpa), 0);
@@ -755,9 +808,7 @@ START_TEST(resets_in_flight_with_an_io_thread)
 		ck_assert_int_eq(set_status(0), 0);
 		while (sim_status(&sim, 0))
 			sched_yield();
-		driver_queue_release(&queue);
 	}
-	queue.irq_fd = -1;
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);
 	ck_assert_uint_eq(blk->in_flight, 0);
@@ -785,8 +836,8 @@ Suite *transport_suite(void)
 		configuration_of_these_devices_is_read_only,
 		queue_setup_before_features_ok_is_refused,
 		queue_setup_with_a_bad_queue_or_size_is_refused,
-		queue_info_gives_size_and_gsi,
-		gsis_are_shared_when_pins_run_out,
+		queue_info_gives_size,
+		machine_takes_so_many_devices_and_no_more,
 		notify_before_driver_ok_starts_nothing,
 		broken_ring_needs_reset_and_raises_an_event,
 		broken_device_takes_nothing_until_it_is_reset,
@@ -800,6 +851,8 @@ Suite *transport_suite(void)
 		operations_of_a_device_are_called_when_they_should,
 		device_that_stopped_for_others_is_called_again,
 		device_in_reset_is_not_called_again,
+		queue_is_served_a_ring_of_chains_at_a_time,
+		chain_of_too_many_buffers_stops_the_device,
 		queue_setup_in_a_reset_is_refused,
 		vcpus_and_the_io_thread_share_a_device,
 		wait_idle_returns_when_the_backend_is_done,

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What `karma run` puts into a guest: the kernel, its command line, the initramfs, the command. */
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "karma/boot.h"
+#include "karma/cli.h"
+#include "karma/log.h"
+#include "karma/terminal.h"
+#include "karma/util.h"
+
+/*
+ * What every guest's kernel is told: the console, that there is no PCI and no UART to look for,
+ * no chatter, to reset at once on a panic that happens before Karma's driver is there, to reset by
+ * ACPI, which Linux without EFI or firmware tables would not think of, and to set no bounce buffers
+ * aside, since virtio reaches all of memory.
+ */
+#define CMDLINE "console=hvc0 pci=off 8250.nr_uarts=0 quiet panic=-1 reboot=a swiotlb=noforce"
+
+#define RELEASE_BYTES 128
+/* Linux's banner in an ELF file: behind the code, which is some 20 MiB at most. */
+#define BANNER "Linux version "
+#define SCAN_MAX (64 * MIB)
+#define SCAN_STEP MIB
+#define SCAN_OVERLAP 256u	/* a banner that a step cuts in two is whole in the next */
+
+static bool has_word(const char *text, const char *word)
+{
+	size_t length = strlen(word);
+
+	for (const char *at = text; (at = strstr(at, word)); at += length) {
+		if (at == text || at[-1] == ' ')
+			return true;
+	}
+	return false;
+}
+
+/* malloc'ed; NULL if memory is short. */
+static char *make_cmdline(const struct run_options *options)
+{
+	const char *root = "";
+	char *cmdline;
+
+	if (options->disk_count && !has_word(options->cmdline, "root="))
+		root = options->disks[0].read_only ? " root=/dev/vda ro" : " root=/dev/vda rw";
+	if (asprintf(&cmdline, "%s%s%s%s", CMDLINE, root, options->cmdline[0] ? " " : "",
+		    options->cmdline) < 0)
+		return NULL;
+	return cmdline;
+}
+
+/* A word for the guest's shell. */
+static void print_quoted(FILE *file, const char *text)
+{
+	putc('\'', file);
+	for (; *text; text++) {
+		if (*text == '\'')
+			fputs("'\\''", file);
+		else
+			putc(*text, file);
+	}
+	putc('\'', file);
+}
+
+/* The file /karma/command, which the initramfs's init sources (scripts/initramfs-init). */
+static void print_command(
+	const struct run_options *options, const struct terminal *terminal, FILE *file)
+{
+	bool tty = terminal->typed && isatty(terminal->out_fd);
+	const char *term = getenv("TERM");
+	unsigned columns, rows;
+
+	fprintf(file, "karma_tty=%d\nkarma_term=", tty);
+	print_quoted(file, tty && term ? term : "dumb");
+	putc('\n', file);
+	if (tty && terminal_size(terminal, &columns, &rows))
+		fprintf(file, "karma_columns=%u\nkarma_rows=%u\n", columns, rows);
+	if (!options->command)
+		return;
+	fputs("set --", file);
+	for (char **word = options->command; *word; word++) {
+		putc(' ', file);
+		print_quoted(file, *word);
+	}
+	putc('\n', file);
+}
+
+static int make_command_cpio(const struct run_options *options,
+	const struct terminal *terminal, void **cpio, size_t *cpio_size)
+{
+	cleanup_free char *text = NULL;
+	size_t size;
+	FILE *file = open_memstream(&text, &size);
+	int result;
+
+	if (!file)
+		return fail(-errno, "command: %s", strerror(errno));
+	print_command(options, terminal, file);
+	if (fclose(file) != 0)
+		return fail(-ENOMEM, "command: out of memory");
+	result = boot_cpio_file("karma", "command", text, size, cpio, cpio_size);
+	return result < 0 ? fail(result, "command: %s: give a shorter one", strerror(-result)) : 0;
+}
+
+/* What follows the banner: "6.1.0-56-amd64 (builder@host) ...".  It becomes part of a path. */
+static bool take_release(const char *text, size_t length, char *release, size_t size)
+{
+	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+				      "0123456789._+~-";
+	char word[RELEASE_BYTES + 2] = "";
+	size_t end;
+
+	memcpy(word, text, length < sizeof(word) - 1 ? length : sizeof(word) - 1);
+	end = strspn(word, allowed);
+	if (!end || word[0] == '.' || end >= size || strncmp(word + end, " (", 2) != 0)
+		return false;
+	memcpy(release, word, end);
+	release[end] = '\0';
+	return true;
+}
+
+static bool find_banner(const char *text, size_t length, char *release, size_t size)
+{
+	const char *end = text + length;
+
+	while ((text = memmem(text, end - text, BANNER, sizeof(BANNER) - 1))) {
+		text += sizeof(BANNER) - 1;
+		if (take_release(text, end - text, release, size))
+			return true;
+	}
+	return false;
+}
+
+/* By read() and not mapped: the file may shrink meanwhile.  Its other faults boot_load() tells. */
+static int scan_elf(const char *path, char *release, size_t size)
+{
+	cleanup_fd int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	cleanup_free char *text = malloc(SCAN_STEP + SCAN_OVERLAP);
+	ssize_t got;
+
+	if (!text)
+		return fail(-ENOMEM, "kernel %s: no memory to read it: free some on the host", path);
+	for (off_t offset = 0; offset < (off_t)SCAN_MAX; offset += SCAN_STEP) {
+		got = pread(fd, text, SCAN_STEP + SCAN_OVERLAP, offset);
+		if (got < SELFMAG || (offset == 0 && memcmp(text, ELFMAG, SELFMAG) != 0))
+			break;
+		if (find_banner(text, got, release, size))
+			return 0;
+	}
+	return -ENOENT;
+}
+
+int guest_kernel_release(const char *path, char *release, size_t size)
+{
+	int result = boot_kernel_release(path, release, size);
+
+	return result == -ENOENT ? scan_elf(path, release, size) : result;
+}
+
+/*
+ * Without --initrd: Karma's initramfs for this very kernel.  Where there is none, *path is NULL; the
+ * kernel may have all it needs built in, but can't run a command by itself.
+ */
+static int find_initramfs(const struct run_options *options, char **path)
+{
+	const char *directory = getenv("KARMA_GUEST_DIR");
+	char release[RELEASE_BYTES];
+	int result = guest_kernel_release(options->kernel, release, sizeof(release));
+
+	*path = NULL;
+	if (result == -ENOENT && options->command)
+		return fail(-ENOENT, "kernel %s: names no release, so its initramfs can't be found: give "
+				     "--initrd FILE",
+			options->kernel);
+	if (result < 0)
+		return result == -ENOENT ? 0 : result;
+	if (!directory || !directory[0])
+		directory = KARMA_GUEST_DIR;
+	if (asprintf(path, "%s/%s/initramfs.img", directory, release) < 0) {
+		*path = NULL;
+		return fail(-ENOMEM, "initramfs: out of memory");
+	}
+	if (access(*path, R_OK) == 0)
+		return 0;
+	note("%s: %s: build it with `make guest KVER=%s`, or give --initrd FILE", *path,
+		strerror(errno), release);
+	free(*path);
+	*path = NULL;
+	return options->command ? -ENOENT : 0;
+}
+
+int guest_load(const struct run_options *options, const struct terminal *terminal,
+	struct guest_memory *memory, struct boot_entry *entry)
+{
+	cleanup_free char *cmdline = make_cmdline(options);
+	cleanup_free char *initramfs = NULL;
+	cleanup_free void *cpio = NULL;
+	struct boot_options boot = {
+		.kernel = options->kernel,
+		.initrds = options->initrds,
+		.initrd_count = options->initrd_count,
+		.cmdline = cmdline,
+		.cpus = options->cpus,
+	};
+	const char *found[1];
+	int result;
+
+	if (!cmdline)
+		return fail(-ENOMEM, "command line: out of memory");
+	if (!options->initrd_count) {
+		result = find_initramfs(options, &initramfs);
+		if (result < 0)
+			return result;
+	}
+	if (initramfs) {
+		found[0] = initramfs;
+		boot.initrds = found;
+		boot.initrd_count = 1;
+	}
+	if (boot.initrd_count) {
+		result = make_command_cpio(options, terminal, &cpio, &boot.extra_cpio_size);
+		if (result < 0)
+			return result;
+		boot.extra_cpio = cpio;
+	}
+	return boot_load(memory, &boot, entry);
+}

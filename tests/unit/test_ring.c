@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The io_urings: whose thread takes what, in which order. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "guest.h"
+
+#define IN_FLIGHT 64
+#define FILE_BYTES (1 * MIB)
+
+static struct io_ring ring, own;
+static int file;
+
+/* An operation that remembers its end. */
+struct probe {
+	struct io_op op;
+	struct io_after after;
+	_Atomic unsigned done;
+	int result;
+	unsigned order;
+	pthread_t thread;
+};
+
+static _Atomic unsigned ended, afters_run;
+
+static void probe_done(struct io_op *op, int result)
+{
+	struct probe *probe = container_of(op, struct probe, op);
+
+	probe->result = result;
+	probe->thread = pthread_self();
+	probe->order = ++ended;
+	probe->done++;
+}
+
+static void setup(void)
+{
+	ck_assert_int_eq(io_ring_init(&ring, IN_FLIGHT), 0);
+	ck_assert_int_eq(io_ring_init_own(&own, &ring, IN_FLIGHT), 0);
+	file = temporary_file(FILE_BYTES);
+	ended = afters_run = 0;
+}
+
+static void teardown(void)
+{
+	io_ring_release_own(&own);
+	io_ring_release(&ring);
+	close(file);
+}
+
+static void *run_io_thread(void *unused)
+{
+	(void)unused;
+	io_ring_loop(&ring);
+	return NULL;
+}
+
+static pthread_t start_io_thread(void)
+{
+	pthread_t thread;
+
+	ck_assert_int_eq(pthread_create(&thread, NULL, run_io_thread, NULL), 0);
+	return thread;
+}
+
+static void stop_io_thread(pthread_t thread)
+{
+	io_ring_stop(&ring);
+	pthread_join(thread, NULL);
+}
+
+static void wait_for(struct probe *probe)
+{
+	int64_t end = now_ms() + SIM_PATIENCE_MS;
+
+	while (!probe->done && now_ms() < end)
+		sched_yield();
+	ck_assert_uint_eq(probe->done, 1);
+}
+
+START_TEST(thread_without_a_ring_has_the_main_one)
+{
+	ck_assert_ptr_eq(io_ring_here(&ring), &ring);
+	io_ring_enter(&own);
+	ck_assert_ptr_eq(io_ring_here(&ring), &own);
+	io_ring_leave(&own);
+	ck_assert_ptr_eq(io_ring_here(&ring), &ring);
+}
+END_TEST
+
+START_TEST(owner_takes_what_is_complete_at_once)
+{
+	struct probe probe = { .op.done = probe_done };
+	char byte;
+	struct iovec iov = { &byte, 1 };
+
+	io_ring_enter(&own);
+	ck_assert(!io_ring_ready(&own));
+	/* Into the page cache. */
+	ck_assert_int_eq(pread(file, &byte, 1, 0), 1);
+	io_ring_readv(&own, &probe.op, file, &iov, 1, 0);
+	io_ring_submit(&own);
+	ck_assert(io_ring_ready(&own));
+	ck_assert_uint_eq(io_ring_run(&own, false), 1);
+	ck_assert_int_eq(probe.result, 1);
+	ck_assert(!io_ring_ready(&own));
+}
+END_TEST
+
+START_TEST(io_thread_takes_what_a_worker_completes)
+{
+	pthread_t io_thread = start_io_thread();
+
+	io_ring_enter(&own);
+	for (unsigned i = 0; i < 50; i++) {
+		struct probe probe = { .op.done = probe_done };
+
+		/* The owner does not look at its ring, as a vCPU in the guest. */
+		io_ring_resume(&own);
+		io_ring_datasync(&own, &probe.op, file);
+		io_ring_submit(&own);
+		if (!io_ring_rest(&own)) {
+			io_ring_run(&own, false);
+			continue;
+		}
+		wait_for(&probe);
+		ck_assert_int_eq(probe.result, 0);
+		ck_assert(pthread_equal(probe.thread, io_thread));
+	}
+	stop_io_thread(io_thread);
+}
+END_TEST
+
+START_TEST(io_thread_takes_what_the_owner_completed_on_its_way)
+{
+	static const struct __kernel_timespec time = { .tv_nsec = 2 * 1000 * 1000 };
+	pthread_t io_thread = start_io_thread();
+
+	/* The kernel has the owner complete it by itself, just when it thought that all was taken. */
+	io_ring_enter(&own);
+	for (unsigned i = 0; i < 50; i++) {
+		struct probe probe = { .op.done = probe_done };
+
+		io_ring_resume(&own);
+		io_ring_timeout(&own, &probe.op, &time);
+		io_ring_submit(&own);
+		ck_assert(io_ring_rest(&own));
+		wait_for(&probe);
+		ck_assert_int_eq(probe.result, -ETIME);
+		ck_assert(pthread_equal(probe.thread, io_thread));
+	}
+	stop_io_thread(io_thread);
+}
+END_TEST
+
+START_TEST(owner_does_not_rest_over_something_complete)
+{
+	struct probe probe = { .op.done = probe_done };
+
+	io_ring_enter(&own);
+	ck_assert(io_ring_rest(&own));
+	io_ring_resume(&own);
+	io_ring_wake(&own, &probe.op);
+	io_ring_submit(&own);
+	ck_assert(!io_ring_rest(&own));
+	ck_assert_uint_eq(io_ring_run(&own, false), 1);
+	ck_assert(io_ring_rest(&own));
+	io_ring_finish(&probe.op, 0);
+	ck_assert(!io_ring_rest(&own));
+	ck_assert_uint_eq(io_ring_run(&own, false), 1);
+}
+END_TEST
+
+static void *leave_with_a_timeout(void *argument)
+{
+	static const struct __kernel_timespec time = { .tv_nsec = 20 * 1000 * 1000 };
+	struct probe *probes = argument;
+	struct io_op *finished = &probes[1].op;
+
+	io_ring_enter(&own);
+	io_ring_timeout(&own, &probes[0].op, &time);
+	io_ring_wake(&own, finished);
+	io_ring_submit(&own);
+	io_ring_leave(&own);
+	/* What a thread submitted ends with it. */
+	wait_for(&probes[0]);
+	return NULL;
+}
+
+START_TEST(io_thread_takes_all_of_a_ring_that_was_left)
+{
+	struct probe probes[2] = { { .op.done = probe_done }, { .op.done = probe_done } };
+	pthread_t io_thread = start_io_thread(), owner;
+
+	ck_assert_int_eq(pthread_create(&owner, NULL, leave_with_a_timeout, probes), 0);
+	pthread_join(owner, NULL);
+	wait_for(&probes[1]);
+	ck_assert_int_eq(probes[0].result, -ETIME);
+	ck_assert(pthread_equal(probes[0].thread, io_thread));
+	ck_assert(pthread_equal(probes[1].thread, io_thread));
+	stop_io_thread(io_thread);
+}
+END_TEST
+
+START_TEST(io_thread_may_end_and_another_follow)
+{
+	io_ring_enter(&own);
+	for (unsigned i = 0; i < 3; i++) {
+		struct probe probe = { .op.done = probe_done };
+		pthread_t io_thread = start_io_thread();
+
+		io_ring_resume(&own);
+		io_ring_datasync(&own, &probe.op, file);
+		io_ring_submit(&own);
+		if (!io_ring_rest(&own))
+			io_ring_run(&own, false);
+		wait_for(&probe);
+		stop_io_thread(io_thread);
+	}
+}
+END_TEST
+
+START_TEST(finished_operations_keep_their_order_and_do_not_wait)
+{
+	struct probe probes[3] = { 0 };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(probes); i++) {
+		probes[i].op.done = probe_done;
+		io_ring_finish(&probes[i].op, 10 + i);
+	}
+	ck_assert_uint_eq(ended, 0);
+	ck_assert(io_ring_ready(&own));
+	ck_assert_uint_eq(io_ring_run(&ring, true), ARRAY_SIZE(probes));
+	for (unsigned i = 0; i < ARRAY_SIZE(probes); i++) {
+		ck_assert_uint_eq(probes[i].order, i + 1);
+		ck_assert_int_eq(probes[i].result, 10 + (int)i);
+	}
+}
+END_TEST
+
+static void finish_again(struct io_op *op, int result)
+{
+	probe_done(op, result);
+	if (ended < 5)
+		io_ring_finish(op, 0);
+}
+
+START_TEST(done_may_finish_another)
+{
+	struct probe probe = { .op.done = finish_again };
+
+	io_ring_finish(&probe.op, 0);
+	ck_assert_uint_eq(io_ring_run(&ring, false), 5);
+	ck_assert_uint_eq(probe.done, 5);
+}
+END_TEST
+
+static void count_after(struct io_after *after)
+{
+	struct probe *probe = container_of(after, struct probe, after);
+
+	/* All that came together has been served. */
+	ck_assert_uint_eq(ended, 3);
+	ck_assert_uint_eq(probe->done, 1);
+	afters_run++;
+}
+
+static void probe_done_with_after(struct io_op *op, int result)
+{
+	struct probe *probe = container_of(op, struct probe, op);
+
+	probe_done(op, result);
+	io_ring_after(&probe->after);
+}
+
+START_TEST(afters_follow_all_that_came_together)
+{
+	struct probe probes[3];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(probes); i++) {
+		probes[i] = (struct probe){
+			.op.done = probe_done_with_after, .after.run = count_after
+		};
+		io_ring_wake(&ring, &probes[i].op);
+	}
+	io_ring_submit(&ring);
+	ck_assert_uint_eq(io_ring_run(&ring, true), ARRAY_SIZE(probes));
+	ck_assert_uint_eq(afters_run, ARRAY_SIZE(probes));
+}
+END_TEST
+
+START_TEST(counters_of_a_ring_go_to_the_main_one)
+{
+	struct probe probe = { .op.done = probe_done };
+	struct io_ring another;
+
+	ck_assert_int_eq(io_ring_init_own(&another, &ring, IN_FLIGHT), 0);
+	io_ring_wake(&another, &probe.op);
+	io_ring_submit(&another);
+	ck_assert_uint_eq(io_ring_run(&another, true), 1);
+	ck_assert_uint_eq(ring.operations, 0);
+	io_ring_release_own(&another);
+	ck_assert_uint_eq(ring.operations, 1);
+	ck_assert_uint_eq(ring.submissions, 1);
+}
+END_TEST
+
+Suite *ring_suite(void)
+{
+	const TTest *const tests[] = {
+		thread_without_a_ring_has_the_main_one,
+		owner_takes_what_is_complete_at_once,
+		io_thread_takes_what_a_worker_completes,
+		io_thread_takes_what_the_owner_completed_on_its_way,
+		owner_does_not_rest_over_something_complete,
+		io_thread_takes_all_of_a_ring_that_was_left,
+		io_thread_may_end_and_another_follow,
+		finished_operations_keep_their_order_and_do_not_wait,
+		done_may_finish_another,
+		afters_follow_all_that_came_together,
+		counters_of_a_ring_go_to_the_main_one,
+	};
+	Suite *suite = suite_create("ring");
+	TCase *test_case = tcase_create("ring");
+
+	tcase_add_checked_fixture(test_case, setup, teardown);
+	tcase_set_timeout(test_case, 60);
+	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
+		tcase_add_test(test_case, tests[i]);
+	suite_add_tcase(suite, test_case);
+	return suite;
+}
