@@ -31,7 +31,7 @@ test_four_cpus_use_kvms_paravirtual_features() {
 	expect_logged out "clocksource: Switched to clocksource kvm-clock"
 	expect_no_complaint out
 	# KVM serves its own hypercalls by itself, and counts them with Karma's.
-	[ "$(counter kvm.hypercalls)" -gt $(($(counter exit.hypercall) + 100)) ] ||
+	[ "$(counter kvm.hypercalls)" -gt $(($(counter exit.hypercall) + 20)) ] ||
 		die "hypercalls: $(counter kvm.hypercalls), Karma's: $(counter exit.hypercall)"
 }
 
