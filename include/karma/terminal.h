@@ -36,7 +36,7 @@ struct terminal {
 	pthread_mutex_t lock;
 	size_t output_start, output_used;
 	bool output_busy, output_dead, output_short;
-	struct iovec output_iov[2];
+	struct iovec output_iov;
 	struct io_op output_op;
 
 	size_t input_start, input_used;

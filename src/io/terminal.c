@@ -16,6 +16,8 @@
 
 #define END_OF_INPUT 0x04	/* ^D, the end of file on a terminal */
 #define END_ROOM 2u		/* of the input buffer, kept back for two of them */
+/* At most so much in one write: to a pipe that is full it ends, and frees its bytes, only as a whole. */
+#define WRITE_BYTES 8192u
 
 static const char help_text[] = "\r\n"
 				"karma: Ctrl-A x  end the guest and leave\r\n"
@@ -202,20 +204,20 @@ static void output_done(struct io_op *op, int result);
 /* Start to write what there is; with the lock held. */
 static void start_output(struct terminal *terminal)
 {
-	size_t first;
+	size_t length;
 
 	if (terminal->output_busy || terminal->output_used == 0)
 		return;
-	first = TERMINAL_OUTPUT_BYTES - terminal->output_start;
-	if (first > terminal->output_used)
-		first = terminal->output_used;
-	terminal->output_iov[0] =
-		(struct iovec){ terminal->output + terminal->output_start, first };
-	terminal->output_iov[1] = (struct iovec){ terminal->output, terminal->output_used - first };
+	length = TERMINAL_OUTPUT_BYTES - terminal->output_start;
+	if (length > terminal->output_used)
+		length = terminal->output_used;
+	if (length > WRITE_BYTES)
+		length = WRITE_BYTES;
+	terminal->output_iov = (struct iovec){ terminal->output + terminal->output_start, length };
 	terminal->output_op.done = output_done;
 	terminal->output_busy = true;
 	io_ring_writev(terminal->ring, &terminal->output_op, terminal->out_fd,
-		terminal->output_iov, terminal->output_iov[1].iov_len ? 2 : 1, (uint64_t)-1);
+		&terminal->output_iov, 1, (uint64_t)-1);
 	io_ring_submit(terminal->ring);
 }
 

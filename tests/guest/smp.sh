@@ -35,6 +35,24 @@ test_four_cpus_use_kvms_paravirtual_features() {
 		die "hypercalls: $(counter kvm.hypercalls), Karma's: $(counter exit.hypercall)"
 }
 
+# Each CPU has a queue of its own, whose interrupts come to it.
+test_a_disk_has_a_queue_for_each_cpu() {
+	truncate -s 1M disk
+	guest --cpus 4 --disk disk --cmdline root= -- sh -c '
+		cat /sys/block/vda/mq/[0-3]/cpu_list
+		for queue in 0 1 2 3; do
+			irq=$(sed -n "s/^ *\([0-9]*\):.*karma-virtio0-req.$queue\$/\1/p" /proc/interrupts)
+			cat /proc/irq/$irq/effective_affinity_list
+		done
+		for cpu in 0 1 2 3; do
+			taskset $((1 << cpu)) dd if=/dev/vda of=/dev/null bs=4k count=8 iflag=direct
+		done 2>/dev/null
+		sed -n "s/^ *[0-9]*:\(.*\) karma .*karma-virtio0-req.*/\1/p" /proc/interrupts |
+			awk "{ print NR - 1, (\$NR >= 8) }"'
+	expect_status 0
+	expect_out "$(printf '%s\n' 0 1 2 3 0 1 2 3 '0 1' '1 1' '2 1' '3 1')"
+}
+
 # As many as --cpus takes.
 test_sixty_four_cpus_come_up() {
 	LIMIT=240

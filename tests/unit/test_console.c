@@ -239,6 +239,22 @@ START_TEST(reader_that_stops_makes_the_guest_wait_and_loses_nothing)
 }
 END_TEST
 
+START_TEST(guest_can_print_what_pipe_and_buffer_hold_together)
+{
+	static char text[TERMINAL_OUTPUT_BYTES];
+	int pipe_bytes = fcntl(from_guest[0], F_GETPIPE_SZ);
+	size_t taken;
+
+	ck_assert_int_gt(pipe_bytes, 0);
+	start("stdio");
+	taken = terminal_write(&terminal, text, sizeof(text));
+	sim_run_moment(&sim);
+	taken += terminal_write(&terminal, text, sizeof(text));
+	/* But for a write that is under way and the room that is left in the pipe's last page. */
+	ck_assert_uint_ge(taken + 8192 + PAGE_BYTES, sizeof(text) + pipe_bytes);
+}
+END_TEST
+
 START_TEST(pipe_that_somebody_made_non_blocking_loses_nothing)
 {
 	const char *text;
@@ -993,6 +1009,7 @@ Suite *console_suite(void)
 		output_reaches_the_pipe,
 		output_of_a_chain_with_many_parts_keeps_its_order,
 		reader_that_stops_makes_the_guest_wait_and_loses_nothing,
+		guest_can_print_what_pipe_and_buffer_hold_together,
 		pipe_that_somebody_made_non_blocking_loses_nothing,
 		closed_pipe_drops_output_and_the_guest_goes_on,
 		pipe_closed_while_the_guest_waits_lets_it_go_on,
