@@ -247,7 +247,10 @@ START_TEST(guest_can_print_what_pipe_and_buffer_hold_together)
 
 	ck_assert_int_gt(pipe_bytes, 0);
 	start("stdio");
-	taken = terminal_write(&terminal, text, sizeof(text));
+	/* So that the second doesn't fit into the pipe as a whole. */
+	taken = terminal_write(&terminal, text, 2 * PAGE_BYTES);
+	sim_run_moment(&sim);
+	taken += terminal_write(&terminal, text, sizeof(text));
 	sim_run_moment(&sim);
 	taken += terminal_write(&terminal, text, sizeof(text));
 	/* But for a write that is under way and the room that is left in the pipe's last page. */
