@@ -45,6 +45,7 @@ help:
 	@echo 'make guest-kernel  build/guest/bzImage: a small kernel with the driver built in'
 	@echo 'make bench         all benchmarks, beside QEMU microvm: bench-boot, bench-block and'
 	@echo '                   bench-smp are one each; BENCH=--json, BENCH=--help'
+	@echo 'make bench-backend what disks cost on this side, without KVM, beside fio; in bench too'
 	@echo 'make unit          the unit tests, under sanitizers'
 	@echo 'make check-guest   the tests with whole guests; TESTS=PATTERN picks some'
 	@echo 'make soak          guest after guest, SOAK_RUNS=200 of them: is anything left behind?'
@@ -191,16 +192,24 @@ $(BUILD)/bench/karma-start: $(OBJECTS) $(BUILD)/bench/first-run.o
 		-Wl,--wrap=ioctl,--wrap=cpu_has_virtualization,--wrap=elf_load,--wrap=bzimage_load \
 		-o $@ $^ $(LIB_LDLIBS)
 
+# The devices and what is below them, and a guest in the place of KVM.
+$(BUILD)/bench/backend: tests/bench/backend.c $(PARTS:%.c=$(BUILD)/obj/%.o) Makefile
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(LIB_CFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -o $@ \
+		$(filter %.c %.o,$^) $(LDFLAGS) $(LIB_LDLIBS)
+
 .PHONY: bench-tools
 bench-tools: $(BENCH_TOOLS)
 
 # Side by side with QEMU's microvm, in the soft host where this machine has no KVM that works.
 # Nothing but the results on stdout; BENCH has options of each, such as --json.
-.PHONY: bench bench-boot bench-block bench-smp
+.PHONY: bench bench-boot bench-block bench-smp bench-backend
 bench:
 	$(Q)$(MAKE) -s --no-print-directory bench-boot
 	$(Q)$(MAKE) -s --no-print-directory bench-block
 	$(Q)$(MAKE) -s --no-print-directory bench-smp
+	$(Q)$(MAKE) -s --no-print-directory bench-backend
 
 bench-boot:
 	$(Q)scripts/dependencies soft >&2
@@ -227,6 +236,12 @@ bench-smp:
 	$(Q)scripts/dependencies soft >&2
 	$(Q)$(MAKE) -s all guest >&2
 	$(call bench_with_kernel,smp,)
+
+# Needs no KVM, and so no soft host.
+bench-backend:
+	$(Q)scripts/dependencies bench >&2
+	$(Q)$(MAKE) -s $(BUILD)/bench/backend >&2
+	$(Q)KARMA_BENCH_TOOLS=$(abspath $(BUILD)/bench) tests/bench/backend $(BENCH)
 
 SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests .ci)
 

@@ -4,6 +4,7 @@
 #define KARMA_DEVICES_H
 
 #include "karma/disk.h"
+#include "karma/limit.h"
 #include "karma/terminal.h"
 #include "karma/virtio.h"
 
@@ -15,6 +16,12 @@
  */
 struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
 	const struct disk *disk, const char *serial, unsigned queues);
+
+/*
+ * Limit the I/O of a block device; before its driver starts.  All of its queues share the limit,
+ * which stays the caller's and must outlive it.
+ */
+void blk_limit(struct virtio_device *device, struct limit *limit);
 
 /* A console (virtio 1.2, section 5.3), of one port.  The terminal stays the caller's. */
 struct virtio_device *console_create(

@@ -14,12 +14,14 @@
 #include <sys/uio.h>
 
 #include "karma/io.h"
+#include "karma/limit.h"
 
 struct disk_options {
 	const char *path;
 	bool read_only;
 	bool direct;		/* O_DIRECT: past the host's page cache */
 	const char *serial;	/* NULL: none */
+	struct limit_options limit;	/* for who makes the device: the backend has none */
 };
 
 struct disk {

@@ -74,6 +74,7 @@ struct virtio_device {
 	bool resetting;
 	_Atomic unsigned in_flight;	/* requests that the backend holds; reset waits for them */
 	struct io_op reset_op;
+	_Atomic bool ending;		/* start no wait that time alone ends */
 
 	_Atomic unsigned complaints;	/* how often the log told of a broken queue */
 
@@ -150,7 +151,10 @@ void virtio_serve_queue(struct virtio_device *device, unsigned index,
 /* The configuration was changed by the device. */
 void virtio_config_changed(struct virtio_device *device);
 
-/* Wait until the backend holds no request; the caller holds no lock, and no vCPU runs. */
+/*
+ * At its end: wait until the backend holds no request.  Those that a limit holds back stay undone.
+ * The caller holds no lock, and no vCPU runs any more.
+ */
 void virtio_wait_idle(struct virtio_device *device);
 
 #endif

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The options of `karma run`. */
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
@@ -17,6 +18,9 @@
 #define GRACE_DEFAULT 30
 #define TIMEOUT_MAX (365u * 24 * 3600)
 #define WATCHDOG_MAX (24u * 3600)
+#define IOPS_MAX 1000000000u
+#define BPS_MIN KIB
+#define BPS_MAX (1024 * GIB)
 
 enum {
 	OPTION_KERNEL = 256,
@@ -96,17 +100,24 @@ static unsigned size_shift(const char *suffix)
 	}
 }
 
+/* A number, and how many bits its suffix, or none, moves it; false if the text is no size. */
+static bool split_size(const char *text, unsigned long long *value, unsigned *shift)
+{
+	char *end;
+
+	errno = 0;
+	*value = strtoull(text, &end, 10);
+	*shift = size_shift(end);
+	return text[0] >= '0' && text[0] <= '9' && !errno && *shift && !(end[0] && end[1]);
+}
+
 /* Whole pages, of which a guest can have so many. */
 static int parse_memory_size(const char *text, uint64_t *size)
 {
 	unsigned long long value;
 	unsigned shift;
-	char *end;
 
-	errno = 0;
-	value = strtoull(text, &end, 10);
-	shift = size_shift(end);
-	if (text[0] < '0' || text[0] > '9' || errno || !shift || (end[0] && end[1]))
+	if (!split_size(text, &value, &shift))
 		return fail(-EINVAL, "--memory %s: is no size: give one like 256M or 2G", text);
 	if (value > GUEST_MEMORY_MAX >> shift || value << shift < GUEST_MEMORY_MIN)
 		return fail(-EINVAL, "--memory %s: is out of range: give %lluM to %lluG", text,
@@ -150,6 +161,31 @@ static int parse_memory(char *text, struct memory_options *memory)
 	return result;
 }
 
+/* Bytes a second.  A number alone is refused: with --memory it is MiB, which few would guess. */
+static int parse_bps(const char *text, uint64_t *bytes)
+{
+	unsigned long long value;
+	unsigned shift;
+
+	if (!split_size(text, &value, &shift) || isdigit((unsigned char)text[strlen(text) - 1]))
+		return fail(-EINVAL, "--disk bps %s: is no size: give one like 512K or 20M", text);
+	if (value > BPS_MAX >> shift || value << shift < BPS_MIN)
+		return fail(-EINVAL, "--disk bps %s: is out of range: give %lluK to %lluG", text,
+			BPS_MIN / KIB, BPS_MAX / GIB);
+	*bytes = value << shift;
+	return 0;
+}
+
+static int parse_iops(const char *text, uint64_t *requests)
+{
+	unsigned number;
+	int result = parse_number("--disk iops", text, 1, IOPS_MAX, &number);
+
+	if (result == 0)
+		*requests = number;
+	return result;
+}
+
 static int parse_disk_flag(struct disk_options *disk, const char *flag)
 {
 	if (strcmp(flag, "ro") == 0) {
@@ -161,10 +197,31 @@ static int parse_disk_flag(struct disk_options *disk, const char *flag)
 		if (strlen(disk->serial) > SERIAL_MAX_BYTES)
 			return fail(-EINVAL, "--disk %s: serial has more than %d characters: give fewer",
 				disk->path, SERIAL_MAX_BYTES);
+	} else if (strncmp(flag, "iops=", 5) == 0) {
+		return parse_iops(flag + 5, &disk->limit.requests);
+	} else if (strncmp(flag, "bps=", 4) == 0) {
+		return parse_bps(flag + 4, &disk->limit.bytes);
+	} else if (strncmp(flag, "burst=", 6) == 0) {
+		return parse_number(
+			"--disk burst", flag + 6, 1, LIMIT_BURST_MAX, &disk->limit.burst);
 	} else {
-		return fail(-EINVAL, "--disk %s: knows no `%s`: give ro, direct or serial=TEXT",
+		return fail(-EINVAL,
+			"--disk %s: knows no `%s`: give ro, direct, serial=TEXT, iops=N, bps=SIZE "
+			"or burst=SECONDS",
 			disk->path, flag);
 	}
+	return 0;
+}
+
+static int complete_limit(struct disk_options *disk)
+{
+	if (disk->limit.burst && !limit_is_set(&disk->limit))
+		return fail(-EINVAL,
+			"--disk %s: burst=%u goes with a limit only: give iops=N or bps=SIZE too, "
+			"or leave it out",
+			disk->path, disk->limit.burst);
+	if (!disk->limit.burst)
+		disk->limit.burst = 1;
 	return 0;
 }
 
@@ -176,7 +233,7 @@ static int parse_disk(struct run_options *options, char *text)
 
 	disk->path = strsep(&rest, ",");
 	if (!disk->path[0])
-		return fail(-EINVAL, "--disk: names no file: give --disk FILE[,ro][,direct][,serial=TEXT]");
+		return fail(-EINVAL, "--disk: names no file: give --disk FILE");
 	while (rest) {
 		int result = parse_disk_flag(disk, strsep(&rest, ","));
 
@@ -184,7 +241,7 @@ static int parse_disk(struct run_options *options, char *text)
 			return result;
 	}
 	options->disk_count++;
-	return 0;
+	return complete_limit(disk);
 }
 
 static int parse_name(const char *text, const char **name)

@@ -36,6 +36,7 @@ struct run {
 	bool terminal_made;
 	struct disk *disks;		/* open and locked; devices share them */
 	size_t disk_count;
+	struct limit *limits;		/* one for each disk: a restart brings no new burst */
 	int signal_fd;
 	pthread_t signal_thread;
 	pid_t parent;
@@ -55,13 +56,13 @@ static const char help[] =
 	"  --kernel FILE          a bzImage (any Debian vmlinuz) or an ELF vmlinux\n"
 	"  --initrd FILE          an initramfs, one or several; without one, Karma's own:\n"
 	"                         $KARMA_GUEST_DIR/RELEASE/initramfs.img\n"
-	"  --disk FILE[,ro][,direct][,serial=TEXT]  a raw image or block device; the\n"
-	"                         first is vda, and the root unless --cmdline has root=\n"
+	"  --disk FILE[,ro][,direct][,serial=TEXT][,iops=N][,bps=SIZE][,burst=SECONDS]\n"
+	"                         raw image or block device; the first, vda, is the root\n"
 	"  --cpus N               virtual CPUs, 1 to 64 (1)\n"
 	"  --memory SIZE[,hugepages=on|off][,shared=on|off]  such as 256M or 2G (512M);\n"
 	"                         of huge pages; in a file that other processes can map\n"
 	"  --balloon on|off       give memory that the guest frees back to the host (on)\n"
-	"  --cmdline TEXT         added to the kernel's command line\n"
+	"  --cmdline TEXT         added to the kernel's command line; root= there wins\n"
 	"  --console WHERE        stdio, pty, none or file:PATH (stdio)\n"
 	"  --name NAME            the guest's name in messages\n"
 	"  --timeout SECONDS      end the guest then, with status 124\n"
@@ -164,13 +165,15 @@ static int open_disks(struct run *run)
 	const struct run_options *options = &run->options;
 
 	run->disks = calloc(options->disk_count, sizeof(*run->disks));
-	if (!run->disks && options->disk_count)
+	run->limits = calloc(options->disk_count, sizeof(*run->limits));
+	if ((!run->disks || !run->limits) && options->disk_count)
 		return fail(-ENOMEM, "disks: out of memory");
 	for (size_t i = 0; i < options->disk_count; i++) {
 		int result = disk_open(&run->disks[i], &options->disks[i], &run->ring);
 
 		if (result < 0)
 			return result;
+		limit_init(&run->limits[i], &options->disks[i].limit);
 		run->disk_count++;
 	}
 	return 0;
@@ -204,6 +207,8 @@ static int add_disk(
 		disk_close(&disk);
 		return fail(-ENOMEM, "disk %s: out of memory", options->path);
 	}
+	if (limit_is_set(&options->limit))
+		blk_limit(device, &run->limits[index]);
 	return machine_add(&run->vm.machine, device);
 }
 
@@ -555,8 +560,11 @@ static void finish(struct run *run)
 		io_ring_release(&run->ring);
 	if (run->terminal_made)
 		terminal_close(&run->terminal);
-	for (size_t i = 0; i < run->disk_count; i++)
+	for (size_t i = 0; i < run->disk_count; i++) {
 		disk_close(&run->disks[i]);
+		limit_release(&run->limits[i]);
+	}
+	free(run->limits);
 	free(run->disks);
 	close_fd(&run->signal_fd);
 }

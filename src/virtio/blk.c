@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "karma/devices.h"
+#include "karma/limit.h"
 #include "karma/log.h"
 #include "karma/util.h"
 
@@ -33,24 +34,35 @@ struct blk_request {
  * it is better to wait a little and to take many at a time; while we wait, the guest notifies nobody.
  * Which it is can't be seen but by trying: from time to time, the more rarely the more often it was
  * in vain.
+ *
+ * A queue that is held back by its disk's limit waits for that alone, and then is served at once.
  */
 struct pace {
 	struct blk *blk;
 	struct virtq *queue;
 	bool waiting;			/* for look_op */
 	bool paid;			/* since the guest last notified */
+	bool held;			/* it waits for the limit */
+	int64_t limit_wait;		/* what the limit said last: 0, or ns */
+	struct limit_turn turn;
 	struct io_op look_op;
 	struct __kernel_timespec delay;
-	int64_t notified, gap;		/* the last notification; the mean time between two: ns */
+	int64_t notified, gap;		/* ns: the last notification, the mean time between two */
+	int64_t wait;			/* ns; 0: not chosen yet */
 	unsigned left, interval;	/* notifications until the next try */
 };
 
 #define PACE_WAIT_GAPS 4		/* so many notifications would come while we wait */
 #define PACE_PAYS 6u			/* requests that came instead, for which it was worth it */
+#define PACE_PAYS_STILL 3u		/* to go on, once it was */
+#define PACE_FEW 12u			/* a longer wait would do better */
+#define PACE_PLENTY 24u			/* the guest may have to wait for us */
 #define PACE_WAIT_MAX 4000000ll		/* ns */
 #define PACE_GAP_MAX 2000000ll		/* ns: a queue that is less busy is served at once */
 #define PACE_INTERVAL_MIN 64u
 #define PACE_INTERVAL_MAX 4096u
+
+enum { LIMITED, COUNTERS };
 
 struct blk {
 	struct virtio_device device;
@@ -59,6 +71,8 @@ struct blk {
 	struct virtio_blk_config config;
 	struct disk disk;
 	char serial[VIRTIO_BLK_ID_BYTES];
+	struct limit *limit;		/* NULL: none */
+	struct virtio_counter counters[COUNTERS];	/* added to atomically */
 	_Atomic unsigned faults;
 	struct blk_request *requests;	/* BLK_QUEUE_SIZE of them for each queue */
 };
@@ -132,8 +146,12 @@ static bool on_disk(const struct blk *blk, uint64_t sector, uint64_t bytes)
 
 static void submit(struct blk_request *request)
 {
-	virtio_request_started(&request->blk->device);
-	disk_submit(&request->blk->disk, &request->disk);
+	struct blk *blk = request->blk;
+
+	if (blk->limit)
+		limit_take(blk->limit, request->disk.length);
+	virtio_request_started(&blk->device);
+	disk_submit(&blk->disk, &request->disk);
 }
 
 /* The data of a chain lies between its header and its status byte. */
@@ -209,7 +227,7 @@ static void clear_range(struct blk_request *request, const struct virtq_chain *c
 static void flush(struct blk_request *request)
 {
 	request->disk.operation = DISK_FLUSH;
-	request->disk.offset = 0;
+	request->disk.offset = request->disk.length = 0;
 	submit(request);
 }
 
@@ -275,14 +293,24 @@ static struct blk_request *find_request(struct blk *blk, struct virtq *queue, ui
 	return NULL;
 }
 
-/* Take what is there, but no more than a ring of it in one go; how many. */
+/* Whether the limit lets one more request start. */
+static bool may_start(struct pace *pace)
+{
+	struct limit *limit = pace->blk->limit;
+
+	pace->limit_wait = limit ? limit_ask(limit, &pace->turn) : 0;
+	return pace->limit_wait == 0;
+}
+
+/* Take what is there and may start, but no more than a ring of it in one go; how many. */
 static unsigned take(struct blk *blk, struct virtq *queue)
 {
+	struct pace *pace = &blk->paces[queue->index];
 	struct iovec iov[CHAIN_BUFFERS];
 	struct virtq_chain chain;
 	unsigned taken = 0;
 
-	while (taken < BLK_QUEUE_SIZE &&
+	while (taken < BLK_QUEUE_SIZE && may_start(pace) &&
 		virtio_pop(&blk->device, queue, iov, ARRAY_SIZE(iov), &chain)) {
 		struct blk_request *request = find_request(blk, queue, chain.head);
 		unsigned count = chain.out_count + chain.in_count;
@@ -302,11 +330,13 @@ static bool worth_waiting(struct pace *pace)
 {
 	int64_t now = nanoseconds(), gap = now - pace->notified;
 
-	pace->notified = now;
 	/* How long a pause is says nothing about the time between requests. */
 	if (gap > 2 * PACE_GAP_MAX)
 		gap = 2 * PACE_GAP_MAX;
-	pace->gap += (gap - pace->gap) / 8;
+	/* Nor does the time since a wait, in which there were requests and no notifications. */
+	if (pace->notified)
+		pace->gap += (gap - pace->gap) / 8;
+	pace->notified = now;
 	if (pace->left > 0)
 		pace->left--;
 	return pace->left == 0 && pace->gap < PACE_GAP_MAX;
@@ -314,21 +344,51 @@ static bool worth_waiting(struct pace *pace)
 
 static void look(struct io_op *op, int result);
 
-static void wait_for_more(struct pace *pace)
+/* ns: less than a second */
+static void look_after(struct pace *pace, int64_t ns)
 {
 	struct io_ring *ring = io_ring_here(pace->blk->device.ring);
-	int64_t delay = PACE_WAIT_GAPS * pace->gap;
 
 	pace->waiting = true;
-	pace->delay.tv_nsec = delay < PACE_WAIT_MAX ? delay : PACE_WAIT_MAX;
+	pace->delay.tv_nsec = ns;
 	pace->look_op.done = look;
 	virtio_request_started(&pace->blk->device);
 	io_ring_timeout(ring, &pace->look_op, &pace->delay);
 	io_ring_submit(ring);
 }
 
+static void wait_for_more(struct pace *pace)
+{
+	if (!pace->wait)
+		pace->wait = PACE_WAIT_GAPS * pace->gap;
+	if (pace->wait > PACE_WAIT_GAPS * pace->gap)
+		pace->wait = PACE_WAIT_GAPS * pace->gap;
+	if (pace->wait > PACE_WAIT_MAX)
+		pace->wait = PACE_WAIT_MAX;
+	pace->notified = 0;
+	look_after(pace, pace->wait);
+}
+
+/* Requests are there and may not start yet.  The guest need not tell of more. */
+static void hold(struct pace *pace, bool anew)
+{
+	if (anew)
+		__atomic_fetch_add(&pace->blk->counters[LIMITED].value, 1, __ATOMIC_RELAXED);
+	pace->held = true;
+	virtq_disable_notify(pace->queue);
+	look_after(pace, pace->limit_wait);
+}
+
+static void let_go(struct pace *pace)
+{
+	pace->held = false;
+	if (pace->blk->limit)
+		limit_leave(pace->blk->limit, &pace->turn);
+}
+
 static void in_vain(struct pace *pace)
 {
+	pace->wait = 0;
 	pace->interval *= 2;
 	if (pace->interval < PACE_INTERVAL_MIN)
 		pace->interval = PACE_INTERVAL_MIN;
@@ -337,21 +397,52 @@ static void in_vain(struct pace *pace)
 	pace->left = pace->interval;
 }
 
-/* Take what is there, and what comes meanwhile; a ring of requests at most. */
+/* Take what is there and may start, and what comes meanwhile; a ring of requests at most. */
 static void serve(struct blk *blk, struct virtq *queue)
 {
+	struct pace *pace = &blk->paces[queue->index];
 	unsigned taken = 0;
+	bool more;
 
 	do {
 		taken += take(blk, queue);
-	} while (virtq_enable_notify(queue) && taken < BLK_QUEUE_SIZE);
+		more = virtq_enable_notify(queue);
+	} while (more && taken < BLK_QUEUE_SIZE && pace->limit_wait == 0);
+	/* What is held back when the guest has ended stays undone: nobody is to wait for that. */
+	if (more && taken < BLK_QUEUE_SIZE && !blk->device.ending)
+		hold(pace, taken > 0 || !pace->held);
+	else
+		let_go(pace);
 	if (taken >= BLK_QUEUE_SIZE)
 		virtio_again(queue);
 	disk_start(&blk->disk);
 	virtq_interrupt(queue);
 }
 
-/* The wait is over.  If it was worth it, another follows. */
+/* What came while we waited for it.  If it was worth it, another wait follows. */
+static void serve_paced(struct pace *pace)
+{
+	unsigned taken = take(pace->blk, pace->queue);
+	bool pays = taken >= (pace->paid ? PACE_PAYS_STILL : PACE_PAYS);
+
+	if (taken >= PACE_PLENTY)
+		pace->wait -= pace->wait / 4;
+	else if (taken < PACE_FEW)
+		pace->wait += pace->wait / 4;
+	if (!pays && !pace->paid)
+		in_vain(pace);
+	if (!pays || pace->limit_wait) {
+		serve(pace->blk, pace->queue);
+		return;
+	}
+	pace->paid = true;
+	pace->interval = 0;
+	wait_for_more(pace);
+	disk_start(&pace->blk->disk);
+	virtq_interrupt(pace->queue);
+}
+
+/* The wait is over. */
 static void look(struct io_op *op, int result)
 {
 	struct pace *pace = container_of(op, struct pace, look_op);
@@ -361,19 +452,12 @@ static void look(struct io_op *op, int result)
 	(void)result;
 	pthread_mutex_lock(queue->lock);
 	pace->waiting = false;
-	if (virtio_running(&blk->device)) {
-		if (take(blk, queue) >= PACE_PAYS) {
-			pace->paid = true;
-			pace->interval = 0;
-			wait_for_more(pace);
-			disk_start(&blk->disk);
-			virtq_interrupt(queue);
-		} else {
-			if (!pace->paid)
-				in_vain(pace);
-			serve(blk, queue);
-		}
-	}
+	if (!virtio_running(&blk->device))
+		let_go(pace);
+	else if (pace->held)
+		serve(blk, queue);
+	else
+		serve_paced(pace);
 	virtio_request_done(&blk->device);
 	pthread_mutex_unlock(queue->lock);
 }
@@ -402,9 +486,20 @@ static void blk_reset(struct virtio_device *device)
 	/* A look that is under way finds that the device does not run. */
 	for (unsigned i = 0; i < device->queue_count; i++) {
 		blk->paces[i].gap = 2 * PACE_GAP_MAX;
+		blk->paces[i].notified = blk->paces[i].wait = 0;
 		blk->paces[i].interval = 0;
 		blk->paces[i].left = PACE_INTERVAL_MIN;
 	}
+}
+
+void blk_limit(struct virtio_device *device, struct limit *limit)
+{
+	struct blk *blk = container_of(device, struct blk, device);
+
+	blk->limit = limit;
+	blk->counters[LIMITED].name = "limited";
+	device->counters = blk->counters;
+	device->counter_count = COUNTERS;
 }
 
 static void blk_release(struct virtio_device *device)

@@ -388,6 +388,7 @@ void virtio_wait_idle(struct virtio_device *device)
 {
 	const struct timespec moment = { .tv_nsec = 1000 * 1000 };
 
+	device->ending = true;
 	while (!is_idle(device))
 		nanosleep(&moment, NULL);
 }

@@ -150,3 +150,28 @@ test_no_mmio_and_only_the_stock_kernels_port_probes() {
 	[ "$(counter hypercall.queue_notify)" -gt 0 ] || die "no notification was counted"
 	[ "$(counter hypercall.unknown)" = 0 ] || die "unknown calls: $(counter hypercall.unknown)"
 }
+
+# By the guest's clock, and a lower bound alone: a slow host makes it only longer.
+test_limit_of_requests_holds_a_disk_back() {
+	truncate -s 4M disk
+	guest --disk disk,iops=50,burst=1 --cmdline root= --stats -- sh -c '
+		hundredths() { sed "s/ .*//; s/[.]//; s/^0*//" /proc/uptime; }
+		from=$(hundredths)
+		dd if=/dev/vda of=/dev/null bs=4k count=150 iflag=direct 2>/dev/null || exit 9
+		echo $(($(hundredths) - from))'
+	expect_status 0
+	[ "$(cat out)" -ge 190 ] || die "150 reads took $(cat out) hundredths of a second"
+	[ "$(counter vda.limited)" -gt 0 ] || die "vda.limited is $(counter vda.limited)"
+}
+
+test_guest_whose_disk_is_held_back_can_be_ended() {
+	truncate -s 4M disk
+	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --disk disk,bps=16K \
+		--cmdline root= -- sh -c '
+		dd if=/dev/vda of=/dev/null bs=1M count=4 iflag=direct 2>/dev/null &
+		sleep 1; echo begun; wait'
+	wait_for begun 100
+	kill -INT "$guest_pid"
+	end_guest
+	[ "$status" = 130 ] || die "status $status"
+}

@@ -35,6 +35,7 @@ Suite *boot_suite(void);
 Suite *load_suite(void);
 Suite *watchdog_suite(void);
 Suite *unpack_suite(void);
+Suite *limit_suite(void);
 
 #define SIM_MEMORY (16 * MIB)
 #define SIM_RING_ENTRIES 64
@@ -164,7 +165,10 @@ const char *descriptor_path(int fd);
 
 int64_t now_ms(void);
 
-/* From now on the code under test sees this time on its monotonic clock; 0: the real one again. */
+/*
+ * From now on the code under test sees this time on its monotonic clock; 0: the real one again.  So
+ * does check, which measures each test by it: a test sets it back before its end.
+ */
 void sim_set_clock(int64_t ns);
 
 /* A generator of random numbers: the same for the same seed, never 0 as its state. */

@@ -50,6 +50,7 @@ int main(void)
 		load_suite,
 		watchdog_suite,
 		unpack_suite,
+		limit_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

@@ -677,6 +677,7 @@ START_TEST(busy_queue_is_served_many_at_a_time)
 	driver_kick(&queue);
 	ck_assert(!wants_notification());
 	driver_wait(&queue);
+	sim_set_clock(0);
 }
 END_TEST
 
@@ -694,12 +695,14 @@ START_TEST(guest_that_waits_for_each_request_is_not_kept_waiting_for_long)
 	/* Tries: after 64, 128, 256 ... requests. */
 	ck_assert_uint_ge(waits, 3);
 	ck_assert_uint_le(waits, 7);
+	sim_set_clock(0);
 }
 END_TEST
 
 START_TEST(queue_that_is_not_busy_is_served_at_once)
 {
 	ck_assert(!notify_until_it_waits(5000000, 500));
+	sim_set_clock(0);
 }
 END_TEST
 
@@ -710,6 +713,258 @@ START_TEST(reset_ends_a_wait)
 	ck_assert_uint_eq(blk->in_flight, 0);
 	start();
 	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, data, SECTOR), VIRTIO_BLK_S_OK);
+	sim_set_clock(0);
+}
+END_TEST
+
+#define SECOND 1000000000ll
+#define LIMIT_START (1000 * SECOND)
+
+static struct limit disk_limit;
+
+static void set_limit(struct virtio_device *device, uint64_t iops, uint64_t bps)
+{
+	sim_set_clock(LIMIT_START);
+	limit_init(&disk_limit, &(struct limit_options){ iops, bps, 1 });
+	blk_limit(device, &disk_limit);
+}
+
+/* Ten requests a second. */
+static void start_limited(void)
+{
+	add_disk(descriptor_path(file), false, false, NULL);
+	set_limit(blk, 10, 0);
+	start();
+}
+
+static uint64_t limited(void)
+{
+	ck_assert_uint_eq(blk->counter_count, 1);
+	ck_assert_str_eq(blk->counters[0].name, "limited");
+	return blk->counters[0].value;
+}
+
+/* The requests that are done after a while, longer than which no wait is. */
+static unsigned done_in_a_while(const struct driver_queue *of)
+{
+	for (int64_t ns = 0; ns <= LIMIT_WAIT_MAX; ns += SIM_MOMENT_MS * 1000000ll)
+		sim_run_moment(&sim);
+	return driver_used(of);
+}
+
+START_TEST(limit_lets_so_many_requests_pass_at_once)
+{
+	uint64_t notifications;
+
+	start_limited();
+	for (unsigned i = 0; i < 25; i++)
+		publish_read(&queue, i);
+	driver_kick(&queue);
+	notifications = blk->queues[0].notifications;
+	ck_assert(!wants_notification());
+	ck_assert_uint_eq(done_in_a_while(&queue), 10);
+	ck_assert_uint_eq(limited(), 1);
+	sim_set_clock(LIMIT_START + SECOND / 2);
+	ck_assert_uint_eq(done_in_a_while(&queue), 15);
+	ck_assert_uint_eq(limited(), 2);
+	/* Who notifies without need changes nothing. */
+	driver_kick(&queue);
+	ck_assert_uint_eq(done_in_a_while(&queue), 15);
+	sim_set_clock(LIMIT_START + 10 * SECOND);
+	ck_assert_uint_eq(done_in_a_while(&queue), 25);
+	ck_assert_uint_eq(blk->in_flight, 0);
+	ck_assert_uint_eq(blk->queues[0].notifications, notifications + 1);
+	/* It asks for notifications again, and none is lost. */
+	ck_assert(wants_notification());
+	queue.last_used += 25;
+	sim_set_clock(LIMIT_START + 20 * SECOND);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, data, SECTOR), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(limited(), 2);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(queue_that_is_empty_waits_for_no_tokens)
+{
+	start_limited();
+	for (unsigned i = 0; i < 10; i++)
+		ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, i, data, SECTOR), VIRTIO_BLK_S_OK);
+	ck_assert(wants_notification());
+	ck_assert_uint_eq(blk->in_flight, 0);
+	ck_assert_uint_eq(limited(), 0);
+	sim_set_clock(0);
+}
+END_TEST
+
+/* With a bucket that is empty behind the first one. */
+static bool takes_a_request(uint32_t type)
+{
+	struct virtio_blk_discard_write_zeroes range = { 0, 8, 0 };
+	bool clears = type == VIRTIO_BLK_T_DISCARD || type == VIRTIO_BLK_T_WRITE_ZEROES;
+	uint64_t from = clears ? sim_text(&sim, &range, sizeof(range)) : data;
+	uint32_t length = clears ? sizeof(range) : type == VIRTIO_BLK_T_FLUSH ? 0 : SECTOR;
+	__int128 before;
+
+	sim_set_clock(LIMIT_START);
+	limit_release(&disk_limit);
+	limit_init(&disk_limit, &(struct limit_options){ 10, MIB, 1 });
+	before = disk_limit.bytes.balance;
+	ck_assert_uint_eq(request(type, 0, from, length), VIRTIO_BLK_S_OK);
+	length = clears ? 8 * SECTOR : type == VIRTIO_BLK_T_GET_ID ? 0 : length;
+	ck_assert(before - disk_limit.bytes.balance == (__int128)length * SECOND);
+	return disk_limit.requests.balance < 10 * SECOND;
+}
+
+START_TEST(requests_take_what_they_are)
+{
+	start_limited();
+	ck_assert(takes_a_request(VIRTIO_BLK_T_OUT));
+	ck_assert(takes_a_request(VIRTIO_BLK_T_FLUSH));
+	ck_assert(takes_a_request(VIRTIO_BLK_T_IN));
+	ck_assert(takes_a_request(VIRTIO_BLK_T_DISCARD));
+	ck_assert(takes_a_request(VIRTIO_BLK_T_FLUSH));
+	ck_assert(takes_a_request(VIRTIO_BLK_T_WRITE_ZEROES));
+	ck_assert(!takes_a_request(VIRTIO_BLK_T_GET_ID));
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(limit_of_bytes_holds_back_what_follows)
+{
+	add_disk(descriptor_path(file), false, false, NULL);
+	set_limit(blk, 0, 2 * SECTOR);
+	start();
+	/* More than the whole bucket passes, and is paid back. */
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 0, data, 8 * SECTOR), VIRTIO_BLK_S_OK);
+	publish_read(&queue, 0);
+	driver_kick(&queue);
+	sim_set_clock(LIMIT_START + 3 * SECOND);
+	ck_assert_uint_eq(done_in_a_while(&queue), 0);
+	sim_set_clock(LIMIT_START + 4 * SECOND);
+	ck_assert_uint_eq(done_in_a_while(&queue), 1);
+	ck_assert_uint_eq(limited(), 1);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(reset_while_a_limit_holds_requests_back)
+{
+	start_limited();
+	for (unsigned i = 0; i < 25; i++)
+		publish_read(&queue, i);
+	driver_kick(&queue);
+	ck_assert_uint_eq(done_in_a_while(&queue), 10);
+	sim_reset(&sim, 0);
+	ck_assert_uint_eq(blk->in_flight, 0);
+	ck_assert_ptr_null(disk_limit.first);
+	start();
+	/* A reset brings no tokens. */
+	publish_read(&queue, 0);
+	driver_kick(&queue);
+	ck_assert_uint_eq(done_in_a_while(&queue), 0);
+	sim_set_clock(LIMIT_START + SECOND);
+	driver_wait(&queue);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(broken_queue_waits_no_more)
+{
+	start_limited();
+	for (unsigned i = 0; i < 11; i++)
+		publish_read(&queue, i);
+	driver_kick(&queue);
+	ck_assert_uint_eq(done_in_a_while(&queue), 10);
+	queue.last_used += 10;
+	queue.avail->idx += 1000;
+	sim_set_clock(LIMIT_START + SECOND);
+	sim_run_moment(&sim);
+	done_in_a_while(&queue);
+	ck_assert_uint_eq(blk->in_flight, 0);
+	ck_assert_ptr_null(disk_limit.first);
+	assert_needs_reset();
+	sim_set_clock(0);
+}
+END_TEST
+
+static void *run_io_thread(void *unused);
+
+START_TEST(end_does_not_wait_for_the_limit)
+{
+	pthread_t io_thread;
+	int64_t before;
+
+	start_limited();
+	for (unsigned i = 0; i < 25; i++)
+		publish_read(&queue, i);
+	driver_kick(&queue);
+	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
+	before = now_ms();
+	virtio_wait_idle(blk);
+	ck_assert_int_lt(now_ms() - before, SIM_PATIENCE_MS);
+	io_ring_stop(&sim.ring);
+	pthread_join(io_thread, NULL);
+	ck_assert_uint_eq(blk->in_flight, 0);
+	ck_assert_uint_eq(driver_used(&queue), 10);
+	ck_assert_ptr_null(disk_limit.first);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(limit_that_does_not_bite_changes_nothing)
+{
+	unsigned done = 0;
+
+	add_disk(descriptor_path(file), false, false, NULL);
+	set_limit(blk, 1000000000, 1024 * GIB);
+	start();
+	for (unsigned round = 0; round < 4; round++) {
+		for (unsigned i = 0; i < 80; i++)
+			publish_read(&queue, i);
+		driver_kick(&queue);
+		for (; done < 80 * (round + 1); done++)
+			driver_wait(&queue);
+	}
+	ck_assert_uint_eq(limited(), 0);
+	/* Busy queues are still served many at a time. */
+	ck_assert(notify_until_it_waits(10000, 1000));
+	ck_assert_ptr_null(disk_limit.first);
+	driver_wait(&queue);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(busy_queue_that_meets_its_limit_waits_for_that_alone)
+{
+	add_disk(descriptor_path(file), false, false, NULL);
+	set_limit(blk, 200, 0);
+	start();
+	/* No time passes, and one of these is the first that is to wait for more. */
+	for (unsigned i = 0; i < 65; i++) {
+		publish_read(&queue, 0);
+		driver_kick(&queue);
+		if (!wants_notification())
+			break;
+		driver_wait(&queue);
+	}
+	ck_assert(!wants_notification());
+	ck_assert_uint_eq(limited(), 0);
+	while ((uint16_t)(queue.avail->idx - queue.last_used) < 60)
+		publish_read(&queue, 0);
+	for (unsigned i = 0; i < 60; i++)
+		driver_wait(&queue);
+	while ((uint16_t)(queue.avail->idx - queue.last_used) < 85)
+		publish_read(&queue, 0);
+	driver_kick(&queue);
+	done_in_a_while(&queue);
+	ck_assert_uint_eq(blk->queues[0].chains, 200);
+	ck_assert_uint_eq(limited(), 1);
+	ck_assert_uint_eq(blk->in_flight, 1);
+	sim_set_clock(LIMIT_START + SECOND);
+	ck_assert_uint_eq(done_in_a_while(&queue), 85);
+	ck_assert(wants_notification());
+	ck_assert_uint_eq(blk->in_flight, 0);
+	sim_set_clock(0);
 }
 END_TEST
 
@@ -786,12 +1041,12 @@ static void *run_io_thread(void *unused)
 	return NULL;
 }
 
-START_TEST(vcpus_with_rings_of_their_own_share_a_disk)
+/* All requests of all vCPUs, each of which works on the next when one is done. */
+static void run_vcpus(void)
 {
 	struct vcpu_like vcpus[QUEUES];
 	pthread_t io_thread;
 
-	add_disk_of_queues();
 	sim_start_device(
 		&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | blk->offered, queues, QUEUES, QUEUE_SIZE);
 	for (unsigned i = 0; i < QUEUES; i++) {
@@ -816,6 +1071,61 @@ START_TEST(vcpus_with_rings_of_their_own_share_a_disk)
 		ck_assert_uint_eq(status_at(vcpus[i].parts[2]), VIRTIO_BLK_S_OK);
 		io_ring_release_own(&vcpus[i].ring);
 	}
+}
+
+START_TEST(vcpus_with_rings_of_their_own_share_a_disk)
+{
+	add_disk_of_queues();
+	run_vcpus();
+}
+END_TEST
+
+START_TEST(queues_share_one_limit)
+{
+	unsigned sum = 0;
+
+	add_disk_of_queues();
+	set_limit(blk, 100, 0);
+	sim_start_device(&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | blk->offered, queues,
+		QUEUES, QUEUE_SIZE);
+	for (unsigned i = 0; i < QUEUES; i++) {
+		for (unsigned j = 0; j < 70; j++)
+			publish_read(&queues[i], j);
+		driver_kick(&queues[i]);
+	}
+	ck_assert_uint_eq(done_in_a_while(&queues[0]), 70);
+	ck_assert_uint_eq(driver_used(&queues[1]), 30);
+	ck_assert_uint_eq(driver_used(&queues[2]), 0);
+	/* They have their turns in order. */
+	sim_set_clock(LIMIT_START + SECOND);
+	done_in_a_while(&queues[0]);
+	done_in_a_while(&queues[0]);
+	ck_assert_uint_eq(driver_used(&queues[1]), 70);
+	ck_assert_uint_eq(driver_used(&queues[2]), 60);
+	sim_set_clock(LIMIT_START + 2 * SECOND);
+	done_in_a_while(&queues[0]);
+	done_in_a_while(&queues[0]);
+	for (unsigned i = 0; i < QUEUES; i++)
+		sum += driver_used(&queues[i]);
+	ck_assert_uint_eq(sum, QUEUES * 70);
+	ck_assert_uint_ge(limited(), 3);
+	ck_assert_uint_eq(blk->in_flight, 0);
+	ck_assert_ptr_null(disk_limit.first);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(vcpus_with_rings_of_their_own_share_a_limit)
+{
+	int64_t before = now_ms();
+
+	add_disk_of_queues();
+	limit_init(&disk_limit, &(struct limit_options){ QUEUES * THREAD_REQUESTS / 2, 0, 1 });
+	blk_limit(blk, &disk_limit);
+	run_vcpus();
+	ck_assert_uint_gt(limited(), 0);
+	ck_assert_int_ge(now_ms() - before, 900);
+	ck_assert_ptr_null(disk_limit.first);
 }
 END_TEST
 
@@ -1102,6 +1412,19 @@ Suite *blk_suite(void)
 		direct_disk_wants_whole_blocks,
 		disk_has_the_queues_it_tells_of,
 		vcpus_with_rings_of_their_own_share_a_disk,
+		queues_share_one_limit,
+		vcpus_with_rings_of_their_own_share_a_limit,
+		limit_of_bytes_holds_back_what_follows,
+		limit_that_does_not_bite_changes_nothing,
+		busy_queue_that_meets_its_limit_waits_for_that_alone,
+	};
+	const TTest *const limiting[] = {
+		limit_lets_so_many_requests_pass_at_once,
+		queue_that_is_empty_waits_for_no_tokens,
+		requests_take_what_they_are,
+		reset_while_a_limit_holds_requests_back,
+		broken_queue_waits_no_more,
+		end_does_not_wait_for_the_limit,
 	};
 	const TTest *const reading[] = { read_only_disk_is_read_and_not_changed };
 	Suite *suite = suite_create("blk");
@@ -1109,6 +1432,7 @@ Suite *blk_suite(void)
 	suite_add_tcase(suite, make_case("requests", setup, writable, ARRAY_SIZE(writable)));
 	suite_add_tcase(
 		suite, make_case("read only", setup_read_only, reading, ARRAY_SIZE(reading)));
+	suite_add_tcase(suite, make_case("limits", setup_memory, limiting, ARRAY_SIZE(limiting)));
 	suite_add_tcase(suite, make_case("opening", setup_memory, opening, ARRAY_SIZE(opening)));
 	return suite;
 }

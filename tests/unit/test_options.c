@@ -279,6 +279,56 @@ START_TEST(bad_disks_are_refused)
 }
 END_TEST
 
+START_TEST(disks_with_limits)
+{
+	ck_assert_int_eq(parse("--kernel k --disk a --disk b,iops=50 --disk c,ro,bps=20M,direct "
+			       "--disk d,burst=60,bps=1k,iops=1000000000 "
+			       "--disk e,bps=1024G,burst=3600"),
+		0);
+	ck_assert_uint_eq(options.disk_count, 5);
+	ck_assert(!limit_is_set(&options.disks[0].limit));
+	ck_assert(limit_is_set(&options.disks[1].limit));
+	ck_assert_uint_eq(options.disks[1].limit.requests, 50);
+	ck_assert_uint_eq(options.disks[1].limit.bytes, 0);
+	ck_assert_uint_eq(options.disks[1].limit.burst, 1);
+	ck_assert(options.disks[2].read_only && options.disks[2].direct);
+	ck_assert_uint_eq(options.disks[2].limit.requests, 0);
+	ck_assert_uint_eq(options.disks[2].limit.bytes, 20 * MIB);
+	ck_assert_uint_eq(options.disks[2].limit.burst, 1);
+	ck_assert_uint_eq(options.disks[3].limit.requests, 1000000000);
+	ck_assert_uint_eq(options.disks[3].limit.bytes, KIB);
+	ck_assert_uint_eq(options.disks[3].limit.burst, 60);
+	ck_assert_uint_eq(options.disks[4].limit.bytes, 1024 * GIB);
+	ck_assert_uint_eq(options.disks[4].limit.burst, 3600);
+}
+END_TEST
+
+START_TEST(bad_limits_of_disks_are_refused)
+{
+	const char *const iops[] = { "0", "-1", "1000000001", "1K", "5.5", "x", "",
+		"18446744073709551617" };
+	const char *const bps[] = { "0K", "1000", "-1M", "M", "", "1.5M", "1MB", "1025G",
+		"18446744073709551615K", "16777217G" };
+	char line[128];
+
+	for (size_t i = 0; i < ARRAY_SIZE(iops); i++) {
+		snprintf(line, sizeof(line), "--kernel k --disk a,iops=%s", iops[i]);
+		assert_refused(line, "--disk iops");
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(bps); i++) {
+		snprintf(line, sizeof(line), "--kernel k --disk a,bps=%s", bps[i]);
+		assert_refused(line, "--disk bps");
+	}
+	/* Nothing says whether these are bytes or MiB. */
+	assert_refused("--kernel k --disk a,bps=1048576", "20M");
+	assert_refused("--kernel k --disk a,iops=1,burst=0", "--disk burst");
+	assert_refused("--kernel k --disk a,iops=1,burst=3601", "3600");
+	assert_refused("--kernel k --disk a,iops=1,burst=1s", "--disk burst");
+	assert_refused("--kernel k --disk a,burst=2", "iops=N or bps=SIZE");
+	assert_refused("--kernel k --disk a,iops", "knows no `iops`");
+}
+END_TEST
+
 START_TEST(names_of_guests)
 {
 	const char *const good[] = { "a", "web-1", "A.b_C", "_x", "0",
@@ -371,6 +421,8 @@ Suite *options_suite(void)
 		balloon_is_on_unless_it_is_switched_off,
 		disks_with_flags,
 		bad_disks_are_refused,
+		disks_with_limits,
+		bad_limits_of_disks_are_refused,
 		names_of_guests,
 		timeouts,
 		ends_of_guests,

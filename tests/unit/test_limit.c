@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Limits of I/O: what may start when, and that in the long run it is exactly the rate. */
+#include <string.h>
+
+#include "guest.h"
+#include "karma/limit.h"
+
+#define SECOND 1000000000ll
+#define START (1000 * SECOND)
+
+static struct limit limit;
+static struct limit_turn turn, others[3];
+static int64_t now;
+
+static void set_time(int64_t ns)
+{
+	now = ns;
+	sim_set_clock(now);
+}
+
+static void make(uint64_t requests, uint64_t bytes, unsigned burst)
+{
+	set_time(START);
+	limit_init(&limit, &(struct limit_options){ requests, bytes, burst });
+	turn = (struct limit_turn){ 0 };
+	memset(others, 0, sizeof(others));
+}
+
+static void teardown(void)
+{
+	sim_set_clock(0);
+	limit_release(&limit);
+}
+
+/* Requests of so many bytes that may start at once, of so many that want to. */
+static unsigned started(struct limit_turn *by, unsigned wanted, uint64_t bytes)
+{
+	unsigned count = 0;
+
+	while (count < wanted && limit_ask(&limit, by) == 0) {
+		limit_take(&limit, bytes);
+		count++;
+	}
+	if (count == wanted)
+		limit_leave(&limit, by);
+	return count;
+}
+
+/* As a device does: wait for as long as it is told, until that time. */
+static uint64_t started_until(int64_t end, uint64_t bytes)
+{
+	uint64_t count = 0;
+
+	while (now < end) {
+		int64_t wait = limit_ask(&limit, &turn);
+
+		if (wait == 0) {
+			limit_take(&limit, bytes);
+			count++;
+			continue;
+		}
+		ck_assert_int_ge(wait, LIMIT_WAIT_MIN);
+		ck_assert_int_le(wait, LIMIT_WAIT_MAX);
+		set_time(now + wait < end ? now + wait : end);
+	}
+	return count;
+}
+
+START_TEST(burst_passes_at_once_and_no_more)
+{
+	make(50, 0, 1);
+	ck_assert_uint_eq(started(&turn, 1000, UINT64_MAX), 50);
+	limit_release(&limit);
+	make(50, 0, 3);
+	ck_assert_uint_eq(started(&turn, 1000, 0), 150);
+	limit_release(&limit);
+	make(0, 4096, 2);
+	ck_assert_uint_eq(started(&turn, 1000, 512), 16);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(wait_is_until_there_is_a_token)
+{
+	make(50, 0, 1);
+	started(&turn, 50, 0);
+	ck_assert_int_eq(limit_ask(&limit, &turn), SECOND / 50);
+	set_time(now + SECOND / 50 - 1);
+	ck_assert_int_eq(limit_ask(&limit, &turn), LIMIT_WAIT_MIN);
+	set_time(now + 1);
+	ck_assert_uint_eq(started(&turn, 10, 0), 1);
+	/* A third of a second is not a whole number of nanoseconds: round up. */
+	limit_release(&limit);
+	make(30, 0, 1);
+	started(&turn, 30, 0);
+	ck_assert_int_eq(limit_ask(&limit, &turn), 33333334);
+	set_time(now + 33333333);
+	ck_assert_int_gt(limit_ask(&limit, &turn), 0);
+	set_time(now + 1);
+	ck_assert_int_eq(limit_ask(&limit, &turn), 0);
+	/* No wait is long, as a reset may wait for its end. */
+	limit_release(&limit);
+	make(1, 0, 1);
+	started(&turn, 1, 0);
+	ck_assert_int_eq(limit_ask(&limit, &turn), LIMIT_WAIT_MAX);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(both_rates_count)
+{
+	make(10, 10000, 1);
+	ck_assert_uint_eq(started(&turn, 100, 1), 10);
+	set_time(now + SECOND);
+	ck_assert_uint_eq(started(&turn, 100, 5000), 2);
+	/* What needs no bytes still is a request, and waits behind the others. */
+	set_time(now + SECOND);
+	ck_assert_uint_eq(started(&turn, 100, 0), 10);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(request_larger_than_the_bucket_passes_and_is_paid_back)
+{
+	make(0, 1000, 1);
+	ck_assert_uint_eq(started(&turn, 10, 5000), 1);
+	set_time(now + 4 * SECOND);
+	ck_assert_int_eq(limit_ask(&limit, &turn), LIMIT_WAIT_MIN);
+	set_time(now + LIMIT_WAIT_MIN);
+	ck_assert_uint_eq(started(&turn, 10, 5000), 1);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(pause_brings_a_burst_and_no_more)
+{
+	make(7, 0, 5);
+	started(&turn, 35, 0);
+	set_time(now + 5 * SECOND - 1);
+	ck_assert_uint_eq(started(&turn, 100, 0), 34);
+	set_time(now + 100 * SECOND);
+	ck_assert_uint_eq(started(&turn, 100, 0), 35);
+	set_time(INT64_MAX);
+	ck_assert_uint_eq(started(&turn, 100, 0), 35);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(rate_is_exact_over_a_long_time)
+{
+	const uint64_t rates[] = { 1, 3, 7, 50, 333, 999, 10007 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(rates); i++) {
+		make(rates[i], 0, 1);
+		/* The last token comes with the last nanosecond, and could be used behind it. */
+		ck_assert_uint_eq(started_until(START + 100 * SECOND + 1, 4096), 101 * rates[i]);
+		limit_release(&limit);
+	}
+	/* However often somebody looks, and whenever. */
+	make(333, 0, 1);
+	started(&turn, 333, 0);
+	for (uint64_t seed = 1, count = 0;; ) {
+		int64_t end = START + 10 * SECOND, next = now + 1 + random_next(&seed) % 100000;
+
+		set_time(next < end ? next : end);
+		count += started(&turn, 1000, 0);
+		if (now < end)
+			continue;
+		ck_assert_uint_eq(count, 3330);
+		break;
+	}
+	limit_release(&limit);
+	make(0, 1000003, 1);
+	/* A debt of one request at most. */
+	ck_assert_uint_eq(started_until(START + 100 * SECOND, 4096), 101 * 1000003ull / 4096 + 1);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(no_number_overflows)
+{
+	const uint64_t rates[] = { 1, 1000000007, INT64_MAX, UINT64_MAX - 1, UINT64_MAX };
+	const uint64_t lengths[] = { 0, 1, INT64_MAX, UINT64_MAX };
+
+	for (size_t i = 0; i < ARRAY_SIZE(rates); i++) {
+		for (size_t j = 0; j < ARRAY_SIZE(lengths); j++) {
+			make(rates[i], rates[i], LIMIT_BURST_MAX);
+			set_time(1);
+			ck_assert_int_eq(limit_ask(&limit, &turn), 0);
+			for (unsigned k = 0; k < 10000; k++)
+				limit_take(&limit, lengths[j]);
+			ck_assert_int_le(limit_ask(&limit, &turn), LIMIT_WAIT_MAX);
+			set_time(INT64_MAX);
+			ck_assert_int_le(limit_ask(&limit, &turn), LIMIT_WAIT_MAX);
+			limit_release(&limit);
+		}
+	}
+	/* The largest rate: a bucket that is emptied to the last token, and filled. */
+	make(0, UINT64_MAX, LIMIT_BURST_MAX);
+	ck_assert_uint_eq(started(&turn, 10000, UINT64_MAX), LIMIT_BURST_MAX);
+	set_time(now + 10 * SECOND);
+	ck_assert_uint_eq(started(&turn, 10000, UINT64_MAX), 10);
+	set_time(INT64_MAX);
+	ck_assert_uint_eq(started(&turn, 10000, UINT64_MAX), LIMIT_BURST_MAX);
+	/* The largest debt is paid back in the end. */
+	limit_release(&limit);
+	make(0, UINT64_MAX, 1);
+	limit_take(&limit, UINT64_MAX);
+	limit_take(&limit, UINT64_MAX);
+	ck_assert_int_gt(limit_ask(&limit, &turn), 0);
+	set_time(now + SECOND + 1);
+	ck_assert_int_eq(limit_ask(&limit, &turn), 0);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(clock_that_goes_back_brings_nothing)
+{
+	make(10, 0, 1);
+	started(&turn, 10, 0);
+	set_time(START - 100 * SECOND);
+	ck_assert_int_gt(limit_ask(&limit, &turn), 0);
+	set_time(START);
+	ck_assert_int_gt(limit_ask(&limit, &turn), 0);
+	set_time(START + SECOND / 10);
+	ck_assert_uint_eq(started(&turn, 10, 0), 1);
+	sim_set_clock(0);
+}
+END_TEST
+
+START_TEST(those_that_wait_have_their_turns_in_order)
+{
+	make(1000, 0, 1);
+	ck_assert_uint_eq(started(&turn, 2000, 0), 1000);
+	for (unsigned i = 0; i < ARRAY_SIZE(others); i++)
+		ck_assert_uint_eq(started(&others[i], 10, 0), 0);
+	set_time(now + SECOND / 100);
+	/* Whoever looks first: the first that waited takes what there is, and then is the last. */
+	ck_assert_uint_eq(started(&others[1], 100, 0), 0);
+	ck_assert_uint_eq(started(&turn, 100, 0), 10);
+	set_time(now + SECOND / 100);
+	ck_assert_uint_eq(started(&turn, 100, 0), 0);
+	/* Others that come without having waited go behind them, too. */
+	ck_assert_uint_eq(started(&others[0], 4, 0), 4);
+	ck_assert_uint_eq(started(&others[0], 1, 0), 0);
+	ck_assert_uint_eq(started(&others[2], 1, 0), 0);
+	ck_assert_uint_eq(started(&others[1], 100, 0), 6);
+	/* Who leaves holds up nobody. */
+	limit_leave(&limit, &others[2]);
+	limit_leave(&limit, &others[2]);
+	set_time(now + SECOND / 100);
+	ck_assert_uint_eq(started(&turn, 100, 0), 10);
+	limit_leave(&limit, &turn);
+	limit_leave(&limit, &others[0]);
+	limit_leave(&limit, &others[1]);
+	ck_assert_ptr_null(limit.first);
+	sim_set_clock(0);
+}
+END_TEST
+
+Suite *limit_suite(void)
+{
+	const TTest *const tests[] = {
+		burst_passes_at_once_and_no_more,
+		wait_is_until_there_is_a_token,
+		both_rates_count,
+		request_larger_than_the_bucket_passes_and_is_paid_back,
+		pause_brings_a_burst_and_no_more,
+		rate_is_exact_over_a_long_time,
+		no_number_overflows,
+		clock_that_goes_back_brings_nothing,
+		those_that_wait_have_their_turns_in_order,
+	};
+	Suite *suite = suite_create("limit");
+	TCase *tcase = tcase_create("limit");
+
+	tcase_add_checked_fixture(tcase, NULL, teardown);
+	tcase_set_timeout(tcase, 30);
+	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
+		tcase_add_test(tcase, tests[i]);
+	suite_add_tcase(suite, tcase);
+	return suite;
+}
