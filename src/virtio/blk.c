@@ -359,12 +359,12 @@ static void look_after(struct pace *pace, int64_t ns)
 
 static void wait_for_more(struct pace *pace)
 {
-	if (!pace->wait)
-		pace->wait = PACE_WAIT_GAPS * pace->gap;
-	if (pace->wait > PACE_WAIT_GAPS * pace->gap)
-		pace->wait = PACE_WAIT_GAPS * pace->gap;
-	if (pace->wait > PACE_WAIT_MAX)
-		pace->wait = PACE_WAIT_MAX;
+	int64_t most = PACE_WAIT_GAPS * pace->gap;
+
+	if (most > PACE_WAIT_MAX)
+		most = PACE_WAIT_MAX;
+	if (!pace->wait || pace->wait > most)
+		pace->wait = most;
 	pace->notified = 0;
 	look_after(pace, pace->wait);
 }
