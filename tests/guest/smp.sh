@@ -53,13 +53,15 @@ test_a_disk_has_a_queue_for_each_cpu() {
 	expect_out "$(printf '%s\n' 0 1 2 3 0 1 2 3 '0 1' '1 1' '2 1' '3 1')"
 }
 
-# As many as --cpus takes.
-test_sixty_four_cpus_come_up() {
-	LIMIT=240
-	guest --cpus 64 -- sh -c 'nproc; dmesg'
+# As many as --cpus takes, where the host is a real one.  On one emulated CPU the ticks of 64 alone can
+# take all of its time.
+test_many_cpus_come_up() {
+	local cpus=64
+	[ -z "${KARMA_SOFT_HOST-}" ] || cpus=16
+	guest --cpus $cpus -- sh -c 'nproc; dmesg'
 	expect_status 0
-	[ "$(head -n 1 out)" = 64 ] || die "nproc says $(head -n 1 out)"
-	expect_logged out "smp: Brought up 1 node, 64 CPUs"
+	[ "$(head -n 1 out)" = $cpus ] || die "nproc says $(head -n 1 out)"
+	expect_logged out "smp: Brought up 1 node, $cpus CPUs"
 	expect_no_complaint out
 }
 
