@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 /* Opened at the start: later, the monitor may have given up the right to open files. */
-static int file = -1;
+static int report = -1;
 static bool ends;
 static long long kernel_time;
 
@@ -34,7 +34,7 @@ static void __attribute__((constructor)) open_file(void)
 	const char *path = getenv("FIRST_RUN_FILE");
 
 	if (path)
-		file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+		report = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 	ends = getenv("FIRST_RUN_END") != NULL;
 }
 
@@ -51,7 +51,7 @@ static void tell_cpu_time(void)
 	char text[64];
 	int length = snprintf(text, sizeof(text), "%lld %lld\n", cpu_time(), kernel_time);
 
-	if (write(file, text, length) != length)
+	if (write(report, text, length) != length)
 		_exit(EXIT_FAILURE);
 }
 
@@ -102,7 +102,7 @@ int ioctl(int fd, unsigned long request, ...)
 	va_start(arguments, request);
 	argument = va_arg(arguments, void *);
 	va_end(arguments);
-	if (request == KVM_RUN && file >= 0 && !atomic_flag_test_and_set(&seen)) {
+	if (request == KVM_RUN && report >= 0 && !atomic_flag_test_and_set(&seen)) {
 		tell_cpu_time();
 		if (ends)
 			_exit(EXIT_SUCCESS);
