@@ -58,6 +58,10 @@ struct boot_options {
 int boot_load(
 	struct guest_memory *memory, const struct boot_options *options, struct boot_entry *entry);
 
+/* What a release may consist of, since it becomes part of a path; it doesn't begin with a dot. */
+#define BOOT_RELEASE_CHARACTERS \
+	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+~-"
+
 /*
  * The release that a bzImage names in its header ("6.1.0-56-amd64"), into release.  -ENOENT
  * if it names none (an ELF file, say), any other negative errno with a message printed.

@@ -157,10 +157,7 @@ int bzimage_write_params(const struct guest_memory *memory, const struct boot_im
 /* A release becomes part of a path, so it must not be able to lead anywhere else. */
 static bool release_is_sane(const char *release)
 {
-	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-				      "0123456789._+~-";
-
-	return release[0] && release[0] != '.' && release[strspn(release, allowed)] == '\0';
+	return release[0] && release[0] != '.' && release[strspn(release, BOOT_RELEASE_CHARACTERS)] == '\0';
 }
 
 static int read_release(const struct boot_file *file, char *release, size_t size)

@@ -108,13 +108,11 @@ static int make_command_cpio(const struct run_options *options,
 /* What follows the banner: "6.1.0-56-amd64 (builder@host) ...".  It becomes part of a path. */
 static bool take_release(const char *text, size_t length, char *release, size_t size)
 {
-	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-				      "0123456789._+~-";
 	char word[RELEASE_BYTES + 2] = "";
 	size_t end;
 
 	memcpy(word, text, length < sizeof(word) - 1 ? length : sizeof(word) - 1);
-	end = strspn(word, allowed);
+	end = strspn(word, BOOT_RELEASE_CHARACTERS);
 	if (!end || word[0] == '.' || end >= size || strncmp(word + end, " (", 2) != 0)
 		return false;
 	memcpy(release, word, end);
