@@ -133,21 +133,19 @@ unit: $(BUILD)/test/unit-asan $(BUILD)/test/unit-tsan
 	$(BUILD)/test/unit-asan
 	TSAN_OPTIONS=suppressions=tests/unit/tsan.supp $(BUILD)/test/unit-tsan
 
-# The tests with whole guests, in the soft host where this machine has no KVM that works.
-# $(1): options of scripts/soft-host, $(2): tests.  One CPU is enough there, and cannot miss the
-# patches that kernels make to themselves, which QEMU's several emulated CPUs at times do.
+# The tests with whole guests, in soft hosts where this machine has no KVM that works.
+# $(1): options of tests/guest/check, $(2): tests.
 guest_tests = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
-	kernel=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release && \
-	scripts/soft-host $(1) --timeout 1500 --env KARMA_KERNEL=$$kernel -- tests/guest/run $(2)
+	tests/guest/check $(1) $$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(2)
 
 .PHONY: check-guest
 check-guest: all guest $(TINY) $(BUILD)/test/debian.img
-	$(call guest_tests,--auto --cpus 1 --memory 6144,$(TESTS))
+	$(call guest_tests,--host --memory --host 6144,$(TESTS))
 
 # With shadow paging, as on CPUs without nested paging: always in the soft host.
 .PHONY: check-guest-shadow
 check-guest-shadow: all guest
-	$(call guest_tests,--kvm-amd npt=0 --cpus 1 --memory 4096,test_command_status_is_karmas \
+	$(call guest_tests,--host --kvm-amd --host npt=0 --host --memory --host 4096,test_command_status_is_karmas \
 		'test_memory_that*')
 
 # Hundreds of starts, which takes a quarter of an hour in the soft host: not part of check.

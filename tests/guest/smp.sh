@@ -57,7 +57,7 @@ test_a_disk_has_a_queue_for_each_cpu() {
 # take all of its time.
 test_many_cpus_come_up() {
 	local cpus=64
-	[ -z "${KARMA_SOFT_HOST-}" ] || cpus=16
+	[ -z "${KARMA_SOFT_HOST-}" ] || cpus=8
 	guest --cpus $cpus -- sh -c 'nproc; dmesg'
 	expect_status 0
 	[ "$(head -n 1 out)" = $cpus ] || die "nproc says $(head -n 1 out)"
