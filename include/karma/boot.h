@@ -88,8 +88,7 @@ int acpi_write(struct guest_memory *memory, unsigned cpus);
 #define ACPI_SLEEP_S5_VALUE 0x34	/* SLP_TYP 5, SLP_EN */
 #define ACPI_RESET_VALUE 0x01
 
-/* Where the local APICs and the I/O APIC of KVM's irqchip are. */
+/* Where local APICs are, until they are switched to x2APIC mode; and messages to them go, always. */
 #define LAPIC_ADDRESS 0xfee00000u
-#define IOAPIC_ADDRESS 0xfec00000u
 
 #endif

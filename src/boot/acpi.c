@@ -85,6 +85,7 @@ struct acpi_fadt { /* section 5.2.9; what hardware-reduced ACPI ignores is left 
 #define FADT_PWR_BUTTON (1u << 4) /* set: a control method, and there is none; table 5.10 */
 #define FADT_SLP_BUTTON (1u << 5) /* likewise */
 #define FADT_RESET_REG_SUP (1u << 10)
+#define FADT_PHYSICAL_DESTINATION (1u << 19) /* a message cannot hold x2APIC's logical ones */
 #define FADT_HW_REDUCED_ACPI (1u << 20)
 #define BOOT_ARCH_NO_VGA (1u << 2) /* table 5.11; the bit for an 8042 stays clear */
 #define BOOT_ARCH_NO_CMOS_RTC (1u << 5)
@@ -97,7 +98,6 @@ struct acpi_madt { /* section 5.2.12 */
 
 #define MADT_REVISION 5
 #define MADT_LAPIC 0
-#define MADT_IOAPIC 1
 #define MADT_X2APIC 9
 #define MADT_ENABLED 1u
 
@@ -107,15 +107,6 @@ struct acpi_lapic { /* section 5.2.12.2 */
 	uint8_t uid;
 	uint8_t apic_id;
 	uint32_t flags;
-} __attribute__((packed));
-
-struct acpi_ioapic { /* section 5.2.12.3 */
-	uint8_t type;
-	uint8_t length;
-	uint8_t id; /* 0, as KVM's has after reset */
-	uint8_t reserved;
-	uint32_t address;
-	uint32_t gsi_base;
 } __attribute__((packed));
 
 struct acpi_x2apic { /* section 5.2.12.12 */
@@ -235,7 +226,7 @@ static struct acpi_fadt *write_fadt(struct acpi_area *area, const struct acpi_he
 		.header = header("FACP", FADT_REVISION, sizeof(*fadt)),
 		.iapc_boot_arch = BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_CMOS_RTC,
 		.flags = FADT_PWR_BUTTON | FADT_SLP_BUTTON | FADT_RESET_REG_SUP |
-			 FADT_HW_REDUCED_ACPI,
+			 FADT_PHYSICAL_DESTINATION | FADT_HW_REDUCED_ACPI,
 		.reset_register = GAS_PORT(ACPI_RESET_PORT),
 		.reset_value = ACPI_RESET_VALUE,
 		.minor_version = FADT_MINOR,
@@ -252,8 +243,8 @@ static size_t madt_bytes(unsigned cpus)
 {
 	size_t lapics = cpus < X2APIC_FIRST ? cpus : X2APIC_FIRST;
 
-	return sizeof(struct acpi_madt) + sizeof(struct acpi_ioapic) +
-	       lapics * sizeof(struct acpi_lapic) + (cpus - lapics) * sizeof(struct acpi_x2apic);
+	return sizeof(struct acpi_madt) + lapics * sizeof(struct acpi_lapic) +
+	       (cpus - lapics) * sizeof(struct acpi_x2apic);
 }
 
 static void *write_cpu(void *at, unsigned cpu)
@@ -296,11 +287,6 @@ static struct acpi_madt *write_madt(struct acpi_area *area, unsigned cpus)
 	at = madt + 1;
 	for (unsigned i = 0; i < cpus; i++)
 		at = write_cpu(at, i);
-	*(struct acpi_ioapic *)at = (struct acpi_ioapic){
-		.type = MADT_IOAPIC,
-		.length = sizeof(struct acpi_ioapic),
-		.address = IOAPIC_ADDRESS,
-	};
 	madt->header.checksum = checksum(madt, size);
 	return madt;
 }

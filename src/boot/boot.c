@@ -71,21 +71,6 @@ static int fail_foreign(const struct boot_file *file, const uint8_t *head, size_
 		file->path);
 }
 
-/* Unpacked where that can be, since a guest takes long to unpack itself. */
-static int load_bzimage(
-	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image)
-{
-	cleanup_boot_file struct boot_file unpacked = BOOT_FILE_NONE;
-	uint64_t offset, length;
-	int result = bzimage_payload(file, &offset, &length);
-
-	if (result < 0)
-		return result;
-	if (boot_unpack(file, offset, length, &unpacked))
-		return elf_load(memory, &unpacked, image);
-	return bzimage_load(memory, file, image);
-}
-
 static int load_kernel(
 	const struct guest_memory *memory, const char *path, struct boot_image *image)
 {
@@ -104,7 +89,7 @@ static int load_kernel(
 	if (elf_is(head, size))
 		return elf_load(memory, &file, image);
 	if (bzimage_is(head, size))
-		return load_bzimage(memory, &file, image);
+		return bzimage_load(memory, &file, image);
 	return fail_foreign(&file, head, size);
 }
 

@@ -83,20 +83,38 @@ static int find_parts(
 	return 0;
 }
 
-/* "payload_offset" counts from the protected-mode code. */
-int bzimage_payload(const struct boot_file *file, uint64_t *offset, uint64_t *length)
+/*
+ * A relocatable kernel may lie elsewhere, but it unpacks to pref_address or above all the same: any
+ * lower address would save no memory, any higher one would waste some.
+ */
+static int load_packed(const struct guest_memory *memory, const struct boot_file *file,
+	const struct parts *parts, struct boot_image *image)
 {
-	struct setup_header header;
-	struct parts parts;
-	int result = read_header(file, &header);
+	const struct setup_header *header = &image->header;
+	uint64_t size = header->init_size > parts->code ? header->init_size : parts->code;
+	int result = boot_check_range(file, memory, header->pref_address, size);
 
-	if (result == 0)
-		result = find_parts(file, &header, &parts);
 	if (result < 0)
 		return result;
-	*offset = parts.setup + header.payload_offset;
-	*length = header.xloadflags & XLF_KERNEL_64 ? header.payload_length : 0;
-	return 0;
+	image->entry = header->pref_address + ENTRY_OFFSET;
+	image->end = header->pref_address + size;
+	return boot_file_load(file, parts->setup, memory, header->pref_address, parts->code);
+}
+
+/*
+ * What is unpacked takes the same boot_params as what unpacks it, by an entry that asks for the same:
+ * 64-bit mode, and all that it touches at first mapped one to one.
+ */
+static int load_code(const struct guest_memory *memory, const struct boot_file *file,
+	const struct parts *parts, struct boot_image *image)
+{
+	cleanup_boot_file struct boot_file unpacked = BOOT_FILE_NONE;
+
+	/* "payload_offset" counts from the protected-mode code. */
+	if (boot_unpack(file, parts->setup + image->header.payload_offset,
+		    image->header.payload_length, &unpacked))
+		return elf_load_unpacked(memory, &unpacked, image);
+	return load_packed(memory, file, parts, image);
 }
 
 int bzimage_load(
@@ -104,7 +122,6 @@ int bzimage_load(
 {
 	struct setup_header *header = &image->header;
 	struct parts parts;
-	uint64_t size;
 	int result;
 
 	result = read_header(file, header);
@@ -118,22 +135,11 @@ int bzimage_load(
 	result = find_parts(file, header, &parts);
 	if (result < 0)
 		return result;
-
-	/*
-	 * A relocatable kernel may lie elsewhere, but it unpacks to pref_address or above all
-	 * the same: any lower address would save no memory, any higher one would waste some.
-	 */
-	size = header->init_size > parts.code ? header->init_size : parts.code;
-	result = boot_check_range(file, memory, header->pref_address, size);
-	if (result < 0)
-		return result;
 	image->protocol = BOOT_LINUX64;
-	image->entry = header->pref_address + ENTRY_OFFSET;
-	image->end = header->pref_address + size;
 	image->initrd_max = header->initrd_addr_max;
 	image->initrd_above_4g = header->xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G;
 	image->cmdline_max = header->cmdline_size;
-	return boot_file_load(file, parts.setup, memory, header->pref_address, parts.code);
+	return load_code(memory, file, &parts, image);
 }
 
 int bzimage_write_params(const struct guest_memory *memory, const struct boot_image *image,

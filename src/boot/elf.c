@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Load an ELF vmlinux that has a PVH entry, and describe the guest to it in hvm_start_info. */
+/*
+ * Load an ELF vmlinux: by its PVH entry, with the guest described in hvm_start_info, or for the Linux
+ * boot protocol, which the bzImage that it was packed in speaks.
+ */
 #include <elf.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -105,26 +108,26 @@ static int check_in_file(
 	return 0;
 }
 
-static int read_program_headers(const struct boot_file *file, struct program_headers *table)
+static int read_program_headers(
+	const struct boot_file *file, Elf64_Ehdr *elf, struct program_headers *table)
 {
-	Elf64_Ehdr elf = { 0 };
 	uint64_t size;
 	int result;
 
-	result = read_elf_header(file, &elf);
+	result = read_elf_header(file, elf);
 	if (result < 0)
 		return result;
-	if (elf.e_phentsize != sizeof(Elf64_Phdr) || elf.e_phnum == 0 || elf.e_phnum > HEADERS_MAX)
+	if (elf->e_phentsize != sizeof(Elf64_Phdr) || elf->e_phnum == 0 || elf->e_phnum > HEADERS_MAX)
 		return fail(-ENOEXEC,
 			"kernel %s: has %u program headers of %u bytes, a kernel has 1 to "
 			"%u of %zu: give a vmlinux",
-			file->path, elf.e_phnum, elf.e_phentsize, HEADERS_MAX, sizeof(Elf64_Phdr));
-	size = elf.e_phnum * sizeof(Elf64_Phdr);
-	result = check_in_file(file, "program headers", elf.e_phoff, size);
+			file->path, elf->e_phnum, elf->e_phentsize, HEADERS_MAX, sizeof(Elf64_Phdr));
+	size = elf->e_phnum * sizeof(Elf64_Phdr);
+	result = check_in_file(file, "program headers", elf->e_phoff, size);
 	if (result < 0)
 		return result;
-	table->count = elf.e_phnum;
-	return boot_file_read(file, elf.e_phoff, table->header, size);
+	table->count = elf->e_phnum;
+	return boot_file_read(file, elf->e_phoff, table->header, size);
 }
 
 static bool is_loaded(const Elf64_Phdr *segment)
@@ -254,57 +257,68 @@ static int find_entry(
 	return 0;
 }
 
-bool elf_has_entry(const struct boot_file *file)
+static bool in_a_segment(const struct program_headers *table, uint64_t address)
 {
-	struct program_headers table = { 0 };
-	uint8_t head[SELFMAG];
-	uint64_t entry;
-
-	return file->size > sizeof(Elf64_Ehdr) && boot_file_read(file, 0, head, sizeof(head)) == 0 &&
-		elf_is(head, sizeof(head)) && read_program_headers(file, &table) == 0 &&
-		find_entry(file, &table, &entry) == 0 && entry != 0;
-}
-
-static int check_entry(
-	const struct boot_file *file, const struct program_headers *table, const uint64_t *entry)
-{
-	if (*entry == 0)
-		return fail(-ENOEXEC,
-			"kernel %s: is an ELF file without a PVH entry note: build it with "
-			"CONFIG_PVH=y, or give its bzImage",
-			file->path);
 	for (size_t i = 0; i < table->count; i++) {
 		const Elf64_Phdr *segment = &table->header[i];
 
-		if (is_loaded(segment) && *entry >= segment->p_paddr &&
-			*entry - segment->p_paddr < segment->p_memsz)
-			return 0;
+		if (is_loaded(segment) && address >= segment->p_paddr &&
+			address - segment->p_paddr < segment->p_memsz)
+			return true;
 	}
+	return false;
+}
+
+static int fail_entry(const struct boot_file *file, uint64_t entry)
+{
 	return fail(-ENOEXEC,
-		"kernel %s: its PVH entry 0x%" PRIx64
+		"kernel %s: its entry 0x%" PRIx64
 		" is in none of its segments: the file is damaged; copy it again",
-		file->path, *entry);
+		file->path, entry);
 }
 
 int elf_load(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image)
 {
 	struct program_headers table = { 0 };
+	Elf64_Ehdr elf;
 	int result;
 
-	result = read_program_headers(file, &table);
+	result = read_program_headers(file, &elf, &table);
 	if (result == 0)
 		result = find_entry(file, &table, &image->entry);
-	if (result == 0)
-		result = check_entry(file, &table, &image->entry);
-	if (result == 0)
-		result = load_segments(memory, file, &table, &image->end);
+	if (result < 0)
+		return result;
+	if (image->entry == 0)
+		return fail(-ENOEXEC,
+			"kernel %s: is an ELF file without a PVH entry note: build it with "
+			"CONFIG_PVH=y, or give its bzImage",
+			file->path);
+	if (!in_a_segment(&table, image->entry))
+		return fail_entry(file, image->entry);
+	result = load_segments(memory, file, &table, &image->end);
 	if (result < 0)
 		return result;
 	image->protocol = BOOT_PVH;
 	image->initrd_max = UINT32_MAX; /* Linux keeps 32 bits of a module's address */
 	image->cmdline_max = BOOT_CMDLINE_MAX - 1;
 	return 0;
+}
+
+int elf_load_unpacked(
+	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image)
+{
+	struct program_headers table = { 0 };
+	Elf64_Ehdr elf;
+	int result;
+
+	result = read_program_headers(file, &elf, &table);
+	if (result < 0)
+		return result;
+	if (!in_a_segment(&table, elf.e_entry))
+		return fail_entry(file, elf.e_entry);
+	image->entry = elf.e_entry;
+	return load_segments(memory, file, &table, &image->end);
 }
 
 int elf_write_params(const struct guest_memory *memory, const struct boot_initrd *initrd)

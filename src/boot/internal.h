@@ -53,25 +53,25 @@ int boot_check_range(const struct boot_file *file, const struct guest_memory *me
 int boot_write(const struct guest_memory *memory, uint64_t address, const void *from, size_t size);
 
 /*
- * The kernel that is packed at [offset, offset + length) of a bzImage, as an ELF file with a PVH
- * entry from the user's cache; false if it can't be had that way.  The caller closes unpacked.
+ * The kernel that is packed at [offset, offset + length) of a bzImage, as an ELF file from the user's
+ * cache; false if it can't be had that way.  The caller closes unpacked.
  */
 bool boot_unpack(const struct boot_file *bzimage, uint64_t offset, uint64_t length,
 	struct boot_file *unpacked);
 
 bool bzimage_is(const void *head, size_t size);
+/* Unpacked where that can be, since a guest takes long to unpack itself. */
 int bzimage_load(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image);
 int bzimage_write_params(const struct guest_memory *memory, const struct boot_image *image,
 	const struct boot_initrd *initrd);
 
-/* Where the packed 64-bit kernel is; *length is 0 if there is none. */
-int bzimage_payload(const struct boot_file *file, uint64_t *offset, uint64_t *length);
-
 bool elf_is(const void *head, size_t size);
-/* Whether elf_load() finds an entry: quiet if there just is none. */
-bool elf_has_entry(const struct boot_file *file);
+/* To be entered by PVH; fills all of image that PVH needs. */
 int elf_load(
+	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image);
+/* What a bzImage unpacks itself to, with that one's 64-bit entry; fills image's entry and end. */
+int elf_load_unpacked(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image);
 int elf_write_params(const struct guest_memory *memory, const struct boot_initrd *initrd);
 

@@ -216,6 +216,14 @@ static void touch(const struct boot_file *unpacked)
 		futimens(unpacked->fd, NULL);
 }
 
+static bool is_elf(const struct boot_file *file)
+{
+	uint8_t head[4];
+
+	return file->size > sizeof(head) && boot_file_read(file, 0, head, sizeof(head)) == 0 &&
+		elf_is(head, sizeof(head));
+}
+
 /* Into a file of another name, which gets its own when all is well. */
 static void fill_cache(int cache, const char *unfinished, const char *name, struct job *job)
 {
@@ -228,7 +236,7 @@ static void fill_cache(int cache, const char *unfinished, const char *name, stru
 	file.fd = fileno(job->out);
 	good = good && fstat(file.fd, &status) == 0;
 	file.size = good ? status.st_size : 0;
-	if (!good || !elf_has_entry(&file))
+	if (!good || !is_elf(&file))
 		good = ftruncate(file.fd, 0) == 0;
 	/* If another guest was faster, its file is as good, and may be in use. */
 	if (good && fdatasync(file.fd) == 0)

@@ -27,7 +27,7 @@
 const struct kvm_need kvm_needs[] = {
 	{ KVM_CAP_USER_MEMORY, 1, "KVM_CAP_USER_MEMORY", "guest memory" },
 	{ KVM_CAP_NR_MEMSLOTS, 2, "KVM_CAP_NR_MEMSLOTS", "memory below and above 4 GiB" },
-	{ KVM_CAP_IRQCHIP, 1, "KVM_CAP_IRQCHIP", "interrupts" },
+	{ KVM_CAP_SPLIT_IRQCHIP, 1, "KVM_CAP_SPLIT_IRQCHIP", "interrupts" },
 	{ KVM_CAP_SIGNAL_MSI, 1, "KVM_CAP_SIGNAL_MSI", "the devices' interrupts" },
 	{ KVM_CAP_EXT_CPUID, 1, "KVM_CAP_EXT_CPUID", "telling the guest of Karma" },
 	{ KVM_CAP_TSC_DEADLINE_TIMER, 1, "KVM_CAP_TSC_DEADLINE_TIMER", "the guest's timer" },
@@ -111,6 +111,7 @@ static int make_probe_vcpu(int kvm, void *memory)
 		.cap = KVM_CAP_EXIT_HYPERCALL,
 		.args = { 1 << KARMA_HYPERCALL },
 	};
+	struct kvm_enable_cap local_apics = { .cap = KVM_CAP_SPLIT_IRQCHIP };
 	struct kvm_regs registers = {
 		.rip = PROBE_CODE,
 		.rflags = 2,
@@ -122,7 +123,7 @@ static int make_probe_vcpu(int kvm, void *memory)
 	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
 	int vcpu;
 
-	if (vm < 0 || ioctl(vm, KVM_CREATE_IRQCHIP, 0) < 0 ||
+	if (vm < 0 || ioctl(vm, KVM_ENABLE_CAP, &local_apics) < 0 ||
 		ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) < 0 ||
 		ioctl(vm, KVM_ENABLE_CAP, &hypercalls) < 0)
 		return -errno;

@@ -22,6 +22,11 @@
 #define EFER_LME (1u << 8)
 #define EFER_LMA (1u << 10)
 
+/* Intel SDM volume 3, sections 11.4.4 and 11.12.1 */
+#define MSR_APIC_BASE 0x1b
+#define APIC_BASE_FIRST_CPU (1u << 8)
+#define APIC_BASE_X2APIC (1u << 10)
+#define APIC_BASE_ENABLE (1u << 11)
 #define MSR_MISC_ENABLE 0x1a0
 #define MISC_ENABLE_FAST_STRING 1
 #define MSR_MTRR_DEF_TYPE 0x2ff
@@ -33,27 +38,38 @@ static int vcpu_failed(const struct vcpu *vcpu, const char *what)
 		strerror(errno));
 }
 
-/* What firmware would have left behind; a CPU that lacks one of these needs it not. */
-static void set_msrs(struct vcpu *vcpu)
+static bool set_msr(struct vcpu *vcpu, uint32_t index, uint64_t value)
 {
-	static const struct kvm_msr_entry entries[] = {
-		{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLE_WRITE_BACK },
-		{ .index = MSR_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING },
-	};
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} msr = { .head.nmsrs = 1, .entry = { .index = index, .data = value } };
 
-	for (unsigned i = 0; i < ARRAY_SIZE(entries); i++) {
-		struct {
-			struct kvm_msrs head;
-			struct kvm_msr_entry entry;
-		} msr = { .head.nmsrs = 1, .entry = entries[i] };
+	return ioctl(vcpu->fd, KVM_SET_MSRS, &msr) == 1;
+}
 
-		ioctl(vcpu->fd, KVM_SET_MSRS, &msr);
-	}
+/*
+ * What firmware would have left behind; a CPU that lacks one of the latter two needs it not.  In x2APIC
+ * mode an access to the local APIC is to an MSR, which the CPU tells KVM; one to memory KVM would have
+ * to make out by interpreting the instruction.
+ */
+static int set_msrs(struct vcpu *vcpu)
+{
+	uint64_t apic_base = LAPIC_ADDRESS | APIC_BASE_ENABLE | APIC_BASE_X2APIC;
+
+	if (vcpu->id == 0)
+		apic_base |= APIC_BASE_FIRST_CPU;
+	if (!set_msr(vcpu, MSR_APIC_BASE, apic_base))
+		return vcpu_failed(vcpu, "set its local APIC to x2APIC mode");
+	set_msr(vcpu, MSR_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK);
+	set_msr(vcpu, MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING);
+	return 0;
 }
 
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cpuid2 *cpuid)
 {
 	int size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	int result;
 
 	*vcpu = (struct vcpu){ .vm = vm, .id = id };
 	snprintf(vcpu->name, sizeof(vcpu->name), "vcpu%u", id);
@@ -62,20 +78,16 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cp
 		return vcpu_failed(vcpu, "make it");
 	vcpu->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
 	if (vcpu->run == MAP_FAILED) {
-		int result = vcpu_failed(vcpu, "map it");
-
+		result = vcpu_failed(vcpu, "map it");
 		close(vcpu->fd);
 		return result;
 	}
 	vcpu->run_size = size;
-	if (ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0) {
-		int result = vcpu_failed(vcpu, "set its features");
-
+	result = ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0 ? vcpu_failed(vcpu, "set its features") :
+							      set_msrs(vcpu);
+	if (result < 0)
 		vcpu_release(vcpu);
-		return result;
-	}
-	set_msrs(vcpu);
-	return 0;
+	return result;
 }
 
 void vcpu_release(struct vcpu *vcpu)

@@ -64,13 +64,15 @@ static int set_up_vm(struct vm *vm)
 		.cap = KVM_CAP_EXIT_HYPERCALL,
 		.args = { 1 << KARMA_HYPERCALL },
 	};
+	/* Local APICs only: no PIC, and an I/O APIC with no pins, which would be ours to emulate. */
+	struct kvm_enable_cap local_apics = { .cap = KVM_CAP_SPLIT_IRQCHIP };
 	uint64_t identity_map = IDENTITY_MAP_ADDRESS;
 
 	if (ioctl(vm->vm_fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_ADDRESS) < 0 ||
 		ioctl(vm->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0)
 		return kvm_failed("place its own pages");
-	if (ioctl(vm->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
-		return kvm_failed("make the interrupt controller");
+	if (ioctl(vm->vm_fd, KVM_ENABLE_CAP, &local_apics) < 0)
+		return kvm_failed("give the vCPUs local APICs");
 	if (ioctl(vm->vm_fd, KVM_ENABLE_CAP, &hypercalls) < 0)
 		return kvm_failed("hand on hypercalls");
 	return 0;

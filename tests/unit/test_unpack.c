@@ -2,6 +2,7 @@
 /* The cache of unpacked kernels: what goes in, what is taken from it, whom it does not trust. */
 #include <check.h>
 #include <elf.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
 #include <lzma.h>
@@ -17,7 +18,10 @@
 /* Where the payload lies in the file that stands for a bzImage. */
 #define PAYLOAD_OFFSET 1000u
 #define KERNEL_BYTES 300000u
-#define ENTRY 0x1000040u
+#define SEGMENT 0x1000000u
+#define SEGMENT_OFFSET 0x1000u
+#define SEGMENT_BYTES 0x1000u
+#define ENTRY (SEGMENT + 0x40)
 
 static char directory[] = "/tmp/karma-unpack-XXXXXX";
 static char cache[64], bzimage_path[64];
@@ -26,34 +30,25 @@ static uint8_t packed[2 * KERNEL_BYTES];
 static size_t packed_size;
 static struct boot_file bzimage, unpacked;
 
-/* An ELF file with one segment and a PVH note, and much that does not pack well behind. */
-static void make_kernel(const char *note_name)
+/* An ELF file with one segment, and much that does not pack well behind. */
+static void make_kernel(void)
 {
 	Elf64_Ehdr elf = {
 		.e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
 		.e_type = ET_EXEC,
 		.e_machine = EM_X86_64,
+		.e_entry = ENTRY,
 		.e_phoff = sizeof(elf),
 		.e_phentsize = sizeof(Elf64_Phdr),
-		.e_phnum = 2,
+		.e_phnum = 1,
 	};
-	struct {
-		Elf64_Nhdr header;
-		char name[4];
-		uint32_t entry;
-	} note = { { 4, 4, 18 }, "", ENTRY };
-	Elf64_Phdr segments[2] = {
-		{ .p_type = PT_LOAD, .p_offset = 0x1000, .p_paddr = 0x1000000, .p_filesz = 0x1000,
-			.p_memsz = 0x1000 },
-		{ .p_type = PT_NOTE, .p_offset = 0x200, .p_filesz = sizeof(note), .p_align = 4 },
-	};
+	Elf64_Phdr segment = { .p_type = PT_LOAD, .p_offset = SEGMENT_OFFSET, .p_paddr = SEGMENT,
+		.p_filesz = SEGMENT_BYTES, .p_memsz = SEGMENT_BYTES };
 
-	memcpy(note.name, note_name, sizeof(note.name));
 	for (size_t i = 0; i < sizeof(kernel); i++)
 		kernel[i] = i * i >> 5;
 	memcpy(kernel, &elf, sizeof(elf));
-	memcpy(kernel + sizeof(elf), segments, sizeof(segments));
-	memcpy(kernel + 0x200, &note, sizeof(note));
+	memcpy(kernel + sizeof(elf), &segment, sizeof(segment));
 }
 
 static void pack_gzip(void)
@@ -133,7 +128,7 @@ static void setup(void)
 	snprintf(bzimage_path, sizeof(bzimage_path), "%s/bzImage", directory);
 	ck_assert_int_eq(mkdir(cache, 0700), 0);
 	setenv("KARMA_CACHE_DIR", cache, 1);
-	make_kernel("Xen");
+	make_kernel();
 	pack_gzip();
 	write_bzimage();
 }
@@ -209,12 +204,46 @@ START_TEST(a_kernel_cut_short_is_left_to_the_guest)
 }
 END_TEST
 
-START_TEST(a_kernel_without_pvh_is_left_to_the_guest)
+START_TEST(what_is_no_elf_file_is_left_to_the_guest)
 {
-	make_kernel("Ken");
+	kernel[1] = 'e';
 	pack_gzip();
 	write_bzimage();
 	ck_assert(!take());
+}
+END_TEST
+
+static int load_unpacked(struct guest_memory *memory, struct boot_image *image)
+{
+	ck_assert(take());
+	ck_assert_int_eq(guest_memory_init(memory, &(struct memory_options){ .size = 32 * MIB }), 0);
+	return elf_load_unpacked(memory, &unpacked, image);
+}
+
+START_TEST(what_is_unpacked_is_entered_where_it_says)
+{
+	struct boot_image image = { 0 };
+	struct guest_memory memory;
+
+	ck_assert_int_eq(load_unpacked(&memory, &image), 0);
+	ck_assert_uint_eq(image.entry, ENTRY);
+	ck_assert_uint_eq(image.end, SEGMENT + SEGMENT_BYTES);
+	ck_assert_mem_eq(guest_memory_at(&memory, GPA(SEGMENT), SEGMENT_BYTES), kernel + SEGMENT_OFFSET,
+		SEGMENT_BYTES);
+	guest_memory_release(&memory);
+}
+END_TEST
+
+START_TEST(an_entry_outside_of_what_is_loaded_is_refused)
+{
+	struct boot_image image = { 0 };
+	struct guest_memory memory;
+
+	((Elf64_Ehdr *)kernel)->e_entry = SEGMENT + SEGMENT_BYTES;
+	pack_gzip();
+	write_bzimage();
+	ck_assert_int_eq(load_unpacked(&memory, &image), -ENOEXEC);
+	guest_memory_release(&memory);
 }
 END_TEST
 
@@ -298,7 +327,9 @@ Suite *unpack_suite(void)
 		a_changed_kernel_does_not_find_the_old,
 		a_damaged_kernel_is_left_to_the_guest,
 		a_kernel_cut_short_is_left_to_the_guest,
-		a_kernel_without_pvh_is_left_to_the_guest,
+		what_is_no_elf_file_is_left_to_the_guest,
+		what_is_unpacked_is_entered_where_it_says,
+		an_entry_outside_of_what_is_loaded_is_refused,
 		a_payload_outside_of_the_file_is_refused,
 		a_cache_that_others_may_write_is_not_used,
 		a_file_that_others_may_write_is_not_used,
