@@ -15,7 +15,7 @@
  * it.  serial: up to 20 bytes, or NULL.  NULL if memory is short.
  */
 struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
-	const struct disk *disk, const char *serial, unsigned queues);
+	struct disk *disk, const char *serial, unsigned queues);
 
 /*
  * Limit the I/O of a block device; before its driver starts.  All of its queues share the limit,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A disk's backend: a file or a block device, by io_uring.
+ * Disks: what a block device reads and writes, whatever the backend.
  *
  * Requests come from any thread and end on that thread or on the I/O thread.  Offsets and lengths
  * are bytes.
@@ -24,14 +24,15 @@ struct disk_options {
 	struct limit_options limit;	/* for who makes the device: the backend has none */
 };
 
+/* The common part of a disk: a backend has its own state around it. */
 struct disk {
+	const struct disk_backend *backend;
 	struct io_ring *ring;
-	int fd;
 	uint64_t size;		/* a multiple of block_size */
 	uint32_t block_size;	/* the smallest unit of a request, 512 or more */
 	uint32_t physical_block_size;
-	bool read_only, direct;
-	_Atomic int64_t slow_until;	/* CLOCK_MONOTONIC, nanoseconds: see write_at_once() */
+	bool read_only;
+	_Atomic unsigned references;
 };
 
 enum disk_operation { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
@@ -51,15 +52,36 @@ struct disk_request {
 	struct disk *disk;
 };
 
-/* 0, or a negative errno with a message printed.  disk_close() undoes it. */
-int disk_open(struct disk *disk, const struct disk_options *options, struct io_ring *ring);
+/* What a backend does; the functions of the same names below tell how. */
+struct disk_backend {
+	void (*submit)(struct disk *disk, struct disk_request *request);
+	void (*start)(struct disk *disk);
+	/* Nobody has the disk any more: free it. */
+	void (*close)(struct disk *disk);
+};
+
+/*
+ * Open what the options name.  0, or a negative errno with a message printed.  The disk is closed
+ * when all who opened or shared it have called disk_close(); any thread may, when it has no request
+ * under way.
+ */
+int disk_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
+struct disk *disk_share(struct disk *disk);
 void disk_close(struct disk *disk);
 
-/* Another descriptor of the same open file, under the same lock; 0, or a negative errno. */
-int disk_share(struct disk *copy, const struct disk *disk);
-
 /* Queue a request; disk_start() starts what the calling thread has queued. */
-void disk_submit(struct disk *disk, struct disk_request *request);
-void disk_start(struct disk *disk);
+static inline void disk_submit(struct disk *disk, struct disk_request *request)
+{
+	request->disk = disk;
+	disk->backend->submit(disk, request);
+}
+
+static inline void disk_start(struct disk *disk)
+{
+	disk->backend->start(disk);
+}
+
+/* The backends: disk_open() for one kind of disk each, without the first reference. */
+int file_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 
 #endif

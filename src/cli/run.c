@@ -34,7 +34,7 @@ struct run {
 	bool ring_made;
 	struct terminal terminal;
 	bool terminal_made;
-	struct disk *disks;		/* open and locked; devices share them */
+	struct disk **disks;		/* open and locked; devices share them */
 	size_t disk_count;
 	struct limit *limits;		/* one for each disk: a restart brings no new burst */
 	int signal_fd;
@@ -194,17 +194,13 @@ static int add_disk(
 {
 	const struct disk_options *options = &run->options.disks[index];
 	struct virtio_device *device;
-	struct disk disk;
+	struct disk *disk = disk_share(run->disks[index]);
 	char name[8];
-	int result = disk_share(&disk, &run->disks[index]);
 
-	if (result < 0)
-		return fail(result, "disk %s: %s: raise the limit of open files (ulimit -n)",
-			options->path, strerror(-result));
 	disk_name(index, name, sizeof(name));
-	device = blk_create(environment, name, &disk, options->serial, run->options.cpus);
+	device = blk_create(environment, name, disk, options->serial, run->options.cpus);
 	if (!device) {
-		disk_close(&disk);
+		disk_close(disk);
 		return fail(-ENOMEM, "disk %s: out of memory", options->path);
 	}
 	if (limit_is_set(&options->limit))
@@ -561,7 +557,7 @@ static void finish(struct run *run)
 	if (run->terminal_made)
 		terminal_close(&run->terminal);
 	for (size_t i = 0; i < run->disk_count; i++) {
-		disk_close(&run->disks[i]);
+		disk_close(run->disks[i]);
 		limit_release(&run->limits[i]);
 	}
 	free(run->limits);

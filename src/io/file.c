@@ -23,6 +23,18 @@
 /* To copy so much takes longer than to hand it to the I/O thread, and the guest runs on meanwhile. */
 #define LARGE_BYTES (128 * KIB)
 
+struct file {
+	struct disk disk;
+	int fd;
+	bool direct;
+	_Atomic int64_t slow_until;	/* CLOCK_MONOTONIC, nanoseconds: see write_at_once() */
+};
+
+static struct file *file_of(struct disk *disk)
+{
+	return container_of(disk, struct file, disk);
+}
+
 static const char *open_cure(int error)
 {
 	switch (error) {
@@ -42,7 +54,7 @@ static const char *open_cure(int error)
 	}
 }
 
-static int open_file(const struct disk_options *options, struct stat *status)
+static int open_path(const struct disk_options *options, struct stat *status)
 {
 	int flags = O_CLOEXEC | O_NONBLOCK | (options->direct ? O_DIRECT : 0);
 	int fd;
@@ -107,28 +119,15 @@ static void measure_file(struct disk *disk, const struct stat *status, bool dire
 	disk->block_size = direct ? 4096 : SECTOR_BYTES;
 }
 
-int disk_open(struct disk *disk, const struct disk_options *options, struct io_ring *ring)
+static int measure(struct disk *disk, int fd, const struct stat *status,
+	const struct disk_options *options)
 {
-	cleanup_fd int fd = -1;
-	struct stat status;
 	int result = 0;
 
-	*disk = (struct disk){
-		.ring = ring,
-		.fd = -1,
-		.read_only = options->read_only,
-		.direct = options->direct,
-	};
-	fd = open_file(options, &status);
-	if (fd < 0)
-		return fd;
-	result = lock_image(options, fd);
-	if (result < 0)
-		return result;
-	if (S_ISBLK(status.st_mode))
+	if (S_ISBLK(status->st_mode))
 		result = measure_block_device(disk, fd, options->path);
 	else
-		measure_file(disk, &status, options->direct);
+		measure_file(disk, status, options->direct);
 	if (result < 0)
 		return result;
 	if (disk->size < disk->block_size)
@@ -140,24 +139,7 @@ int disk_open(struct disk *disk, const struct disk_options *options, struct io_r
 			disk->block_size);
 		disk->size -= disk->size % disk->block_size;
 	}
-	disk->fd = fd;
-	fd = -1;
 	return 0;
-}
-
-int disk_share(struct disk *copy, const struct disk *disk)
-{
-	memcpy(copy, disk, sizeof(*copy));
-	/* The lock is the open file's, and so lasts until the last of its descriptors is closed. */
-	copy->fd = fcntl(disk->fd, F_DUPFD_CLOEXEC, 0);
-	return copy->fd < 0 ? -errno : 0;
-}
-
-void disk_close(struct disk *disk)
-{
-	if (disk->fd >= 0)
-		close(disk->fd);
-	disk->fd = -1;
 }
 
 /*
@@ -167,33 +149,33 @@ void disk_close(struct disk *disk)
  */
 static bool write_at_once(struct disk_request *request)
 {
-	struct disk *disk = request->disk;
+	struct file *file = file_of(request->disk);
 	int64_t start, end;
 	ssize_t result;
 
-	if (disk->direct)
+	if (file->direct)
 		return false;
 	start = nanoseconds();
-	if (start < disk->slow_until)
+	if (start < file->slow_until)
 		return false;
-	result = pwritev(disk->fd, request->iov, request->iov_count, request->offset);
+	result = pwritev(file->fd, request->iov, request->iov_count, request->offset);
 	io_ring_finish(&request->op, result < 0 ? -errno : (int)result);
 	end = nanoseconds();
 	if (end - start > SLOW_NANOSECONDS)
-		disk->slow_until = end + SLOW_PAUSE_NANOSECONDS;
+		file->slow_until = end + SLOW_PAUSE_NANOSECONDS;
 	return true;
 }
 
 static void queue_transfer(struct disk_request *request)
 {
-	struct disk *disk = request->disk;
-	struct io_ring *ring = io_ring_here(disk->ring);
+	struct file *file = file_of(request->disk);
+	struct io_ring *ring = io_ring_here(file->disk.ring);
 
 	if (request->operation == DISK_READ)
-		io_ring_readv(ring, &request->op, disk->fd, request->iov,
+		io_ring_readv(ring, &request->op, file->fd, request->iov,
 			request->iov_count, request->offset);
 	else
-		io_ring_writev(ring, &request->op, disk->fd, request->iov,
+		io_ring_writev(ring, &request->op, file->fd, request->iov,
 			request->iov_count, request->offset);
 }
 
@@ -238,7 +220,7 @@ static void submit_transfer(struct disk_request *request)
 {
 	struct disk *disk = request->disk;
 
-	if (request->length < LARGE_BYTES || disk->direct ||
+	if (request->length < LARGE_BYTES || file_of(disk)->direct ||
 		io_ring_here(disk->ring) == disk->ring) {
 		start_transfer(request);
 		return;
@@ -248,14 +230,30 @@ static void submit_transfer(struct disk_request *request)
 	io_ring_submit(disk->ring);
 }
 
+static void queue_flush(struct disk_request *request);
+
 static void flush_done(struct io_op *op, int result)
 {
 	struct disk_request *request = container_of(op, struct disk_request, op);
 
 	if (result == -EINTR || result == -EAGAIN)
-		io_ring_datasync(io_ring_here(request->disk->ring), op, request->disk->fd);
+		queue_flush(request);
 	else
 		request->done(request, result);
+}
+
+static void queue_flush(struct disk_request *request)
+{
+	request->op.done = flush_done;
+	io_ring_datasync(io_ring_here(request->disk->ring), &request->op,
+		file_of(request->disk)->fd);
+}
+
+static void queue_fallocate(struct disk_request *request, int mode)
+{
+	io_ring_fallocate(io_ring_here(request->disk->ring), &request->op,
+		file_of(request->disk)->fd, mode | FALLOC_FL_KEEP_SIZE, request->offset,
+		request->length);
 }
 
 static void queue_punch(struct disk_request *request);
@@ -277,8 +275,7 @@ static void punch_done(struct io_op *op, int result)
 static void queue_punch(struct disk_request *request)
 {
 	request->op.done = punch_done;
-	io_ring_fallocate(io_ring_here(request->disk->ring), &request->op, request->disk->fd,
-		FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, request->offset, request->length);
+	queue_fallocate(request, FALLOC_FL_PUNCH_HOLE);
 }
 
 static void zero_done(struct io_op *op, int result)
@@ -292,24 +289,21 @@ static void zero_done(struct io_op *op, int result)
 		request->done(request, result);
 }
 
-void disk_submit(struct disk *disk, struct disk_request *request)
+static void file_submit(struct disk *disk, struct disk_request *request)
 {
-	request->disk = disk;
+	(void)disk;
 	switch (request->operation) {
 	case DISK_READ:
 	case DISK_WRITE:
 		submit_transfer(request);
 		break;
 	case DISK_FLUSH:
-		request->op.done = flush_done;
-		io_ring_datasync(io_ring_here(disk->ring), &request->op, disk->fd);
+		queue_flush(request);
 		break;
 	case DISK_WRITE_ZEROES:
 		if (!request->unmap) {
 			request->op.done = zero_done;
-			io_ring_fallocate(io_ring_here(disk->ring), &request->op, disk->fd,
-				FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, request->offset,
-				request->length);
+			queue_fallocate(request, FALLOC_FL_ZERO_RANGE);
 			break;
 		}
 		/* Fall through. */
@@ -319,7 +313,49 @@ void disk_submit(struct disk *disk, struct disk_request *request)
 	}
 }
 
-void disk_start(struct disk *disk)
+static void file_start(struct disk *disk)
 {
 	io_ring_submit(io_ring_here(disk->ring));
+}
+
+static void file_close(struct disk *disk)
+{
+	struct file *file = file_of(disk);
+
+	close(file->fd);
+	free(file);
+}
+
+static const struct disk_backend file_backend = {
+	.submit = file_submit,
+	.start = file_start,
+	.close = file_close,
+};
+
+int file_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring)
+{
+	cleanup_free struct file *file = calloc(1, sizeof(*file));
+	cleanup_fd int fd = -1;
+	struct stat status;
+	int result;
+
+	if (!file)
+		return fail(-ENOMEM, "disk %s: out of memory", options->path);
+	fd = open_path(options, &status);
+	if (fd < 0)
+		return fd;
+	result = lock_image(options, fd);
+	if (result == 0)
+		result = measure(&file->disk, fd, &status, options);
+	if (result < 0)
+		return result;
+	file->disk.backend = &file_backend;
+	file->disk.ring = ring;
+	file->disk.read_only = options->read_only;
+	file->direct = options->direct;
+	file->fd = fd;
+	fd = -1;
+	*disk = &file->disk;
+	file = NULL;
+	return 0;
 }

@@ -69,7 +69,7 @@ struct blk {
 	struct virtq *queues;
 	struct pace *paces;		/* one for each queue, under its lock */
 	struct virtio_blk_config config;
-	struct disk disk;
+	struct disk *disk;
 	char serial[VIRTIO_BLK_ID_BYTES];
 	struct limit *limit;		/* NULL: none */
 	struct virtio_counter counters[COUNTERS];	/* added to atomically */
@@ -140,8 +140,8 @@ static bool on_disk(const struct blk *blk, uint64_t sector, uint64_t bytes)
 	if (__builtin_mul_overflow(sector, (uint64_t)SECTOR_BYTES, &offset) ||
 		__builtin_add_overflow(offset, bytes, &end))
 		return false;
-	return end <= blk->disk.size && offset % blk->disk.block_size == 0 &&
-		bytes % blk->disk.block_size == 0;
+	return end <= blk->disk->size && offset % blk->disk->block_size == 0 &&
+		bytes % blk->disk->block_size == 0;
 }
 
 static void submit(struct blk_request *request)
@@ -151,7 +151,7 @@ static void submit(struct blk_request *request)
 	if (blk->limit)
 		limit_take(blk->limit, request->disk.length);
 	virtio_request_started(&blk->device);
-	disk_submit(&blk->disk, &request->disk);
+	disk_submit(blk->disk, &request->disk);
 }
 
 /* The data of a chain lies between its header and its status byte. */
@@ -172,7 +172,7 @@ static void transfer(struct blk_request *request, const struct virtq_chain *chai
 		request->written = chain->in_bytes;
 	}
 	if (disk->length == 0 || !on_disk(request->blk, sector, disk->length) ||
-		(operation == DISK_WRITE && request->blk->disk.read_only)) {
+		(operation == DISK_WRITE && request->blk->disk->read_only)) {
 		finish(request, VIRTIO_BLK_S_IOERR);
 		return;
 	}
@@ -213,7 +213,7 @@ static void clear_range(struct blk_request *request, const struct virtq_chain *c
 	}
 	bytes = (uint64_t)segment.num_sectors * SECTOR_BYTES;
 	if (bytes == 0 || !on_disk(request->blk, segment.sector, bytes) ||
-		request->blk->disk.read_only) {
+		request->blk->disk->read_only) {
 		finish(request, VIRTIO_BLK_S_IOERR);
 		return;
 	}
@@ -415,7 +415,7 @@ static void serve(struct blk *blk, struct virtq *queue)
 		let_go(pace);
 	if (taken >= BLK_QUEUE_SIZE)
 		virtio_again(queue);
-	disk_start(&blk->disk);
+	disk_start(blk->disk);
 	virtq_interrupt(queue);
 }
 
@@ -438,7 +438,7 @@ static void serve_paced(struct pace *pace)
 	pace->paid = true;
 	pace->interval = 0;
 	wait_for_more(pace);
-	disk_start(&pace->blk->disk);
+	disk_start(pace->blk->disk);
 	virtq_interrupt(pace->queue);
 }
 
@@ -506,7 +506,7 @@ static void blk_release(struct virtio_device *device)
 {
 	struct blk *blk = container_of(device, struct blk, device);
 
-	disk_close(&blk->disk);
+	disk_close(blk->disk);
 	virtio_device_destroy(device);
 	free(blk->requests);
 	free(blk->paces);
@@ -524,7 +524,7 @@ static const struct virtio_device_ops blk_ops = {
 /* The configuration (virtio 1.2, section 5.2.4), with the limits of what one request can be. */
 static void fill_config(struct blk *blk)
 {
-	const struct disk *disk = &blk->disk;
+	const struct disk *disk = blk->disk;
 	uint32_t range_sectors = UINT32_MAX / disk->block_size * (disk->block_size / SECTOR_BYTES);
 
 	blk->config = (struct virtio_blk_config){
@@ -559,7 +559,7 @@ static uint64_t choose_features(const struct disk *disk, unsigned queues)
 }
 
 struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
-	const struct disk *disk, const char *serial, unsigned queues)
+	struct disk *disk, const char *serial, unsigned queues)
 {
 	struct blk *blk = calloc(1, sizeof(*blk));
 
@@ -575,7 +575,7 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
 		free(blk);
 		return NULL;
 	}
-	blk->disk = *disk;
+	blk->disk = disk;
 	if (serial)
 		memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
 	virtio_device_init(&blk->device, &blk_ops, name, choose_features(disk, queues), blk->queues,

@@ -360,12 +360,12 @@ static void make_device(struct bench *bench)
 		.direct = bench->options.direct,
 	};
 	const struct virtio_environment environment = { &bench->memory, &bench->main };
-	struct disk disk;
+	struct disk *disk;
 
 	check(disk_open(&disk, &disk_options, &bench->main) == 0, "can't open the file");
-	bench->guest.blocks = disk.size / bench->options.block;
+	bench->guest.blocks = disk->size / bench->options.block;
 	check(bench->guest.blocks > 0, "the file is smaller than a block");
-	bench->device = blk_create(&environment, "vda", &disk, NULL, 1);
+	bench->device = blk_create(&environment, "vda", disk, NULL, 1);
 	check(bench->device, "memory is short");
 	bench->device->queues[0].send = send_interrupt;
 	bench->device->queues[0].send_context = bench;

@@ -30,10 +30,10 @@ static uint64_t data; /* guest-physical, of 256 KiB for the tests */
 static void add_disk(const char *path, bool read_only, bool direct, const char *serial)
 {
 	struct disk_options options = { .path = path, .read_only = read_only, .direct = direct };
-	struct disk disk;
+	struct disk *disk;
 
 	ck_assert_int_eq(disk_open(&disk, &options, &sim.ring), 0);
-	blk = blk_create(&sim.environment, "vda", &disk, serial, 1);
+	blk = blk_create(&sim.environment, "vda", disk, serial, 1);
 	ck_assert_uint_eq(sim_add(&sim, blk), 0);
 }
 
@@ -342,16 +342,12 @@ END_TEST
 
 START_TEST(read_only_holds_even_where_the_file_can_be_written)
 {
-	struct disk disk = {
-		.ring = &sim.ring,
-		.fd = dup(file),
-		.size = DISK_BYTES,
-		.block_size = SECTOR,
-		.physical_block_size = SECTOR,
-		.read_only = true,
-	};
+	struct disk_options options = { .path = descriptor_path(file) };
+	struct disk *disk;
 
-	blk = blk_create(&sim.environment, "vda", &disk, NULL, 1);
+	ck_assert_int_eq(disk_open(&disk, &options, &sim.ring), 0);
+	disk->read_only = true;
+	blk = blk_create(&sim.environment, "vda", disk, NULL, 1);
 	sim_add(&sim, blk);
 	start();
 	fill_file(0, DISK_BYTES);
@@ -976,10 +972,10 @@ static struct driver_queue queues[QUEUES];
 static void add_disk_of_queues(void)
 {
 	struct disk_options options = { .path = descriptor_path(file) };
-	struct disk disk;
+	struct disk *disk;
 
 	ck_assert_int_eq(disk_open(&disk, &options, &sim.ring), 0);
-	blk = blk_create(&sim.environment, "vda", &disk, NULL, QUEUES);
+	blk = blk_create(&sim.environment, "vda", disk, NULL, QUEUES);
 	ck_assert_uint_eq(sim_add(&sim, blk), 0);
 }
 
@@ -1220,7 +1216,7 @@ START_TEST(full_file_system_is_an_error_and_the_device_goes_on)
 }
 END_TEST
 
-static int open_result(const char *path, bool read_only, struct disk *disk)
+static int open_result(const char *path, bool read_only, struct disk **disk)
 {
 	struct disk_options options = { .path = path, .read_only = read_only };
 
@@ -1229,15 +1225,14 @@ static int open_result(const char *path, bool read_only, struct disk *disk)
 
 static void assert_open_fails(const char *path, int error, const char *word)
 {
-	struct disk disk;
+	struct disk *disk = NULL;
 	const char *text;
 
 	messages_begin();
 	ck_assert_int_eq(open_result(path, false, &disk), error);
 	text = messages_end();
 	ck_assert_msg(strstr(text, word) && strstr(text, path), "the message is: %s", text);
-	ck_assert_int_eq(disk.fd, -1);
-	disk_close(&disk);
+	ck_assert_ptr_null(disk);
 }
 
 START_TEST(paths_that_are_no_disk_are_refused_with_a_cure)
@@ -1265,40 +1260,42 @@ END_TEST
 START_TEST(disk_in_use_is_refused)
 {
 	const char *path = descriptor_path(file);
-	struct disk writer, other, readers[2];
+	struct disk *writer, *other, *readers[2];
 
 	ck_assert_int_eq(open_result(path, false, &writer), 0);
 	assert_open_fails(path, -EBUSY, "in use");
 	ck_assert_int_eq(open_result(path, true, &other), -EBUSY);
-	/* The lock lasts as long as the last descriptor that shares it. */
-	ck_assert_int_eq(disk_share(&other, &writer), 0);
-	ck_assert_int_ne(other.fd, writer.fd);
-	ck_assert_uint_eq(other.size, writer.size);
-	disk_close(&other);
+	/* The lock lasts as long as the last who shares it. */
+	other = disk_share(writer);
+	disk_close(other);
 	assert_open_fails(path, -EBUSY, "in use");
-	ck_assert_int_eq(disk_share(&other, &writer), 0);
-	disk_close(&writer);
+	other = disk_share(writer);
+	disk_close(writer);
 	assert_open_fails(path, -EBUSY, "in use");
-	disk_close(&other);
+	disk_close(other);
 	ck_assert_int_eq(open_result(path, true, &readers[0]), 0);
 	ck_assert_int_eq(open_result(path, true, &readers[1]), 0);
 	ck_assert_int_eq(open_result(path, false, &writer), -EBUSY);
-	disk_close(&readers[0]);
-	disk_close(&readers[1]);
+	disk_close(readers[0]);
+	disk_close(readers[1]);
 	ck_assert_int_eq(open_result(path, false, &writer), 0);
-	disk_close(&writer);
+	disk_close(writer);
 }
 END_TEST
 
 START_TEST(file_is_opened_so_that_io_uring_waits_for_it)
 {
-	struct disk disk;
+	struct disk *disk;
+	/* The next free descriptor is the disk's. */
+	int fd = dup(file);
 
+	close(fd);
 	/* With O_NONBLOCK io_uring gives up with EAGAIN on some file systems. */
 	ck_assert_int_eq(open_result(descriptor_path(file), false, &disk), 0);
-	ck_assert_int_eq(fcntl(disk.fd, F_GETFL) & O_NONBLOCK, 0);
-	ck_assert_int_eq(fcntl(disk.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
-	disk_close(&disk);
+	ck_assert_int_eq(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+	ck_assert_int_eq(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDWR);
+	ck_assert_int_eq(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+	disk_close(disk);
 }
 END_TEST
 
@@ -1337,13 +1334,13 @@ END_TEST
 START_TEST(direct_disk_wants_whole_blocks)
 {
 	struct disk_options options = { .path = descriptor_path(file), .direct = true };
-	struct disk disk;
+	struct disk *disk;
 
 	if (disk_open(&disk, &options, &sim.ring) == -EINVAL) {
 		printf("skipped: a disk with O_DIRECT: the file system has none\n");
 		return;
 	}
-	disk_close(&disk);
+	disk_close(disk);
 	add_disk(descriptor_path(file), false, true, NULL);
 	ck_assert_uint_eq(((const struct virtio_blk_config *)blk->config)->blk_size, 4096);
 	start();

@@ -25,7 +25,7 @@ static int file;
 static void setup(void)
 {
 	struct disk_options options;
-	struct disk disk;
+	struct disk *disk;
 
 	sim_init(&sim, SIM_MEMORY);
 	file = temporary_file(MIB);
@@ -33,7 +33,7 @@ static void setup(void)
 	ck_assert_int_eq(disk_open(&disk, &options, &sim.ring), 0);
 	ck_assert_int_eq(terminal_open(&terminal, "none", &sim.ring), 0);
 	sim_add(&sim, rng_create(&sim.environment));
-	sim_add(&sim, blk_create(&sim.environment, "vda", &disk, NULL, 1));
+	sim_add(&sim, blk_create(&sim.environment, "vda", disk, NULL, 1));
 	sim_add(&sim, console_create(&sim.environment, &terminal));
 	sim_add(&sim, rng_create(&sim.environment));
 }

@@ -21,17 +21,48 @@ static struct driver_queue queue;
 static struct virtio_device *blk;
 static int pipe_ends[2];
 
-/* A disk whose reads end when the test says so: its file is a pipe. */
+static void pipe_done(struct io_op *op, int result)
+{
+	struct disk_request *request = container_of(op, struct disk_request, op);
+
+	request->done(request, result < 0 ? result : 0);
+}
+
+static void pipe_submit(struct disk *disk, struct disk_request *request)
+{
+	request->op.done = pipe_done;
+	io_ring_readv(io_ring_here(disk->ring), &request->op, pipe_ends[0], request->iov,
+		request->iov_count, 0);
+}
+
+static void pipe_start(struct disk *disk)
+{
+	io_ring_submit(io_ring_here(disk->ring));
+}
+
+static void pipe_close(struct disk *disk)
+{
+	(void)disk;
+	close(pipe_ends[0]);
+}
+
+static const struct disk_backend pipe_backend = { pipe_submit, pipe_start, pipe_close };
+
+/* A disk whose reads end when the test says so: they are those of a pipe. */
+static struct disk disk;
+
 static void setup(void)
 {
-	struct disk disk = { .ring = &sim.ring,
+	disk = (struct disk){
+		.backend = &pipe_backend,
+		.ring = &sim.ring,
 		.size = DISK_BYTES,
 		.block_size = 512,
-		.physical_block_size = 4096 };
-
+		.physical_block_size = 4096,
+		.references = 1,
+	};
 	sim_init(&sim, SIM_MEMORY);
 	ck_assert_int_eq(pipe(pipe_ends), 0);
-	disk.fd = pipe_ends[0];
 	blk = blk_create(&sim.environment, "vda", &disk, NULL, 1);
 	ck_assert_uint_eq(sim_add(&sim, blk), 0);
 	ck_assert_uint_eq(sim_add(&sim, rng_create(&sim.environment)), 1);

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What disks of all backends have in common: which backend it is, and who has the disk. */
+#include "karma/disk.h"
+
+int disk_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring)
+{
+	int result = file_open(disk, options, ring);
+
+	if (result == 0)
+		(*disk)->references = 1;
+	return result;
+}
+
+struct disk *disk_share(struct disk *disk)
+{
+	disk->references++;
+	return disk;
+}
+
+void disk_close(struct disk *disk)
+{
+	if (--disk->references == 0)
+		disk->backend->close(disk);
+}
