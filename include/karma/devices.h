@@ -8,7 +8,13 @@
 #include "karma/terminal.h"
 #include "karma/virtio.h"
 
-#define BLK_QUEUE_SIZE 256u	/* entries, and so requests under way at a time */
+/*
+ * The entries of each of a disk's queues, and so the requests that it may have under way: a disk
+ * with few queues has long ones, so that each disk takes BLK_QUEUE_SIZE_MAX at least.
+ */
+#define BLK_QUEUE_SIZE_MIN 256u
+#define BLK_QUEUE_SIZE_MAX 1024u
+unsigned blk_queue_size(unsigned queues);
 
 /*
  * A block device (virtio 1.2, section 5.2), with so many queues.  It takes the disk over, and closes

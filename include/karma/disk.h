@@ -30,7 +30,12 @@ struct disk {
 	struct io_ring *ring;
 	uint64_t size;		/* a multiple of block_size */
 	uint32_t block_size;	/* the smallest unit of a request, 512 or more */
-	uint32_t physical_block_size;
+	uint32_t physical_block_size;	/* a power of 2 times block_size */
+	/* Bytes; 0: none, or nobody knows. */
+	uint32_t alignment_offset;	/* where the first whole physical block begins */
+	uint32_t io_min, io_opt;	/* the least and the best size of a request */
+	uint32_t discard_alignment;	/* the smallest unit that a discard frees */
+	bool discard;			/* it can free space */
 	bool read_only;
 	_Atomic unsigned references;
 };

@@ -141,7 +141,7 @@ static void user_leaves(void *context)
 /* Operations that may be under way at a time: of the disks, and of all the rest. */
 static unsigned most_in_flight(const struct run_options *options)
 {
-	return OTHERS_IN_FLIGHT + options->disk_count * options->cpus * BLK_QUEUE_SIZE;
+	return OTHERS_IN_FLIGHT + options->disk_count * options->cpus * blk_queue_size(options->cpus);
 }
 
 static int open_console(struct run *run)

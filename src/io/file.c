@@ -4,10 +4,12 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "karma/disk.h"
 #include "karma/iov.h"
@@ -96,7 +98,45 @@ static int lock_image(const struct disk_options *options, int fd)
 		"disk %s: in use by another guest: stop that, or give both `,ro`", options->path);
 }
 
-static int measure_block_device(struct disk *disk, int fd, const char *path)
+/* A number that the kernel tells of a block device's queue; a partition has its disk's. */
+static uint64_t queue_limit(dev_t device, const char *name, uint64_t unknown)
+{
+	static const char *const places[] = { "queue", "../queue" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+		char path[96], text[32] = "";
+		cleanup_fd int fd = -1;
+
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/%s", major(device),
+			minor(device), places[i], name);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0)
+			return strtoull(text, NULL, 10);
+	}
+	return unknown;
+}
+
+/* What only makes requests faster: a device that does not tell is as good. */
+static void find_topology(struct disk *disk, int fd, dev_t device)
+{
+	unsigned least = 0, best = 0;
+	int offset = 0;
+
+	if (ioctl(fd, BLKIOMIN, &least) == 0)
+		disk->io_min = least;
+	if (ioctl(fd, BLKIOOPT, &best) == 0)
+		disk->io_opt = best;
+	/* -1 for a device that is put together of others which don't fit. */
+	if (ioctl(fd, BLKALIGNOFF, &offset) == 0 && offset > 0)
+		disk->alignment_offset = offset;
+	disk->discard_alignment =
+		queue_limit(device, "discard_granularity", disk->physical_block_size);
+	/* A hole is punched by zeroes that free: see blkdev_issue_zeroout() in Linux. */
+	disk->discard = queue_limit(device, "write_zeroes_max_bytes", 1) > 0;
+}
+
+static int measure_block_device(
+	struct disk *disk, int fd, const struct stat *status, const char *path)
 {
 	int logical = 0;
 	unsigned physical = 0;
@@ -108,15 +148,32 @@ static int measure_block_device(struct disk *disk, int fd, const char *path)
 			strerror(errno));
 	disk->block_size = logical;
 	disk->physical_block_size = physical < disk->block_size ? disk->block_size : physical;
+	find_topology(disk, fd, status->st_rdev);
 	return 0;
 }
 
-static void measure_file(struct disk *disk, const struct stat *status, bool direct)
+/*
+ * The unit of O_DIRECT.  Linux tells it since 6.1; before, every file system takes 4 KiB, and most
+ * devices nothing smaller.
+ */
+static uint32_t direct_unit(int fd)
+{
+	struct statx status;
+
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) < 0 ||
+		!(status.stx_mask & STATX_DIOALIGN) || !status.stx_dio_offset_align)
+		return 4096;
+	return status.stx_dio_offset_align < SECTOR_BYTES ? SECTOR_BYTES :
+							    status.stx_dio_offset_align;
+}
+
+static void measure_file(struct disk *disk, int fd, const struct stat *status, bool direct)
 {
 	disk->size = status->st_size;
-	disk->physical_block_size = 4096;
-	/* Every file system takes O_DIRECT in units of 4 KiB; most devices, in no smaller ones. */
-	disk->block_size = direct ? 4096 : SECTOR_BYTES;
+	disk->block_size = direct ? direct_unit(fd) : SECTOR_BYTES;
+	disk->physical_block_size = disk->block_size < 4096 ? 4096 : disk->block_size;
+	disk->discard_alignment = disk->physical_block_size;
+	disk->discard = true;
 }
 
 static int measure(struct disk *disk, int fd, const struct stat *status,
@@ -125,9 +182,9 @@ static int measure(struct disk *disk, int fd, const struct stat *status,
 	int result = 0;
 
 	if (S_ISBLK(status->st_mode))
-		result = measure_block_device(disk, fd, options->path);
+		result = measure_block_device(disk, fd, status, options->path);
 	else
-		measure_file(disk, status, options->direct);
+		measure_file(disk, fd, status, options->direct);
 	if (result < 0)
 		return result;
 	if (disk->size < disk->block_size)
@@ -257,6 +314,7 @@ static void queue_fallocate(struct disk_request *request, int mode)
 }
 
 static void queue_punch(struct disk_request *request);
+static void queue_zeroes(struct disk_request *request);
 
 static void punch_done(struct io_op *op, int result)
 {
@@ -266,9 +324,14 @@ static void punch_done(struct io_op *op, int result)
 		queue_punch(request);
 		return;
 	}
-	/* A discard is advice: where the host can't follow, nothing is wrong. */
-	if (result == -EOPNOTSUPP && request->operation == DISK_DISCARD)
+	if (result == -EOPNOTSUPP && request->operation == DISK_DISCARD) {
+		/* It is advice: where the host can't follow, nothing is wrong. */
 		result = 0;
+	} else if (result == -EOPNOTSUPP && request->unmap) {
+		/* Zeroes matter, and that they free space does not. */
+		queue_zeroes(request);
+		return;
+	}
 	request->done(request, result);
 }
 
@@ -282,11 +345,19 @@ static void zero_done(struct io_op *op, int result)
 {
 	struct disk_request *request = container_of(op, struct disk_request, op);
 
+	if (result == -EINTR || result == -EAGAIN)
+		queue_zeroes(request);
 	/* tmpfs, for one, knows no zero range, but punches holes. */
-	if (result == -EOPNOTSUPP || result == -EINTR || result == -EAGAIN)
+	else if (result == -EOPNOTSUPP && !request->unmap)
 		queue_punch(request);
 	else
 		request->done(request, result);
+}
+
+static void queue_zeroes(struct disk_request *request)
+{
+	request->op.done = zero_done;
+	queue_fallocate(request, FALLOC_FL_ZERO_RANGE);
 }
 
 static void file_submit(struct disk *disk, struct disk_request *request)
@@ -302,8 +373,7 @@ static void file_submit(struct disk *disk, struct disk_request *request)
 		break;
 	case DISK_WRITE_ZEROES:
 		if (!request->unmap) {
-			request->op.done = zero_done;
-			queue_fallocate(request, FALLOC_FL_ZERO_RANGE);
+			queue_zeroes(request);
 			break;
 		}
 		/* Fall through. */

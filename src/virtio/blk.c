@@ -4,6 +4,7 @@
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "karma/devices.h"
 #include "karma/limit.h"
@@ -13,6 +14,7 @@
 #define SECTOR_BYTES 512u
 #define SEGMENTS_MAX 254		/* of data, behind the header and before the status */
 #define CHAIN_BUFFERS (SEGMENTS_MAX + 2)
+#define SEGMENT_BYTES_MAX (1 * MIB)	/* bounds how much one request can be */
 #define FAULTS_MAX 8			/* lines in the log for one disk */
 
 /* A request in flight: one for each entry of a queue, found by its chain's head. */
@@ -74,7 +76,8 @@ struct blk {
 	struct limit *limit;		/* NULL: none */
 	struct virtio_counter counters[COUNTERS];	/* added to atomically */
 	_Atomic unsigned faults;
-	struct blk_request *requests;	/* BLK_QUEUE_SIZE of them for each queue */
+	unsigned queue_size;
+	struct blk_request *requests;	/* queue_size of them for each queue; not there until used */
 };
 
 static void finish(struct blk_request *request, uint8_t status)
@@ -144,6 +147,15 @@ static bool on_disk(const struct blk *blk, uint64_t sector, uint64_t bytes)
 		bytes % blk->disk->block_size == 0;
 }
 
+static bool segments_fit(const struct iovec *iov, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		if (iov[i].iov_len > SEGMENT_BYTES_MAX)
+			return false;
+	}
+	return true;
+}
+
 static void submit(struct blk_request *request)
 {
 	struct blk *blk = request->blk;
@@ -172,6 +184,7 @@ static void transfer(struct blk_request *request, const struct virtq_chain *chai
 		request->written = chain->in_bytes;
 	}
 	if (disk->length == 0 || !on_disk(request->blk, sector, disk->length) ||
+		!segments_fit(disk->iov, disk->iov_count) ||
 		(operation == DISK_WRITE && request->blk->disk->read_only)) {
 		finish(request, VIRTIO_BLK_S_IOERR);
 		return;
@@ -284,7 +297,7 @@ static void start_request(struct blk *blk, struct virtq *queue, struct blk_reque
 
 static struct blk_request *find_request(struct blk *blk, struct virtq *queue, uint16_t head)
 {
-	struct blk_request *request = &blk->requests[queue->index * BLK_QUEUE_SIZE + head];
+	struct blk_request *request = &blk->requests[queue->index * blk->queue_size + head];
 
 	if (!request->busy)
 		return request;
@@ -310,7 +323,7 @@ static unsigned take(struct blk *blk, struct virtq *queue)
 	struct virtq_chain chain;
 	unsigned taken = 0;
 
-	while (taken < BLK_QUEUE_SIZE && may_start(pace) &&
+	while (taken < blk->queue_size && may_start(pace) &&
 		virtio_pop(&blk->device, queue, iov, ARRAY_SIZE(iov), &chain)) {
 		struct blk_request *request = find_request(blk, queue, chain.head);
 		unsigned count = chain.out_count + chain.in_count;
@@ -407,13 +420,13 @@ static void serve(struct blk *blk, struct virtq *queue)
 	do {
 		taken += take(blk, queue);
 		more = virtq_enable_notify(queue);
-	} while (more && taken < BLK_QUEUE_SIZE && pace->limit_wait == 0);
+	} while (more && taken < blk->queue_size && pace->limit_wait == 0);
 	/* What is held back when the guest has ended stays undone: nobody is to wait for that. */
-	if (more && taken < BLK_QUEUE_SIZE && !blk->device.ending)
+	if (more && taken < blk->queue_size && !blk->device.ending)
 		hold(pace, taken > 0 || !pace->held);
 	else
 		let_go(pace);
-	if (taken >= BLK_QUEUE_SIZE)
+	if (taken >= blk->queue_size)
 		virtio_again(queue);
 	disk_start(blk->disk);
 	virtq_interrupt(queue);
@@ -502,13 +515,29 @@ void blk_limit(struct virtio_device *device, struct limit *limit)
 	device->counter_count = COUNTERS;
 }
 
+/* By mmap(), so that it takes memory only where a request was. */
+static struct blk_request *map_requests(struct blk *blk, unsigned queues)
+{
+	size_t bytes = sizeof(struct blk_request) * queues * blk->queue_size;
+	void *requests = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return requests == MAP_FAILED ? NULL : requests;
+}
+
+static void unmap_requests(struct blk *blk, unsigned queues)
+{
+	if (blk->requests)
+		munmap(blk->requests, sizeof(struct blk_request) * queues * blk->queue_size);
+}
+
 static void blk_release(struct virtio_device *device)
 {
 	struct blk *blk = container_of(device, struct blk, device);
 
 	disk_close(blk->disk);
 	virtio_device_destroy(device);
-	free(blk->requests);
+	unmap_requests(blk, device->queue_count);
 	free(blk->paces);
 	free(blk->queues);
 	free(blk);
@@ -521,23 +550,36 @@ static const struct virtio_device_ops blk_ops = {
 	.release = blk_release,
 };
 
+unsigned blk_queue_size(unsigned queues)
+{
+	unsigned size = BLK_QUEUE_SIZE_MAX;
+
+	while (size > BLK_QUEUE_SIZE_MIN && size * queues > BLK_QUEUE_SIZE_MAX)
+		size /= 2;
+	return size;
+}
+
 /* The configuration (virtio 1.2, section 5.2.4), with the limits of what one request can be. */
 static void fill_config(struct blk *blk)
 {
 	const struct disk *disk = blk->disk;
 	uint32_t range_sectors = UINT32_MAX / disk->block_size * (disk->block_size / SECTOR_BYTES);
+	uint32_t io_min = disk->io_min / disk->block_size;
 
 	blk->config = (struct virtio_blk_config){
 		.capacity = disk->size / SECTOR_BYTES,
+		.size_max = SEGMENT_BYTES_MAX,
 		.seg_max = SEGMENTS_MAX,
 		.blk_size = disk->block_size,
 		.physical_block_exp =
 			__builtin_ctz(disk->physical_block_size / disk->block_size),
-		.min_io_size = 1,
+		.alignment_offset = disk->alignment_offset / disk->block_size,
+		.min_io_size = io_min < 1 ? 1 : io_min > UINT16_MAX ? UINT16_MAX : io_min,
+		.opt_io_size = disk->io_opt / disk->block_size,
 		.num_queues = blk->device.queue_count,
 		.max_discard_sectors = range_sectors,
 		.max_discard_seg = 1,
-		.discard_sector_alignment = disk->physical_block_size / SECTOR_BYTES,
+		.discard_sector_alignment = disk->discard_alignment / SECTOR_BYTES,
 		.max_write_zeroes_sectors = range_sectors,
 		.max_write_zeroes_seg = 1,
 		.write_zeroes_may_unmap = 1,
@@ -546,13 +588,16 @@ static void fill_config(struct blk *blk)
 
 static uint64_t choose_features(const struct disk *disk, unsigned queues)
 {
-	uint64_t features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE |
-		1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_FLUSH;
+	uint64_t features = 1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX |
+		1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_TOPOLOGY |
+		1ull << VIRTIO_BLK_F_FLUSH;
 
 	if (disk->read_only)
 		features |= 1ull << VIRTIO_BLK_F_RO;
 	else
-		features |= 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+		features |= 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+	if (!disk->read_only && disk->discard)
+		features |= 1ull << VIRTIO_BLK_F_DISCARD;
 	if (queues > 1)
 		features |= 1ull << VIRTIO_BLK_F_MQ;
 	return features;
@@ -565,11 +610,12 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
 
 	if (!blk)
 		return NULL;
+	blk->queue_size = blk_queue_size(queues);
 	blk->queues = calloc(queues, sizeof(*blk->queues));
 	blk->paces = calloc(queues, sizeof(*blk->paces));
-	blk->requests = calloc((size_t)queues * BLK_QUEUE_SIZE, sizeof(*blk->requests));
+	blk->requests = map_requests(blk, queues);
 	if (!blk->queues || !blk->paces || !blk->requests) {
-		free(blk->requests);
+		unmap_requests(blk, queues);
 		free(blk->paces);
 		free(blk->queues);
 		free(blk);
@@ -579,9 +625,9 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
 	if (serial)
 		memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
 	virtio_device_init(&blk->device, &blk_ops, name, choose_features(disk, queues), blk->queues,
-		queues, BLK_QUEUE_SIZE, environment);
+		queues, blk->queue_size, environment);
 	virtio_separate_queues(&blk->device);
-	blk->device.in_flight_max = queues * BLK_QUEUE_SIZE;
+	blk->device.in_flight_max = queues * blk->queue_size;
 	fill_config(blk);
 	blk->device.config = &blk->config;
 	blk->device.config_size = sizeof(blk->config);

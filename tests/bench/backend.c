@@ -116,12 +116,12 @@ static void *at(struct bench *bench, uint64_t gpa, uint64_t length)
 
 static uint16_t *used_event(struct guest *guest)
 {
-	return &guest->avail->ring[BLK_QUEUE_SIZE];
+	return &guest->avail->ring[BLK_QUEUE_SIZE_MAX];
 }
 
 static uint16_t avail_event(const struct guest *guest)
 {
-	return __atomic_load_n((uint16_t *)&guest->used->ring[BLK_QUEUE_SIZE], __ATOMIC_RELAXED);
+	return __atomic_load_n((uint16_t *)&guest->used->ring[BLK_QUEUE_SIZE_MAX], __ATOMIC_RELAXED);
 }
 
 static void describe(
@@ -186,7 +186,7 @@ static bool add_request(struct guest *guest)
 
 	guest->slots[i].header.sector = next_sector(guest);
 	guest->slots[i].status = 0xff;
-	guest->avail->ring[index % BLK_QUEUE_SIZE] = i;
+	guest->avail->ring[index % BLK_QUEUE_SIZE_MAX] = i;
 	__atomic_store_n(&guest->avail->idx, (uint16_t)(index + 1), __ATOMIC_RELEASE);
 	atomic_thread_fence(memory_order_seq_cst);
 	return vring_need_event(avail_event(guest), index + 1, index);
@@ -209,7 +209,7 @@ static void take_used(struct guest *guest)
 {
 	do {
 		while (has_used(guest)) {
-			unsigned i = guest->used->ring[guest->last_used++ % BLK_QUEUE_SIZE].id;
+			unsigned i = guest->used->ring[guest->last_used++ % BLK_QUEUE_SIZE_MAX].id;
 
 			check(guest->slots[i].status == VIRTIO_BLK_S_OK, "a request failed");
 			guest->free[guest->free_count++] = i;
@@ -376,7 +376,7 @@ static void start_driver(struct bench *bench)
 	static const uint64_t features = 1ull << VIRTIO_F_VERSION_1 |
 		1ull << VIRTIO_RING_F_INDIRECT_DESC | 1ull << VIRTIO_RING_F_EVENT_IDX;
 	const struct karma_queue_setup setup = {
-		.size = BLK_QUEUE_SIZE,
+		.size = BLK_QUEUE_SIZE_MAX,
 		.descriptors = DESCRIPTORS_AT,
 		.driver = AVAIL_AT,
 		.device = USED_AT,
@@ -400,7 +400,7 @@ static void make_guest(struct bench *bench)
 
 	guest->options = &bench->options;
 	guest->descriptors =
-		at(bench, DESCRIPTORS_AT, BLK_QUEUE_SIZE * sizeof(*guest->descriptors));
+		at(bench, DESCRIPTORS_AT, BLK_QUEUE_SIZE_MAX * sizeof(*guest->descriptors));
 	guest->avail = at(bench, AVAIL_AT, PAGE_BYTES);
 	guest->used = at(bench, USED_AT, PAGE_BYTES);
 	guest->slots = at(bench, SLOTS_AT, SLOTS_MAX * sizeof(*guest->slots));
@@ -422,8 +422,8 @@ static void start(struct bench *bench)
 		"can't poll");
 	check(guest_memory_init(&bench->memory, &memory) == 0, "can't have guest memory");
 	/* The device's requests, and what waits beside for one thing each. */
-	check(io_ring_init(&bench->main, BLK_QUEUE_SIZE + 8) == 0 &&
-			io_ring_init_own(&bench->own, &bench->main, BLK_QUEUE_SIZE + 8) == 0,
+	check(io_ring_init(&bench->main, BLK_QUEUE_SIZE_MAX + 8) == 0 &&
+			io_ring_init_own(&bench->own, &bench->main, BLK_QUEUE_SIZE_MAX + 8) == 0,
 		"can't have io_uring");
 	make_device(bench);
 	make_guest(bench);

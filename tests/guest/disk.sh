@@ -119,6 +119,21 @@ test_block_device_is_a_disk() {
 	[ "$(cat got)" = "to the device" ] || die "image holds $(cat got)"
 }
 
+test_block_sizes_are_the_devices() {
+	[ "$(id -u)" = 0 ] || skip "needs root, for a loop device"
+	truncate -s 16M image
+	loop=$(losetup -f --show --sector-size 4096 image) || skip "no loop device of 4 KiB sectors"
+	trap 'losetup -d "$loop"; clean_up' EXIT
+	guest --disk "$loop",direct --cmdline root= -- sh -c '
+		cd /sys/block/vda/queue
+		echo $(cat logical_block_size physical_block_size minimum_io_size discard_granularity \
+			max_segments max_segment_size)
+		dd if=/dev/zero of=/dev/vda bs=4k count=1 seek=1 oflag=direct 2>/dev/null && echo written'
+	expect_status 0
+	expect_out "$(echo 4096 4096 4096 "$(cat "/sys/block/${loop##*/}/queue/discard_granularity")" \
+		254 1048576; echo written)"
+}
+
 test_several_disks_come_in_order() {
 	truncate -s 1M a
 	truncate -s 2M b

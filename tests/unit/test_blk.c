@@ -17,15 +17,17 @@
 #define SECTOR 512u
 #define DISK_SECTORS 2048ull
 #define DISK_BYTES (DISK_SECTORS * SECTOR)
-#define QUEUE_SIZE 256
+#define QUEUE_SIZE BLK_QUEUE_SIZE_MAX
+#define SEGMENT_BYTES_MAX (1 * MIB)
 #define SEGMENTS_MAX 254u
 #define STATUS_UNTOUCHED 0xee
+#define DATA_BYTES (512 * KIB)
 
 static struct sim sim;
 static struct driver_queue queue;
 static struct virtio_device *blk;
 static int file;
-static uint64_t data; /* guest-physical, of 256 KiB for the tests */
+static uint64_t data; /* guest-physical, of DATA_BYTES for the tests */
 
 static void add_disk(const char *path, bool read_only, bool direct, const char *serial)
 {
@@ -47,7 +49,7 @@ static void setup_memory(void)
 {
 	sim_init(&sim, SIM_MEMORY);
 	file = temporary_file(DISK_BYTES);
-	data = sim_alloc(&sim, 256 * KIB, 4096);
+	data = sim_alloc(&sim, DATA_BYTES, 4096);
 }
 
 static void setup(void)
@@ -283,7 +285,7 @@ START_TEST(zeroes_are_written_to_files_that_know_no_zero_range)
 	/* Of the host's file systems, tmpfs is one. */
 	teardown();
 	sim_init(&sim, SIM_MEMORY);
-	data = sim_alloc(&sim, 256 * KIB, 4096);
+	data = sim_alloc(&sim, DATA_BYTES, 4096);
 	file = memfd_create("disk", MFD_CLOEXEC);
 	ck_assert_int_eq(ftruncate(file, DISK_BYTES), 0);
 	add_disk(descriptor_path(file), false, false, NULL);
@@ -558,6 +560,35 @@ START_TEST(more_segments_need_reset)
 	driver_publish(&queue, segments_chain(VIRTIO_BLK_T_OUT, SEGMENTS_MAX + 1, status_place()));
 	driver_kick(&queue);
 	assert_needs_reset();
+}
+END_TEST
+
+/* Of a read: its data in two buffers. */
+static uint8_t read_in_two(uint64_t to, uint32_t first, uint32_t second)
+{
+	uint64_t status = status_place();
+	struct part parts[] = { { header(VIRTIO_BLK_T_IN, 0), 16, false }, { to, first, true },
+		{ to + first, second, true }, { status, 1, true } };
+
+	return send_chain(driver_chain(&queue, parts, ARRAY_SIZE(parts)), status);
+}
+
+START_TEST(segments_are_as_large_as_promised)
+{
+	uint64_t large = sim_alloc(&sim, 2 * SEGMENT_BYTES_MAX, 4096);
+	const struct virtio_blk_config *config;
+
+	ck_assert_int_eq(ftruncate(file, 2 * SEGMENT_BYTES_MAX), 0);
+	add_disk(descriptor_path(file), false, false, NULL);
+	start();
+	config = blk->config;
+	ck_assert(blk->offered & FEATURE(VIRTIO_BLK_F_SIZE_MAX));
+	ck_assert_uint_eq(config->size_max, SEGMENT_BYTES_MAX);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, large, SEGMENT_BYTES_MAX), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(read_in_two(large, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MAX), VIRTIO_BLK_S_OK);
+	ck_assert_uint_eq(
+		read_in_two(large, SECTOR, SEGMENT_BYTES_MAX + SECTOR), VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(last_length, 1);
 }
 END_TEST
 
@@ -872,7 +903,7 @@ START_TEST(broken_queue_waits_no_more)
 	driver_kick(&queue);
 	ck_assert_uint_eq(done_in_a_while(&queue), 10);
 	queue.last_used += 10;
-	queue.avail->idx += 1000;
+	queue.avail->idx += QUEUE_SIZE + 1;
 	sim_set_clock(LIMIT_START + SECOND);
 	sim_run_moment(&sim);
 	done_in_a_while(&queue);
@@ -965,6 +996,7 @@ START_TEST(busy_queue_that_meets_its_limit_waits_for_that_alone)
 END_TEST
 
 #define QUEUES 4
+#define QUEUES_SIZE 256
 #define THREAD_REQUESTS 300
 
 static struct driver_queue queues[QUEUES];
@@ -988,7 +1020,7 @@ START_TEST(disk_has_the_queues_it_tells_of)
 	ck_assert_int_eq(virtio_config_read(blk, 0, &config, sizeof(config)), 0);
 	ck_assert_uint_eq(config.num_queues, QUEUES);
 	sim_start_device(
-		&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | blk->offered, queues, QUEUES, QUEUE_SIZE);
+		&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | blk->offered, queues, QUEUES, QUEUES_SIZE);
 	for (unsigned i = 0; i < QUEUES; i++) {
 		uint64_t status = publish_read(&queues[i], i);
 
@@ -1044,7 +1076,7 @@ static void run_vcpus(void)
 	pthread_t io_thread;
 
 	sim_start_device(
-		&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | blk->offered, queues, QUEUES, QUEUE_SIZE);
+		&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | blk->offered, queues, QUEUES, QUEUES_SIZE);
 	for (unsigned i = 0; i < QUEUES; i++) {
 		vcpus[i].index = i;
 		/* What the vCPU itself takes, and what a worker completes. */
@@ -1052,7 +1084,7 @@ static void run_vcpus(void)
 		vcpus[i].parts[1] = sim_alloc(&sim, SECTOR, 16);
 		vcpus[i].parts[2] = status_place();
 		ck_assert_int_eq(
-			io_ring_init_own(&vcpus[i].ring, &sim.ring, QUEUES * QUEUE_SIZE), 0);
+			io_ring_init_own(&vcpus[i].ring, &sim.ring, QUEUES * QUEUES_SIZE), 0);
 	}
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
 	for (unsigned i = 0; i < QUEUES; i++)
@@ -1083,7 +1115,7 @@ START_TEST(queues_share_one_limit)
 	add_disk_of_queues();
 	set_limit(blk, 100, 0);
 	sim_start_device(&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | blk->offered, queues,
-		QUEUES, QUEUE_SIZE);
+		QUEUES, QUEUES_SIZE);
 	for (unsigned i = 0; i < QUEUES; i++) {
 		for (unsigned j = 0; j < 70; j++)
 			publish_read(&queues[i], j);
@@ -1299,6 +1331,45 @@ START_TEST(file_is_opened_so_that_io_uring_waits_for_it)
 }
 END_TEST
 
+START_TEST(few_queues_are_long_ones)
+{
+	ck_assert_uint_eq(blk_queue_size(1), 1024);
+	ck_assert_uint_eq(blk_queue_size(2), 512);
+	ck_assert_uint_eq(blk_queue_size(3), 256);
+	ck_assert_uint_eq(blk_queue_size(4), 256);
+	ck_assert_uint_eq(blk_queue_size(64), 256);
+}
+END_TEST
+
+START_TEST(topology_is_the_backends)
+{
+	struct disk_options options = { .path = descriptor_path(file) };
+	const struct virtio_blk_config *config;
+	struct disk *disk;
+
+	ck_assert_int_eq(disk_open(&disk, &options, &sim.ring), 0);
+	disk->block_size = 1024;
+	disk->physical_block_size = 4096;
+	disk->alignment_offset = 3072;
+	disk->io_min = 64 * KIB;
+	disk->io_opt = 1 * MIB;
+	disk->discard_alignment = 32 * KIB;
+	disk->discard = false;
+	blk = blk_create(&sim.environment, "vda", disk, NULL, 1);
+	sim_add(&sim, blk);
+	config = blk->config;
+	/* In logical blocks, but for discards: virtio 1.2, section 5.2.4. */
+	ck_assert_uint_eq(config->blk_size, 1024);
+	ck_assert_uint_eq(config->physical_block_exp, 2);
+	ck_assert_uint_eq(config->alignment_offset, 3);
+	ck_assert_uint_eq(config->min_io_size, 64);
+	ck_assert_uint_eq(config->opt_io_size, 1024);
+	ck_assert_uint_eq(config->discard_sector_alignment, 64);
+	ck_assert(!(blk->offered & FEATURE(VIRTIO_BLK_F_DISCARD)));
+	ck_assert(blk->offered & FEATURE(VIRTIO_BLK_F_WRITE_ZEROES));
+}
+END_TEST
+
 START_TEST(capacity_is_in_whole_sectors)
 {
 	const struct virtio_blk_config *config;
@@ -1335,6 +1406,7 @@ START_TEST(direct_disk_wants_whole_blocks)
 {
 	struct disk_options options = { .path = descriptor_path(file), .direct = true };
 	struct disk *disk;
+	uint32_t block;
 
 	if (disk_open(&disk, &options, &sim.ring) == -EINVAL) {
 		printf("skipped: a disk with O_DIRECT: the file system has none\n");
@@ -1342,13 +1414,17 @@ START_TEST(direct_disk_wants_whole_blocks)
 	}
 	disk_close(disk);
 	add_disk(descriptor_path(file), false, true, NULL);
-	ck_assert_uint_eq(((const struct virtio_blk_config *)blk->config)->blk_size, 4096);
+	block = ((const struct virtio_blk_config *)blk->config)->blk_size;
+	/* As the kernel tells it, or 4096. */
+	ck_assert(block == 4096 || block == SECTOR);
 	start();
 	fill_data(8 * SECTOR, 4096);
 	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 8, data, 4096), VIRTIO_BLK_S_OK);
 	assert_file_is(8 * SECTOR, 4096, false);
-	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 8, data, SECTOR), VIRTIO_BLK_S_IOERR);
-	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 1, data, 4096), VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 8, data, SECTOR),
+		block == SECTOR ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 1, data, 4096),
+		block == SECTOR ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
 }
 END_TEST
 
@@ -1406,6 +1482,9 @@ Suite *blk_suite(void)
 		file_is_opened_so_that_io_uring_waits_for_it,
 		capacity_is_in_whole_sectors,
 		configuration_tells_of_the_disk,
+		few_queues_are_long_ones,
+		topology_is_the_backends,
+		segments_are_as_large_as_promised,
 		direct_disk_wants_whole_blocks,
 		disk_has_the_queues_it_tells_of,
 		vcpus_with_rings_of_their_own_share_a_disk,
