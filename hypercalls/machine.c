@@ -65,6 +65,16 @@ int machine_add(struct machine *machine, struct virtio_device *device)
 	return 0;
 }
 
+void machine_measure(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++) {
+		struct virtio_device *device = machine->devices[i];
+
+		if (device->ops->measure)
+			device->ops->measure(device);
+	}
+}
+
 void machine_press_power_button(struct machine *machine)
 {
 	pthread_mutex_lock(&machine->event_lock);

@@ -28,7 +28,7 @@ struct disk_options {
 struct disk {
 	const struct disk_backend *backend;
 	struct io_ring *ring;
-	uint64_t size;		/* a multiple of block_size */
+	uint64_t size;		/* a multiple of block_size; who has the disk may change it */
 	uint32_t block_size;	/* the smallest unit of a request, 512 or more */
 	uint32_t physical_block_size;	/* a power of 2 times block_size */
 	/* Bytes; 0: none, or nobody knows. */
@@ -61,6 +61,8 @@ struct disk_request {
 struct disk_backend {
 	void (*submit)(struct disk *disk, struct disk_request *request);
 	void (*start)(struct disk *disk);
+	/* NULL: the size never changes. */
+	int (*measure)(struct disk *disk, uint64_t *size);
 	/* Nobody has the disk any more: free it. */
 	void (*close)(struct disk *disk);
 };
@@ -73,6 +75,12 @@ struct disk_backend {
 int disk_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 struct disk *disk_share(struct disk *disk);
 void disk_close(struct disk *disk);
+
+/*
+ * How large the disk is by now, in whole blocks.  Its size stays what it was: who has the disk decides.
+ * 0, or a negative errno.
+ */
+int disk_measure(struct disk *disk, uint64_t *size);
 
 /* Queue a request; disk_start() starts what the calling thread has queued. */
 static inline void disk_submit(struct disk *disk, struct disk_request *request)

@@ -63,6 +63,9 @@ void machine_release(struct machine *machine);
  */
 int machine_add(struct machine *machine, struct virtio_device *device);
 
+/* Disks may have grown: look, and tell the guest.  Any thread, one at a time. */
+void machine_measure(struct machine *machine);
+
 /* The user asks the guest to power off.  Any thread. */
 void machine_press_power_button(struct machine *machine);
 

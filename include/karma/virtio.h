@@ -5,7 +5,7 @@
  *
  * Locking: vCPU threads and the I/O thread share a device.  The lock of a queue is held around every
  * use of it and in notify(); it is the device's own lock, unless virtio_separate_queues() gave each
- * queue one.  All locks are held in every other operation.  A device knows its queues and its
+ * queue one.  All locks are held in every other operation but measure().  A device knows its queues and its
  * backend, and neither KVM nor the command line.
  */
 #ifndef KARMA_VIRTIO_H
@@ -42,6 +42,12 @@ struct virtio_device_ops {
 	/* The driver wrote [offset, offset + length) of the configuration.  NULL: none is writable. */
 	int (*write_config)(
 		struct virtio_device *device, size_t offset, const void *from, size_t length);
+
+	/*
+	 * How large its backend is may have changed: look, and tell the guest.  Here no lock is held.
+	 * May be NULL.
+	 */
+	void (*measure)(struct virtio_device *device);
 
 	/* Free what the device owns, itself included. */
 	void (*release)(struct virtio_device *device);
@@ -99,6 +105,10 @@ void virtio_device_destroy(struct virtio_device *device);
 
 /* Give each queue a lock of its own, for a device whose queues have no state in common. */
 void virtio_separate_queues(struct virtio_device *device);
+
+/* All of its locks, for a change of what they guard together. */
+void virtio_lock(struct virtio_device *device);
+void virtio_unlock(struct virtio_device *device);
 
 /* What the transport calls do; the caller holds no lock.  0 or above, or a negative errno. */
 int64_t virtio_accept(struct virtio_device *device, unsigned half, uint32_t bits);

@@ -40,6 +40,7 @@ struct run {
 	int signal_fd;
 	pthread_t signal_thread;
 	pid_t parent;
+	int tty;			/* the user's terminal, or -1 */
 	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
 	bool leaving;			/* a signal came while no guest ran: no more starts */
 	bool told_of_pause;
@@ -189,6 +190,15 @@ static void disk_name(size_t index, char *name, size_t size)
 			(char)('a' + index % 26));
 }
 
+/* No device has it yet, so it may be of any size. */
+static void measure_disk(struct disk *disk)
+{
+	uint64_t size;
+
+	if (disk_measure(disk, &size) == 0 && size)
+		disk->size = size;
+}
+
 static int add_disk(
 	struct run *run, const struct virtio_environment *environment, size_t index)
 {
@@ -197,6 +207,7 @@ static int add_disk(
 	struct disk *disk = disk_share(run->disks[index]);
 	char name[8];
 
+	measure_disk(disk);
 	disk_name(index, name, sizeof(name));
 	device = blk_create(environment, name, disk, options->serial, run->options.cpus);
 	if (!device) {
@@ -331,6 +342,26 @@ static bool parent_ended(const struct run *run)
 	return true;
 }
 
+static int find_tty(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+		if (isatty(fd))
+			return fd;
+	}
+	return -1;
+}
+
+/*
+ * SIGHUP means two things.  Who closes a terminal wants what runs on it to end; a terminal that is
+ * still there, or that never was, has not sent it.
+ */
+static bool terminal_hung_up(const struct run *run)
+{
+	struct pollfd tty = { .fd = run->tty };
+
+	return run->tty >= 0 && poll(&tty, 1, 0) > 0 && (tty.revents & POLLHUP);
+}
+
 /* The signal that wants us to end, or 0. */
 static int take_signal(struct run *run)
 {
@@ -341,6 +372,11 @@ static int take_signal(struct run *run)
 	switch (info.ssi_signo) {
 	case SIGWINCH:
 		console_resized(run->console);
+		return 0;
+	case SIGHUP:
+		if (terminal_hung_up(run))
+			return SIGHUP;
+		machine_measure(&run->vm.machine);
 		return 0;
 	case PARENT_SIGNAL:
 		return parent_ended(run) ? SIGTERM : 0;
@@ -405,7 +441,7 @@ static void wait_for_end(struct run *run)
 	}
 }
 
-/* While no guest runs: wait for a signal, for at most so long; any but SIGWINCH is to leave. */
+/* While no guest runs: wait for a signal, for at most so long; one that wants an end is to leave. */
 static void wait_for_signal(struct run *run, int timeout)
 {
 	struct pollfd watched = { .fd = run->signal_fd, .events = POLLIN };
@@ -585,6 +621,7 @@ int command_run(int argc, char **argv)
 
 	run.signal_fd = -1;
 	run.parent = getppid();
+	run.tty = find_tty();
 	result = run_options_parse(&run.options, argc, argv);
 	if (result == 0 && run.options.help) {
 		fputs(help, stdout);

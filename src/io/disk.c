@@ -17,6 +17,17 @@ struct disk *disk_share(struct disk *disk)
 	return disk;
 }
 
+int disk_measure(struct disk *disk, uint64_t *size)
+{
+	int result = 0;
+
+	*size = disk->size;
+	if (disk->backend->measure)
+		result = disk->backend->measure(disk, size);
+	*size -= *size % disk->block_size;
+	return result;
+}
+
 void disk_close(struct disk *disk)
 {
 	if (--disk->references == 0)

@@ -388,6 +388,19 @@ static void file_start(struct disk *disk)
 	io_ring_submit(io_ring_here(disk->ring));
 }
 
+static int file_measure(struct disk *disk, uint64_t *size)
+{
+	int fd = file_of(disk)->fd;
+	struct stat status;
+
+	if (fstat(fd, &status) < 0)
+		return -errno;
+	if (S_ISBLK(status.st_mode))
+		return ioctl(fd, BLKGETSIZE64, size) < 0 ? -errno : 0;
+	*size = status.st_size;
+	return 0;
+}
+
 static void file_close(struct disk *disk)
 {
 	struct file *file = file_of(disk);
@@ -399,6 +412,7 @@ static void file_close(struct disk *disk)
 static const struct disk_backend file_backend = {
 	.submit = file_submit,
 	.start = file_start,
+	.measure = file_measure,
 	.close = file_close,
 };
 

@@ -515,6 +515,35 @@ void blk_limit(struct virtio_device *device, struct limit *limit)
 	device->counter_count = COUNTERS;
 }
 
+static void grow(struct blk *blk, uint64_t size)
+{
+	virtio_lock(&blk->device);
+	blk->disk->size = size;
+	blk->config.capacity = size / SECTOR_BYTES;
+	virtio_unlock(&blk->device);
+	note("disk %s: has %llu bytes now, and its guest is told", blk->device.name,
+		(unsigned long long)size);
+	virtio_config_changed(&blk->device);
+}
+
+/* A guest would be at a loss with a disk that shrinks: what it uses at the end is gone. */
+static void blk_measure(struct virtio_device *device)
+{
+	struct blk *blk = container_of(device, struct blk, device);
+	uint64_t size, was = blk->disk->size;
+	int result = disk_measure(blk->disk, &size);
+
+	if (result < 0)
+		note("disk %s: can't tell its size: %s: the guest still sees %llu bytes",
+			device->name, strerror(-result), (unsigned long long)was);
+	else if (size < was)
+		note("disk %s: has only %llu bytes of %llu any more: the guest still sees all of them, "
+		     "and reads beyond fail: make it as large as it was",
+			device->name, (unsigned long long)size, (unsigned long long)was);
+	else if (size > was)
+		grow(blk, size);
+}
+
 /* By mmap(), so that it takes memory only where a request was. */
 static struct blk_request *map_requests(struct blk *blk, unsigned queues)
 {
@@ -547,6 +576,7 @@ static const struct virtio_device_ops blk_ops = {
 	.device_id = VIRTIO_ID_BLOCK,
 	.notify = blk_notify,
 	.reset = blk_reset,
+	.measure = blk_measure,
 	.release = blk_release,
 };
 

@@ -66,7 +66,7 @@ void virtio_device_destroy(struct virtio_device *device)
 	pthread_mutex_destroy(&device->lock);
 }
 
-static void lock_all(struct virtio_device *device)
+void virtio_lock(struct virtio_device *device)
 {
 	pthread_mutex_lock(&device->lock);
 	for (unsigned i = 0; i < device->queue_count; i++) {
@@ -75,7 +75,7 @@ static void lock_all(struct virtio_device *device)
 	}
 }
 
-static void unlock_all(struct virtio_device *device)
+void virtio_unlock(struct virtio_device *device)
 {
 	for (unsigned i = 0; i < device->queue_count; i++) {
 		if (has_own_lock(&device->queues[i]))
@@ -110,14 +110,14 @@ int64_t virtio_accept(struct virtio_device *device, unsigned half, uint32_t bits
 
 	if (half > 1)
 		return -EINVAL;
-	lock_all(device);
+	virtio_lock(device);
 	if (device->status & VIRTIO_CONFIG_S_FEATURES_OK)
 		result = -EBUSY;
 	else if (half == 0)
 		device->accepted = (device->accepted & ~0xffffffffull) | bits;
 	else
 		device->accepted = (device->accepted & 0xffffffffull) | (uint64_t)bits << 32;
-	unlock_all(device);
+	virtio_unlock(device);
 	return result;
 }
 
@@ -157,12 +157,12 @@ int64_t virtio_set_status(struct virtio_device *device, uint32_t status)
 
 	if (status & ~(uint32_t)STATUS_KNOWN)
 		return -EINVAL;
-	lock_all(device);
+	virtio_lock(device);
 	if (status == 0)
 		start_reset(device);
 	else
 		result = raise_status(device, status);
-	unlock_all(device);
+	virtio_unlock(device);
 	return result;
 }
 
@@ -175,9 +175,9 @@ int64_t virtio_config_read(struct virtio_device *device, size_t offset, void *to
 {
 	if (!config_range_valid(device, offset, length))
 		return -EINVAL;
-	lock_all(device);
+	virtio_lock(device);
 	memcpy(to, (const uint8_t *)device->config + offset, length);
-	unlock_all(device);
+	virtio_unlock(device);
 	return 0;
 }
 
@@ -190,9 +190,9 @@ int64_t virtio_config_write(
 		return -EINVAL;
 	if (!device->ops->write_config)
 		return -EPERM;
-	lock_all(device);
+	virtio_lock(device);
 	result = device->ops->write_config(device, offset, from, length);
-	unlock_all(device);
+	virtio_unlock(device);
 	return result;
 }
 
@@ -208,10 +208,10 @@ int64_t virtio_queue_setup(
 
 	if (queue >= device->queue_count)
 		return -EINVAL;
-	lock_all(device);
+	virtio_lock(device);
 	if ((device->status & VIRTIO_CONFIG_S_FEATURES_OK) && !device->resetting)
 		result = virtq_enable(&device->queues[queue], setup, device->accepted);
-	unlock_all(device);
+	virtio_unlock(device);
 	return result;
 }
 
@@ -284,9 +284,9 @@ static void reset_done(struct io_op *op, int result)
 	struct virtio_device *device = container_of(op, struct virtio_device, reset_op);
 
 	(void)result;
-	lock_all(device);
+	virtio_lock(device);
 	finish_reset(device);
-	unlock_all(device);
+	virtio_unlock(device);
 }
 
 /* The last one of a device that resets: finish that where all locks can be had. */
@@ -378,9 +378,9 @@ static bool is_idle(struct virtio_device *device)
 {
 	bool idle;
 
-	lock_all(device);
+	virtio_lock(device);
 	idle = device->in_flight == 0 && !device->resetting;
-	unlock_all(device);
+	virtio_unlock(device);
 	return idle;
 }
 

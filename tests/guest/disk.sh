@@ -134,6 +134,62 @@ test_block_sizes_are_the_devices() {
 		254 1048576; echo written)"
 }
 
+test_disk_grows_under_a_running_guest() {
+	truncate -s 16M disk
+	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --disk disk --cmdline root= -- sh -c '
+		size() { echo "size $(($(cat /sys/block/vda/size) / 2048))"; }
+		size
+		read go
+		until [ "$(size)" = "size 48" ]; do sleep 0.1; done
+		size
+		echo "behind the old end" | dd of=/dev/vda bs=1M seek=40 conv=fsync,notrunc 2>/dev/null
+		echo "written: $?"
+		read go
+		size
+		dd if=/dev/vda of=/dev/null bs=1M skip=40 count=1 iflag=direct 2>/dev/null || echo "read fails"'
+	wait_for "size 16" 100
+	truncate -s 48M disk
+	kill -HUP "$guest_pid"
+	send go
+	wait_for "size 48" 20
+	wait_for "written: 0" 20
+	expect_in err "disk vda: has 50331648 bytes now"
+	[ "$(tail -c +41943041 disk | head -n 1)" = "behind the old end" ] || die "it is not in the file"
+	# Shorter: the guest is not told, and only what is gone fails.
+	truncate -s 32M disk
+	kill -HUP "$guest_pid"
+	until grep -q "has only 33554432 bytes" err; do sleep 0.1; done
+	send go
+	wait_for "read fails" 20
+	[ "$(grep -c "size 48" out)" = 2 ] || die "the size changed: $(cat out)"
+	end_guest
+	expect_status 0
+}
+
+test_file_system_grows_with_its_disk() {
+	[ -x /sbin/resize2fs ] || skip "no resize2fs"
+	mkdir root
+	make_busybox_root root
+	for file in /sbin/resize2fs $(ldd /sbin/resize2fs | grep -o '/[^ ]*'); do
+		install -D "$file" "root$file"
+	done
+	make_disk disk 32M root
+	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --disk disk -- sh -c '
+		echo ready
+		read go
+		while [ "$(cat /sys/block/vda/size)" != 131072 ]; do sleep 0.1; done
+		resize2fs /dev/vda && dd if=/dev/zero of=/data/big bs=1M count=40 conv=fsync 2>/dev/null &&
+			echo "40 MiB fit"'
+	wait_for ready 100
+	truncate -s 64M disk
+	kill -HUP "$guest_pid"
+	send go
+	wait_for "40 MiB fit" 60
+	end_guest
+	expect_status 0
+	check_disk disk
+}
+
 test_several_disks_come_in_order() {
 	truncate -s 1M a
 	truncate -s 2M b

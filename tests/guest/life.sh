@@ -381,3 +381,24 @@ test_no_end_leaves_anything_on_the_terminal() {
 	done
 	! pgrep -x karma-terminal || die "a guard is left behind"
 }
+
+# The shell writes down its own number, and becomes the monitor.
+test_terminal_that_is_closed_ends_its_guest() {
+	command -v script >/dev/null || skip "no script(1)"
+	script -qec "echo \$\$ >pid; exec $KARMA run --kernel $TINY/hang --timeout 60" /dev/null \
+		>out 2>err </dev/null &
+	guest_pid=$!
+	until [ -s pid ]; do sleep 0.1; done
+	monitor=$(cat pid)
+	sleep 3
+	kill -HUP "$monitor"
+	sleep 1
+	kill -0 "$monitor" || die "SIGHUP ended a guest whose terminal is there"
+	kill -9 "$guest_pid"
+	for ((i = 0; i < 100; i++)); do
+		kill -0 "$monitor" 2>/dev/null || return 0
+		sleep 0.1
+	done
+	kill -9 "$monitor"
+	die "the guest outlives its terminal"
+}

@@ -1172,6 +1172,66 @@ START_TEST(request_in_flight_raises_no_interrupt_before_its_end)
 }
 END_TEST
 
+static uint64_t capacity(void)
+{
+	struct virtio_blk_config config;
+
+	ck_assert_int_eq(virtio_config_read(blk, 0, &config, sizeof(config)), 0);
+	return config.capacity;
+}
+
+START_TEST(disk_that_grows_tells_its_guest)
+{
+	uint64_t size = 2 * DISK_BYTES + 100;
+
+	sim_interrupts(&sim, SIM_EVENT_VECTOR);
+	machine_measure(&sim.machine);
+	ck_assert_uint_eq(sim_interrupts(&sim, SIM_EVENT_VECTOR), 0);
+	ck_assert_int_eq(virtio_generation(blk), 0);
+	ck_assert_uint_eq(
+		request(VIRTIO_BLK_T_IN, DISK_SECTORS, data, SECTOR), VIRTIO_BLK_S_IOERR);
+	ck_assert_int_eq(ftruncate(file, size), 0);
+	machine_measure(&sim.machine);
+	ck_assert_uint_eq(sim_interrupts(&sim, SIM_EVENT_VECTOR), 1);
+	ck_assert_uint_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), KARMA_EVENT_CONFIG | 0 << 8);
+	ck_assert_int_eq(virtio_generation(blk), 1);
+	/* In whole blocks. */
+	ck_assert_uint_eq(capacity(), 2 * DISK_SECTORS);
+	fill_data(DISK_BYTES, 8 * SECTOR);
+	ck_assert_uint_eq(
+		request(VIRTIO_BLK_T_OUT, DISK_SECTORS, data, 8 * SECTOR), VIRTIO_BLK_S_OK);
+	assert_file_is(DISK_BYTES, 8 * SECTOR, false);
+	ck_assert_uint_eq(
+		request(VIRTIO_BLK_T_IN, 2 * DISK_SECTORS, data, SECTOR), VIRTIO_BLK_S_IOERR);
+	machine_measure(&sim.machine);
+	ck_assert_uint_eq(sim_interrupts(&sim, SIM_EVENT_VECTOR), 0);
+}
+END_TEST
+
+START_TEST(disk_that_shrinks_keeps_its_size)
+{
+	fill_file(0, DISK_BYTES);
+	ck_assert_int_eq(ftruncate(file, DISK_BYTES / 2), 0);
+	sim_interrupts(&sim, SIM_EVENT_VECTOR);
+	messages_begin();
+	machine_measure(&sim.machine);
+	ck_assert_ptr_nonnull(strstr(messages_end(), "disk vda: has only 524288 bytes of 1048576"));
+	ck_assert_uint_eq(sim_interrupts(&sim, SIM_EVENT_VECTOR), 0);
+	ck_assert_uint_eq(capacity(), DISK_SECTORS);
+	ck_assert_uint_eq(
+		request(VIRTIO_BLK_T_IN, DISK_SECTORS - 1, data, SECTOR), VIRTIO_BLK_S_IOERR);
+	ck_assert_uint_eq(
+		request(VIRTIO_BLK_T_IN, DISK_SECTORS / 2 - 1, data, SECTOR), VIRTIO_BLK_S_OK);
+	/* As long as it was, all is as before. */
+	ck_assert_int_eq(ftruncate(file, DISK_BYTES), 0);
+	messages_begin();
+	machine_measure(&sim.machine);
+	ck_assert_str_eq(messages_end(), "");
+	ck_assert_uint_eq(
+		request(VIRTIO_BLK_T_IN, DISK_SECTORS - 1, data, SECTOR), VIRTIO_BLK_S_OK);
+}
+END_TEST
+
 START_TEST(file_cut_under_us_is_an_error_and_the_device_goes_on)
 {
 	fill_file(0, DISK_BYTES);
@@ -1470,6 +1530,8 @@ Suite *blk_suite(void)
 		guest_that_waits_for_each_request_is_not_kept_waiting_for_long,
 		queue_that_is_not_busy_is_served_at_once,
 		reset_ends_a_wait,
+		disk_that_grows_tells_its_guest,
+		disk_that_shrinks_keeps_its_size,
 		file_cut_under_us_is_an_error_and_the_device_goes_on,
 		log_of_a_failing_disk_is_short,
 		limit_of_file_size_is_an_error,

@@ -46,7 +46,11 @@ static void pipe_close(struct disk *disk)
 	close(pipe_ends[0]);
 }
 
-static const struct disk_backend pipe_backend = { pipe_submit, pipe_start, pipe_close };
+static const struct disk_backend pipe_backend = {
+	.submit = pipe_submit,
+	.start = pipe_start,
+	.close = pipe_close,
+};
 
 /* A disk whose reads end when the test says so: they are those of a pipe. */
 static struct disk disk;
