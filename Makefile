@@ -48,6 +48,7 @@ help:
 	@echo 'make bench-backend what disks cost on this side, without KVM, beside fio; in bench too'
 	@echo 'make unit          the unit tests, under sanitizers'
 	@echo 'make check-guest   the tests with whole guests; TESTS=PATTERN picks some'
+	@echo 'make fuzz          fuzz what parses bytes, FUZZ_SECONDS=N each; a short run is in check'
 	@echo 'make soak          guest after guest, SOAK_RUNS=200 of them: is anything left behind?'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall takes it away'
 	@echo 'make clean         remove build/'
@@ -248,8 +249,10 @@ check-scripts:
 	$(call say,SHELLCHECK)
 	$(Q)shellcheck -x $(SCRIPTS) tests/guest/*.sh
 
-# Coverage-guided fuzzing of what parses a user's bytes: bounded; more by FUZZ_RUNS=N.
+# Coverage-guided fuzzing of what parses a guest's or a user's bytes: bounded; more by FUZZ_RUNS=N, or
+# for FUZZ_SECONDS each.  What is new goes to build/fuzz, and from there into the tree by -merge=1.
 FUZZ_RUNS ?= 100000
+FUZZ_SECONDS ?=
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/test/%,$(wildcard tests/fuzz/*.c))
 
 $(BUILD)/test/fuzz_%: tests/fuzz/fuzz_%.c $(PARTS) $(wildcard include/karma/*.h)
@@ -260,7 +263,12 @@ $(BUILD)/test/fuzz_%: tests/fuzz/fuzz_%.c $(PARTS) $(wildcard include/karma/*.h)
 
 .PHONY: fuzz
 fuzz: $(FUZZERS)
-	for fuzzer in $^; do KARMA_CACHE_DIR= $$fuzzer -runs=$(FUZZ_RUNS) -close_fd_mask=2 -verbosity=0 || exit 1; done
+	for fuzzer in $^; do \
+		name=$${fuzzer##*/fuzz_} && mkdir -p $(BUILD)/fuzz/$$name && \
+		KARMA_CACHE_DIR= $$fuzzer $(if $(FUZZ_SECONDS),-max_total_time=$(FUZZ_SECONDS),-runs=$(FUZZ_RUNS)) \
+			-close_fd_mask=2 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$$name \
+			$$(ls -d tests/fuzz/corpus/$$name 2>/dev/null) || exit 1; \
+	done
 
 .PHONY: check
 check:
