@@ -9,6 +9,7 @@
 #include "karma/devices.h"
 #include "karma/limit.h"
 #include "karma/log.h"
+#include "karma/pace.h"
 #include "karma/util.h"
 
 #define SECTOR_BYTES 512u
@@ -28,41 +29,6 @@ struct blk_request {
 	uint32_t written;		/* bytes, with the status */
 	struct iovec iov[CHAIN_BUFFERS];
 };
-
-/*
- * When to serve a queue.  At once, on the vCPU that notifies, is best if the guest waits for each
- * request: one exit and one interrupt.  If it has many under way and adds them one by one, each would
- * still cost an exit and an interrupt, since each is done by the time that the next one comes.  Then
- * it is better to wait a little and to take many at a time; while we wait, the guest notifies nobody.
- * Which it is can't be seen but by trying: from time to time, the more rarely the more often it was
- * in vain.
- *
- * A queue that is held back by its disk's limit waits for that alone, and then is served at once.
- */
-struct pace {
-	struct blk *blk;
-	struct virtq *queue;
-	bool waiting;			/* for look_op */
-	bool paid;			/* since the guest last notified */
-	bool held;			/* it waits for the limit */
-	int64_t limit_wait;		/* what the limit said last: 0, or ns */
-	struct limit_turn turn;
-	struct io_op look_op;
-	struct __kernel_timespec delay;
-	int64_t notified, gap;		/* ns: the last notification, the mean time between two */
-	int64_t wait;			/* ns; 0: not chosen yet */
-	unsigned left, interval;	/* notifications until the next try */
-};
-
-#define PACE_WAIT_GAPS 4		/* so many notifications would come while we wait */
-#define PACE_PAYS 6u			/* requests that came instead, for which it was worth it */
-#define PACE_PAYS_STILL 3u		/* to go on, once it was */
-#define PACE_FEW 12u			/* a longer wait would do better */
-#define PACE_PLENTY 24u			/* the guest may have to wait for us */
-#define PACE_WAIT_MAX 4000000ll		/* ns */
-#define PACE_GAP_MAX 2000000ll		/* ns: a queue that is less busy is served at once */
-#define PACE_INTERVAL_MIN 64u
-#define PACE_INTERVAL_MAX 4096u
 
 enum { LIMITED, COUNTERS };
 
@@ -306,203 +272,42 @@ static struct blk_request *find_request(struct blk *blk, struct virtq *queue, ui
 	return NULL;
 }
 
-/* Whether the limit lets one more request start. */
-static bool may_start(struct pace *pace)
+static enum pace_taken take(struct virtq *queue)
 {
-	struct limit *limit = pace->blk->limit;
-
-	pace->limit_wait = limit ? limit_ask(limit, &pace->turn) : 0;
-	return pace->limit_wait == 0;
-}
-
-/* Take what is there and may start, but no more than a ring of it in one go; how many. */
-static unsigned take(struct blk *blk, struct virtq *queue)
-{
-	struct pace *pace = &blk->paces[queue->index];
+	struct blk *blk = container_of(queue->device, struct blk, device);
+	struct blk_request *request;
 	struct iovec iov[CHAIN_BUFFERS];
 	struct virtq_chain chain;
-	unsigned taken = 0;
 
-	while (taken < blk->queue_size && may_start(pace) &&
-		virtio_pop(&blk->device, queue, iov, ARRAY_SIZE(iov), &chain)) {
-		struct blk_request *request = find_request(blk, queue, chain.head);
-		unsigned count = chain.out_count + chain.in_count;
-
-		taken++;
-		if (!request)
-			break;
-		memcpy(request->iov, iov, count * sizeof(iov[0]));
-		chain.iov = request->iov;
-		start_request(blk, queue, request, &chain);
-	}
-	return taken;
+	if (!virtio_pop(&blk->device, queue, iov, ARRAY_SIZE(iov), &chain))
+		return PACE_NONE;
+	request = find_request(blk, queue, chain.head);
+	if (!request)
+		return PACE_NONE;
+	memcpy(request->iov, iov, (chain.out_count + chain.in_count) * sizeof(iov[0]));
+	chain.iov = request->iov;
+	start_request(blk, queue, request, &chain);
+	return PACE_TOOK;
 }
 
-/* A guest has notified; whether to wait for more before it is served. */
-static bool worth_waiting(struct pace *pace)
+static void start_requests(struct virtq *queue)
 {
-	int64_t now = nanoseconds(), gap = now - pace->notified;
-
-	/* How long a pause is says nothing about the time between requests. */
-	if (gap > 2 * PACE_GAP_MAX)
-		gap = 2 * PACE_GAP_MAX;
-	/* Nor does the time since a wait, in which there were requests and no notifications. */
-	if (pace->notified)
-		pace->gap += (gap - pace->gap) / 8;
-	pace->notified = now;
-	if (pace->left > 0)
-		pace->left--;
-	return pace->left == 0 && pace->gap < PACE_GAP_MAX;
+	disk_start(container_of(queue->device, struct blk, device)->disk);
 }
 
-static void look(struct io_op *op, int result);
-
-/* ns: less than a second */
-static void look_after(struct pace *pace, int64_t ns)
-{
-	struct io_ring *ring = io_ring_here(pace->blk->device.ring);
-
-	pace->waiting = true;
-	pace->delay.tv_nsec = ns;
-	pace->look_op.done = look;
-	virtio_request_started(&pace->blk->device);
-	io_ring_timeout(ring, &pace->look_op, &pace->delay);
-	io_ring_submit(ring);
-}
-
-static void wait_for_more(struct pace *pace)
-{
-	int64_t most = PACE_WAIT_GAPS * pace->gap;
-
-	if (most > PACE_WAIT_MAX)
-		most = PACE_WAIT_MAX;
-	if (!pace->wait || pace->wait > most)
-		pace->wait = most;
-	pace->notified = 0;
-	look_after(pace, pace->wait);
-}
-
-/* Requests are there and may not start yet.  The guest need not tell of more. */
-static void hold(struct pace *pace, bool anew)
-{
-	if (anew)
-		__atomic_fetch_add(&pace->blk->counters[LIMITED].value, 1, __ATOMIC_RELAXED);
-	pace->held = true;
-	virtq_disable_notify(pace->queue);
-	look_after(pace, pace->limit_wait);
-}
-
-static void let_go(struct pace *pace)
-{
-	pace->held = false;
-	if (pace->blk->limit)
-		limit_leave(pace->blk->limit, &pace->turn);
-}
-
-static void in_vain(struct pace *pace)
-{
-	pace->wait = 0;
-	pace->interval *= 2;
-	if (pace->interval < PACE_INTERVAL_MIN)
-		pace->interval = PACE_INTERVAL_MIN;
-	if (pace->interval > PACE_INTERVAL_MAX)
-		pace->interval = PACE_INTERVAL_MAX;
-	pace->left = pace->interval;
-}
-
-/* Take what is there and may start, and what comes meanwhile; a ring of requests at most. */
-static void serve(struct blk *blk, struct virtq *queue)
-{
-	struct pace *pace = &blk->paces[queue->index];
-	unsigned taken = 0;
-	bool more;
-
-	do {
-		taken += take(blk, queue);
-		more = virtq_enable_notify(queue);
-	} while (more && taken < blk->queue_size && pace->limit_wait == 0);
-	/* What is held back when the guest has ended stays undone: nobody is to wait for that. */
-	if (more && taken < blk->queue_size && !blk->device.ending)
-		hold(pace, taken > 0 || !pace->held);
-	else
-		let_go(pace);
-	if (taken >= blk->queue_size)
-		virtio_again(queue);
-	disk_start(blk->disk);
-	virtq_interrupt(queue);
-}
-
-/* What came while we waited for it.  If it was worth it, another wait follows. */
-static void serve_paced(struct pace *pace)
-{
-	unsigned taken = take(pace->blk, pace->queue);
-	bool pays = taken >= (pace->paid ? PACE_PAYS_STILL : PACE_PAYS);
-
-	if (taken >= PACE_PLENTY)
-		pace->wait -= pace->wait / 4;
-	else if (taken < PACE_FEW)
-		pace->wait += pace->wait / 4;
-	if (!pays && !pace->paid)
-		in_vain(pace);
-	if (!pays || pace->limit_wait) {
-		serve(pace->blk, pace->queue);
-		return;
-	}
-	pace->paid = true;
-	pace->interval = 0;
-	wait_for_more(pace);
-	disk_start(pace->blk->disk);
-	virtq_interrupt(pace->queue);
-}
-
-/* The wait is over. */
-static void look(struct io_op *op, int result)
-{
-	struct pace *pace = container_of(op, struct pace, look_op);
-	struct virtq *queue = pace->queue;
-	struct blk *blk = pace->blk;
-
-	(void)result;
-	pthread_mutex_lock(queue->lock);
-	pace->waiting = false;
-	if (!virtio_running(&blk->device))
-		let_go(pace);
-	else if (pace->held)
-		serve(blk, queue);
-	else
-		serve_paced(pace);
-	virtio_request_done(&blk->device);
-	pthread_mutex_unlock(queue->lock);
-}
+static const struct pace_ops pace_ops = { .take = take, .start = start_requests };
 
 static void blk_notify(struct virtio_device *device, unsigned index)
 {
-	struct blk *blk = container_of(device, struct blk, device);
-	struct virtq *queue = &device->queues[index];
-	struct pace *pace = &blk->paces[index];
-
-	/* Somebody is going to look. */
-	if (queue->again || pace->waiting)
-		return;
-	virtq_disable_notify(queue);
-	pace->paid = false;
-	if (worth_waiting(pace))
-		wait_for_more(pace);
-	else
-		serve(blk, queue);
+	pace_notify(&container_of(device, struct blk, device)->paces[index]);
 }
 
 static void blk_reset(struct virtio_device *device)
 {
 	struct blk *blk = container_of(device, struct blk, device);
 
-	/* A look that is under way finds that the device does not run. */
-	for (unsigned i = 0; i < device->queue_count; i++) {
-		blk->paces[i].gap = 2 * PACE_GAP_MAX;
-		blk->paces[i].notified = blk->paces[i].wait = 0;
-		blk->paces[i].interval = 0;
-		blk->paces[i].left = PACE_INTERVAL_MIN;
-	}
+	for (unsigned i = 0; i < device->queue_count; i++)
+		pace_reset(&blk->paces[i]);
 }
 
 void blk_limit(struct virtio_device *device, struct limit *limit)
@@ -510,6 +315,8 @@ void blk_limit(struct virtio_device *device, struct limit *limit)
 	struct blk *blk = container_of(device, struct blk, device);
 
 	blk->limit = limit;
+	for (unsigned i = 0; i < device->queue_count; i++)
+		pace_limit(&blk->paces[i], limit, &blk->counters[LIMITED].value);
 	blk->counters[LIMITED].name = "limited";
 	device->counters = blk->counters;
 	device->counter_count = COUNTERS;
@@ -663,9 +470,7 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
 	blk->device.config_size = sizeof(blk->config);
 	for (unsigned i = 0; i < queues; i++) {
 		blk->queues[i].name = "request";
-		blk->paces[i].blk = blk;
-		blk->paces[i].queue = &blk->queues[i];
+		pace_init(&blk->paces[i], &blk->queues[i], &pace_ops);
 	}
-	blk_reset(&blk->device);
 	return &blk->device;
 }

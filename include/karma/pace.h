@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * When to serve a queue.  At once, on the vCPU that notifies, is best if the guest waits for each
+ * request: one exit and one interrupt.  If it has many under way and adds them one by one, each would
+ * still cost an exit and an interrupt, since each is done by the time that the next one comes.  Then
+ * it is better to wait a little and to take many at a time; while we wait, the guest notifies nobody.
+ * Which it is can't be seen but by trying: from time to time, the more rarely the more often it was
+ * in vain.
+ *
+ * A queue that is held back by a limit waits for that alone, and then is served at once.
+ *
+ * The queue's lock is held in every call here, and when an operation is called.
+ */
+#ifndef KARMA_PACE_H
+#define KARMA_PACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "karma/limit.h"
+#include "karma/virtio.h"
+
+enum pace_taken {
+	PACE_NONE,	/* there is no chain, or the queue is broken */
+	PACE_TOOK,
+	PACE_BLOCKED,	/* the backend takes none now; pace_resume() follows */
+};
+
+struct pace_ops {
+	/* Take a chain from the queue and begin what it asks for. */
+	enum pace_taken (*take)(struct virtq *queue);
+	/* Let the backend start what was begun. */
+	void (*start)(struct virtq *queue);
+};
+
+struct pace {
+	const struct pace_ops *ops;
+	struct virtq *queue;
+	struct limit *limit;		/* NULL: none */
+	uint64_t *limited;		/* how often it was held back; added to atomically */
+
+	bool waiting;			/* for look_op */
+	bool paid;			/* since the guest last notified */
+	bool held;			/* it waits for the limit */
+	bool blocked;			/* by the backend */
+	int64_t limit_wait;		/* what the limit said last: 0, or ns */
+	struct limit_turn turn;
+	struct io_op look_op;
+	struct __kernel_timespec delay;
+	int64_t notified, gap;		/* ns: the last notification, the mean time between two */
+	int64_t wait;			/* ns; 0: not chosen yet */
+	unsigned left, interval;	/* notifications until the next try */
+};
+
+/* For a queue of a device; the pace stays in place as long as that. */
+void pace_init(struct pace *pace, struct virtq *queue, const struct pace_ops *ops);
+
+/* Limit the queue, and count in *limited; before its driver starts. */
+void pace_limit(struct pace *pace, struct limit *limit, uint64_t *limited);
+
+/* All of the device's notify() for this queue. */
+void pace_notify(struct pace *pace);
+
+/* The backend takes chains again. */
+void pace_resume(struct pace *pace);
+
+/* The device resets. */
+void pace_reset(struct pace *pace);
+
+#endif

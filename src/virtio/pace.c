@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* When to serve a queue: at once, or many requests at a time, or when a limit lets it. */
+#include "karma/pace.h"
+#include "karma/util.h"
+
+#define PACE_WAIT_GAPS 4		/* so many notifications would come while we wait */
+#define PACE_PAYS 6u			/* requests that came instead, for which it was worth it */
+#define PACE_PAYS_STILL 3u		/* to go on, once it was */
+#define PACE_FEW 12u			/* a longer wait would do better */
+#define PACE_PLENTY 24u			/* the guest may have to wait for us */
+#define PACE_WAIT_MAX 4000000ll		/* ns */
+#define PACE_GAP_MAX 2000000ll		/* ns: a queue that is less busy is served at once */
+#define PACE_INTERVAL_MIN 64u
+#define PACE_INTERVAL_MAX 4096u
+
+/* Whether the limit lets one more request start. */
+static bool may_start(struct pace *pace)
+{
+	pace->limit_wait = pace->limit ? limit_ask(pace->limit, &pace->turn) : 0;
+	return pace->limit_wait == 0;
+}
+
+/* Take what is there and may start, but no more than a ring of it in one go; how many. */
+static unsigned take(struct pace *pace)
+{
+	unsigned taken = 0;
+
+	while (taken < pace->queue->size_max && may_start(pace)) {
+		enum pace_taken result = pace->ops->take(pace->queue);
+
+		pace->blocked = result == PACE_BLOCKED;
+		if (result != PACE_TOOK)
+			break;
+		taken++;
+	}
+	return taken;
+}
+
+/* A guest has notified; whether to wait for more before it is served. */
+static bool worth_waiting(struct pace *pace)
+{
+	int64_t now = nanoseconds(), gap = now - pace->notified;
+
+	/* How long a pause is says nothing about the time between requests. */
+	if (gap > 2 * PACE_GAP_MAX)
+		gap = 2 * PACE_GAP_MAX;
+	/* Nor does the time since a wait, in which there were requests and no notifications. */
+	if (pace->notified)
+		pace->gap += (gap - pace->gap) / 8;
+	pace->notified = now;
+	if (pace->left > 0)
+		pace->left--;
+	return pace->left == 0 && pace->gap < PACE_GAP_MAX;
+}
+
+static void look(struct io_op *op, int result);
+
+/* ns: less than a second */
+static void look_after(struct pace *pace, int64_t ns)
+{
+	struct virtio_device *device = pace->queue->device;
+	struct io_ring *ring = io_ring_here(device->ring);
+
+	pace->waiting = true;
+	pace->delay.tv_nsec = ns;
+	pace->look_op.done = look;
+	virtio_request_started(device);
+	io_ring_timeout(ring, &pace->look_op, &pace->delay);
+	io_ring_submit(ring);
+}
+
+static void wait_for_more(struct pace *pace)
+{
+	int64_t most = PACE_WAIT_GAPS * pace->gap;
+
+	if (most > PACE_WAIT_MAX)
+		most = PACE_WAIT_MAX;
+	if (!pace->wait || pace->wait > most)
+		pace->wait = most;
+	pace->notified = 0;
+	look_after(pace, pace->wait);
+}
+
+/* Requests are there and may not start yet.  The guest need not tell of more. */
+static void hold(struct pace *pace, bool anew)
+{
+	if (anew)
+		__atomic_fetch_add(pace->limited, 1, __ATOMIC_RELAXED);
+	pace->held = true;
+	virtq_disable_notify(pace->queue);
+	look_after(pace, pace->limit_wait);
+}
+
+static void let_go(struct pace *pace)
+{
+	pace->held = false;
+	if (pace->limit)
+		limit_leave(pace->limit, &pace->turn);
+}
+
+static void in_vain(struct pace *pace)
+{
+	pace->wait = 0;
+	pace->interval *= 2;
+	if (pace->interval < PACE_INTERVAL_MIN)
+		pace->interval = PACE_INTERVAL_MIN;
+	if (pace->interval > PACE_INTERVAL_MAX)
+		pace->interval = PACE_INTERVAL_MAX;
+	pace->left = pace->interval;
+}
+
+/* Take what is there and may start, and what comes meanwhile; a ring of requests at most. */
+static void serve(struct pace *pace)
+{
+	struct virtq *queue = pace->queue;
+	unsigned taken = 0, most = queue->size_max;
+	bool more;
+
+	do {
+		taken += take(pace);
+		more = !pace->blocked && virtq_enable_notify(queue);
+	} while (more && taken < most && pace->limit_wait == 0);
+	/* What is held back when the guest has ended stays undone: nobody is to wait for that. */
+	if (more && taken < most && !queue->device->ending)
+		hold(pace, taken > 0 || !pace->held);
+	else
+		let_go(pace);
+	if (taken >= most)
+		virtio_again(queue);
+	pace->ops->start(queue);
+	virtq_interrupt(queue);
+}
+
+/* What came while we waited for it.  If it was worth it, another wait follows. */
+static void serve_paced(struct pace *pace)
+{
+	unsigned taken = take(pace);
+	bool pays = taken >= (pace->paid ? PACE_PAYS_STILL : PACE_PAYS);
+
+	if (taken >= PACE_PLENTY)
+		pace->wait -= pace->wait / 4;
+	else if (taken < PACE_FEW)
+		pace->wait += pace->wait / 4;
+	if (!pays && !pace->paid)
+		in_vain(pace);
+	if (!pays || pace->limit_wait || pace->blocked) {
+		serve(pace);
+		return;
+	}
+	pace->paid = true;
+	pace->interval = 0;
+	wait_for_more(pace);
+	pace->ops->start(pace->queue);
+	virtq_interrupt(pace->queue);
+}
+
+/* The wait is over. */
+static void look(struct io_op *op, int result)
+{
+	struct pace *pace = container_of(op, struct pace, look_op);
+	struct virtq *queue = pace->queue;
+	struct virtio_device *device = queue->device;
+
+	(void)result;
+	pthread_mutex_lock(queue->lock);
+	pace->waiting = false;
+	if (!virtio_running(device))
+		let_go(pace);
+	else if (pace->held)
+		serve(pace);
+	else
+		serve_paced(pace);
+	virtio_request_done(device);
+	pthread_mutex_unlock(queue->lock);
+}
+
+void pace_notify(struct pace *pace)
+{
+	/* Somebody is going to look. */
+	if (pace->queue->again || pace->waiting || pace->blocked)
+		return;
+	virtq_disable_notify(pace->queue);
+	pace->paid = false;
+	if (worth_waiting(pace))
+		wait_for_more(pace);
+	else
+		serve(pace);
+}
+
+void pace_resume(struct pace *pace)
+{
+	if (!pace->blocked)
+		return;
+	pace->blocked = false;
+	serve(pace);
+}
+
+void pace_reset(struct pace *pace)
+{
+	/* A look that is under way finds that the device does not run. */
+	pace->gap = 2 * PACE_GAP_MAX;
+	pace->notified = pace->wait = 0;
+	pace->interval = 0;
+	pace->left = PACE_INTERVAL_MIN;
+	pace->blocked = false;
+}
+
+void pace_init(struct pace *pace, struct virtq *queue, const struct pace_ops *ops)
+{
+	*pace = (struct pace){ .ops = ops, .queue = queue };
+	pace_reset(pace);
+}
+
+void pace_limit(struct pace *pace, struct limit *limit, uint64_t *limited)
+{
+	pace->limit = limit;
+	pace->limited = limited;
+}
