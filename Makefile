@@ -96,12 +96,15 @@ TEST_SOURCES := $(wildcard tests/unit/*.c)
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 TINY := $(patsubst tests/guest/tiny/%.S,$(BUILD)/test/tiny/%,$(wildcard tests/guest/tiny/*.S))
 
+# What tests put something of their own in the place of.
+TEST_WRAPS := clock_gettime pwritev io_ring_readv io_ring_writev io_ring_datasync io_ring_fallocate
+
 # $(1): name, $(2): flags: the unit tests, with all parts of karma, built that way.
 define unit_test
 $(BUILD)/test/unit-$(1): $$(PARTS:%.c=$(BUILD)/test/obj-$(1)/%.o) \
 		$$(TEST_SOURCES:%.c=$(BUILD)/test/obj-$(1)/%.o)
 	$$(call say,LINK  $$@)
-	$$(Q)$$(CC) $(2) $$(CFLAGS) -pthread -Wl,--wrap=clock_gettime -o $$@ $$^ $$(LIB_LDLIBS) \
+	$$(Q)$$(CC) $(2) $$(CFLAGS) -pthread $$(TEST_WRAPS:%=-Wl,--wrap=%) -o $$@ $$^ $$(LIB_LDLIBS) \
 		$$(TEST_LDLIBS)
 
 $(BUILD)/test/obj-$(1)/%.o: %.c Makefile
@@ -288,6 +291,7 @@ install: all docs
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	sed 's|/usr/local/lib/karma|$(PREFIX)/lib/karma|g' man/karma.1 \
 		>$(DESTDIR)$(PREFIX)/share/man/man1/karma.1
+	install -D -m 644 man/karma-overlay.5 $(DESTDIR)$(PREFIX)/share/man/man5/karma-overlay.5
 	install -D -m 644 $(BUILD)/man/karma-hypercalls.7 \
 		$(DESTDIR)$(PREFIX)/share/man/man7/karma-hypercalls.7
 	install -D -m 644 include/karma/abi.h $(DESTDIR)$(PREFIX)/include/karma/abi.h
@@ -299,6 +303,7 @@ install: all docs
 .PHONY: uninstall
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/karma $(DESTDIR)$(PREFIX)/share/man/man1/karma.1 \
+		$(DESTDIR)$(PREFIX)/share/man/man5/karma-overlay.5 \
 		$(DESTDIR)$(PREFIX)/share/man/man7/karma-hypercalls.7 \
 		$(DESTDIR)$(PREFIX)/include/karma/abi.h
 	rm -rf $(DESTDIR)$(GUEST_DIR)

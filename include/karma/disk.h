@@ -21,6 +21,7 @@ struct disk_options {
 	bool read_only;
 	bool direct;		/* O_DIRECT: past the host's page cache */
 	const char *serial;	/* NULL: none */
+	const char *overlay;	/* a file for what is written, or NULL: path itself */
 	struct limit_options limit;	/* for who makes the device: the backend has none */
 };
 
@@ -96,5 +97,13 @@ static inline void disk_start(struct disk *disk)
 
 /* The backends: disk_open() for one kind of disk each, without the first reference. */
 int file_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
+int overlay_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
+
+/*
+ * For an overlay: a part of a file that is open, with a first reference and a descriptor of its own.  0,
+ * or a negative errno.
+ */
+int file_part(struct disk **disk, int fd, uint64_t start, uint64_t size, bool direct,
+	struct io_ring *ring);
 
 #endif

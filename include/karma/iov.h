@@ -13,6 +13,11 @@ size_t iov_write(
 
 /* Cut bytes off the front; returns the new count, *iov moves on.  The list is changed. */
 unsigned iov_skip(struct iovec **iov, unsigned count, size_t bytes);
+/*
+ * Keep the first bytes of a list that has more of them, or as many; returns the new count.  The last
+ * entry kept is cut, and *rest is what was cut off it, of no length if it was left whole.
+ */
+unsigned iov_cut(struct iovec *iov, unsigned count, size_t bytes, struct iovec *rest);
 /* Keep only the first bytes; returns the new count. */
 unsigned iov_truncate(struct iovec *iov, unsigned count, size_t bytes);
 

@@ -197,6 +197,8 @@ static int parse_disk_flag(struct disk_options *disk, const char *flag)
 		if (strlen(disk->serial) > SERIAL_MAX_BYTES)
 			return fail(-EINVAL, "--disk %s: serial has more than %d characters: give fewer",
 				disk->path, SERIAL_MAX_BYTES);
+	} else if (strncmp(flag, "overlay=", 8) == 0 && flag[8]) {
+		disk->overlay = flag + 8;
 	} else if (strncmp(flag, "iops=", 5) == 0) {
 		return parse_iops(flag + 5, &disk->limit.requests);
 	} else if (strncmp(flag, "bps=", 4) == 0) {
@@ -206,8 +208,8 @@ static int parse_disk_flag(struct disk_options *disk, const char *flag)
 			"--disk burst", flag + 6, 1, LIMIT_BURST_MAX, &disk->limit.burst);
 	} else {
 		return fail(-EINVAL,
-			"--disk %s: knows no `%s`: give ro, direct, serial=TEXT, iops=N, bps=SIZE "
-			"or burst=SECONDS",
+			"--disk %s: knows no `%s`: give ro, direct, overlay=FILE, serial=TEXT, iops=N, "
+			"bps=SIZE or burst=SECONDS",
 			disk->path, flag);
 	}
 	return 0;

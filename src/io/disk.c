@@ -4,7 +4,8 @@
 
 int disk_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring)
 {
-	int result = file_open(disk, options, ring);
+	int result = options->overlay ? overlay_open(disk, options, ring)
+				      : file_open(disk, options, ring);
 
 	if (result == 0)
 		(*disk)->references = 1;

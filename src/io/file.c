@@ -28,6 +28,7 @@
 struct file {
 	struct disk disk;
 	int fd;
+	uint64_t start;			/* the disk's byte 0 in the file */
 	bool direct;
 	_Atomic int64_t slow_until;	/* CLOCK_MONOTONIC, nanoseconds: see write_at_once() */
 };
@@ -215,7 +216,8 @@ static bool write_at_once(struct disk_request *request)
 	start = nanoseconds();
 	if (start < file->slow_until)
 		return false;
-	result = pwritev(file->fd, request->iov, request->iov_count, request->offset);
+	result = pwritev(file->fd, request->iov, request->iov_count,
+		request->offset + file->start);
 	io_ring_finish(&request->op, result < 0 ? -errno : (int)result);
 	end = nanoseconds();
 	if (end - start > SLOW_NANOSECONDS)
@@ -230,10 +232,10 @@ static void queue_transfer(struct disk_request *request)
 
 	if (request->operation == DISK_READ)
 		io_ring_readv(ring, &request->op, file->fd, request->iov,
-			request->iov_count, request->offset);
+			request->iov_count, request->offset + file->start);
 	else
 		io_ring_writev(ring, &request->op, file->fd, request->iov,
-			request->iov_count, request->offset);
+			request->iov_count, request->offset + file->start);
 }
 
 static void transfer_done(struct io_op *op, int result)
@@ -308,9 +310,10 @@ static void queue_flush(struct disk_request *request)
 
 static void queue_fallocate(struct disk_request *request, int mode)
 {
-	io_ring_fallocate(io_ring_here(request->disk->ring), &request->op,
-		file_of(request->disk)->fd, mode | FALLOC_FL_KEEP_SIZE, request->offset,
-		request->length);
+	const struct file *file = file_of(request->disk);
+
+	io_ring_fallocate(io_ring_here(file->disk.ring), &request->op, file->fd,
+		mode | FALLOC_FL_KEEP_SIZE, request->offset + file->start, request->length);
 }
 
 static void queue_punch(struct disk_request *request);
@@ -441,5 +444,43 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 	fd = -1;
 	*disk = &file->disk;
 	file = NULL;
+	return 0;
+}
+
+static int open_again(int fd, int flags)
+{
+	char path[32];
+	int again;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, (fcntl(fd, F_GETFL) & O_ACCMODE) | O_CLOEXEC | flags);
+	return again < 0 ? -errno : again;
+}
+
+int file_part(struct disk **disk, int fd, uint64_t start, uint64_t size, bool direct,
+	struct io_ring *ring)
+{
+	struct file *file = calloc(1, sizeof(*file));
+
+	if (!file)
+		return -ENOMEM;
+	file->fd = open_again(fd, direct ? O_DIRECT : 0);
+	if (file->fd < 0) {
+		int error = file->fd;
+
+		free(file);
+		return error;
+	}
+	file->start = start;
+	file->direct = direct;
+	file->disk = (struct disk){
+		.backend = &file_backend,
+		.ring = ring,
+		.size = size,
+		.block_size = direct ? direct_unit(file->fd) : SECTOR_BYTES,
+		.physical_block_size = 4096,
+		.references = 1,
+	};
+	*disk = &file->disk;
 	return 0;
 }

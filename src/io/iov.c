@@ -67,3 +67,14 @@ unsigned iov_truncate(struct iovec *iov, unsigned count, size_t bytes)
 	}
 	return count;
 }
+
+unsigned iov_cut(struct iovec *iov, unsigned count, size_t bytes, struct iovec *rest)
+{
+	unsigned last = 0;
+
+	while (last + 1 < count && bytes > iov[last].iov_len)
+		bytes -= iov[last++].iov_len;
+	*rest = (struct iovec){ (uint8_t *)iov[last].iov_base + bytes, iov[last].iov_len - bytes };
+	iov[last].iov_len = bytes;
+	return last + 1;
+}

@@ -3,13 +3,13 @@
  * Fuzz the block device as a hostile guest does: by what is in guest memory.
  *
  * The bytes are a script of steps, each an operation and what it takes: they write descriptors,
- * tables, headers and rings, right ones and any others, notify, let the backend go on, change what the
- * device has been told of, reset, and resize the file below.  If the first byte says so, a second
- * thread changes guest memory all the time, so that whatever is read twice differs.
+ * tables, headers and rings, right ones and any others, notify, let the backend go on, change what
+ * the device has been told of, reset, and resize the file below.  If the first byte says so, a
+ * second thread changes guest memory all the time, so that whatever is read twice differs.
  *
- * Guest memory lies between pages without any access.  In the end the device must come to rest and be
- * reset, whatever happened, and the file must have the size that it had.  Broken rings cost messages: run
- * it with -close_fd_mask=2.
+ * Guest memory lies between pages without any access.  In the end the device must come to rest and
+ * be reset, whatever happened, and the file must have the size that it had.  Broken rings cost
+ * messages: run it with -close_fd_mask=2.
  */
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
@@ -27,7 +27,7 @@
 #define DISK_BYTES_MAX (2 * DISK_BYTES)
 #define QUEUES 2u
 #define STEPS_MAX 200u
-#define PATIENCE 10000000000ll	/* ns for a reset */
+#define PATIENCE 10000000000ll /* ns for a reset */
 
 /* Where a queue's rings and data are if its driver is a good one; all within MEMORY_BYTES. */
 #define QUEUE_BYTES (64 * KIB)
@@ -145,14 +145,17 @@ static void make_request(unsigned queue, struct script *script)
 		descriptors[index].next = next;
 		descriptors[next] = (struct vring_desc){
 			.addr = last ? header + 31 : DATA_AT + take(script, 2),
-			.len = last ? 1 : flags & 0x40 ? take_length(script) : 512,
+			.len = last           ? 1
+			       : flags & 0x40 ? take_length(script)
+					      : 512,
 			.flags = (last || in ? VRING_DESC_F_WRITE : 0) |
-				(last ? 0 : VRING_DESC_F_NEXT),
+				 (last ? 0 : VRING_DESC_F_NEXT),
 		};
 		index = next;
 	}
 	if (flags & 0x80) {
-		struct vring_desc *direct = guest_at(QUEUE_AT(queue) + DESCRIPTORS, 16 * sizes[queue]);
+		struct vring_desc *direct =
+			guest_at(QUEUE_AT(queue) + DESCRIPTORS, 16 * sizes[queue]);
 
 		direct[head] = (struct vring_desc){ table + 16 * start, 16 * (segments + 2),
 			VRING_DESC_F_INDIRECT, 0 };
@@ -178,21 +181,21 @@ static void start_driver(struct script *script)
 {
 	uint8_t choice = take(script, 1);
 	uint64_t ring_features = (choice & 1 ? 1ull << VIRTIO_RING_F_INDIRECT_DESC : 0) |
-		(choice & 2 ? 1ull << VIRTIO_RING_F_EVENT_IDX : 0);
+				 (choice & 2 ? 1ull << VIRTIO_RING_F_EVENT_IDX : 0);
 	uint64_t accepted = 1ull << VIRTIO_F_VERSION_1 | ring_features | (blk->offered & 0xffffff);
 
 	virtio_set_status(blk, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
 	virtio_accept(blk, 0, accepted);
 	virtio_accept(blk, 1, accepted >> 32);
-	virtio_set_status(blk, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
-			VIRTIO_CONFIG_S_FEATURES_OK);
+	virtio_set_status(blk,
+		VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK);
 	for (unsigned i = 0; i < QUEUES; i++) {
 		memset(guest_at(QUEUE_AT(i), QUEUE_BYTES), 0, QUEUE_BYTES);
 		published[i] = 0;
 		set_up_queue(i, script);
 	}
 	virtio_set_status(blk, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
-			VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+				       VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
 static void finish_reset(void)
@@ -317,8 +320,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argc;
 	(void)argv;
 	check(guest_memory_init(&memory, &(struct memory_options){ .size = MEMORY_BYTES }) == 0);
-	check(area != MAP_FAILED && mremap(memory.base, MEMORY_BYTES, MEMORY_BYTES,
-			MREMAP_MAYMOVE | MREMAP_FIXED, area + PAGE_BYTES) == area + PAGE_BYTES);
+	check(area != MAP_FAILED &&
+		mremap(memory.base, MEMORY_BYTES, MEMORY_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED,
+			area + PAGE_BYTES) == area + PAGE_BYTES);
 	memory.base = area + PAGE_BYTES;
 	file = memfd_create("disk", MFD_CLOEXEC);
 	check(file >= 0 && io_ring_init(&ring, 1024) == 0);
@@ -336,7 +340,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	start_driver(&script);
 	atomic_store(&meddling, kind & 1);
 	if (kind & 1)
-		check(pthread_create(&meddler, NULL, meddle, (void *)(uintptr_t)(kind + size)) == 0);
+		check(pthread_create(&meddler, NULL, meddle, (void *)(uintptr_t)(kind + size)) ==
+			0);
 	for (unsigned i = 0; i < STEPS_MAX && script.at < script.end; i++)
 		do_step(&script);
 	atomic_store(&meddling, false);

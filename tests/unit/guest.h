@@ -36,6 +36,8 @@ Suite *load_suite(void);
 Suite *watchdog_suite(void);
 Suite *unpack_suite(void);
 Suite *limit_suite(void);
+Suite *file_suite(void);
+Suite *overlay_suite(void);
 
 #define SIM_MEMORY (16 * MIB)
 #define SIM_RING_ENTRIES 64
@@ -170,6 +172,26 @@ int64_t now_ms(void);
  * does check, which measures each test by it: a test sets it back before its end.
  */
 void sim_set_clock(int64_t ns);
+
+/* What a disk asks of the host for one of its files. */
+enum host_kind { HOST_READ, HOST_WRITE, HOST_SYNC, HOST_CLEAR };
+
+struct host_call {
+	enum host_kind kind;
+	int fd;
+	const struct iovec *iov; /* for HOST_READ and HOST_WRITE */
+	unsigned count;
+	uint64_t offset, length; /* length for HOST_CLEAR */
+	int mode;		 /* of fallocate() */
+	struct io_op *op;	 /* NULL for a system call that ends at once */
+	int result;		 /* a number of bytes or a negative errno */
+};
+
+/*
+ * NULL, or what sees each call first.  If it returns true, the call is done, with its result; if it
+ * made op NULL then, it ends the operation itself.
+ */
+extern bool (*sim_host)(struct host_call *call);
 
 /* A generator of random numbers: the same for the same seed, never 0 as its state. */
 uint64_t random_next(uint64_t *state);

@@ -51,6 +51,8 @@ int main(void)
 		watchdog_suite,
 		unpack_suite,
 		limit_suite,
+		file_suite,
+		overlay_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

@@ -1148,11 +1148,11 @@ START_TEST(vcpus_with_rings_of_their_own_share_a_limit)
 	int64_t before = now_ms();
 
 	add_disk_of_queues();
-	limit_init(&disk_limit, &(struct limit_options){ QUEUES * THREAD_REQUESTS / 2, 0, 1 });
+	limit_init(&disk_limit, &(struct limit_options){ QUEUES * THREAD_REQUESTS / 4, 0, 1 });
 	blk_limit(blk, &disk_limit);
 	run_vcpus();
 	ck_assert_uint_gt(limited(), 0);
-	ck_assert_int_ge(now_ms() - before, 900);
+	ck_assert_int_ge(now_ms() - before, 2900);
 	ck_assert_ptr_null(disk_limit.first);
 }
 END_TEST

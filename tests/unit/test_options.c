@@ -250,7 +250,7 @@ END_TEST
 
 START_TEST(disks_with_flags)
 {
-	ck_assert_int_eq(parse("--kernel k --disk a --disk b,ro --disk c,direct,ro "
+	ck_assert_int_eq(parse("--kernel k --disk a --disk b,ro,overlay=o --disk c,direct,ro "
 			       "--disk d,serial=01234567890123456789,direct"),
 		0);
 	ck_assert_uint_eq(options.disk_count, 4);
@@ -259,6 +259,8 @@ START_TEST(disks_with_flags)
 	ck_assert_ptr_null(options.disks[0].serial);
 	ck_assert_str_eq(options.disks[1].path, "b");
 	ck_assert(options.disks[1].read_only && !options.disks[1].direct);
+	ck_assert_str_eq(options.disks[1].overlay, "o");
+	ck_assert_ptr_null(options.disks[0].overlay);
 	ck_assert(options.disks[2].read_only && options.disks[2].direct);
 	ck_assert_str_eq(options.disks[3].path, "d");
 	ck_assert_str_eq(options.disks[3].serial, "01234567890123456789");
@@ -274,6 +276,7 @@ START_TEST(bad_disks_are_refused)
 	assert_refused("--kernel k --disk a,rw", "rw");
 	assert_refused("--kernel k --disk a,ro,,direct", "knows no");
 	assert_refused("--kernel k --disk a,serial=", "serial");
+	assert_refused("--kernel k --disk a,overlay=", "overlay");
 	assert_refused("--kernel k --disk a,serial=012345678901234567890", "serial");
 	assert_refused("--kernel k --disk a,RO", "RO");
 }

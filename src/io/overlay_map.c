@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The file of an overlay: its header and its map. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "karma/log.h"
+#include "karma/util.h"
+#include "overlay.h"
+
+#define MAGIC "KARMAOVL"
+#define VERSION 1u
+
+/* At the start of the file, little endian; the rest of its 4096 bytes is 0. */
+struct header {
+	char magic[8];
+	uint32_t version;
+	uint32_t cluster;	/* bytes: OVERLAY_CLUSTER */
+	uint64_t size;		/* bytes of the disk, and of its base */
+	uint64_t map_start, data_start;		/* bytes */
+	int64_t base_seconds;	/* the time of the base's last change; 0 if it is no file */
+	uint32_t base_nanoseconds;
+	uint32_t reserved;
+};
+
+struct header_block {
+	struct header header;
+	uint8_t rest[OVERLAY_MAP_START - sizeof(struct header)];
+};
+
+#define REFUSE(error, options, text, ...) \
+	fail(error, "disk %s: overlay %s: " text, (options)->path, (options)->overlay, ##__VA_ARGS__)
+
+uint64_t overlay_run_end(const struct overlay_map *map, uint64_t first, uint64_t last)
+{
+	bool there = overlay_has(map, first);
+	uint64_t end = first + 1;
+
+	while (end <= last && overlay_has(map, end) == there)
+		end++;
+	return end;
+}
+
+void overlay_set(struct overlay_map *map, uint64_t first, uint64_t last)
+{
+	for (uint64_t cluster = first; cluster <= last; cluster++)
+		__atomic_fetch_or(
+			&map->present[cluster / 64], 1ull << cluster % 64, __ATOMIC_RELEASE);
+	for (uint64_t block = first / OVERLAY_BLOCK_CLUSTERS;
+		block <= last / OVERLAY_BLOCK_CLUSTERS; block++)
+		map->dirty[block] = true;
+}
+
+static struct header make_header(
+	const struct overlay_map *map, const struct disk_options *options)
+{
+	struct header header = {
+		.magic = MAGIC,
+		.version = VERSION,
+		.cluster = OVERLAY_CLUSTER,
+		.size = map->size,
+		.map_start = OVERLAY_MAP_START,
+		.data_start = map->data_start,
+	};
+	struct stat status;
+
+	/* The time of a device's node says nothing. */
+	if (stat(options->path, &status) == 0 && S_ISREG(status.st_mode)) {
+		header.base_seconds = status.st_mtim.tv_sec;
+		header.base_nanoseconds = status.st_mtim.tv_nsec;
+	}
+	return header;
+}
+
+static int open_file(const struct disk_options *options, struct stat *status)
+{
+	int flags = O_CLOEXEC | O_NONBLOCK | (options->read_only ? O_RDONLY : O_RDWR | O_CREAT);
+	int fd = open(options->overlay, flags, 0600);
+
+	if (fd < 0)
+		return REFUSE(-errno, options, "%s: give the path of a file that can be %s",
+			strerror(errno), options->read_only ? "read" : "written");
+	if (fstat(fd, status) < 0 || !S_ISREG(status->st_mode)) {
+		close(fd);
+		return REFUSE(-EINVAL, options, "is no file: give one, or a name for a new one");
+	}
+	/* That was for a FIFO in its place; io_uring would give up with EAGAIN for it. */
+	fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+	if (flock(fd, (options->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
+		int error = errno == EWOULDBLOCK ? EBUSY : errno;
+
+		close(fd);
+		return REFUSE(-error, options, "%s",
+			error == EBUSY ? "in use by another guest: give each its own" :
+					 "can't lock it: put it on a file system with locks");
+	}
+	return fd;
+}
+
+/* The name of a new file must be on the disk as well. */
+static void sync_directory(const char *path)
+{
+	cleanup_free char *copy = strdup(path);
+	cleanup_fd int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	if (fd >= 0)
+		fsync(fd);
+}
+
+/*
+ * Make the file as large as it has to be.  The map has its space in advance, so that a full file system
+ * can't keep marks from it while data got their place.
+ */
+static int extend(const struct overlay_map *map, const struct disk_options *options)
+{
+	if (fallocate(map->fd, FALLOC_FL_KEEP_SIZE, 0, map->data_start) < 0 && errno == ENOSPC)
+		return REFUSE(-ENOSPC, options, "%s: make room for it", strerror(ENOSPC));
+	if (ftruncate(map->fd, map->data_start + map->size) < 0 || fsync(map->fd) < 0)
+		return REFUSE(-errno, options,
+			"can't make it: %s: put it on a file system for files so large",
+			strerror(errno));
+	sync_directory(options->overlay);
+	return 0;
+}
+
+/* The header comes first: a file with a header alone is one that was not finished. */
+static int create(const struct overlay_map *map, const struct disk_options *options,
+	const struct header *header)
+{
+	struct header_block block = { .header = *header };
+	ssize_t result = pwrite(map->fd, &block, sizeof(block), 0);
+
+	if (result != sizeof(block))
+		return REFUSE(result < 0 ? -errno : -ENOSPC, options, "can't make it: %s: make room",
+			strerror(result < 0 ? errno : ENOSPC));
+	return extend(map, options);
+}
+
+static int check_base(const struct disk_options *options, const struct header *found,
+	const struct header *expected)
+{
+	if (found->size != expected->size)
+		return REFUSE(-ESTALE, options,
+			"was made for a base of %" PRIu64 " bytes, and this one has %" PRIu64
+			": bring that one back, or begin a new overlay",
+			found->size, expected->size);
+	if (found->base_seconds != expected->base_seconds ||
+		found->base_nanoseconds != expected->base_nanoseconds)
+		return REFUSE(-ESTALE, options,
+			"the base was changed since, so that the two no longer fit: bring back the base "
+			"as it was at @%" PRIi64 ".%09u (date -d), or begin a new overlay",
+			found->base_seconds, found->base_nanoseconds);
+	return 0;
+}
+
+static int check_header(const struct overlay_map *map, const struct disk_options *options,
+	const struct header *expected, uint64_t file_size)
+{
+	struct header_block found;
+	ssize_t result = pread(map->fd, &found, sizeof(found), 0);
+	const struct header *header = &found.header;
+
+	if (result < 0)
+		return REFUSE(-errno, options, "can't read it: %s", strerror(errno));
+	if (result < (ssize_t)sizeof(found) || memcmp(header->magic, MAGIC, sizeof(header->magic)))
+		return REFUSE(-EINVAL, options,
+			"is no overlay: give one, or the name of a file that is not there");
+	if (header->version != VERSION)
+		return REFUSE(-EINVAL, options, "is of version %u: use the Karma that made it",
+			header->version);
+	result = check_base(options, header, expected);
+	if (result < 0)
+		return result;
+	if (memcmp(header, expected, sizeof(*header)))
+		return REFUSE(-EINVAL, options, "its header is damaged: begin a new overlay");
+	if (file_size == OVERLAY_MAP_START && !options->read_only)
+		return extend(map, options);
+	if (file_size < map->data_start + map->size)
+		return REFUSE(-EINVAL, options, "was cut to %" PRIu64 " bytes of %" PRIu64
+						": bring it back from a copy",
+			file_size, map->data_start + map->size);
+	return 0;
+}
+
+static bool is_zero(const uint8_t *bytes, size_t length)
+{
+	return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
+}
+
+/* Holes, and whatever is 0, take no memory. */
+static int load(struct overlay_map *map, const struct disk_options *options)
+{
+	uint8_t block[OVERLAY_BLOCK];
+	uint64_t end = OVERLAY_MAP_START + map->blocks * OVERLAY_BLOCK;
+
+	for (uint64_t at = OVERLAY_MAP_START; at < end; at += OVERLAY_BLOCK) {
+		off_t data = lseek(map->fd, at, SEEK_DATA);
+
+		if (data < 0 && errno == ENXIO)
+			break;
+		if (data > 0)
+			at = align_down(data, OVERLAY_BLOCK);
+		if (at >= end)
+			break;
+		if (pread(map->fd, block, sizeof(block), at) != sizeof(block))
+			return REFUSE(-EIO, options, "can't read its map: bring it back from a copy");
+		if (!is_zero(block, sizeof(block)))
+			memcpy((uint8_t *)map->present + (at - OVERLAY_MAP_START), block, sizeof(block));
+	}
+	return 0;
+}
+
+static int allocate(struct overlay_map *map, const struct disk_options *options)
+{
+	map->present = calloc(map->blocks, OVERLAY_BLOCK);
+	map->dirty = calloc(map->blocks, sizeof(*map->dirty));
+	return map->present && map->dirty ? 0 : REFUSE(-ENOMEM, options, "out of memory");
+}
+
+static int open_map(struct overlay_map *map, const struct disk_options *options)
+{
+	struct header header = make_header(map, options);
+	struct stat status;
+	int result;
+
+	map->fd = open_file(options, &status);
+	if (map->fd < 0)
+		return map->fd;
+	if (status.st_size == 0 && !options->read_only)
+		result = create(map, options, &header);
+	else
+		result = check_header(map, options, &header, status.st_size);
+	if (result == 0)
+		result = allocate(map, options);
+	return result == 0 ? load(map, options) : result;
+}
+
+static void release(struct overlay_map *map)
+{
+	close_fd(&map->fd);
+	free(map->dirty);
+	free(map->present);
+	*map = (struct overlay_map){ .fd = -1 };
+}
+
+int overlay_map_open(
+	struct overlay_map *map, const struct disk_options *options, const struct disk *base)
+{
+	uint64_t clusters = (base->size + OVERLAY_CLUSTER - 1) / OVERLAY_CLUSTER;
+	int result;
+
+	*map = (struct overlay_map){
+		.fd = -1,
+		.size = base->size,
+		.blocks = (clusters + OVERLAY_BLOCK_CLUSTERS - 1) / OVERLAY_BLOCK_CLUSTERS,
+	};
+	map->data_start = OVERLAY_MAP_START + map->blocks * OVERLAY_BLOCK;
+	result = open_map(map, options);
+	if (result < 0)
+		release(map);
+	return result;
+}
+
+/* The data of all clusters first. */
+static int store(struct overlay_map *map)
+{
+	bool synced = false;
+
+	for (size_t i = 0; i < map->blocks; i++) {
+		if (!map->dirty[i])
+			continue;
+		if (!synced && fdatasync(map->fd) < 0)
+			return -errno;
+		synced = true;
+		if (pwrite(map->fd, (uint8_t *)map->present + i * OVERLAY_BLOCK, OVERLAY_BLOCK,
+			    OVERLAY_MAP_START + i * OVERLAY_BLOCK) != OVERLAY_BLOCK)
+			return -EIO;
+	}
+	return synced && fdatasync(map->fd) < 0 ? -errno : 0;
+}
+
+void overlay_map_close(struct overlay_map *map)
+{
+	int result = store(map);
+
+	if (result < 0)
+		note("overlay: what was not flushed is lost, since it can't be written: %s",
+			strerror(-result));
+	release(map);
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The host as disks see it: between them and their files, so that a test can watch, refuse or fail.
+ */
+#include <errno.h>
+#include <sys/uio.h>
+
+#include "guest.h"
+
+bool (*sim_host)(struct host_call *call);
+
+/* The linker puts these in the places of the functions in their names: see Makefile. */
+ssize_t __real_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
+ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
+void __real_io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
+	unsigned count, uint64_t offset);
+void __wrap_io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
+	unsigned count, uint64_t offset);
+void __real_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
+	unsigned count, uint64_t offset);
+void __wrap_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
+	unsigned count, uint64_t offset);
+void __real_io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd);
+void __wrap_io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd);
+void __real_io_ring_fallocate(
+	struct io_ring *ring, struct io_op *op, int fd, int mode, uint64_t offset, uint64_t length);
+void __wrap_io_ring_fallocate(
+	struct io_ring *ring, struct io_op *op, int fd, int mode, uint64_t offset, uint64_t length);
+
+static bool intercept(struct host_call call)
+{
+	if (!sim_host || !sim_host(&call))
+		return false;
+	if (call.op)
+		io_ring_finish(call.op, call.result);
+	return true;
+}
+
+ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int count, off_t offset)
+{
+	struct host_call call = {
+		.kind = HOST_WRITE, .fd = fd, .iov = iov, .count = count, .offset = offset
+	};
+
+	if (!sim_host || !sim_host(&call))
+		return __real_pwritev(fd, iov, count, offset);
+	if (call.result >= 0)
+		return call.result;
+	errno = -call.result;
+	return -1;
+}
+
+void __wrap_io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
+	unsigned count, uint64_t offset)
+{
+	if (!intercept((struct host_call){ .kind = HOST_READ,
+		    .fd = fd,
+		    .iov = iov,
+		    .count = count,
+		    .offset = offset,
+		    .op = op }))
+		__real_io_ring_readv(ring, op, fd, iov, count, offset);
+}
+
+void __wrap_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
+	unsigned count, uint64_t offset)
+{
+	if (!intercept((struct host_call){ .kind = HOST_WRITE,
+		    .fd = fd,
+		    .iov = iov,
+		    .count = count,
+		    .offset = offset,
+		    .op = op }))
+		__real_io_ring_writev(ring, op, fd, iov, count, offset);
+}
+
+void __wrap_io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd)
+{
+	if (!intercept((struct host_call){ .kind = HOST_SYNC, .fd = fd, .op = op }))
+		__real_io_ring_datasync(ring, op, fd);
+}
+
+void __wrap_io_ring_fallocate(
+	struct io_ring *ring, struct io_op *op, int fd, int mode, uint64_t offset, uint64_t length)
+{
+	if (!intercept((struct host_call){ .kind = HOST_CLEAR,
+		    .fd = fd,
+		    .mode = mode,
+		    .offset = offset,
+		    .length = length,
+		    .op = op }))
+		__real_io_ring_fallocate(ring, op, fd, mode, offset, length);
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Disks that are files, when the host does less than it was asked for. */
+#include <errno.h>
+#include <linux/falloc.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "guest.h"
+
+#define DISK_BYTES (64 * KIB)
+#define PARTS 4
+
+static struct io_ring ring;
+static struct disk *disk;
+static int file;
+static uint8_t bytes[DISK_BYTES], expected[DISK_BYTES];
+
+static void setup(void)
+{
+	struct disk_options options;
+
+	file = temporary_file(DISK_BYTES);
+	options = (struct disk_options){ .path = descriptor_path(file) };
+	ck_assert_int_eq(io_ring_init(&ring, 8), 0);
+	ck_assert_int_eq(disk_open(&disk, &options, &ring), 0);
+	for (size_t i = 0; i < DISK_BYTES; i++)
+		expected[i] = i * 7 + i / 512;
+}
+
+static void teardown(void)
+{
+	sim_host = NULL;
+	io_ring_release(&ring);
+	disk_close(disk);
+	close(file);
+}
+
+static bool done;
+static int result;
+
+static void request_done(struct disk_request *request, int error)
+{
+	(void)request;
+	done = true;
+	result = error;
+}
+
+static int serve(struct disk_request *request)
+{
+	done = false;
+	request->done = request_done;
+	disk_submit(disk, request);
+	disk_start(disk);
+	ck_assert(!done);
+	while (!done)
+		io_ring_run(&ring, true);
+	return result;
+}
+
+/* All of the disk, in parts of different sizes. */
+static int transfer(enum disk_operation operation)
+{
+	struct iovec iov[PARTS] = { { bytes, 512 }, { bytes + 512, 10000 }, { bytes + 10512, 1 },
+		{ bytes + 10513, DISK_BYTES - 10513 } };
+	struct disk_request request = {
+		.operation = operation, .iov = iov, .iov_count = PARTS, .length = DISK_BYTES
+	};
+
+	return serve(&request);
+}
+
+static unsigned calls;
+
+/* At most 1000 bytes, and a third of the calls are interrupted before any. */
+static bool short_and_interrupted(struct host_call *call)
+{
+	struct iovec iov[PARTS], rest;
+	unsigned count;
+
+	if (call->kind == HOST_SYNC || call->kind == HOST_CLEAR) {
+		call->result = -EINTR;
+		return ++calls % 3;
+	}
+	if (++calls % 3 == 0) {
+		call->result = calls % 2 ? -EINTR : -EAGAIN;
+		return true;
+	}
+	memcpy(iov, call->iov, call->count * sizeof(iov[0]));
+	count = call->iov[0].iov_len > 1000 || call->count == 1
+			? 1
+			: iov_cut(iov, call->count, call->iov[0].iov_len + 1, &rest);
+	if (iov[0].iov_len > 1000)
+		iov[0].iov_len = 1000;
+	sim_host = NULL;
+	call->result = call->kind == HOST_READ ? preadv(call->fd, iov, count, call->offset)
+					       : pwritev(call->fd, iov, count, call->offset);
+	sim_host = short_and_interrupted;
+	return true;
+}
+
+START_TEST(short_and_interrupted_writes_go_on)
+{
+	calls = 0;
+	sim_host = short_and_interrupted;
+	memcpy(bytes, expected, DISK_BYTES);
+	ck_assert_int_eq(transfer(DISK_WRITE), 0);
+	ck_assert_uint_ge(calls, DISK_BYTES / 1000);
+	ck_assert_int_eq(pread(file, bytes, DISK_BYTES, 0), (ssize_t)DISK_BYTES);
+	ck_assert_mem_eq(bytes, expected, DISK_BYTES);
+}
+END_TEST
+
+START_TEST(short_and_interrupted_reads_go_on)
+{
+	ck_assert_int_eq(pwrite(file, expected, DISK_BYTES, 0), (ssize_t)DISK_BYTES);
+	calls = 0;
+	sim_host = short_and_interrupted;
+	ck_assert_int_eq(transfer(DISK_READ), 0);
+	ck_assert_uint_ge(calls, DISK_BYTES / 1000);
+	ck_assert_mem_eq(bytes, expected, DISK_BYTES);
+}
+END_TEST
+
+START_TEST(interrupted_flushes_and_discards_go_on)
+{
+	const enum disk_operation operations[] = { DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
+
+	ck_assert_int_eq(pwrite(file, expected, DISK_BYTES, 0), (ssize_t)DISK_BYTES);
+	for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
+		struct disk_request request = {
+			.operation = operations[i], .offset = 4096 * i, .length = 4096
+		};
+
+		calls = 0;
+		sim_host = short_and_interrupted;
+		ck_assert_int_eq(serve(&request), 0);
+		/* Twice in vain. */
+		ck_assert_uint_ge(calls, 3);
+	}
+	ck_assert_int_eq(pread(file, bytes, DISK_BYTES, 0), (ssize_t)DISK_BYTES);
+	memset(expected + 4096, 0, 2 * 4096);
+	ck_assert_mem_eq(bytes, expected, DISK_BYTES);
+}
+END_TEST
+
+static bool no_space(struct host_call *call)
+{
+	call->result = -ENOSPC;
+	return true;
+}
+
+START_TEST(errors_are_passed_on)
+{
+	struct disk_request flush = { .operation = DISK_FLUSH };
+
+	sim_host = no_space;
+	ck_assert_int_eq(transfer(DISK_WRITE), -ENOSPC);
+	ck_assert_int_eq(transfer(DISK_READ), -ENOSPC);
+	ck_assert_int_eq(serve(&flush), -ENOSPC);
+	sim_host = NULL;
+	ck_assert_int_eq(serve(&flush), 0);
+}
+END_TEST
+
+static int not_offered;
+
+/* A host that knows only one way to make zeroes, or none. */
+static bool refuse_modes(struct host_call *call)
+{
+	call->result = -EOPNOTSUPP;
+	calls++;
+	return call->kind == HOST_CLEAR && (not_offered == -1 || (call->mode & not_offered));
+}
+
+static int clear(enum disk_operation operation, bool unmap)
+{
+	struct disk_request request = {
+		.operation = operation, .offset = 4096, .length = 4096, .unmap = unmap
+	};
+
+	ck_assert_int_eq(pwrite(file, expected, DISK_BYTES, 0), (ssize_t)DISK_BYTES);
+	sim_host = refuse_modes;
+	return serve(&request);
+}
+
+static bool is_cleared(void)
+{
+	static const uint8_t zeroes[4096];
+
+	ck_assert_int_eq(pread(file, bytes, 4096, 4096), 4096);
+	return memcmp(bytes, zeroes, 4096) == 0;
+}
+
+START_TEST(zeroes_are_made_in_the_way_that_the_host_knows)
+{
+	not_offered = FALLOC_FL_ZERO_RANGE;
+	ck_assert_int_eq(clear(DISK_WRITE_ZEROES, false), 0);
+	ck_assert(is_cleared());
+	not_offered = FALLOC_FL_PUNCH_HOLE;
+	/* Not every file system has the other. */
+	if (clear(DISK_WRITE_ZEROES, true) == 0)
+		ck_assert(is_cleared());
+	not_offered = -1;
+	ck_assert_int_eq(clear(DISK_WRITE_ZEROES, true), -EOPNOTSUPP);
+	ck_assert_int_eq(clear(DISK_WRITE_ZEROES, false), -EOPNOTSUPP);
+	ck_assert_int_eq(clear(DISK_DISCARD, false), 0);
+	ck_assert(!is_cleared());
+}
+END_TEST
+
+Suite *file_suite(void)
+{
+	const TTest *const tests[] = {
+		short_and_interrupted_writes_go_on,
+		short_and_interrupted_reads_go_on,
+		interrupted_flushes_and_discards_go_on,
+		errors_are_passed_on,
+		zeroes_are_made_in_the_way_that_the_host_knows,
+	};
+	TCase *tcase = tcase_create("faults");
+	Suite *suite = suite_create("file");
+
+	tcase_add_checked_fixture(tcase, setup, teardown);
+	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
+		tcase_add_test(tcase, tests[i]);
+	suite_add_tcase(suite, tcase);
+	return suite;
+}
