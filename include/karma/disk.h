@@ -56,6 +56,7 @@ struct disk_request {
 	/* The backend's. */
 	struct io_op op;
 	struct disk *disk;
+	struct disk_request *chain;	/* the first of those that were started together */
 };
 
 /* What a backend does; the functions of the same names below tell how. */

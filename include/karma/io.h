@@ -25,8 +25,15 @@ struct io_op {
 	 */
 	void (*done)(struct io_op *op, int result);
 
-	struct io_op *next;	/* io_ring_finish() */
+	struct io_op *next;	/* io_ring_finish(), and whose it is before it is queued */
 	int result;
+};
+
+struct io_write {
+	struct io_op *op;
+	const struct iovec *iov;
+	unsigned iov_count;
+	uint64_t offset;
 };
 
 struct io_ring {
@@ -88,6 +95,15 @@ void io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct 
 	unsigned count, uint64_t offset);
 void io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
 	unsigned count, uint64_t offset);
+/*
+ * One write after the other, for one completion: done() of the last one is called if all are whole, or
+ * else that of the first which is not; then those behind it have not been tried.  Up to
+ * IO_RING_CHAIN_MAX of them, and only if io_ring_can_chain(): Linux 5.17, and a ring that large.
+ */
+#define IO_RING_CHAIN_MAX 32u
+bool io_ring_can_chain(const struct io_ring *ring, unsigned count);
+void io_ring_write_chain(
+	struct io_ring *ring, int fd, const struct io_write *writes, unsigned count);
 void io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd);
 void io_ring_fallocate(struct io_ring *ring, struct io_op *op, int fd, int mode, uint64_t offset,
 	uint64_t length);
@@ -114,6 +130,9 @@ struct io_after {
 	struct io_after *next;
 };
 void io_ring_after(struct io_after *after);
+
+/* The same at the calling thread's next io_ring_submit(), which then submits what run() queues, too. */
+void io_ring_put_off(struct io_after *after);
 
 /*
  * The I/O thread: run until io_ring_stop(), which any thread may call.  Another may follow it.  What

@@ -25,6 +25,9 @@
 /* To copy so much takes longer than to hand it to the I/O thread, and the guest runs on meanwhile. */
 #define LARGE_BYTES (128 * KIB)
 
+/* So many writes at a time are quicker in one go by a worker thread of io_uring. */
+#define CHAIN_LEAST 8u
+
 struct file {
 	struct disk disk;
 	int fd;
@@ -32,6 +35,14 @@ struct file {
 	bool direct;
 	_Atomic int64_t slow_until;	/* CLOCK_MONOTONIC, nanoseconds: see write_at_once() */
 };
+
+/* Writes of one file that the calling thread starts together when it submits. */
+static _Thread_local struct batch {
+	struct io_after after;
+	struct file *file;
+	struct disk_request *writes[IO_RING_CHAIN_MAX];
+	unsigned count;
+} batch;
 
 static struct file *file_of(struct disk *disk)
 {
@@ -200,31 +211,6 @@ static int measure(struct disk *disk, int fd, const struct stat *status,
 	return 0;
 }
 
-/*
- * io_uring leaves a write to a file's page cache to a worker thread, since it may wait: for memory,
- * for the file system's journal.  It hardly ever does, and then takes less time than the way to the
- * worker and back; so we write by ourselves, until that takes long for once.
- */
-static bool write_at_once(struct disk_request *request)
-{
-	struct file *file = file_of(request->disk);
-	int64_t start, end;
-	ssize_t result;
-
-	if (file->direct)
-		return false;
-	start = nanoseconds();
-	if (start < file->slow_until)
-		return false;
-	result = pwritev(file->fd, request->iov, request->iov_count,
-		request->offset + file->start);
-	io_ring_finish(&request->op, result < 0 ? -errno : (int)result);
-	end = nanoseconds();
-	if (end - start > SLOW_NANOSECONDS)
-		file->slow_until = end + SLOW_PAUSE_NANOSECONDS;
-	return true;
-}
-
 static void queue_transfer(struct disk_request *request)
 {
 	struct file *file = file_of(request->disk);
@@ -261,11 +247,103 @@ static void transfer_done(struct io_op *op, int result)
 		request->done(request, 0);
 }
 
+/*
+ * io_uring leaves a write to a file's page cache to a worker thread, since it may wait: for memory,
+ * for the file system's journal.  It hardly ever does, and then takes less time than the way to the
+ * worker and back; so we write by ourselves, until that takes long for once.
+ */
+static void write_at_once(struct disk_request *request)
+{
+	struct file *file = file_of(request->disk);
+	int64_t start = nanoseconds(), end;
+	ssize_t result;
+
+	if (start < file->slow_until) {
+		queue_transfer(request);
+		return;
+	}
+	result = pwritev(file->fd, request->iov, request->iov_count,
+		request->offset + file->start);
+	io_ring_finish(&request->op, result < 0 ? -errno : (int)result);
+	end = nanoseconds();
+	if (end - start > SLOW_NANOSECONDS)
+		file->slow_until = end + SLOW_PAUSE_NANOSECONDS;
+}
+
+static struct disk_request *request_of(struct io_op *op)
+{
+	return container_of(op, struct disk_request, op);
+}
+
+/* Those before this one are whole; those behind it were not tried, unless it is the last. */
+static void chain_done(struct io_op *op, int result)
+{
+	struct disk_request *end = request_of(op);
+	struct disk_request *at = end->chain, *next;
+
+	for (; at != end; at = next) {
+		next = request_of(at->op.next);
+		at->done(at, 0);
+	}
+	for (op = op->next; op; op = op->next) {
+		at = request_of(op);
+		at->op.done = transfer_done;
+		queue_transfer(at);
+	}
+	transfer_done(&end->op, result);
+}
+
+static void queue_chain(struct file *file, struct disk_request *const *requests, unsigned count)
+{
+	struct io_write writes[IO_RING_CHAIN_MAX];
+
+	for (unsigned i = 0; i < count; i++) {
+		struct disk_request *request = requests[i];
+
+		request->chain = requests[0];
+		request->op.done = chain_done;
+		request->op.next = i + 1 < count ? &requests[i + 1]->op : NULL;
+		writes[i] = (struct io_write){ &request->op, request->iov, request->iov_count,
+			request->offset + file->start };
+	}
+	io_ring_write_chain(io_ring_here(file->disk.ring), file->fd, writes, count);
+}
+
+static void start_batch(struct io_after *after)
+{
+	unsigned count = batch.count;
+
+	(void)after;
+	batch.count = 0;
+	if (count >= CHAIN_LEAST && io_ring_can_chain(io_ring_here(batch.file->disk.ring), count)) {
+		queue_chain(batch.file, batch.writes, count);
+		return;
+	}
+	for (unsigned i = 0; i < count; i++)
+		write_at_once(batch.writes[i]);
+}
+
+static void add_to_batch(struct disk_request *request)
+{
+	struct file *file = file_of(request->disk);
+
+	if (batch.count == 0) {
+		batch.after.run = start_batch;
+		io_ring_put_off(&batch.after);
+	} else if (batch.count == IO_RING_CHAIN_MAX || batch.file != file) {
+		start_batch(&batch.after);
+	}
+	batch.file = file;
+	batch.writes[batch.count++] = request;
+}
+
 static void start_transfer(struct disk_request *request)
 {
 	request->op.done = transfer_done;
-	if (request->operation == DISK_READ || !write_at_once(request))
+	if (request->operation == DISK_READ || file_of(request->disk)->direct)
 		queue_transfer(request);
+	else
+		add_to_batch(request);
 }
 
 static void start_large(struct io_op *op, int result)

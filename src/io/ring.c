@@ -23,7 +23,7 @@ void __tsan_release(void *address);
 #define TAKE_MAX 32u
 
 static _Thread_local struct io_ring *own_ring;
-static _Thread_local struct io_after *afters;
+static _Thread_local struct io_after *afters, *put_off;
 static _Thread_local struct io_op *finished, **finished_end;
 
 static int make_uring(struct io_uring *uring, unsigned in_flight)
@@ -203,6 +203,32 @@ void io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct
 	finish_op(ring, sqe, op);
 }
 
+bool io_ring_can_chain(const struct io_ring *ring, unsigned count)
+{
+	return (ring->uring.features & IORING_FEAT_CQE_SKIP) && count <= ring->uring.sq.ring_entries;
+}
+
+/* Linked entries: io_uring_enter(2), IOSQE_IO_LINK and IOSQE_CQE_SKIP_SUCCESS. */
+void io_ring_write_chain(
+	struct io_ring *ring, int fd, const struct io_write *writes, unsigned count)
+{
+	pthread_mutex_lock(&ring->lock);
+	/* A submission ends a chain, so all of it has to fit into one. */
+	while (io_uring_sq_space_left(&ring->uring) < count)
+		submit_locked(ring);
+	for (unsigned i = 0; i < count; i++) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+
+		io_uring_prep_writev(sqe, fd, writes[i].iov, writes[i].iov_count, writes[i].offset);
+		if (i + 1 < count)
+			sqe->flags |= IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
+		io_uring_sqe_set_data(sqe, writes[i].op);
+		__tsan_release(writes[i].op);
+	}
+	ring->operations += count;
+	pthread_mutex_unlock(&ring->lock);
+}
+
 void io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd)
 {
 	struct io_uring_sqe *sqe = start_op(ring);
@@ -244,8 +270,25 @@ void io_ring_wake(struct io_ring *ring, struct io_op *op)
 	finish_op(ring, sqe, op);
 }
 
+static void run_all(struct io_after **list)
+{
+	while (*list) {
+		struct io_after *after = *list;
+
+		*list = after->next;
+		after->run(after);
+	}
+}
+
+void io_ring_put_off(struct io_after *after)
+{
+	after->next = put_off;
+	put_off = after;
+}
+
 void io_ring_submit(struct io_ring *ring)
 {
+	run_all(&put_off);
 	pthread_mutex_lock(&ring->lock);
 	if (io_uring_sq_ready(&ring->uring))
 		submit_locked(ring);
@@ -300,16 +343,6 @@ void io_ring_after(struct io_after *after)
 	afters = after;
 }
 
-static void run_afters(void)
-{
-	while (afters) {
-		struct io_after *after = afters;
-
-		afters = after->next;
-		after->run(after);
-	}
-}
-
 unsigned io_ring_run(struct io_ring *ring, bool wait)
 {
 	struct completion taken[TAKE_MAX];
@@ -325,11 +358,12 @@ unsigned io_ring_run(struct io_ring *ring, bool wait)
 			taken[i].op->done(taken[i].op, taken[i].result);
 		}
 		count += run_finished();
-		run_afters();
+		run_all(&afters);
 		all += count;
-	} while (count > 0);
-	/* What the functions queued: this thread's ring is not always the one that it took from. */
-	io_ring_submit(io_ring_here(ring->main ? ring->main : ring));
+		/* What the functions queued: this thread's ring is not always the one that it took from. */
+		if (count == 0)
+			io_ring_submit(io_ring_here(ring->main ? ring->main : ring));
+	} while (count > 0 || finished);
 	return all;
 }
 

@@ -19,6 +19,8 @@ void __real_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const
 	unsigned count, uint64_t offset);
 void __wrap_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
 	unsigned count, uint64_t offset);
+bool __real_io_ring_can_chain(const struct io_ring *ring, unsigned count);
+bool __wrap_io_ring_can_chain(const struct io_ring *ring, unsigned count);
 void __real_io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd);
 void __wrap_io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd);
 void __real_io_ring_fallocate(
@@ -71,6 +73,12 @@ void __wrap_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const
 		    .offset = offset,
 		    .op = op }))
 		__real_io_ring_writev(ring, op, fd, iov, count, offset);
+}
+
+/* A test that watches sees each write. */
+bool __wrap_io_ring_can_chain(const struct io_ring *ring, unsigned count)
+{
+	return !sim_host && __real_io_ring_can_chain(ring, count);
 }
 
 void __wrap_io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd)

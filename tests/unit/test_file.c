@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/falloc.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 
 #include "guest.h"
@@ -21,7 +22,7 @@ static void setup(void)
 
 	file = temporary_file(DISK_BYTES);
 	options = (struct disk_options){ .path = descriptor_path(file) };
-	ck_assert_int_eq(io_ring_init(&ring, 8), 0);
+	ck_assert_int_eq(io_ring_init(&ring, 64), 0);
 	ck_assert_int_eq(disk_open(&disk, &options, &ring), 0);
 	for (size_t i = 0; i < DISK_BYTES; i++)
 		expected[i] = i * 7 + i / 512;
@@ -55,6 +56,16 @@ static int serve(struct disk_request *request)
 	while (!done)
 		io_ring_run(&ring, true);
 	return result;
+}
+
+static unsigned many_left;
+static int *many_results;
+static struct disk_request *many_requests;
+
+static void one_done(struct disk_request *request, int error)
+{
+	many_results[request - many_requests] = error;
+	many_left--;
 }
 
 /* All of the disk, in parts of different sizes. */
@@ -162,6 +173,88 @@ START_TEST(errors_are_passed_on)
 }
 END_TEST
 
+/* Many writes that are started together, each of a block of its own; how many of them failed. */
+static unsigned write_many(unsigned count, int results[])
+{
+	struct disk_request requests[DISK_BYTES / 512];
+	struct iovec iov[DISK_BYTES / 512];
+	unsigned failed = 0;
+
+	many_left = count;
+	many_results = results;
+	many_requests = requests;
+	memcpy(bytes, expected, DISK_BYTES);
+	for (unsigned i = 0; i < count; i++) {
+		/* In an order that is not the file's. */
+		unsigned block = i * 37 % count;
+
+		iov[i] = (struct iovec){ bytes + 512 * block, 512 };
+		requests[i] = (struct disk_request){ .operation = DISK_WRITE, .iov = &iov[i],
+			.iov_count = 1, .offset = 512 * block, .length = 512, .done = one_done };
+		disk_submit(disk, &requests[i]);
+	}
+	disk_start(disk);
+	while (many_left)
+		io_ring_run(&ring, true);
+	for (unsigned i = 0; i < count; i++)
+		failed += results[i] < 0;
+	return failed;
+}
+
+START_TEST(writes_that_are_started_together_all_end)
+{
+	/* From a few, which are written one by one, to more than go in one chain. */
+	static const unsigned counts[] = { 1, 7, 8, 9, 31, 32, 33, 39, 40, 64, 65, 128 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(counts); i++) {
+		int results[DISK_BYTES / 512];
+
+		ck_assert_int_eq(ftruncate(file, 0), 0);
+		ck_assert_int_eq(ftruncate(file, DISK_BYTES), 0);
+		ck_assert_uint_eq(write_many(counts[i], results), 0);
+		ck_assert_int_eq(pread(file, bytes, DISK_BYTES, 0), (ssize_t)DISK_BYTES);
+		ck_assert_mem_eq(bytes, expected, 512 * counts[i]);
+	}
+}
+END_TEST
+
+START_TEST(many_writes_are_few_system_calls)
+{
+	int results[64];
+	uint64_t submissions;
+
+	if (!io_ring_can_chain(&ring, 32))
+		return;
+	submissions = ring.submissions;
+	ck_assert_uint_eq(write_many(64, results), 0);
+	ck_assert_uint_le(ring.submissions - submissions, 2);
+}
+END_TEST
+
+/* As on a full file system: what lies behind the limit can't be written, all else is. */
+START_TEST(a_write_that_fails_among_others_fails_alone)
+{
+	struct rlimit all, half;
+	int results[DISK_BYTES / 512];
+	unsigned failed;
+
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &all), 0);
+	half = (struct rlimit){ .rlim_cur = _i, .rlim_max = all.rlim_max };
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &half), 0);
+	failed = write_many(64, results);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &all), 0);
+	ck_assert_uint_eq(failed, 64 - _i / 512);
+	ck_assert_int_eq(pread(file, bytes, DISK_BYTES, 0), (ssize_t)DISK_BYTES);
+	for (unsigned i = 0; i < 64; i++) {
+		unsigned block = i * 37 % 64;
+
+		ck_assert_int_eq(results[i], block < (unsigned)_i / 512 ? 0 : -EFBIG);
+		if (results[i] == 0)
+			ck_assert_mem_eq(bytes + 512 * block, expected + 512 * block, 512);
+	}
+}
+END_TEST
+
 static int not_offered;
 
 /* A host that knows only one way to make zeroes, or none. */
@@ -215,6 +308,8 @@ Suite *file_suite(void)
 		short_and_interrupted_reads_go_on,
 		interrupted_flushes_and_discards_go_on,
 		errors_are_passed_on,
+		writes_that_are_started_together_all_end,
+		many_writes_are_few_system_calls,
 		zeroes_are_made_in_the_way_that_the_host_knows,
 	};
 	TCase *tcase = tcase_create("faults");
@@ -223,6 +318,9 @@ Suite *file_suite(void)
 	tcase_add_checked_fixture(tcase, setup, teardown);
 	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
 		tcase_add_test(tcase, tests[i]);
+	for (int half = 0; half < 2; half++)
+		tcase_add_loop_test(tcase, a_write_that_fails_among_others_fails_alone,
+			16384 + 200 * half, 16384 + 200 * half + 1);
 	suite_add_tcase(suite, tcase);
 	return suite;
 }
