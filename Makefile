@@ -43,8 +43,8 @@ help:
 	@echo 'make check         install what is missing, build and run all tests'
 	@echo 'make guest         the guest driver and initramfs, for KVER=RELEASE (the current one)'
 	@echo 'make guest-kernel  build/guest/bzImage: a small kernel with the driver built in'
-	@echo 'make bench         all benchmarks, beside QEMU microvm: bench-boot, bench-block and'
-	@echo '                   bench-smp are one each; BENCH=--json, BENCH=--help'
+	@echo 'make bench         all benchmarks, beside QEMU microvm: bench-boot, bench-block,'
+	@echo '                   bench-net and bench-smp are one each; BENCH=--json, BENCH=--help'
 	@echo 'make bench-backend what disks cost on this side, without KVM, beside fio; in bench too'
 	@echo 'make unit          the unit tests, under sanitizers'
 	@echo 'make check-guest   the tests with whole guests; TESTS=PATTERN picks some'
@@ -206,10 +206,11 @@ bench-tools: $(BENCH_TOOLS)
 
 # Side by side with QEMU's microvm, in the soft host where this machine has no KVM that works.
 # Nothing but the results on stdout; BENCH has options of each, such as --json.
-.PHONY: bench bench-boot bench-block bench-smp bench-backend
+.PHONY: bench bench-boot bench-block bench-net bench-smp bench-backend
 bench:
 	$(Q)$(MAKE) -s --no-print-directory bench-boot
 	$(Q)$(MAKE) -s --no-print-directory bench-block
+	$(Q)$(MAKE) -s --no-print-directory bench-net
 	$(Q)$(MAKE) -s --no-print-directory bench-smp
 	$(Q)$(MAKE) -s --no-print-directory bench-backend
 
@@ -233,6 +234,11 @@ bench-block:
 	$(Q)scripts/dependencies bench >&2
 	$(Q)$(MAKE) -s all guest >&2
 	$(call bench_with_kernel,block,--memory 4096)
+
+bench-net:
+	$(Q)scripts/dependencies bench >&2
+	$(Q)$(MAKE) -s all guest >&2
+	$(call bench_with_kernel,net,--memory 4096)
 
 bench-smp:
 	$(Q)scripts/dependencies soft >&2

@@ -52,7 +52,7 @@ int machine_add(struct machine *machine, struct virtio_device *device)
 {
 	if (machine->device_count == KARMA_DEVICES_MAX) {
 		device->ops->release(device);
-		return fail(-ENOSPC, "devices: a guest has at most %u: give it fewer disks",
+		return fail(-ENOSPC, "devices: a guest has at most %u: give it fewer disks or networks",
 			KARMA_DEVICES_MAX);
 	}
 	for (unsigned i = 0; i < device->queue_count; i++) {

@@ -10,6 +10,7 @@
 #include "karma/boot.h"
 #include "karma/disk.h"
 #include "karma/memory.h"
+#include "karma/net.h"
 #include "karma/terminal.h"
 
 /* Exit statuses of `karma run`; 0 to 123 are the guest's, and what it gives from 128 on. */
@@ -40,6 +41,8 @@ struct run_options {
 	size_t initrd_count;
 	struct disk_options *disks;	/* malloc'ed array */
 	size_t disk_count;
+	struct net_options *nets;	/* malloc'ed array */
+	size_t net_count;
 	unsigned cpus;
 	struct memory_options memory;
 	bool balloon;

@@ -5,6 +5,7 @@
 
 #include "karma/disk.h"
 #include "karma/limit.h"
+#include "karma/net.h"
 #include "karma/terminal.h"
 #include "karma/virtio.h"
 
@@ -28,6 +29,20 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
  * which stays the caller's and must outlive it.
  */
 void blk_limit(struct virtio_device *device, struct limit *limit);
+
+#define NET_QUEUE_SIZE 256u	/* entries */
+
+/*
+ * A network device (virtio 1.2, section 5.1), with as many pairs of queues as the other end has; that
+ * stays the caller's, and outlives it.  mtu: 0 for the one that suits the other end.  NULL if memory
+ * is short.
+ */
+struct virtio_device *net_create(const struct virtio_environment *environment, const char *name,
+	struct net *net, const uint8_t mac[ETH_ALEN], unsigned mtu);
+
+/* Limit each direction of a network device, as blk_limit() does. */
+void net_device_limit(
+	struct virtio_device *device, struct limit *receive_limit, struct limit *transmit_limit);
 
 /* A console (virtio 1.2, section 5.3), of one port.  The terminal stays the caller's. */
 struct virtio_device *console_create(

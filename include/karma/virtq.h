@@ -87,6 +87,9 @@ int virtq_pop(struct virtq *queue, struct iovec *iov, unsigned capacity, struct 
 /* Give a chain back with the number of bytes written to it.  Interrupts nobody. */
 void virtq_push(struct virtq *queue, uint16_t head, uint32_t written);
 
+/* The same for several chains, which the guest sees all at once. */
+void virtq_push_all(struct virtq *queue, const struct vring_used_elem *elements, unsigned count);
+
 /* Interrupt the guest if it wants to know of what was pushed. */
 void virtq_interrupt(struct virtq *queue);
 

@@ -68,6 +68,15 @@ static void print_quoted(FILE *file, const char *text)
 	putc('\'', file);
 }
 
+/* What leads out of each interface. */
+static void print_networks(const struct run_options *options, FILE *file)
+{
+	fputs("karma_net='", file);
+	for (size_t i = 0; i < options->net_count; i++)
+		fprintf(file, "%s%s", i ? " " : "", options->nets[i].kind == NET_USER ? "user" : "tap");
+	fputs("'\n", file);
+}
+
 /* The file /karma/command, which the initramfs's init sources (scripts/initramfs-init). */
 static void print_command(
 	const struct run_options *options, const struct terminal *terminal, FILE *file)
@@ -81,6 +90,7 @@ static void print_command(
 	putc('\n', file);
 	if (tty && terminal_size(terminal, &columns, &rows))
 		fprintf(file, "karma_columns=%u\nkarma_rows=%u\n", columns, rows);
+	print_networks(options, file);
 	if (!options->command)
 		return;
 	fputs("set --", file);

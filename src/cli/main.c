@@ -19,8 +19,8 @@ static const struct {
 static const char help[] =
 	"usage: karma COMMAND [OPTION]...\n"
 	"\n"
-	"Karma runs Linux guests on KVM with no emulated device: a guest reaches its disks and\n"
-	"its console by hypercalls alone.\n"
+	"Karma runs Linux guests on KVM with no emulated device: a guest reaches its disks, its\n"
+	"networks and its console by hypercalls alone.\n"
 	"\n"
 	"  karma run --kernel FILE ...    run a guest; `karma run --help` tells all\n"
 	"  karma check                    can this host run guests?\n"

@@ -11,6 +11,7 @@
 #include "karma/memory.h"
 #include "karma/util.h"
 #include "karma/vm.h"
+#include "options.h"
 
 #define MEMORY_DEFAULT (512 * MIB)
 #define NAME_MAX_BYTES 63
@@ -26,6 +27,7 @@ enum {
 	OPTION_KERNEL = 256,
 	OPTION_INITRD,
 	OPTION_DISK,
+	OPTION_NET,
 	OPTION_CPUS,
 	OPTION_MEMORY,
 	OPTION_BALLOON,
@@ -46,6 +48,7 @@ static const struct option long_options[] = {
 	{ "kernel", required_argument, NULL, OPTION_KERNEL },
 	{ "initrd", required_argument, NULL, OPTION_INITRD },
 	{ "disk", required_argument, NULL, OPTION_DISK },
+	{ "net", required_argument, NULL, OPTION_NET },
 	{ "cpus", required_argument, NULL, OPTION_CPUS },
 	{ "memory", required_argument, NULL, OPTION_MEMORY },
 	{ "balloon", required_argument, NULL, OPTION_BALLOON },
@@ -64,7 +67,7 @@ static const struct option long_options[] = {
 	{ 0 },
 };
 
-static int parse_number(
+int parse_number(
 	const char *option, const char *text, unsigned least, unsigned most, unsigned *number)
 {
 	unsigned long value;
@@ -162,15 +165,15 @@ static int parse_memory(char *text, struct memory_options *memory)
 }
 
 /* Bytes a second.  A number alone is refused: with --memory it is MiB, which few would guess. */
-static int parse_bps(const char *text, uint64_t *bytes)
+int parse_bps(const char *option, const char *text, uint64_t *bytes)
 {
 	unsigned long long value;
 	unsigned shift;
 
 	if (!split_size(text, &value, &shift) || isdigit((unsigned char)text[strlen(text) - 1]))
-		return fail(-EINVAL, "--disk bps %s: is no size: give one like 512K or 20M", text);
+		return fail(-EINVAL, "%s %s: is no size: give one like 512K or 20M", option, text);
 	if (value > BPS_MAX >> shift || value << shift < BPS_MIN)
-		return fail(-EINVAL, "--disk bps %s: is out of range: give %lluK to %lluG", text,
+		return fail(-EINVAL, "%s %s: is out of range: give %lluK to %lluG", option, text,
 			BPS_MIN / KIB, BPS_MAX / GIB);
 	*bytes = value << shift;
 	return 0;
@@ -202,7 +205,7 @@ static int parse_disk_flag(struct disk_options *disk, const char *flag)
 	} else if (strncmp(flag, "iops=", 5) == 0) {
 		return parse_iops(flag + 5, &disk->limit.requests);
 	} else if (strncmp(flag, "bps=", 4) == 0) {
-		return parse_bps(flag + 4, &disk->limit.bytes);
+		return parse_bps("--disk bps", flag + 4, &disk->limit.bytes);
 	} else if (strncmp(flag, "burst=", 6) == 0) {
 		return parse_number(
 			"--disk burst", flag + 6, 1, LIMIT_BURST_MAX, &disk->limit.burst);
@@ -298,6 +301,8 @@ static int parse_option(struct run_options *options, int option)
 		return 0;
 	case OPTION_DISK:
 		return parse_disk(options, optarg);
+	case OPTION_NET:
+		return parse_net(&options->nets[options->net_count++], optarg);
 	case OPTION_CPUS:
 		return parse_number("--cpus", optarg, 1, VCPUS_MAX, &options->cpus);
 	case OPTION_MEMORY:
@@ -351,11 +356,12 @@ int run_options_parse(struct run_options *options, int argc, char **argv)
 		.cmdline = "",
 		.console = "stdio",
 		.grace = GRACE_DEFAULT,
-		/* There can't be more of either than there are arguments. */
+		/* There can't be more of any than there are arguments. */
 		.initrds = calloc(argc, sizeof(*options->initrds)),
 		.disks = calloc(argc, sizeof(*options->disks)),
+		.nets = calloc(argc, sizeof(*options->nets)),
 	};
-	if (!options->initrds || !options->disks)
+	if (!options->initrds || !options->disks || !options->nets)
 		return fail(-ENOMEM, "out of memory");
 	while ((option = getopt_long(argc, argv, "+h", long_options, NULL)) != -1) {
 		int result = parse_option(options, option);
@@ -382,4 +388,5 @@ void run_options_release(struct run_options *options)
 {
 	free(options->initrds);
 	free(options->disks);
+	free(options->nets);
 }

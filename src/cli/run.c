@@ -17,6 +17,7 @@
 #include "karma/util.h"
 #include "karma/vm.h"
 #include "karma/watchdog.h"
+#include "net.h"
 
 #define OTHERS_IN_FLIGHT 16
 #define DRAIN_POLL_MILLISECONDS 1
@@ -37,6 +38,7 @@ struct run {
 	struct disk **disks;		/* open and locked; devices share them */
 	size_t disk_count;
 	struct limit *limits;		/* one for each disk: a restart brings no new burst */
+	struct networks networks;
 	int signal_fd;
 	pthread_t signal_thread;
 	pid_t parent;
@@ -60,6 +62,9 @@ static const char help[] =
 	"  --disk FILE[,ro][,direct][,overlay=FILE][,serial=TEXT][,iops=N][,bps=SIZE]\n"
 	"      [,burst=SECONDS]   raw image or block device; the first, vda, is the root;\n"
 	"                         what is written goes to the overlay, if there is one\n"
+	"  --net tap=NAME[,queues=N] | fd=N | user[,publish=[ADDR:]HOST:GUEST[/udp]]...\n"
+	"        [,mac=MAC][,mtu=N][,bps=SIZE][,pps=N][,burst=SECONDS]\n"
+	"                         a network: a TAP of the host, or what any user may (passt)\n"
 	"  --cpus N               virtual CPUs, 1 to 64 (1)\n"
 	"  --memory SIZE[,hugepages=on|off][,shared=on|off]  such as 256M or 2G (512M);\n"
 	"                         of huge pages; in a file that other processes can map\n"
@@ -140,10 +145,11 @@ static void user_leaves(void *context)
 	pthread_kill(run->signal_thread, SIGINT);
 }
 
-/* Operations that may be under way at a time: of the disks, and of all the rest. */
+/* Operations that may be under way at a time: of the disks, the networks, and of all the rest. */
 static unsigned most_in_flight(const struct run_options *options)
 {
-	return OTHERS_IN_FLIGHT + options->disk_count * options->cpus * blk_queue_size(options->cpus);
+	return OTHERS_IN_FLIGHT + networks_in_flight(options) +
+		options->disk_count * options->cpus * blk_queue_size(options->cpus);
 }
 
 static int open_console(struct run *run)
@@ -239,6 +245,8 @@ static int add_devices(struct run *run)
 
 	for (size_t i = 0; i < run->disk_count && result == 0; i++)
 		result = add_disk(run, &environment, i);
+	if (result == 0)
+		result = networks_add(&run->networks, &run->vm.machine, &environment);
 	if (result < 0)
 		return result;
 	run->console = console_create(&environment, &run->terminal);
@@ -271,6 +279,8 @@ static int start(struct run *run)
 		result = open_console(run);
 	if (result == 0)
 		result = open_disks(run);
+	if (result == 0)
+		result = networks_open(&run->networks, &run->options, &run->ring);
 	if (run->options.timeout)
 		run->timeout_at = milliseconds() + run->options.timeout * 1000ll;
 	return result;
@@ -599,6 +609,7 @@ static void finish(struct run *run)
 	}
 	free(run->limits);
 	free(run->disks);
+	networks_close(&run->networks);
 	close_fd(&run->signal_fd);
 }
 

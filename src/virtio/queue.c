@@ -208,17 +208,22 @@ int virtq_pop(struct virtq *queue, struct iovec *iov, unsigned capacity, struct 
 	return result;
 }
 
-void virtq_push(struct virtq *queue, uint16_t head, uint32_t written)
+void virtq_push_all(struct virtq *queue, const struct vring_used_elem *elements, unsigned count)
 {
-	struct vring_used_elem *element;
-
 	if (!queue->size)
 		return;
-	element = &queue->used->ring[queue->next_used & (queue->size - 1)];
-	STORE(element->id, head);
-	STORE(element->len, written);
-	queue->next_used++;
+	for (unsigned i = 0; i < count; i++) {
+		struct vring_used_elem *to = &queue->used->ring[queue->next_used++ & (queue->size - 1)];
+
+		STORE(to->id, elements[i].id);
+		STORE(to->len, elements[i].len);
+	}
 	STORE_RELEASE(queue->used->idx, queue->next_used);
+}
+
+void virtq_push(struct virtq *queue, uint16_t head, uint32_t written)
+{
+	virtq_push_all(queue, &(struct vring_used_elem){ .id = head, .len = written }, 1);
 }
 
 static bool wants_interrupt(struct virtq *queue)

@@ -75,15 +75,18 @@ static void print_hypercalls(const struct vm *vm)
 	print_counter("hypercall", "refused", refused);
 }
 
-/* The queues from the first on that have one name; how many there are. */
-static unsigned print_queues(const struct virtio_device *device, unsigned first)
+/* The queues of one name, if this is the first of them. */
+static void print_queues(const struct virtio_device *device, unsigned first)
 {
 	uint64_t chains = 0, notifications = 0, interrupts = 0;
 	const char *name = device->queues[first].name;
-	unsigned i;
 	char group[48];
 
-	for (i = first; i < device->queue_count && device->queues[i].name == name; i++) {
+	for (unsigned i = 0; i < device->queue_count; i++) {
+		if (device->queues[i].name != name)
+			continue;
+		if (i < first)
+			return;
 		chains += device->queues[i].chains;
 		notifications += device->queues[i].notifications;
 		interrupts += device->queues[i].interrupts;
@@ -92,7 +95,6 @@ static unsigned print_queues(const struct virtio_device *device, unsigned first)
 	print_counter(group, "chains", chains);
 	print_counter(group, "notifications", notifications);
 	print_counter(group, "interrupts", interrupts);
-	return i - first;
 }
 
 static void print_devices(const struct vm *vm)
@@ -100,8 +102,8 @@ static void print_devices(const struct vm *vm)
 	for (unsigned i = 0; i < vm->machine.device_count; i++) {
 		const struct virtio_device *device = vm->machine.devices[i];
 
-		for (unsigned j = 0; j < device->queue_count;)
-			j += print_queues(device, j);
+		for (unsigned j = 0; j < device->queue_count; j++)
+			print_queues(device, j);
 		for (unsigned j = 0; j < device->counter_count; j++)
 			print_counter(device->name, device->counters[j].name,
 				device->counters[j].value);

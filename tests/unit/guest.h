@@ -38,6 +38,7 @@ Suite *unpack_suite(void);
 Suite *limit_suite(void);
 Suite *file_suite(void);
 Suite *overlay_suite(void);
+Suite *net_suite(void);
 
 #define SIM_MEMORY (16 * MIB)
 #define SIM_RING_ENTRIES 64

@@ -53,6 +53,7 @@ int main(void)
 		limit_suite,
 		file_suite,
 		overlay_suite,
+		net_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

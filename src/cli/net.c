@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The guest's networks, from options to devices. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "karma/devices.h"
+#include "karma/log.h"
+#include "karma/util.h"
+#include "net.h"
+
+/* The hash function FNV-1a of 64 bits. */
+#define FNV_OFFSET 0xcbf29ce484222325ull
+#define FNV_PRIME 0x100000001b3ull
+
+/* For each queue: waits for a frame and for room, a limit's timer, another look; and the link. */
+#define QUEUE_IN_FLIGHT 6u
+
+unsigned networks_in_flight(const struct run_options *options)
+{
+	unsigned in_flight = 0;
+
+	for (size_t i = 0; i < options->net_count; i++)
+		in_flight += QUEUE_IN_FLIGHT * options->nets[i].queues;
+	return in_flight;
+}
+
+/* With the terminating zero. */
+static uint64_t hash(uint64_t value, const char *text)
+{
+	do {
+		value = (value ^ (uint8_t)*text) * FNV_PRIME;
+	} while (*text++);
+	return value;
+}
+
+/*
+ * An address that stays the same from start to start: by the guest's name, which is unique on its
+ * network; without one, by that of the TAP, which is unique on its host.
+ */
+static void derive_mac(const struct run_options *options, size_t index, uint8_t *mac)
+{
+	const struct net_options *net = &options->nets[index];
+	char host[64] = "", number[24];
+	uint64_t value = FNV_OFFSET;
+
+	snprintf(number, sizeof(number), "%zu", index);
+	if (options->name) {
+		value = hash(hash(value, options->name), number);
+	} else {
+		FILE *file = fopen("/etc/machine-id", "re");
+
+		if (file) {
+			if (!fgets(host, sizeof(host), file))
+				host[0] = '\0';
+			fclose(file);
+		}
+		value = hash(hash(hash(value, host), net->tap ? net->tap : ""), number);
+	}
+	memcpy(mac, &value, ETH_ALEN);
+	/* Locally administered, of one station. */
+	mac[0] = (mac[0] & 0xfc) | 2;
+}
+
+int networks_open(
+	struct networks *networks, const struct run_options *options, struct io_ring *ring)
+{
+	networks->options = options;
+	networks->list = calloc(options->net_count, sizeof(*networks->list));
+	if (!networks->list && options->net_count)
+		return fail(-ENOMEM, "--net: out of memory");
+	for (size_t i = 0; i < options->net_count; i++) {
+		const struct net_options *net = &options->nets[i];
+		struct network *network = &networks->list[i];
+		int result = net_open(&network->net, net, ring);
+
+		if (result < 0)
+			return result;
+		limit_init(&network->receive_limit, &net->limit);
+		limit_init(&network->transmit_limit, &net->limit);
+		if (net->has_mac)
+			memcpy(network->mac, net->mac, ETH_ALEN);
+		else
+			derive_mac(options, i, network->mac);
+		networks->count++;
+	}
+	return 0;
+}
+
+void networks_close(struct networks *networks)
+{
+	for (size_t i = 0; i < networks->count; i++) {
+		net_close(networks->list[i].net);
+		limit_release(&networks->list[i].receive_limit);
+		limit_release(&networks->list[i].transmit_limit);
+	}
+	free(networks->list);
+}
+
+int networks_add(struct networks *networks, struct machine *machine,
+	const struct virtio_environment *environment)
+{
+	for (size_t i = 0; i < networks->count; i++) {
+		const struct net_options *options = &networks->options->nets[i];
+		struct network *network = &networks->list[i];
+		struct virtio_device *device;
+		char name[24];
+		int result;
+
+		snprintf(name, sizeof(name), "eth%zu", i);
+		device = net_create(environment, name, network->net, network->mac, options->mtu);
+		if (!device)
+			return fail(-ENOMEM, "--net: out of memory");
+		if (limit_is_set(&options->limit))
+			net_device_limit(device, &network->receive_limit, &network->transmit_limit);
+		result = machine_add(machine, device);
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What the other ends of network devices have in common: waiting for frames and for room. */
+#include <errno.h>
+#include <poll.h>
+#include <stdatomic.h>
+
+#include "karma/net.h"
+#include "karma/util.h"
+
+int net_open(struct net **net, const struct net_options *options, struct io_ring *ring)
+{
+	return options->kind == NET_USER ? passt_open(net, options, ring) :
+					   tap_open(net, options, ring);
+}
+
+void net_close(struct net *net)
+{
+	net->ops->close(net);
+}
+
+void net_init(struct net *net, const struct net_ops *ops, struct io_ring *ring)
+{
+	net->ops = ops;
+	net->ring = ring;
+	for (unsigned i = 0; i < NET_QUEUES_MAX; i++) {
+		net->queues[i].net = net;
+		net->queues[i].index = i;
+		net->queues[i].fd = -1;
+	}
+}
+
+void net_attach(struct net *net, const struct net_events *events, void *context)
+{
+	net->events = events;
+	net->context = context;
+}
+
+void net_detach(struct net *net)
+{
+	net->events = NULL;
+	net->context = NULL;
+}
+
+void net_set_link(struct net *net, bool up)
+{
+	if (atomic_exchange(&net->up, up) != up && net->events)
+		net->events->link_changed(net->context, up);
+}
+
+static void has_ended(struct io_op *op, int result)
+{
+	struct net *net = container_of(op, struct net, ended_op);
+
+	(void)result;
+	net_set_link(net, false);
+	net->ops->gone(net);
+}
+
+/* Who notices may hold a lock of the device. */
+void net_end(struct net *net)
+{
+	if (atomic_exchange(&net->ended, true))
+		return;
+	net->ended_op.done = has_ended;
+	io_ring_wake(net->ring, &net->ended_op);
+	io_ring_submit(net->ring);
+}
+
+/* An error, too: who asked looks for itself, and it may be that the thread ended that had asked. */
+static void is_readable(struct io_op *op, int result)
+{
+	struct net_queue *queue = container_of(op, struct net_queue, readable_op);
+	struct net *net = queue->net;
+
+	(void)result;
+	queue->reading = false;
+	if (net->events)
+		net->events->readable(net->context, queue->index);
+}
+
+static void is_writable(struct io_op *op, int result)
+{
+	struct net_queue *queue = container_of(op, struct net_queue, writable_op);
+	struct net *net = queue->net;
+
+	(void)result;
+	queue->writing = false;
+	if (net->events)
+		net->events->writable(net->context, queue->index);
+}
+
+void net_wait_readable(struct net *net, unsigned index)
+{
+	struct net_queue *queue = &net->queues[index];
+
+	if (atomic_exchange(&queue->reading, true))
+		return;
+	queue->readable_op.done = is_readable;
+	if (net->ops->pending && net->ops->pending(net, index))
+		io_ring_wake(net->ring, &queue->readable_op);
+	else
+		io_ring_poll(net->ring, &queue->readable_op, queue->fd, POLLIN);
+	io_ring_submit(net->ring);
+}
+
+void net_wait_writable(struct net *net, unsigned index)
+{
+	struct net_queue *queue = &net->queues[index];
+
+	if (atomic_exchange(&queue->writing, true))
+		return;
+	queue->writable_op.done = is_writable;
+	io_ring_poll(net->ring, &queue->writable_op, queue->fd, POLLOUT);
+	io_ring_submit(net->ring);
+}

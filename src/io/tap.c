@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* A TAP of the host: an existing one, one made here, or one that was passed in. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "karma/log.h"
+#include "karma/net.h"
+#include "karma/util.h"
+
+/* Of Linux 6.2, which Debian 12's headers lack. */
+#ifndef TUN_F_USO4
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
+
+#define OFFLOADS (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
+#define OFFLOADS_USO (OFFLOADS | TUN_F_USO4 | TUN_F_USO6)
+
+struct tap {
+	struct net net;
+	char interface[IFNAMSIZ];
+	int link_fd;		/* netlink: interfaces of the host change */
+	struct io_op link_op;
+};
+
+static const char *create_cure(int error)
+{
+	switch (error) {
+	case EPERM:
+		return "create it as root for yourself, with `ip tuntap add NAME mode tap user $USER` (and "
+		       "multi_queue for queues=N), and `ip link set NAME up`";
+	case EBUSY:
+		return "another program uses it: give a TAP of its own, or end that program";
+	case EINVAL:
+		return "it is no TAP, or was made for another number of queues: create it with "
+		       "`ip tuntap add NAME mode tap`, and with multi_queue for queues=N";
+	default:
+		return "give the name of a TAP, of at most 15 characters";
+	}
+}
+
+static int set_interface(int fd, const char *name, unsigned flags)
+{
+	struct ifreq request = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | flags };
+
+	snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
+	return ioctl(fd, TUNSETIFF, &request) < 0 ? -errno : 0;
+}
+
+/* One made for several queues is no other than that, even if one is all that is wanted. */
+static int open_queue(const char *name, unsigned queues)
+{
+	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	int result;
+
+	if (fd < 0)
+		return fail(-errno, "tap %s: can't open /dev/net/tun: %s: load the module `tun`, and give "
+				    "yourself the right to read and write that file",
+			name, strerror(errno));
+	result = set_interface(fd, name, queues > 1 ? IFF_MULTI_QUEUE : 0);
+	if (result == -EINVAL && queues == 1)
+		result = set_interface(fd, name, IFF_MULTI_QUEUE);
+	if (result == 0)
+		return fd;
+	close(fd);
+	return fail(result, "tap %s: %s: %s", name, strerror(-result), create_cure(-result));
+}
+
+/* By the name that it has now: it may have been given another. */
+static int get_flags(struct tap *tap, short *flags)
+{
+	cleanup_fd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq request = { 0 };
+
+	if (ioctl(tap->net.queues[0].fd, TUNGETIFF, &request) < 0)
+		return -errno;
+	memcpy(tap->interface, request.ifr_name, sizeof(tap->interface));
+	if (fd < 0 || ioctl(fd, SIOCGIFFLAGS, &request) < 0)
+		return -errno;
+	*flags = request.ifr_flags;
+	return 0;
+}
+
+static void bring_up(const char *name)
+{
+	cleanup_fd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq request = { 0 };
+
+	snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
+	if (fd < 0 || ioctl(fd, SIOCGIFFLAGS, &request) < 0)
+		return;
+	request.ifr_flags |= IFF_UP;
+	ioctl(fd, SIOCSIFFLAGS, &request);
+}
+
+static void tap_gone(struct net *net)
+{
+	note("%s: the interface was deleted: the guest's link is down until the guest is started with "
+	     "another",
+		net->name);
+}
+
+static void look_at_link(struct tap *tap)
+{
+	short flags = 0;
+	int result = get_flags(tap, &flags);
+
+	if (result == -EBADFD)
+		net_end(&tap->net);
+	else if (result < 0)
+		net_set_link(&tap->net, true);	/* in another network namespace than we are */
+	else
+		net_set_link(&tap->net, flags & IFF_UP);
+}
+
+static void link_changed(struct io_op *op, int result);
+
+static void watch_link(struct tap *tap)
+{
+	tap->link_op.done = link_changed;
+	io_ring_poll(tap->net.ring, &tap->link_op, tap->link_fd, POLLIN);
+	io_ring_submit(tap->net.ring);
+}
+
+/* What the messages say does not matter, nor whether some were lost: we look for ourselves. */
+static void link_changed(struct io_op *op, int result)
+{
+	struct tap *tap = container_of(op, struct tap, link_op);
+	char message[4096];
+
+	(void)result;
+	while (recv(tap->link_fd, message, sizeof(message), MSG_DONTWAIT) >= 0 || errno == ENOBUFS)
+		;
+	look_at_link(tap);
+	if (!tap->net.ended)
+		watch_link(tap);
+}
+
+static int open_link_watch(struct tap *tap)
+{
+	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK };
+
+	tap->link_fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	if (tap->link_fd < 0 ||
+		bind(tap->link_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return fail(-errno, "%s: can't watch its link (netlink): %s: raise the limit of open "
+				    "files (ulimit -n)",
+			tap->net.name, strerror(errno));
+	look_at_link(tap);
+	if (!tap->net.up)
+		note("%s: it is down, and so is the guest's link: `ip link set %s up`", tap->net.name,
+			tap->interface);
+	watch_link(tap);
+	return 0;
+}
+
+/* Is the interface gone, or has only this queue been taken off it?  The first one stays. */
+static bool is_gone(struct net *net, int error)
+{
+	struct ifreq request;
+
+	if (error != EBADFD && error != EFAULT && error != ENODEV)
+		return false;
+	if (ioctl(net->queues[0].fd, TUNGETIFF, &request) == 0 || errno != EBADFD)
+		return false;
+	net_end(net);
+	return true;
+}
+
+static ssize_t tap_receive(
+	struct net *net, unsigned queue, const struct iovec *iov, unsigned count)
+{
+	ssize_t got = readv(net->queues[queue].fd, iov, count);
+	int error = errno;
+
+	if (got >= 0)
+		return got;
+	return is_gone(net, error) ? -ENODEV : -EAGAIN;
+}
+
+static int tap_send(struct net *net, unsigned queue, struct iovec *iov, unsigned count)
+{
+	int error;
+
+	if (writev(net->queues[queue].fd, iov, count) >= 0)
+		return 0;
+	error = errno;
+	return is_gone(net, error) ? -ENODEV : -error;
+}
+
+static int tap_set_offloads(struct net *net, unsigned offloads)
+{
+	/* Of the interface, and so by any of its queues. */
+	return ioctl(net->queues[0].fd, TUNSETOFFLOAD, (unsigned long)offloads) < 0 ? -errno : 0;
+}
+
+static int tap_use_queues(struct net *net, unsigned queues)
+{
+	for (unsigned i = 0; i < net->queue_count; i++) {
+		struct ifreq request = {
+			.ifr_flags = i < queues ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE,
+		};
+
+		/* The kernel says so too if nothing is to be done. */
+		if (ioctl(net->queues[i].fd, TUNSETQUEUE, &request) < 0 && errno != EINVAL)
+			return -errno;
+	}
+	return 0;
+}
+
+static void tap_close(struct net *net)
+{
+	struct tap *tap = container_of(net, struct tap, net);
+
+	for (unsigned i = 0; i < net->queue_count; i++)
+		close_fd(&net->queues[i].fd);
+	close_fd(&tap->link_fd);
+	free(tap);
+}
+
+static const struct net_ops tap_ops = {
+	.receive = tap_receive,
+	.send = tap_send,
+	.set_offloads = tap_set_offloads,
+	.gone = tap_gone,
+	.close = tap_close,
+};
+
+/* With queues that can be detached. */
+static const struct net_ops multi_queue_ops = {
+	.receive = tap_receive,
+	.send = tap_send,
+	.set_offloads = tap_set_offloads,
+	.use_queues = tap_use_queues,
+	.gone = tap_gone,
+	.close = tap_close,
+};
+
+/* A header of our size on each frame; and what this kernel's TAPs can do. */
+static int set_up_queue(struct tap *tap, int fd)
+{
+	int size = NET_HEADER_BYTES;
+
+	if (ioctl(fd, TUNSETVNETHDRSZ, &size) < 0)
+		return fail(-errno, "%s: can't have headers for offloads: %s: use Linux 5.15 or later",
+			tap->net.name, strerror(errno));
+	if (ioctl(fd, TUNSETOFFLOAD, (unsigned long)OFFLOADS_USO) == 0)
+		tap->net.offloads = OFFLOADS_USO;
+	else if (ioctl(fd, TUNSETOFFLOAD, (unsigned long)OFFLOADS) == 0)
+		tap->net.offloads = OFFLOADS;
+	ioctl(fd, TUNSETOFFLOAD, 0ul);
+	return 0;
+}
+
+static int open_by_name(struct tap *tap, const struct net_options *options)
+{
+	bool there = if_nametoindex(options->tap) != 0;
+
+	for (unsigned i = 0; i < options->queues; i++) {
+		int fd = open_queue(options->tap, options->queues);
+		int result = fd < 0 ? fd : set_up_queue(tap, fd);
+
+		if (fd >= 0)
+			tap->net.queues[tap->net.queue_count++].fd = fd;
+		if (result < 0)
+			return result;
+	}
+	if (!there)
+		bring_up(options->tap);
+	return 0;
+}
+
+/* Who passed it in keeps it as it is, but that it must not block us. */
+static int take_fd(struct tap *tap, int fd)
+{
+	struct ifreq request = { 0 };
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0)
+		return fail(-errno, "%s: %s: pass in an open TAP with that number", tap->net.name,
+			strerror(errno));
+	if (ioctl(fd, TUNGETIFF, &request) < 0)
+		return fail(-errno, "%s: is no TAP: pass in one by TUNSETIFF", tap->net.name);
+	if ((request.ifr_flags & (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)) !=
+		(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+		return fail(-EINVAL,
+			"%s: its frames are not as they have to be: set IFF_TAP, IFF_NO_PI and "
+			"IFF_VNET_HDR by TUNSETIFF",
+			tap->net.name);
+	if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+		return fail(-errno, "%s: %s: pass in an open TAP", tap->net.name, strerror(errno));
+	tap->net.queues[tap->net.queue_count++].fd = fd;
+	return set_up_queue(tap, fd);
+}
+
+static int open_by_fd(struct tap *tap, const struct net_options *options)
+{
+	for (unsigned i = 0; i < options->queues; i++) {
+		int result;
+
+		snprintf(tap->net.name, sizeof(tap->net.name), "tap fd=%d", options->fds[i]);
+		result = take_fd(tap, options->fds[i]);
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+int tap_open(struct net **net, const struct net_options *options, struct io_ring *ring)
+{
+	struct tap *tap = calloc(1, sizeof(*tap));
+	int result;
+
+	if (!tap)
+		return fail(-ENOMEM, "tap: out of memory");
+	net_init(&tap->net, options->queues > 1 ? &multi_queue_ops : &tap_ops, ring);
+	tap->link_fd = -1;
+	if (options->kind == NET_FDS) {
+		result = open_by_fd(tap, options);
+	} else {
+		snprintf(tap->net.name, sizeof(tap->net.name), "tap %s", options->tap);
+		result = open_by_name(tap, options);
+	}
+	if (result == 0)
+		result = open_link_watch(tap);
+	if (result < 0) {
+		tap_close(&tap->net);
+		return result;
+	}
+	*net = &tap->net;
+	return 0;
+}

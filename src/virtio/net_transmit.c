@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The network device's way out: the guest's frames, checked, for the other end. */
+#include <errno.h>
+#include <string.h>
+
+#include "karma/util.h"
+#include "net.h"
+
+#define TCP_CHECKSUM_AT 16	/* in the header: RFC 9293, section 3.1 */
+#define UDP_CHECKSUM_AT 6	/* RFC 768 */
+
+/* Which feature a kind of segmentation needs; false if it is none that there is. */
+static bool segmentation_feature(uint8_t type, unsigned *feature, unsigned *checksum_at)
+{
+	switch (type) {
+	case VIRTIO_NET_HDR_GSO_TCPV4:
+		*feature = VIRTIO_NET_F_HOST_TSO4;
+		*checksum_at = TCP_CHECKSUM_AT;
+		return true;
+	case VIRTIO_NET_HDR_GSO_TCPV6:
+		*feature = VIRTIO_NET_F_HOST_TSO6;
+		*checksum_at = TCP_CHECKSUM_AT;
+		return true;
+	case VIRTIO_NET_HDR_GSO_UDP_L4:
+		*feature = VIRTIO_NET_F_HOST_USO;
+		*checksum_at = UDP_CHECKSUM_AT;
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
+ * The header of a frame to be cut into segments (virtio 1.2, section 5.1.6.2): of what the driver
+ * accepted, with a checksum to be filled in, and with all that it tells of within the frame.
+ */
+static bool segmentation_valid(
+	const struct net_device *device, const struct virtio_net_hdr *header, size_t length)
+{
+	uint8_t type = header->gso_type & ~VIRTIO_NET_HDR_GSO_ECN;
+	unsigned feature, checksum_at;
+
+	if (!segmentation_feature(type, &feature, &checksum_at) || !net_accepted(device, feature))
+		return false;
+	if ((header->gso_type & VIRTIO_NET_HDR_GSO_ECN) &&
+		(type == VIRTIO_NET_HDR_GSO_UDP_L4 || !net_accepted(device, VIRTIO_NET_F_HOST_ECN)))
+		return false;
+	return (header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) && header->gso_size &&
+		header->csum_offset == checksum_at && header->hdr_len <= length;
+}
+
+/* Check and clean what the guest says of a frame; the copy is what the other end gets. */
+static bool check_header(
+	const struct net_device *device, struct virtio_net_hdr_mrg_rxbuf *copy, size_t length)
+{
+	struct virtio_net_hdr *header = &copy->hdr;
+
+	if (length < ETH_HLEN || length > NET_FRAME_MAX)
+		return false;
+	header->flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	copy->num_buffers = 0;
+	if (!header->flags) {
+		header->csum_start = header->csum_offset = 0;
+	} else if (!net_accepted(device, VIRTIO_NET_F_CSUM) || header->csum_start < ETH_HLEN ||
+		(size_t)header->csum_start + header->csum_offset + sizeof(uint16_t) > length) {
+		return false;
+	}
+	if (header->gso_type != VIRTIO_NET_HDR_GSO_NONE)
+		return segmentation_valid(device, header, length);
+	header->hdr_len = header->gso_size = 0;
+	return true;
+}
+
+static void finish(struct transmitter *transmitter, int result)
+{
+	struct net_device *device = transmitter->device;
+
+	if (result == 0) {
+		net_count(device, NET_SENT, 1);
+		net_count(device, NET_SENT_BYTES, transmitter->bytes);
+	} else {
+		net_count(device, NET_SEND_DROPPED, 1);
+	}
+	virtq_push(transmitter->pace.queue, transmitter->head, 0);
+}
+
+static enum pace_taken send_frame(struct transmitter *transmitter)
+{
+	struct net *net = transmitter->device->net;
+	unsigned pair = transmitter - transmitter->device->transmitters;
+	int result = net->up ?
+		net->ops->send(net, pair, transmitter->iov, transmitter->iov_count) : -ENETDOWN;
+
+	transmitter->held = result == -EAGAIN;
+	if (transmitter->held) {
+		net_wait_writable(net, pair);
+		return PACE_BLOCKED;
+	}
+	finish(transmitter, result);
+	return PACE_TOOK;
+}
+
+static struct transmitter *transmitter_of(struct virtq *queue)
+{
+	struct net_device *device = container_of(queue->device, struct net_device, device);
+
+	return &device->transmitters[queue->index / 2];
+}
+
+static enum pace_taken take(struct virtq *queue)
+{
+	struct transmitter *transmitter = transmitter_of(queue);
+	struct net_device *device = transmitter->device;
+	struct iovec *frame = transmitter->iov + 1;
+	struct virtq_chain chain;
+
+	if (transmitter->held)
+		return send_frame(transmitter);
+	if (!virtio_pop(&device->device, queue, frame, NET_BUFFERS, &chain))
+		return PACE_NONE;
+	transmitter->head = chain.head;
+	if (iov_read(frame, chain.out_count, 0, &transmitter->header, NET_HEADER_BYTES) <
+			NET_HEADER_BYTES ||
+		!check_header(device, &transmitter->header, chain.out_bytes - NET_HEADER_BYTES)) {
+		net_count(device, NET_SEND_REFUSED, 1);
+		virtq_push(queue, chain.head, 0);
+		return PACE_TOOK;
+	}
+	transmitter->bytes = chain.out_bytes - NET_HEADER_BYTES;
+	if (device->transmit_limit)
+		limit_take(device->transmit_limit, transmitter->bytes);
+	transmitter->iov_count = 1 + iov_skip(&frame, chain.out_count, NET_HEADER_BYTES);
+	/* In front of what is left, in the place of a buffer that held the guest's header, or not. */
+	frame[-1] = (struct iovec){ &transmitter->header, NET_HEADER_BYTES };
+	if (frame - 1 != transmitter->iov)
+		memmove(transmitter->iov, frame - 1,
+			transmitter->iov_count * sizeof(transmitter->iov[0]));
+	return send_frame(transmitter);
+}
+
+static void start(struct virtq *queue)
+{
+	struct transmitter *transmitter = transmitter_of(queue);
+	struct net *net = transmitter->device->net;
+	unsigned pair = transmitter - transmitter->device->transmitters;
+
+	if (net->ops->flush && net->ops->flush(net, pair) == -EAGAIN)
+		net_wait_writable(net, pair);
+}
+
+static const struct pace_ops pace_ops = { .take = take, .start = start };
+
+void transmitter_init(struct transmitter *transmitter, struct net_device *device, unsigned pair)
+{
+	transmitter->device = device;
+	pace_init(&transmitter->pace, &device->queues[2 * pair + 1], &pace_ops);
+}
+
+void transmitter_reset(struct transmitter *transmitter)
+{
+	transmitter->held = false;
+	pace_reset(&transmitter->pace);
+}
