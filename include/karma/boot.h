@@ -63,8 +63,8 @@ int boot_load(
 	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+~-"
 
 /*
- * The release that a bzImage names in its header ("6.1.0-56-amd64"), into release.  -ENOENT
- * if it names none (an ELF file, say), any other negative errno with a message printed.
+ * The release that a bzImage names in its header ("6.1.0-56-amd64"), or an ELF file in the banner that
+ * Linux prints, into release.  -ENOENT if it names none, any other negative errno with a message printed.
  */
 int boot_kernel_release(const char *path, char *release, size_t size);
 

@@ -73,11 +73,4 @@ void run_options_release(struct run_options *options);
 int guest_load(const struct run_options *options, const struct terminal *terminal,
 	struct guest_memory *memory, struct boot_entry *entry);
 
-/*
- * The release of a kernel ("6.1.0-56-amd64"), by which Karma's initramfs is found: as a bzImage's
- * header has it, or an ELF file's banner, "Linux version ...".  -ENOENT if the file has neither,
- * any other negative errno with a message printed.
- */
-int guest_kernel_release(const char *path, char *release, size_t size);
-
 #endif

@@ -160,13 +160,7 @@ int bzimage_write_params(const struct guest_memory *memory, const struct boot_im
 	return boot_write(memory, BOOT_PARAMS, &params, sizeof(params));
 }
 
-/* A release becomes part of a path, so it must not be able to lead anywhere else. */
-static bool release_is_sane(const char *release)
-{
-	return release[0] && release[0] != '.' && release[strspn(release, BOOT_RELEASE_CHARACTERS)] == '\0';
-}
-
-static int read_release(const struct boot_file *file, char *release, size_t size)
+int bzimage_release(const struct boot_file *file, char *release, size_t size)
 {
 	char version[VERSION_BYTES + 1] = "";
 	struct setup_header header;
@@ -193,29 +187,11 @@ static int read_release(const struct boot_file *file, char *release, size_t size
 	/* "6.1.0-56-amd64 (builder@host) #1 SMP ..." */
 	end = strcspn(version, " ");
 	version[end] = '\0';
-	if (!release_is_sane(version) || end >= size)
+	if (!boot_release_is_sane(version) || end >= size)
 		return fail(-ENOEXEC,
 			"kernel %s: its header names no usable release: the file is "
 			"damaged; copy it again, or give --initrd",
 			file->path);
 	memcpy(release, version, end + 1);
 	return 0;
-}
-
-int boot_kernel_release(const char *path, char *release, size_t size)
-{
-	cleanup_boot_file struct boot_file file = BOOT_FILE_NONE;
-	uint8_t head[MAGIC_OFFSET + 4];
-	int result;
-
-	/* -ENOENT says that a kernel names no release, so a missing file gives another error. */
-	result = boot_file_open(&file, "kernel", path);
-	if (result < 0)
-		return result == -ENOENT ? -EINVAL : result;
-	if (file.size < sizeof(head))
-		return -ENOENT;
-	result = boot_file_read(&file, 0, head, sizeof(head));
-	if (result < 0)
-		return result;
-	return bzimage_is(head, sizeof(head)) ? read_release(&file, release, size) : -ENOENT;
 }

@@ -66,6 +66,10 @@ int bzimage_load(
 int bzimage_write_params(const struct guest_memory *memory, const struct boot_image *image,
 	const struct boot_initrd *initrd);
 
+/* As boot_kernel_release(). */
+int bzimage_release(const struct boot_file *file, char *release, size_t size);
+bool boot_release_is_sane(const char *release);
+
 bool elf_is(const void *head, size_t size);
 /* To be entered by PVH; fills all of image that PVH needs. */
 int elf_load(

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* What `karma run` puts into a guest: the kernel, its command line, the initramfs, the command. */
-#include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,11 +22,6 @@
 	"noreplace-smp"
 
 #define RELEASE_BYTES 128
-/* Linux's banner in an ELF file: behind the code, which is some 20 MiB at most. */
-#define BANNER "Linux version "
-#define SCAN_MAX (64 * MIB)
-#define SCAN_STEP MIB
-#define SCAN_OVERLAP 256u	/* a banner that a step cuts in two is whole in the next */
 
 static bool has_word(const char *text, const char *word)
 {
@@ -118,59 +111,6 @@ static int make_command_cpio(const struct run_options *options,
 	return result < 0 ? fail(result, "command: %s: give a shorter one", strerror(-result)) : 0;
 }
 
-/* What follows the banner: "6.1.0-56-amd64 (builder@host) ...".  It becomes part of a path. */
-static bool take_release(const char *text, size_t length, char *release, size_t size)
-{
-	char word[RELEASE_BYTES + 2] = "";
-	size_t end;
-
-	memcpy(word, text, length < sizeof(word) - 1 ? length : sizeof(word) - 1);
-	end = strspn(word, BOOT_RELEASE_CHARACTERS);
-	if (!end || word[0] == '.' || end >= size || strncmp(word + end, " (", 2) != 0)
-		return false;
-	memcpy(release, word, end);
-	release[end] = '\0';
-	return true;
-}
-
-static bool find_banner(const char *text, size_t length, char *release, size_t size)
-{
-	const char *end = text + length;
-
-	while ((text = memmem(text, end - text, BANNER, sizeof(BANNER) - 1))) {
-		text += sizeof(BANNER) - 1;
-		if (take_release(text, end - text, release, size))
-			return true;
-	}
-	return false;
-}
-
-/* By read() and not mapped: the file may shrink meanwhile.  Its other faults boot_load() tells. */
-static int scan_elf(const char *path, char *release, size_t size)
-{
-	cleanup_fd int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-	cleanup_free char *text = malloc(SCAN_STEP + SCAN_OVERLAP);
-	ssize_t got;
-
-	if (!text)
-		return fail(-ENOMEM, "kernel %s: no memory to read it: free some on the host", path);
-	for (off_t offset = 0; offset < (off_t)SCAN_MAX; offset += SCAN_STEP) {
-		got = pread(fd, text, SCAN_STEP + SCAN_OVERLAP, offset);
-		if (got < SELFMAG || (offset == 0 && memcmp(text, ELFMAG, SELFMAG) != 0))
-			break;
-		if (find_banner(text, got, release, size))
-			return 0;
-	}
-	return -ENOENT;
-}
-
-int guest_kernel_release(const char *path, char *release, size_t size)
-{
-	int result = boot_kernel_release(path, release, size);
-
-	return result == -ENOENT ? scan_elf(path, release, size) : result;
-}
-
 /*
  * Without --initrd: Karma's initramfs for this very kernel.  Where there is none, *path is NULL; the
  * kernel may have all it needs built in, but can't run a command by itself.
@@ -179,7 +119,7 @@ static int find_initramfs(const struct run_options *options, char **path)
 {
 	const char *directory = getenv("KARMA_GUEST_DIR");
 	char release[RELEASE_BYTES];
-	int result = guest_kernel_release(options->kernel, release, sizeof(release));
+	int result = boot_kernel_release(options->kernel, release, sizeof(release));
 
 	*path = NULL;
 	if (result == -ENOENT && options->command)

@@ -103,7 +103,7 @@ static void write_banner(const char *text, off_t offset)
 static int look(void)
 {
 	memset(release, 0, sizeof(release));
-	return guest_kernel_release(kernel_path, release, sizeof(release));
+	return boot_kernel_release(kernel_path, release, sizeof(release));
 }
 
 START_TEST(release_is_in_the_banner_of_an_elf_file)
