@@ -50,6 +50,7 @@ help:
 	@echo 'make check-guest   the tests with whole guests; TESTS=PATTERN picks some'
 	@echo 'make fuzz          fuzz what parses bytes, FUZZ_SECONDS=N each; a short run is in check'
 	@echo 'make soak          guest after guest, SOAK_RUNS=200 of them: is anything left behind?'
+	@echo 'make soak-disk     kill after kill while fio writes: is all there that was flushed?'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall takes it away'
 	@echo 'make clean         remove build/'
 
@@ -162,6 +163,19 @@ soak: all guest
 	scripts/soft-host --auto --cpus 1 $$tty --env KARMA=$(abspath $(BUILD))/karma \
 		$(foreach name,SOAK_RUNS SOAK_RESTARTS,$(if $($(name)),--env $(name)=$($(name)))) \
 		-- tests/soak build/guest/bzImage $$kernel
+
+# fio in a guest, whose monitor is killed ten times in a minute of writing, on a file and on an overlay.
+.PHONY: soak-disk
+soak-disk: export KARMA_VERIFY_KILLS = 10
+soak-disk: export KARMA_VERIFY_SECONDS = 60
+soak-disk: export KARMA_VERIFY_AREA = 16
+soak-disk: export KARMA_TEST_LIMIT = 2000
+soak-disk: all guest
+	scripts/dependencies test
+	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	scripts/soft-host --auto --cpus 1 --memory 3072 \
+		--env KARMA_KERNEL=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release \
+		-- tests/guest/run 'test_fio_*'
 
 # --- Benchmarks.
 

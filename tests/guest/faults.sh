@@ -24,12 +24,15 @@ make_bad_device() {	# FILE
 	device=/dev/$(dmsetup info -c --noheadings -o blkdevname "$name")
 }
 
-# As if the bad blocks had been replaced; under the guest that uses the device.
-mend_bad_device() {
-	dmsetup load "$name" --table "0 $((4 * QUARTER)) linear $loop 0"
+# Under the guest that uses the device.
+change_device() {	# TABLE
+	dmsetup load "$name" --table "$1"
 	dmsetup suspend "$name"
 	dmsetup resume "$name"
 }
+
+# As if the bad blocks had been replaced.
+mend_bad_device() { change_device "0 $((4 * QUARTER)) linear $loop 0"; }
 
 remove_bad_device() {
 	clean_up
@@ -73,6 +76,43 @@ test_bad_blocks_are_the_guests_io_errors_until_they_are_mended() {
 	expect_in out "after: mended"
 	[ "$(dd if=image bs=4k skip=1031 count=1 status=none | head -n 1)" = new ] ||
 		die "what the guest wrote and synced is not on the mended device"
+}
+
+# A device that is pulled out under the guest, and put back.
+test_device_that_vanishes_is_io_errors_until_it_is_back() {
+	truncate -s 16M image
+	echo "first" | dd of=image bs=4k seek=7 conv=notrunc status=none
+	make_bad_device image
+	mend_bad_device
+	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --disk "$device",direct --cmdline root= \
+		-- sh -c '
+		look() { dd if=/dev/vda bs=4k skip=7 count=1 iflag=direct 2>/dev/null | head -n 1; }
+		put() { { echo "$1"; cat /dev/zero; } | dd of=/dev/vda bs=4k seek=7 count=1 \
+			iflag=fullblock oflag=direct conv=fsync 2>/dev/null; }
+		echo "there: $(look)"
+		read go
+		echo "gone: $(look)"
+		put lost; echo "write to what is gone: $?"
+		read go
+		echo "back: $(look)"
+		put second; echo "write: $?"
+		echo "at last: $(look)"'
+	wait_for "there: first" 100
+	change_device "0 $((4 * QUARTER)) error"
+	send go
+	wait_for "write to what is gone: 1" 20
+	expect_in out "^gone: $"
+	expect_in err "disk vda: read at byte .* failed: Input/output error"
+	expect_in err "disk vda: write at byte .* failed: Input/output error"
+	mend_bad_device
+	send go
+	wait_for "at last: second" 20
+	end_guest
+	expect_status 0
+	expect_in out "^back: first$"
+	expect_in out "^write: 0$"
+	[ "$(dd if=image bs=4k skip=7 count=1 status=none | head -n 1)" = second ] ||
+		die "what the guest wrote and synced is not on the device"
 }
 
 # Room for the image's first half or so; the guest writes whole megabytes, past its own cache.
