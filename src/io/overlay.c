@@ -431,8 +431,10 @@ static int open_parts(
 	if (result == 0)
 		result = file_part(&overlay->data, overlay->map.fd, overlay->map.data_start,
 			overlay->map.size, options->direct, ring);
-	return result == 0 ? 0 : fail(result, "disk %s: overlay %s: can't open it again: %s",
-					 options->path, options->overlay, strerror(-result));
+	return result == 0 ? 0 : fail(result, "disk %s: overlay %s: can't open it again%s: %s",
+					 options->path, options->overlay,
+					 options->direct ? " as `,direct` has it" : "",
+					 strerror(-result));
 }
 
 static uint32_t larger(uint32_t one, uint32_t other)

@@ -35,21 +35,35 @@ struct header_block {
 #define REFUSE(error, options, text, ...) \
 	fail(error, "disk %s: overlay %s: " text, (options)->path, (options)->overlay, ##__VA_ARGS__)
 
+/* A word of the map at a time: a discard can be for millions of clusters. */
 uint64_t overlay_run_end(const struct overlay_map *map, uint64_t first, uint64_t last)
 {
-	bool there = overlay_has(map, first);
-	uint64_t end = first + 1;
+	uint64_t same = overlay_has(map, first) ? 0 : UINT64_MAX, end = first;
 
-	while (end <= last && overlay_has(map, end) == there)
-		end++;
-	return end;
+	while (end <= last) {
+		uint64_t word = __atomic_load_n(&map->present[end / 64], __ATOMIC_ACQUIRE);
+		uint64_t others = ~(word ^ same) >> end % 64;
+
+		if (others) {
+			end += __builtin_ctzll(others);
+			break;
+		}
+		end += 64 - end % 64;
+	}
+	return end <= last ? end : last + 1;
 }
 
 void overlay_set(struct overlay_map *map, uint64_t first, uint64_t last)
 {
-	for (uint64_t cluster = first; cluster <= last; cluster++)
-		__atomic_fetch_or(
-			&map->present[cluster / 64], 1ull << cluster % 64, __ATOMIC_RELEASE);
+	for (uint64_t word = first / 64; word <= last / 64; word++) {
+		uint64_t bits = UINT64_MAX;
+
+		if (word == first / 64)
+			bits &= UINT64_MAX << first % 64;
+		if (word == last / 64)
+			bits &= UINT64_MAX >> (63 - last % 64);
+		__atomic_fetch_or(&map->present[word], bits, __ATOMIC_RELEASE);
+	}
 	for (uint64_t block = first / OVERLAY_BLOCK_CLUSTERS;
 		block <= last / OVERLAY_BLOCK_CLUSTERS; block++)
 		map->dirty[block] = true;
@@ -84,10 +98,6 @@ static int open_file(const struct disk_options *options, struct stat *status)
 	if (fd < 0)
 		return REFUSE(-errno, options, "%s: give the path of a file that can be %s",
 			strerror(errno), options->read_only ? "read" : "written");
-	if (fstat(fd, status) < 0 || !S_ISREG(status->st_mode)) {
-		close(fd);
-		return REFUSE(-EINVAL, options, "is no file: give one, or a name for a new one");
-	}
 	/* That was for a FIFO in its place; io_uring would give up with EAGAIN for it. */
 	fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 	if (flock(fd, (options->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
@@ -97,6 +107,11 @@ static int open_file(const struct disk_options *options, struct stat *status)
 		return REFUSE(-error, options, "%s",
 			error == EBUSY ? "in use by another guest: give each its own" :
 					 "can't lock it: put it on a file system with locks");
+	}
+	/* With the lock, since another guest may just have made it. */
+	if (fstat(fd, status) < 0 || !S_ISREG(status->st_mode)) {
+		close(fd);
+		return REFUSE(-EINVAL, options, "is no file: give one, or a name for a new one");
 	}
 	return fd;
 }
@@ -112,32 +127,30 @@ static void sync_directory(const char *path)
 }
 
 /*
- * Make the file as large as it has to be.  The map has its space in advance, so that a full file system
- * can't keep marks from it while data got their place.
+ * The header comes last: without it the file is not there yet, and a file with one has been whole.  The
+ * map has its space in advance, so that a full file system can't keep marks from it while data got
+ * their place.
  */
-static int extend(const struct overlay_map *map, const struct disk_options *options)
-{
-	if (fallocate(map->fd, FALLOC_FL_KEEP_SIZE, 0, map->data_start) < 0 && errno == ENOSPC)
-		return REFUSE(-ENOSPC, options, "%s: make room for it", strerror(ENOSPC));
-	if (ftruncate(map->fd, map->data_start + map->size) < 0 || fsync(map->fd) < 0)
-		return REFUSE(-errno, options,
-			"can't make it: %s: put it on a file system for files so large",
-			strerror(errno));
-	sync_directory(options->overlay);
-	return 0;
-}
-
-/* The header comes first: a file with a header alone is one that was not finished. */
 static int create(const struct overlay_map *map, const struct disk_options *options,
 	const struct header *header)
 {
 	struct header_block block = { .header = *header };
-	ssize_t result = pwrite(map->fd, &block, sizeof(block), 0);
 
-	if (result != sizeof(block))
-		return REFUSE(result < 0 ? -errno : -ENOSPC, options, "can't make it: %s: make room",
-			strerror(result < 0 ? errno : ENOSPC));
-	return extend(map, options);
+	if (ftruncate(map->fd, map->data_start + map->size) < 0)
+		return REFUSE(-errno, options,
+			"can't make it: %s: put it on a file system for files so large",
+			strerror(errno));
+	if ((fallocate(map->fd, FALLOC_FL_KEEP_SIZE, 0, map->data_start) < 0 && errno == ENOSPC) ||
+		pwrite(map->fd, &block, sizeof(block), 0) != sizeof(block) || fsync(map->fd) < 0)
+		return REFUSE(-errno, options, "can't make it: %s: make room for it", strerror(errno));
+	sync_directory(options->overlay);
+	return 0;
+}
+
+/* Empty, or as create() leaves it when it is ended in the middle: not a byte was written. */
+static bool is_new(const struct overlay_map *map, uint64_t file_size)
+{
+	return file_size == 0 || (lseek(map->fd, 0, SEEK_DATA) < 0 && errno == ENXIO);
 }
 
 static int check_base(const struct disk_options *options, const struct header *found,
@@ -177,8 +190,6 @@ static int check_header(const struct overlay_map *map, const struct disk_options
 		return result;
 	if (memcmp(header, expected, sizeof(*header)))
 		return REFUSE(-EINVAL, options, "its header is damaged: begin a new overlay");
-	if (file_size == OVERLAY_MAP_START && !options->read_only)
-		return extend(map, options);
 	if (file_size < map->data_start + map->size)
 		return REFUSE(-EINVAL, options, "was cut to %" PRIu64 " bytes of %" PRIu64
 						": bring it back from a copy",
@@ -230,7 +241,7 @@ static int open_map(struct overlay_map *map, const struct disk_options *options)
 	map->fd = open_file(options, &status);
 	if (map->fd < 0)
 		return map->fd;
-	if (status.st_size == 0 && !options->read_only)
+	if (is_new(map, status.st_size) && !options->read_only)
 		result = create(map, options, &header);
 	else
 		result = check_header(map, options, &header, status.st_size);

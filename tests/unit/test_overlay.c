@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "../../src/io/overlay.h"
 #include "guest.h"
 
 #define SECTOR 512u
@@ -947,12 +948,43 @@ END_TEST
 
 START_TEST(overlay_that_was_not_finished_is)
 {
-	ck_assert_int_eq(serve(DISK_WRITE, 0, 1, 100), 0);
 	disk_close(disk);
-	/* As a crash leaves it that comes right behind the header. */
-	ck_assert_int_eq(ftruncate(file, 4096), 0);
+	/* As a crash leaves it that comes right before the header. */
+	ck_assert_int_eq(ftruncate(file, 0), 0);
+	ck_assert_int_eq(ftruncate(file, FILE_BYTES), 0);
 	open_overlay();
 	assert_model();
+	ck_assert_int_eq(serve(DISK_WRITE, 0, 1, 100), 0);
+	model_write(0, 1, 100);
+	disk_close(disk);
+	/* A copy that was not finished is none to begin anew. */
+	ck_assert_int_eq(ftruncate(file, 4096), 0);
+	assert_refused("was cut to");
+	model[0] = base_tag(0);
+}
+END_TEST
+
+/* Runs of all lengths, from and to all places in the words of a map. */
+START_TEST(ranges_of_the_map_are_exact)
+{
+	uint64_t words[4], expected[4];
+	bool dirty[1];
+	struct overlay_map map = { .present = words, .dirty = dirty, .blocks = 1 };
+
+	for (unsigned first = 0; first < 256; first += 3) {
+		for (unsigned last = first; last < 256; last++) {
+			memset(words, 0, sizeof(words));
+			memset(expected, 0, sizeof(expected));
+			overlay_set(&map, first, last);
+			for (unsigned i = first; i <= last; i++)
+				expected[i / 64] |= 1ull << i % 64;
+			ck_assert_mem_eq(words, expected, sizeof(words));
+			ck_assert_uint_eq(overlay_run_end(&map, first, 255), last + 1);
+			ck_assert_uint_eq(overlay_run_end(&map, last, last), last + 1);
+			ck_assert_uint_eq(
+				overlay_run_end(&map, 0, 255), first ? first : last + 1);
+		}
+	}
 }
 END_TEST
 
@@ -1004,6 +1036,7 @@ Suite *overlay_suite(void)
 		base_that_was_changed_is_refused,
 		files_that_are_no_overlay_are_refused,
 		overlay_that_was_not_finished_is,
+		ranges_of_the_map_are_exact,
 		overlay_has_one_writer_and_a_base_has_many,
 		read_only_overlay_is_not_made,
 	};
