@@ -169,13 +169,10 @@ soak: all guest
 soak-disk: export KARMA_VERIFY_KILLS = 10
 soak-disk: export KARMA_VERIFY_SECONDS = 60
 soak-disk: export KARMA_VERIFY_AREA = 16
-soak-disk: export KARMA_TEST_LIMIT = 2000
+soak-disk: export KARMA_TEST_LIMIT = 1400
 soak-disk: all guest
 	scripts/dependencies test
-	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
-	scripts/soft-host --auto --cpus 1 --memory 3072 \
-		--env KARMA_KERNEL=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release \
-		-- tests/guest/run 'test_fio_*'
+	$(call guest_tests,--host --memory --host 3072,'test_fio_*')
 
 # --- Benchmarks.
 

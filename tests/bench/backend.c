@@ -2,8 +2,8 @@
 /*
  * Karma's block device without KVM: a guest in this process keeps its queue filled for some seconds.
  *
- *   backend --file FILE [--direct] [--rw read|randread|randwrite] [--block BYTES] [--depth N]
- *           [--seconds N] [--way own|handed|main]
+ *   backend --file FILE [--overlay FILE] [--direct] [--rw read|randread|randwrite] [--block BYTES]
+ *           [--depth N] [--seconds N] [--way own|handed|main]
  *
  * The guest does with the queue what Linux's virtio_blk does: event indexes, a descriptor a request,
  * that leads to an indirect table; it notifies for each request, if the device asks for it.  The main
@@ -47,7 +47,7 @@
 enum way { OWN, HANDED, MAIN };
 
 struct options {
-	const char *file;
+	const char *file, *overlay;
 	bool direct, random, write;
 	uint64_t block;
 	unsigned depth, seconds;
@@ -357,6 +357,7 @@ static void make_device(struct bench *bench)
 {
 	const struct disk_options disk_options = {
 		.path = bench->options.file,
+		.overlay = bench->options.overlay,
 		.direct = bench->options.direct,
 	};
 	const struct virtio_environment environment = { &bench->memory, &bench->main };
@@ -475,6 +476,7 @@ static void parse(struct options *options, int count, char **words)
 {
 	static const struct option known[] = {
 		{ "file", required_argument, NULL, 'f' },
+		{ "overlay", required_argument, NULL, 'v' },
 		{ "direct", no_argument, NULL, 'o' },
 		{ "rw", required_argument, NULL, 'r' },
 		{ "block", required_argument, NULL, 'b' },
@@ -490,6 +492,9 @@ static void parse(struct options *options, int count, char **words)
 		switch (which) {
 		case 'f':
 			options->file = optarg;
+			break;
+		case 'v':
+			options->overlay = optarg;
 			break;
 		case 'o':
 			options->direct = true;
