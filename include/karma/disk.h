@@ -22,6 +22,7 @@ struct disk_options {
 	bool direct;		/* O_DIRECT: past the host's page cache */
 	const char *serial;	/* NULL: none */
 	const char *overlay;	/* a file for what is written, or NULL: path itself */
+	unsigned timeout;	/* NBD: seconds that requests wait for a server; 0: the default */
 	struct limit_options limit;	/* for who makes the device: the backend has none */
 };
 
@@ -37,6 +38,7 @@ struct disk {
 	uint32_t io_min, io_opt;	/* the least and the best size of a request */
 	uint32_t discard_alignment;	/* the smallest unit that a discard frees */
 	bool discard;			/* it can free space */
+	bool write_zeroes;		/* without their being sent */
 	bool read_only;
 	_Atomic unsigned references;
 };
@@ -57,6 +59,10 @@ struct disk_request {
 	struct io_op op;
 	struct disk *disk;
 	struct disk_request *chain;	/* the first of those that were started together */
+	struct disk_request *next;
+	uint64_t mark;
+	unsigned slot;
+	int error;
 };
 
 /* What a backend does; the functions of the same names below tell how. */
@@ -65,6 +71,8 @@ struct disk_backend {
 	void (*start)(struct disk *disk);
 	/* NULL: the size never changes. */
 	int (*measure)(struct disk *disk, uint64_t *size);
+	/* NULL: requests end soon by themselves. */
+	void (*hurry)(struct disk *disk);
 	/* Nobody has the disk any more: free it. */
 	void (*close)(struct disk *disk);
 };
@@ -72,7 +80,7 @@ struct disk_backend {
 /*
  * Open what the options name.  0, or a negative errno with a message printed.  The disk is closed
  * when all who opened or shared it have called disk_close(); any thread may, when it has no request
- * under way.
+ * under way, and the last after io_ring_release().
  */
 int disk_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 struct disk *disk_share(struct disk *disk);
@@ -96,6 +104,16 @@ static inline void disk_start(struct disk *disk)
 	disk->backend->start(disk);
 }
 
+/* The guest has ended: have requests end soon, if need be with an error, whatever they wait for. */
+static inline void disk_hurry(struct disk *disk)
+{
+	if (disk->backend->hurry)
+		disk->backend->hurry(disk);
+}
+
+/* Cut a size to whole blocks, with a note: for a backend that opens a disk. */
+void disk_fit_size(struct disk *disk, const char *path);
+
 /* The backends: disk_open() for one kind of disk each, without the first reference. */
 int file_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 int overlay_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
@@ -106,5 +124,6 @@ int overlay_open(struct disk **disk, const struct disk_options *options, struct 
  */
 int file_part(struct disk **disk, int fd, uint64_t start, uint64_t size, bool direct,
 	struct io_ring *ring);
+int nbd_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 
 #endif

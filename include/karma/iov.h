@@ -11,6 +11,13 @@ size_t iov_read(const struct iovec *iov, unsigned count, size_t offset, void *to
 size_t iov_write(
 	const struct iovec *iov, unsigned count, size_t offset, const void *from, size_t length);
 
+/*
+ * What of a list lies in [offset, offset + length), as a list of at most so many entries; how many
+ * it has.
+ */
+unsigned iov_slice(const struct iovec *iov, unsigned count, size_t offset, size_t length,
+	struct iovec *slice, unsigned most);
+
 /* Cut bytes off the front; returns the new count, *iov moves on.  The list is changed. */
 unsigned iov_skip(struct iovec **iov, unsigned count, size_t bytes);
 /*

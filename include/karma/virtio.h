@@ -49,6 +49,9 @@ struct virtio_device_ops {
 	 */
 	void (*measure)(struct virtio_device *device);
 
+	/* The guest has ended: requests under way are to end soon.  NULL: they do. */
+	void (*end)(struct virtio_device *device);
+
 	/* Free what the device owns, itself included. */
 	void (*release)(struct virtio_device *device);
 };

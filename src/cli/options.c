@@ -9,6 +9,7 @@
 #include "karma/cli.h"
 #include "karma/log.h"
 #include "karma/memory.h"
+#include "karma/nbd.h"
 #include "karma/util.h"
 #include "karma/vm.h"
 #include "options.h"
@@ -20,6 +21,7 @@
 #define TIMEOUT_MAX (365u * 24 * 3600)
 #define WATCHDOG_MAX (24u * 3600)
 #define IOPS_MAX 1000000000u
+#define DISK_TIMEOUT_MAX (24u * 3600)
 #define BPS_MIN KIB
 #define BPS_MAX (1024 * GIB)
 
@@ -209,10 +211,13 @@ static int parse_disk_flag(struct disk_options *disk, const char *flag)
 	} else if (strncmp(flag, "burst=", 6) == 0) {
 		return parse_number(
 			"--disk burst", flag + 6, 1, LIMIT_BURST_MAX, &disk->limit.burst);
+	} else if (strncmp(flag, "timeout=", 8) == 0) {
+		return parse_number(
+			"--disk timeout", flag + 8, 1, DISK_TIMEOUT_MAX, &disk->timeout);
 	} else {
 		return fail(-EINVAL,
 			"--disk %s: knows no `%s`: give ro, direct, overlay=FILE, serial=TEXT, iops=N, "
-			"bps=SIZE or burst=SECONDS",
+			"bps=SIZE, burst=SECONDS or timeout=SECONDS",
 			disk->path, flag);
 	}
 	return 0;
@@ -227,6 +232,22 @@ static int complete_limit(struct disk_options *disk)
 			disk->path, disk->limit.burst);
 	if (!disk->limit.burst)
 		disk->limit.burst = 1;
+	return 0;
+}
+
+static int check_kind(const struct disk_options *disk)
+{
+	bool remote = nbd_is_address(disk->path);
+
+	if (disk->overlay && remote)
+		return fail(-EINVAL, "--disk %s: overlay goes with a file only: leave it out",
+			disk->path);
+	if (disk->direct && remote)
+		return fail(-EINVAL, "--disk %s: direct goes with a file only: leave it out",
+			disk->path);
+	if (disk->timeout && !remote)
+		return fail(-EINVAL, "--disk %s: timeout goes with an NBD server only: leave it out",
+			disk->path);
 	return 0;
 }
 
@@ -246,7 +267,7 @@ static int parse_disk(struct run_options *options, char *text)
 			return result;
 	}
 	options->disk_count++;
-	return complete_limit(disk);
+	return check_kind(disk) < 0 ? -EINVAL : complete_limit(disk);
 }
 
 static int parse_name(const char *text, const char **name)

@@ -62,6 +62,8 @@ static const char help[] =
 	"  --disk FILE[,ro][,direct][,overlay=FILE][,serial=TEXT][,iops=N][,bps=SIZE]\n"
 	"      [,burst=SECONDS]   raw image or block device; the first, vda, is the root;\n"
 	"                         what is written goes to the overlay, if there is one\n"
+	"  --disk nbd:unix:PATH, nbd://HOST[:PORT][/EXPORT]  what an NBD server has; with\n"
+	"                         ro, serial, iops, bps, burst and timeout=SECONDS\n"
 	"  --net tap=NAME[,queues=N] | fd=N | user[,publish=[ADDR:]HOST:GUEST[/udp]]...\n"
 	"        [,mac=MAC][,mtu=N][,bps=SIZE][,pps=N][,burst=SECONDS]\n"
 	"                         a network: a TAP of the host, or what any user may (passt)\n"

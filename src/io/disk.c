@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* What disks of all backends have in common: which backend it is, and who has the disk. */
 #include "karma/disk.h"
+#include "karma/log.h"
+#include "karma/nbd.h"
 
 int disk_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring)
 {
-	int result = options->overlay ? overlay_open(disk, options, ring)
-				      : file_open(disk, options, ring);
+	int result;
+
+	if (nbd_is_address(options->path))
+		result = nbd_open(disk, options, ring);
+	else if (options->overlay)
+		result = overlay_open(disk, options, ring);
+	else
+		result = file_open(disk, options, ring);
 
 	if (result == 0)
 		(*disk)->references = 1;
@@ -33,4 +41,14 @@ void disk_close(struct disk *disk)
 {
 	if (--disk->references == 0)
 		disk->backend->close(disk);
+}
+
+void disk_fit_size(struct disk *disk, const char *path)
+{
+	uint64_t rest = disk->size % disk->block_size;
+
+	if (rest)
+		note("disk %s: its last %llu bytes are no whole block of %u: the guest won't see them",
+			path, (unsigned long long)rest, disk->block_size);
+	disk->size -= rest;
 }

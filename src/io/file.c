@@ -202,12 +202,7 @@ static int measure(struct disk *disk, int fd, const struct stat *status,
 	if (disk->size < disk->block_size)
 		return fail(-EINVAL, "disk %s: is empty: give it a size with `truncate -s 1G %s`",
 			options->path, options->path);
-	if (disk->size % disk->block_size) {
-		note("disk %s: its last %llu bytes are no whole block of %u: the guest won't see them",
-			options->path, (unsigned long long)(disk->size % disk->block_size),
-			disk->block_size);
-		disk->size -= disk->size % disk->block_size;
-	}
+	disk_fit_size(disk, options->path);
 	return 0;
 }
 
@@ -517,6 +512,7 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 	file->disk.backend = &file_backend;
 	file->disk.ring = ring;
 	file->disk.read_only = options->read_only;
+	file->disk.write_zeroes = true;
 	file->direct = options->direct;
 	file->fd = fd;
 	fd = -1;

@@ -42,6 +42,28 @@ size_t iov_write(
 	return iov_copy(iov, count, offset, (uint8_t *)from, length, true);
 }
 
+unsigned iov_slice(const struct iovec *iov, unsigned count, size_t offset, size_t length,
+	struct iovec *slice, unsigned most)
+{
+	unsigned used = 0;
+
+	for (unsigned i = 0; i < count && length && used < most; i++) {
+		size_t part;
+
+		if (offset >= iov[i].iov_len) {
+			offset -= iov[i].iov_len;
+			continue;
+		}
+		part = iov[i].iov_len - offset;
+		if (part > length)
+			part = length;
+		slice[used++] = (struct iovec){ (uint8_t *)iov[i].iov_base + offset, part };
+		length -= part;
+		offset = 0;
+	}
+	return used;
+}
+
 unsigned iov_skip(struct iovec **iov, unsigned count, size_t bytes)
 {
 	while (count && bytes >= (*iov)->iov_len) {

@@ -463,6 +463,7 @@ int overlay_open(struct disk **disk, const struct disk_options *options, struct 
 		.physical_block_size = OVERLAY_CLUSTER,
 		.discard_alignment = OVERLAY_CLUSTER,
 		.discard = true,
+		.write_zeroes = true,
 		.read_only = options->read_only,
 	};
 	*disk = &overlay->disk;

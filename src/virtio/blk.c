@@ -30,7 +30,7 @@ struct blk_request {
 	struct iovec iov[CHAIN_BUFFERS];
 };
 
-enum { LIMITED, COUNTERS };
+enum { ERRORS, LIMITED, COUNTERS };
 
 struct blk {
 	struct virtio_device device;
@@ -41,7 +41,6 @@ struct blk {
 	char serial[VIRTIO_BLK_ID_BYTES];
 	struct limit *limit;		/* NULL: none */
 	struct virtio_counter counters[COUNTERS];	/* added to atomically */
-	_Atomic unsigned faults;
 	unsigned queue_size;
 	struct blk_request *requests;	/* queue_size of them for each queue; not there until used */
 };
@@ -70,7 +69,7 @@ static const char *operation_name(enum disk_operation operation)
 
 static void report_fault(struct blk *blk, const struct disk_request *request, int error)
 {
-	if (blk->faults++ < FAULTS_MAX)
+	if (__atomic_fetch_add(&blk->counters[ERRORS].value, 1, __ATOMIC_RELAXED) < FAULTS_MAX)
 		note("disk %s: %s at byte %llu failed: %s: the guest is told of an I/O error",
 			blk->device.name, operation_name(request->operation),
 			(unsigned long long)request->offset, strerror(-error));
@@ -318,7 +317,6 @@ void blk_limit(struct virtio_device *device, struct limit *limit)
 	for (unsigned i = 0; i < device->queue_count; i++)
 		pace_limit(&blk->paces[i], limit, &blk->counters[LIMITED].value);
 	blk->counters[LIMITED].name = "limited";
-	device->counters = blk->counters;
 	device->counter_count = COUNTERS;
 }
 
@@ -367,6 +365,11 @@ static void unmap_requests(struct blk *blk, unsigned queues)
 		munmap(blk->requests, sizeof(struct blk_request) * queues * blk->queue_size);
 }
 
+static void blk_end(struct virtio_device *device)
+{
+	disk_hurry(container_of(device, struct blk, device)->disk);
+}
+
 static void blk_release(struct virtio_device *device)
 {
 	struct blk *blk = container_of(device, struct blk, device);
@@ -384,6 +387,7 @@ static const struct virtio_device_ops blk_ops = {
 	.notify = blk_notify,
 	.reset = blk_reset,
 	.measure = blk_measure,
+	.end = blk_end,
 	.release = blk_release,
 };
 
@@ -431,10 +435,10 @@ static uint64_t choose_features(const struct disk *disk, unsigned queues)
 
 	if (disk->read_only)
 		features |= 1ull << VIRTIO_BLK_F_RO;
-	else
-		features |= 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
-	if (!disk->read_only && disk->discard)
+	if (disk->discard && !disk->read_only)
 		features |= 1ull << VIRTIO_BLK_F_DISCARD;
+	if (disk->write_zeroes && !disk->read_only)
+		features |= 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
 	if (queues > 1)
 		features |= 1ull << VIRTIO_BLK_F_MQ;
 	return features;
@@ -468,6 +472,9 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
 	fill_config(blk);
 	blk->device.config = &blk->config;
 	blk->device.config_size = sizeof(blk->config);
+	blk->counters[ERRORS].name = "errors";
+	blk->device.counters = blk->counters;
+	blk->device.counter_count = LIMITED;
 	for (unsigned i = 0; i < queues; i++) {
 		blk->queues[i].name = "request";
 		pace_init(&blk->paces[i], &blk->queues[i], &pace_ops);

@@ -389,6 +389,8 @@ void virtio_wait_idle(struct virtio_device *device)
 	const struct timespec moment = { .tv_nsec = 1000 * 1000 };
 
 	device->ending = true;
+	if (device->ops->end)
+		device->ops->end(device);
 	while (!is_idle(device))
 		nanosleep(&moment, NULL);
 }

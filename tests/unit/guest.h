@@ -39,6 +39,7 @@ Suite *limit_suite(void);
 Suite *file_suite(void);
 Suite *overlay_suite(void);
 Suite *net_suite(void);
+Suite *nbd_suite(void);
 
 #define SIM_MEMORY (16 * MIB)
 #define SIM_RING_ENTRIES 64

@@ -54,6 +54,7 @@ int main(void)
 		file_suite,
 		overlay_suite,
 		net_suite,
+		nbd_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

@@ -766,9 +766,9 @@ static void start_limited(void)
 
 static uint64_t limited(void)
 {
-	ck_assert_uint_eq(blk->counter_count, 1);
-	ck_assert_str_eq(blk->counters[0].name, "limited");
-	return blk->counters[0].value;
+	ck_assert_uint_eq(blk->counter_count, 2);
+	ck_assert_str_eq(blk->counters[1].name, "limited");
+	return blk->counters[1].value;
 }
 
 /* The requests that are done after a while, longer than which no wait is. */
@@ -1258,6 +1258,8 @@ START_TEST(log_of_a_failing_disk_is_short)
 		lines += *c == '\n';
 	ck_assert_uint_ge(lines, 1);
 	ck_assert_uint_le(lines, 10);
+	ck_assert_str_eq(blk->counters[0].name, "errors");
+	ck_assert_uint_eq(blk->counters[0].value, 100);
 }
 END_TEST
 

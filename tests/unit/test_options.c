@@ -268,6 +268,27 @@ START_TEST(disks_with_flags)
 }
 END_TEST
 
+START_TEST(disks_on_nbd_servers)
+{
+	ck_assert_int_eq(parse("--kernel k --disk nbd:unix:/s:exportname=e,ro,serial=S,iops=5 "
+			       "--disk nbd://host:1/e,timeout=86400 --disk ./nbd:x,direct"),
+		0);
+	ck_assert_uint_eq(options.disk_count, 3);
+	ck_assert_str_eq(options.disks[0].path, "nbd:unix:/s:exportname=e");
+	ck_assert(options.disks[0].read_only);
+	ck_assert_uint_eq(options.disks[0].timeout, 0);
+	ck_assert_str_eq(options.disks[1].path, "nbd://host:1/e");
+	ck_assert_uint_eq(options.disks[1].timeout, 86400);
+	ck_assert_str_eq(options.disks[2].path, "./nbd:x");
+	assert_refused("--kernel k --disk nbd:unix:/s,direct", "direct goes with a file");
+	assert_refused("--kernel k --disk nbd:unix:/s,overlay=o", "overlay goes with a file");
+	assert_refused("--kernel k --disk a,timeout=5", "timeout goes with an NBD server");
+	assert_refused("--kernel k --disk nbd:unix:/s,timeout=0", "from 1 to 86400");
+	assert_refused("--kernel k --disk nbd:unix:/s,timeout=86401", "from 1 to 86400");
+	assert_refused("--kernel k --disk nbd:unix:/s,timeout=", "from 1 to 86400");
+}
+END_TEST
+
 START_TEST(bad_disks_are_refused)
 {
 	assert_refused("--kernel k --disk ,ro", "names no file");
@@ -423,6 +444,7 @@ Suite *options_suite(void)
 		bad_memory_flags_are_refused,
 		balloon_is_on_unless_it_is_switched_off,
 		disks_with_flags,
+		disks_on_nbd_servers,
 		bad_disks_are_refused,
 		disks_with_limits,
 		bad_limits_of_disks_are_refused,

@@ -1,0 +1,466 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Disks that an NBD server has.
+ *
+ * Whoever starts requests sends them, without waiting; the I/O thread sends what found no room then,
+ * takes the replies, and looks after the connection.  All of its work is in serve(), which does what
+ * can be done, whatever it was called for.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "karma/disk.h"
+#include "karma/log.h"
+#include "karma/nbd.h"
+#include "karma/nbd_transmission.h"
+#include "karma/util.h"
+
+#define SECOND 1000000000ll
+#define TIMEOUT_DEFAULT 60u		/* seconds */
+#define GREETING_LIMIT (10 * SECOND)
+#define HURRY_LIMIT (2 * SECOND)
+#define TICK_NANOSECONDS 250000000ll	/* while there is something to wait for */
+#define DELAY_MIN (SECOND / 4)		/* from one try to connect to the next */
+#define DELAY_MAX (5 * SECOND)
+
+enum nbd_state {
+	AWAY,		/* no connection: the next try is at retry_at */
+	GREETING,	/* until greeting_until */
+	UP,
+};
+
+/* What the I/O thread is called for; armed has the lock. */
+struct nbd_event {
+	struct io_op op;
+	struct nbd *nbd;
+	bool armed;
+};
+
+struct nbd {
+	struct disk disk;
+	struct nbd_address address;
+	const char *path;	/* the options' */
+	uint64_t size;		/* of the export, as it was told to who has the disk */
+	int64_t timeout;	/* ns */
+
+	struct nbd_transmission transmission;	/* its lock is that of all that follows */
+	enum nbd_state state;
+	struct nbd_link link;
+	unsigned address_index;
+	int64_t retry_at, greeting_until, delay;
+
+	int64_t answered_at;	/* the last answer, or when there was the first request to answer */
+	uint64_t answers;	/* by then */
+	bool hurry, given_up;
+	bool told_lost, told_refused;
+
+	struct nbd_event readable, writable, woken, tick;
+	struct __kernel_timespec tick_time;
+};
+
+static struct nbd *nbd_of(struct disk *disk)
+{
+	return container_of(disk, struct nbd, disk);
+}
+
+static void lock(struct nbd *nbd)
+{
+	pthread_mutex_lock(&nbd->transmission.lock);
+}
+
+static void unlock(struct nbd *nbd)
+{
+	pthread_mutex_unlock(&nbd->transmission.lock);
+}
+
+/* --- The connection, on the I/O thread, with the lock held. */
+
+static unsigned timeout_seconds(const struct nbd *nbd)
+{
+	return nbd->timeout / SECOND;
+}
+
+static void try_later(struct nbd *nbd)
+{
+	nbd_link_close(&nbd->link);
+	nbd->state = AWAY;
+	nbd->retry_at = nanoseconds() + nbd->delay;
+	nbd->delay = nbd->delay * 2 < DELAY_MAX ? nbd->delay * 2 : DELAY_MAX;
+	nbd->address_index = (nbd->address_index + 1) % nbd->address.count;
+}
+
+static void lose(struct nbd *nbd, const char *why)
+{
+	nbd_break(&nbd->transmission);
+	try_later(nbd);
+	if (!nbd->told_lost)
+		note("disk %s: the server is lost (%s): requests wait for it, up to %u s", nbd->path,
+			why, timeout_seconds(nbd));
+	nbd->told_lost = true;
+}
+
+/* Whether the export is what the guest knows; otherwise why not. */
+static bool is_the_same(const struct nbd *nbd, const struct nbd_export *export, const char **why)
+{
+	uint16_t missing = nbd->transmission.export.flags & ~export->flags &
+		(NBD_SEND_FLUSH | NBD_SEND_TRIM | NBD_SEND_WRITE_ZEROES);
+
+	*why = NULL;
+	if (export->size < nbd->size)
+		*why = "its export is smaller now";
+	else if (export->block_min > nbd->disk.block_size)
+		*why = "its export has larger blocks now";
+	else if ((export->flags & NBD_READ_ONLY) && !nbd->disk.read_only)
+		*why = "its export can't be written any more";
+	else if (missing)
+		*why = "it can do less with its export now";
+	return !*why;
+}
+
+static void greet(struct nbd *nbd)
+{
+	const struct nbd_export *export = &nbd->link.greeting.export;
+	int result = nbd_link_go_on(&nbd->link);
+	const char *why;
+
+	if (result == 0 && nanoseconds() < nbd->greeting_until)
+		return;
+	if (result <= 0) {
+		try_later(nbd);
+		return;
+	}
+	if (!is_the_same(nbd, export, &why)) {
+		if (!nbd->told_refused)
+			note("disk %s: the server is not taken back, since %s: have it served as it was",
+				nbd->path, why);
+		nbd->told_refused = true;
+		try_later(nbd);
+		return;
+	}
+	nbd_begin(&nbd->transmission, nbd->link.fd, export);
+	nbd->state = UP;
+	nbd->given_up = nbd->told_refused = false;
+}
+
+static void connect_again(struct nbd *nbd)
+{
+	if (nanoseconds() < nbd->retry_at)
+		return;
+	if (nbd_link_open(&nbd->link, &nbd->address, nbd->address_index) < 0) {
+		try_later(nbd);
+		return;
+	}
+	nbd->state = GREETING;
+	nbd->greeting_until = nanoseconds() + GREETING_LIMIT;
+}
+
+/* It is back when it has answered: one that closes each connection at once is not. */
+static void look_at_answers(struct nbd *nbd)
+{
+	if (nbd->answers == nbd->transmission.answers)
+		return;
+	nbd->answers = nbd->transmission.answers;
+	nbd->answered_at = nanoseconds();
+	nbd->delay = DELAY_MIN;
+	if (nbd->told_lost)
+		note("disk %s: the server is back", nbd->path);
+	nbd->told_lost = false;
+}
+
+static void tell_of_lost_writes(const struct nbd *nbd)
+{
+	if (nbd->transmission.telling)
+		note("disk %s: what the lost server had acknowledged and not flushed may be gone: the "
+		     "guest's flush fails",
+			nbd->path);
+}
+
+static void give_up(struct nbd *nbd)
+{
+	bool told = nbd->given_up || nbd->hurry;
+
+	/* The words below are those for it. */
+	nbd->told_lost = true;
+	/* In a hurry, the server need not be at fault: the next guest may wait for it again. */
+	nbd->given_up = nbd->given_up || !nbd->hurry;
+	if (nbd->state == UP)
+		lose(nbd, "");
+	if (!told)
+		note("disk %s: no answer from the server for %u s: requests fail until it is back",
+			nbd->path, timeout_seconds(nbd));
+	nbd_fail_all(&nbd->transmission, -ETIMEDOUT);
+}
+
+static void look_at_clock(struct nbd *nbd)
+{
+	int64_t limit = nbd->hurry && HURRY_LIMIT < nbd->timeout ? HURRY_LIMIT : nbd->timeout;
+
+	if (!nbd->transmission.waiting)
+		return;
+	if (nanoseconds() - nbd->answered_at > limit ||
+		(nbd->state != UP && (nbd->given_up || nbd->hurry)))
+		give_up(nbd);
+}
+
+/* --- Events. */
+
+static void poll_for(struct nbd *nbd, struct nbd_event *event, unsigned events)
+{
+	if (event->armed)
+		return;
+	event->armed = true;
+	io_ring_poll(nbd->disk.ring, &event->op, nbd->link.fd, events);
+}
+
+static void start_tick(struct nbd *nbd)
+{
+	if (nbd->tick.armed)
+		return;
+	nbd->tick.armed = true;
+	nbd->tick_time.tv_nsec = TICK_NANOSECONDS;
+	io_ring_timeout(nbd->disk.ring, &nbd->tick.op, &nbd->tick_time);
+}
+
+/* Have the I/O thread look. */
+static void wake(struct nbd *nbd)
+{
+	if (nbd->woken.armed)
+		return;
+	nbd->woken.armed = true;
+	io_ring_wake(nbd->disk.ring, &nbd->woken.op);
+}
+
+/* A poll that still is for a connection that was closed ends at once: see nbd_link_close(). */
+static void wait_for_events(struct nbd *nbd)
+{
+	if (nbd->state != AWAY)
+		poll_for(nbd, &nbd->readable, nbd->state == UP ? POLLIN : nbd->link.events);
+	if (nbd->transmission.blocked)
+		poll_for(nbd, &nbd->writable, POLLOUT);
+	if (nbd->transmission.waiting || nbd->state != UP)
+		start_tick(nbd);
+}
+
+static void serve(struct nbd *nbd)
+{
+	const char *why = nbd->state == UP ? nbd_receive(&nbd->transmission) : NULL;
+	struct disk_request *ended;
+
+	lock(nbd);
+	look_at_answers(nbd);
+	if (why)
+		lose(nbd, why);
+	if (nbd->state == AWAY)
+		connect_again(nbd);
+	if (nbd->state == GREETING)
+		greet(nbd);
+	nbd_send(&nbd->transmission);
+	look_at_clock(nbd);
+	tell_of_lost_writes(nbd);
+	ended = nbd_take_ended(&nbd->transmission);
+	if (!nbd->transmission.waiting)
+		nbd->hurry = false;
+	wait_for_events(nbd);
+	unlock(nbd);
+	while (ended) {
+		struct disk_request *next = ended->next;
+
+		ended->done(ended, ended->error);
+		ended = next;
+	}
+}
+
+static void serve_event(struct io_op *op, int result)
+{
+	struct nbd_event *event = container_of(op, struct nbd_event, op);
+
+	(void)result;
+	lock(event->nbd);
+	event->armed = false;
+	unlock(event->nbd);
+	serve(event->nbd);
+}
+
+/* --- The backend's functions. */
+
+static void nbd_submit(struct disk *disk, struct disk_request *request)
+{
+	struct nbd *nbd = nbd_of(disk);
+
+	lock(nbd);
+	if (!nbd->transmission.waiting)
+		nbd->answered_at = nanoseconds();
+	nbd_queue(&nbd->transmission, request);
+	unlock(nbd);
+}
+
+static void nbd_start(struct disk *disk)
+{
+	struct nbd *nbd = nbd_of(disk);
+	struct nbd_transmission *transmission = &nbd->transmission;
+
+	lock(nbd);
+	/* If the socket is full, the I/O thread goes on as soon as it is not. */
+	if (transmission->first && !nbd->writable.armed) {
+		nbd_send(transmission);
+		start_tick(nbd);
+		if (transmission->ended || transmission->blocked || nbd->given_up)
+			wake(nbd);
+	}
+	unlock(nbd);
+	io_ring_submit(disk->ring);
+}
+
+/* That of the last connection: a server tells it once only. */
+static int nbd_measure(struct disk *disk, uint64_t *size)
+{
+	struct nbd *nbd = nbd_of(disk);
+
+	lock(nbd);
+	*size = nbd->size = nbd->transmission.export.size;
+	unlock(nbd);
+	return 0;
+}
+
+static void nbd_hurry(struct disk *disk)
+{
+	struct nbd *nbd = nbd_of(disk);
+
+	lock(nbd);
+	nbd->hurry = nbd->transmission.waiting > 0;
+	if (nbd->hurry)
+		wake(nbd);
+	unlock(nbd);
+	io_ring_submit(disk->ring);
+}
+
+static void nbd_close(struct disk *disk)
+{
+	struct nbd *nbd = nbd_of(disk);
+	uint8_t bytes[NBD_REQUEST_BYTES];
+
+	/* A farewell, if there is room for it: the server does without as well. */
+	if (nbd->state == UP && nbd->transmission.sent == 0) {
+		nbd_put_request(bytes, &(struct nbd_request){ .command = NBD_DISCONNECT });
+		send(nbd->link.fd, bytes, sizeof(bytes), MSG_NOSIGNAL);
+	}
+	nbd_link_close(&nbd->link);
+	nbd_transmission_release(&nbd->transmission);
+	free(nbd);
+}
+
+static const struct disk_backend nbd_backend = {
+	.submit = nbd_submit,
+	.start = nbd_start,
+	.measure = nbd_measure,
+	.hurry = nbd_hurry,
+	.close = nbd_close,
+};
+
+/* --- The start, on its thread alone. */
+
+/* The whole greeting, waiting for it. */
+static int greet_now(struct nbd *nbd, int64_t until)
+{
+	int result;
+
+	while ((result = nbd_link_go_on(&nbd->link)) == 0) {
+		struct pollfd ready = { .fd = nbd->link.fd, .events = nbd->link.events };
+		int64_t left = until - nanoseconds();
+
+		if (left <= 0) {
+			nbd_link_close(&nbd->link);
+			snprintf(nbd->link.greeting.problem, sizeof(nbd->link.greeting.problem),
+				"the server does not answer: see whether it hangs");
+			return -ETIMEDOUT;
+		}
+		poll(&ready, 1, left / 1000000 + 1);
+	}
+	return result < 0 ? result : 0;
+}
+
+static int connect_now(struct nbd *nbd)
+{
+	int64_t limit = nbd->timeout < GREETING_LIMIT ? nbd->timeout : GREETING_LIMIT;
+	int64_t until = nanoseconds() + limit;
+	int result = -ENOENT;
+
+	for (unsigned i = 0; i < nbd->address.count && result < 0; i++) {
+		nbd->address_index = i;
+		result = nbd_link_open(&nbd->link, &nbd->address, i);
+		if (result == 0)
+			result = greet_now(nbd, until);
+	}
+	if (result < 0)
+		return fail(result, "disk %s: %s", nbd->path, nbd->link.greeting.problem);
+	nbd_begin(&nbd->transmission, nbd->link.fd, &nbd->link.greeting.export);
+	nbd->state = UP;
+	return 0;
+}
+
+static int take_export(struct nbd *nbd, const struct disk_options *options)
+{
+	const struct nbd_export *export = &nbd->transmission.export;
+	struct disk *disk = &nbd->disk;
+
+	if ((export->flags & NBD_READ_ONLY) && !options->read_only)
+		return fail(-EROFS, "disk %s: the server lets nobody write to it: add `,ro`",
+			options->path);
+	if (export->size < export->block_min)
+		return fail(-EINVAL, "disk %s: is empty: give the server's export a size", options->path);
+	disk->size = nbd->size = export->size;
+	disk->block_size = export->block_min;
+	disk->physical_block_size = export->block_preferred;
+	disk->read_only = options->read_only;
+	disk->discard_alignment = disk->physical_block_size;
+	disk->discard = export->flags & NBD_SEND_TRIM;
+	disk->write_zeroes = export->flags & NBD_SEND_WRITE_ZEROES;
+	disk_fit_size(disk, options->path);
+	return 0;
+}
+
+static struct nbd *make(const struct disk_options *options, struct io_ring *ring)
+{
+	struct nbd *nbd = calloc(1, sizeof(*nbd));
+	struct nbd_event *events[] = { &nbd->readable, &nbd->writable, &nbd->woken, &nbd->tick };
+
+	if (!nbd)
+		return NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
+		events[i]->op.done = serve_event;
+		events[i]->nbd = nbd;
+	}
+	nbd->disk.backend = &nbd_backend;
+	nbd->disk.ring = ring;
+	nbd->path = options->path;
+	nbd->timeout = (options->timeout ? options->timeout : TIMEOUT_DEFAULT) * SECOND;
+	nbd->delay = DELAY_MIN;
+	nbd->link.fd = -1;
+	nbd_transmission_init(&nbd->transmission);
+	return nbd;
+}
+
+int nbd_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring)
+{
+	struct nbd *nbd = make(options, ring);
+	int result;
+
+	if (!nbd)
+		return fail(-ENOMEM, "disk %s: out of memory", options->path);
+	result = nbd_parse_address(options->path, &nbd->address);
+	if (result == 0)
+		result = connect_now(nbd);
+	if (result == 0)
+		result = take_export(nbd, options);
+	if (result < 0) {
+		nbd_close(&nbd->disk);
+		return result;
+	}
+	/* Before there is a request: the server may be lost by then. */
+	wait_for_events(nbd);
+	io_ring_submit(ring);
+	*disk = &nbd->disk;
+	return 0;
+}

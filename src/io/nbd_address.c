@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* NBD: the addresses of servers, as a user writes them. */
+#include <errno.h>
+#include <netdb.h>
+#include <string.h>
+#include <sys/un.h>
+
+#include "karma/log.h"
+#include "karma/nbd.h"
+#include "karma/util.h"
+
+#define PORT "10809"	/* IANA's for nbd */
+
+bool nbd_is_address(const char *text)
+{
+	return strncmp(text, "nbd:", 4) == 0 || strncmp(text, "nbd+unix:", 9) == 0 ||
+		strncmp(text, "nbds:", 5) == 0;
+}
+
+static int refuse_form(const char *text)
+{
+	return fail(-EINVAL,
+		"disk %s: is no address of an NBD server: give nbd:unix:PATH[:exportname=NAME], "
+		"nbd://HOST[:PORT][/EXPORT] or nbd+unix:///[EXPORT]?socket=PATH",
+		text);
+}
+
+static int add_unix(const char *text, const char *path, struct nbd_address *address)
+{
+	struct sockaddr_un *place = (struct sockaddr_un *)&address->addresses[0];
+	size_t length = strlen(path);
+
+	if (length == 0)
+		return refuse_form(text);
+	if (length >= sizeof(place->sun_path))
+		return fail(-ENAMETOOLONG,
+			"disk %s: the socket's path has more than %zu bytes: give a shorter one", text,
+			sizeof(place->sun_path) - 1);
+	*place = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	memcpy(place->sun_path, path, length);
+	address->lengths[0] = sizeof(*place);
+	address->count = 1;
+	return 0;
+}
+
+static int look_up(
+	const char *text, const char *host, const char *port, struct nbd_address *address)
+{
+	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
+	struct addrinfo *list;
+	int result = getaddrinfo(host, port, &hints, &list);
+
+	if (result)
+		return fail(-ENOENT, "disk %s: can't look up `%s`, port `%s`: %s: correct the address",
+			text, host, port, gai_strerror(result));
+	for (struct addrinfo *at = list; at && address->count < NBD_ADDRESSES_MAX; at = at->ai_next) {
+		memcpy(&address->addresses[address->count], at->ai_addr, at->ai_addrlen);
+		address->lengths[address->count++] = at->ai_addrlen;
+	}
+	freeaddrinfo(list);
+	return 0;
+}
+
+static int hex_digit(char digit)
+{
+	if (digit >= '0' && digit <= '9')
+		return digit - '0';
+	digit |= 0x20;
+	return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
+}
+
+/* In place: %20 and the like (RFC 3986, section 2.1).  false if one is broken, or is a NUL. */
+static bool decode(char *text)
+{
+	char *to = text;
+
+	for (; *text; text++) {
+		*to = *text;
+		if (*text == '%') {
+			int high = hex_digit(text[1]), low = high < 0 ? -1 : hex_digit(text[2]);
+
+			if (low < 0 || high + low == 0)
+				return false;
+			*to = high << 4 | low;
+			text += 2;
+		}
+		to++;
+	}
+	*to = '\0';
+	return true;
+}
+
+static bool set_export(struct nbd_address *address, const char *name)
+{
+	size_t length = strlen(name);
+
+	if (length > NBD_NAME_MAX)
+		return false;
+	memcpy(address->export_name, name, length + 1);
+	return true;
+}
+
+/* HOST[:PORT][/EXPORT], without what is before it */
+static int parse_host(const char *text, char *host, struct nbd_address *address)
+{
+	char *export = strchr(host, '/');
+	char *end = strchr(host, ']');
+	char *port;
+
+	if (strchr(host, '?') || strchr(host, '@'))
+		return refuse_form(text);
+	if (export)
+		*export++ = '\0';
+	if (export && (!decode(export) || !set_export(address, export)))
+		return refuse_form(text);
+	/* An IPv6 address is in brackets. */
+	if (host[0] == '[') {
+		if (!end || (end[1] && end[1] != ':'))
+			return refuse_form(text);
+		host++;
+		*end++ = '\0';
+		port = *end ? end + 1 : NULL;
+	} else {
+		port = strchr(host, ':');
+		if (port)
+			*port++ = '\0';
+	}
+	if (!host[0] || (port && !port[0]) || !decode(host))
+		return refuse_form(text);
+	return look_up(text, host, port ? port : PORT, address);
+}
+
+/* [EXPORT]?socket=PATH, without what is before it */
+static int parse_unix_uri(const char *text, char *export, struct nbd_address *address)
+{
+	char *socket = strstr(export, "?socket=");
+
+	if (!socket)
+		return refuse_form(text);
+	*socket = '\0';
+	socket += strlen("?socket=");
+	if (!decode(export) || !decode(socket) || !set_export(address, export))
+		return refuse_form(text);
+	return add_unix(text, socket, address);
+}
+
+/* PATH[:exportname=NAME], without what is before it */
+static int parse_unix(const char *text, char *path, struct nbd_address *address)
+{
+	char *export = strstr(path, ":exportname=");
+
+	if (export) {
+		*export = '\0';
+		if (!set_export(address, export + strlen(":exportname=")))
+			return refuse_form(text);
+	}
+	return add_unix(text, path, address);
+}
+
+static char *behind(char *text, const char *prefix)
+{
+	size_t length = strlen(prefix);
+
+	return strncmp(text, prefix, length) == 0 ? text + length : NULL;
+}
+
+int nbd_parse_address(const char *text, struct nbd_address *address)
+{
+	cleanup_free char *copy = strdup(text);
+	char *rest;
+
+	*address = (struct nbd_address){ 0 };
+	if (!copy)
+		return fail(-ENOMEM, "disk %s: out of memory", text);
+	if ((rest = behind(copy, "nbd:unix:")))
+		return parse_unix(text, rest, address);
+	if ((rest = behind(copy, "nbd://")))
+		return parse_host(text, rest, address);
+	if ((rest = behind(copy, "nbd+unix:///")))
+		return parse_unix_uri(text, rest, address);
+	if (behind(copy, "nbds:"))
+		return fail(-EPROTONOSUPPORT,
+			"disk %s: Karma speaks no TLS: reach the server by a Unix socket, or through a "
+			"tunnel",
+			text);
+	return refuse_form(text);
+}
