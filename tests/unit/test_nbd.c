@@ -1198,6 +1198,7 @@ START_TEST(end_of_the_guest_does_not_wait_for_a_server)
 	come_back();
 	reply(hear_command(NBD_FLUSH, 0, 0).cookie, 0);
 	ck_assert_int_eq(result_of(&try), 0);
+	sim_set_clock(0);
 }
 END_TEST
 
