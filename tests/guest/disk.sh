@@ -166,6 +166,19 @@ test_disk_grows_under_a_running_guest() {
 	expect_status 0
 }
 
+test_restarted_guest_sees_the_size_of_then() {
+	truncate -s 32M disk
+	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --disk disk --cmdline root= \
+		--reboot restart -- sh -c 'cat /sys/block/vda/size; read go; busybox reboot; sleep 100'
+	wait_for "^65536" 100
+	truncate -s 16M disk
+	send go
+	wait_for "^32768" 100
+	kill -INT "$guest_pid"
+	end_guest
+	[ "$status" = 130 ] || die "status $status"
+}
+
 test_file_system_grows_with_its_disk() {
 	[ -x /sbin/resize2fs ] || skip "no resize2fs"
 	mkdir root
