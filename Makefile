@@ -188,6 +188,11 @@ $(BUILD)/bench/launch: tests/bench/launch.c Makefile
 	$(call say,CC    $<)
 	$(Q)$(CC) $(KARMA_CPPFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
 
+$(BUILD)/bench/request-response: tests/bench/request-response.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
+
 $(BUILD)/bench/first-run.so: tests/bench/first-run.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CC    $<)
@@ -248,7 +253,7 @@ bench-block:
 
 bench-net:
 	$(Q)scripts/dependencies bench >&2
-	$(Q)$(MAKE) -s all guest >&2
+	$(Q)$(MAKE) -s all guest $(BUILD)/bench/request-response >&2
 	$(call bench_with_kernel,net,--memory 4096)
 
 bench-smp:

@@ -7,6 +7,9 @@
  * Which it is can't be seen but by trying: from time to time, the more rarely the more often it was
  * in vain.
  *
+ * What belongs to a bulk transfer needs no try: nobody waits for each part of it.  After the first,
+ * the I/O thread looks at the queue from time to time, while the guest runs on.
+ *
  * A queue that is held back by a limit waits for that alone, and then is served at once.
  *
  * The queue's lock is held in every call here, and when an operation is called.
@@ -23,6 +26,7 @@
 enum pace_taken {
 	PACE_NONE,	/* there is no chain, or the queue is broken */
 	PACE_TOOK,
+	PACE_TOOK_BULK,	/* and more like it is to come */
 	PACE_BLOCKED,	/* the backend takes none now; pace_resume() follows */
 };
 
@@ -43,6 +47,9 @@ struct pace {
 	bool paid;			/* since the guest last notified */
 	bool held;			/* it waits for the limit */
 	bool blocked;			/* by the backend */
+	bool bulk;			/* the last chain was of a bulk transfer */
+	bool polled;			/* by the I/O thread, without notifications */
+	unsigned empty;			/* looks at it that found nothing, since the last that did */
 	int64_t limit_wait;		/* what the limit said last: 0, or ns */
 	struct limit_turn turn;
 	struct io_op look_op;

@@ -5,7 +5,6 @@
 #include <linux/virtio_ids.h>
 #include <string.h>
 
-#include "karma/util.h"
 #include "net.h"
 
 #ifndef TUN_F_USO4

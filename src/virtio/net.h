@@ -10,6 +10,7 @@
 
 #include "karma/devices.h"
 #include "karma/pace.h"
+#include "karma/util.h"
 
 /* Of virtio 1.2 and later, which Debian 12's headers lack. */
 #ifndef VIRTIO_NET_F_HOST_USO
@@ -20,6 +21,9 @@
 #endif
 
 #define NET_BUFFERS NET_QUEUE_SIZE	/* of one frame, at most */
+/* A frame of a bulk transfer, in one direction or the other. */
+#define NET_BULK_BYTES (8 * KIB)
+#define NET_BULK_NANOSECONDS 10000000ll
 
 enum net_counter {
 	NET_RECEIVED,		/* frames, and bytes of them */
@@ -68,6 +72,7 @@ struct receiver {
 struct transmitter {
 	struct net_device *device;
 	struct pace pace;
+	_Atomic int64_t bulk_until;	/* CLOCK_MONOTONIC, ns: what is sent now acknowledges that */
 	/* A frame that the other end has no room for yet. */
 	bool held;
 	uint16_t head;

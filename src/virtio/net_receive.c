@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "karma/util.h"
 #include "net.h"
 
 #define SPARE_BYTES (NET_HEADER_BYTES + NET_FRAME_MAX)
@@ -155,6 +154,9 @@ static void deliver(struct receiver *receiver, size_t length)
 	virtq_push_all(receiver->queue, elements, count);
 	while (count--)
 		forget_first(receiver);
+	if (length > NET_BULK_BYTES)
+		receiver->device->transmitters[receiver->pair].bulk_until =
+			nanoseconds() + NET_BULK_NANOSECONDS;
 	net_count(receiver->device, NET_RECEIVED, 1);
 	net_count(receiver->device, NET_RECEIVED_BYTES, length - NET_HEADER_BYTES);
 }

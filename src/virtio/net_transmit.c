@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "karma/util.h"
 #include "net.h"
 
 #define TCP_CHECKSUM_AT 16	/* in the header: RFC 9293, section 3.1 */
@@ -84,6 +83,12 @@ static void finish(struct transmitter *transmitter, int result)
 	virtq_push(transmitter->pace.queue, transmitter->head, 0);
 }
 
+static bool is_bulk(const struct transmitter *transmitter)
+{
+	return transmitter->bytes > NET_BULK_BYTES ||
+		(transmitter->bulk_until && nanoseconds() < transmitter->bulk_until);
+}
+
 static enum pace_taken send_frame(struct transmitter *transmitter)
 {
 	struct net *net = transmitter->device->net;
@@ -97,7 +102,7 @@ static enum pace_taken send_frame(struct transmitter *transmitter)
 		return PACE_BLOCKED;
 	}
 	finish(transmitter, result);
-	return PACE_TOOK;
+	return is_bulk(transmitter) ? PACE_TOOK_BULK : PACE_TOOK;
 }
 
 static struct transmitter *transmitter_of(struct virtq *queue)

@@ -13,6 +13,11 @@
 #define PACE_INTERVAL_MIN 64u
 #define PACE_INTERVAL_MAX 4096u
 
+/* Between two looks at a bulk transfer: half of what the last one took, and longer if in vain. */
+#define PACE_POLL_MIN 50000ll		/* ns */
+#define PACE_POLL_MAX 1000000ll
+#define PACE_POLL_EMPTY 5u		/* looks in vain before the guest has to notify again */
+
 /* Whether the limit lets one more request start. */
 static bool may_start(struct pace *pace)
 {
@@ -29,8 +34,12 @@ static unsigned take(struct pace *pace)
 		enum pace_taken result = pace->ops->take(pace->queue);
 
 		pace->blocked = result == PACE_BLOCKED;
-		if (result != PACE_TOOK)
+		if (result != PACE_TOOK && result != PACE_TOOK_BULK)
 			break;
+		pace->bulk = result == PACE_TOOK_BULK;
+		/* The guest makes the next while we are at this one. */
+		if (pace->bulk)
+			virtq_interrupt(pace->queue);
 		taken++;
 	}
 	return taken;
@@ -56,10 +65,9 @@ static bool worth_waiting(struct pace *pace)
 static void look(struct io_op *op, int result);
 
 /* ns: less than a second */
-static void look_after(struct pace *pace, int64_t ns)
+static void look_after(struct pace *pace, int64_t ns, struct io_ring *ring)
 {
 	struct virtio_device *device = pace->queue->device;
-	struct io_ring *ring = io_ring_here(device->ring);
 
 	pace->waiting = true;
 	pace->delay.tv_nsec = ns;
@@ -78,7 +86,7 @@ static void wait_for_more(struct pace *pace)
 	if (!pace->wait || pace->wait > most)
 		pace->wait = most;
 	pace->notified = 0;
-	look_after(pace, pace->wait);
+	look_after(pace, pace->wait, io_ring_here(pace->queue->device->ring));
 }
 
 /* Requests are there and may not start yet.  The guest need not tell of more. */
@@ -88,7 +96,7 @@ static void hold(struct pace *pace, bool anew)
 		__atomic_fetch_add(pace->limited, 1, __ATOMIC_RELAXED);
 	pace->held = true;
 	virtq_disable_notify(pace->queue);
-	look_after(pace, pace->limit_wait);
+	look_after(pace, pace->limit_wait, io_ring_here(pace->queue->device->ring));
 }
 
 static void let_go(struct pace *pace)
@@ -109,6 +117,18 @@ static void in_vain(struct pace *pace)
 	pace->left = pace->interval;
 }
 
+/* Notifications stay off.  A vCPU's own ring would make it leave the guest for each look. */
+static void poll_again(struct pace *pace, int64_t wait)
+{
+	if (wait < PACE_POLL_MIN)
+		wait = PACE_POLL_MIN;
+	if (wait > PACE_POLL_MAX)
+		wait = PACE_POLL_MAX;
+	pace->polled = true;
+	pace->notified = 0;
+	look_after(pace, wait, pace->queue->device->ring);
+}
+
 /* Take what is there and may start, and what comes meanwhile; a ring of requests at most. */
 static void serve(struct pace *pace)
 {
@@ -116,6 +136,15 @@ static void serve(struct pace *pace)
 	unsigned taken = 0, most = queue->size_max;
 	bool more;
 
+	taken = take(pace);
+	if (taken && pace->bulk && !pace->blocked && !pace->limit_wait && !queue->device->ending) {
+		pace->empty = 0;
+		let_go(pace);
+		poll_again(pace, 0);
+		pace->ops->start(queue);
+		virtq_interrupt(queue);
+		return;
+	}
 	do {
 		taken += take(pace);
 		more = !pace->blocked && virtq_enable_notify(queue);
@@ -154,20 +183,40 @@ static void serve_paced(struct pace *pace)
 	virtq_interrupt(pace->queue);
 }
 
+/* Of a bulk transfer, until there is nothing more for a while. */
+static void serve_polled(struct pace *pace)
+{
+	int64_t start = nanoseconds();
+	unsigned taken = take(pace);
+
+	pace->empty = taken ? 0 : pace->empty + 1;
+	if (pace->empty == PACE_POLL_EMPTY || pace->limit_wait || pace->blocked) {
+		serve(pace);
+		return;
+	}
+	pace->ops->start(pace->queue);
+	virtq_interrupt(pace->queue);
+	poll_again(pace, taken ? (nanoseconds() - start) / 2 : PACE_POLL_MIN << pace->empty);
+}
+
 /* The wait is over. */
 static void look(struct io_op *op, int result)
 {
 	struct pace *pace = container_of(op, struct pace, look_op);
 	struct virtq *queue = pace->queue;
 	struct virtio_device *device = queue->device;
+	bool polled;
 
 	(void)result;
 	pthread_mutex_lock(queue->lock);
-	pace->waiting = false;
+	polled = pace->polled;
+	pace->waiting = pace->polled = false;
 	if (!virtio_running(device))
 		let_go(pace);
 	else if (pace->held)
 		serve(pace);
+	else if (polled)
+		serve_polled(pace);
 	else
 		serve_paced(pace);
 	virtio_request_done(device);

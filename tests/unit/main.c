@@ -55,6 +55,7 @@ int main(void)
 		overlay_suite,
 		net_suite,
 		nbd_suite,
+		passt_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

@@ -426,6 +426,125 @@ START_TEST(many_disks_and_initrds_are_kept)
 }
 END_TEST
 
+START_TEST(networks)
+{
+	const uint8_t mac[] = { 2, 0, 0xab, 0xCD, 0, 1 };
+	const struct net_options *net;
+
+	ck_assert_int_eq(parse("--kernel k --net tap=tap0 --net tap=br-1,queues=4,mac=02:00:ab:CD:00:01,"
+			       "mtu=9000,bps=20M,pps=500,burst=3 --net fd=7:8:9 --net user"),
+		0);
+	ck_assert_uint_eq(options.net_count, 4);
+	net = &options.nets[0];
+	ck_assert_int_eq(net->kind, NET_TAP);
+	ck_assert_str_eq(net->tap, "tap0");
+	ck_assert_uint_eq(net->queues, 1);
+	ck_assert_uint_eq(net->mtu, 0);
+	ck_assert(!net->has_mac);
+	ck_assert(!limit_is_set(&net->limit));
+	ck_assert_uint_eq(net->limit.burst, 1);
+	net = &options.nets[1];
+	ck_assert_uint_eq(net->queues, 4);
+	ck_assert_mem_eq(net->mac, mac, sizeof(mac));
+	ck_assert_uint_eq(net->mtu, 9000);
+	ck_assert_uint_eq(net->limit.bytes, 20 * MIB);
+	ck_assert_uint_eq(net->limit.requests, 500);
+	ck_assert_uint_eq(net->limit.burst, 3);
+	net = &options.nets[2];
+	ck_assert_int_eq(net->kind, NET_FDS);
+	ck_assert_uint_eq(net->queues, 3);
+	ck_assert_int_eq(net->fds[0], 7);
+	ck_assert_int_eq(net->fds[2], 9);
+	ck_assert_int_eq(options.nets[3].kind, NET_USER);
+}
+END_TEST
+
+START_TEST(published_ports)
+{
+	const struct net_publish *publish;
+
+	ck_assert_int_eq(parse("--kernel k --net user,publish=8080:80,publish=127.0.0.1:53:5353/udp,"
+			       "publish=[::1]:65535:1/tcp"),
+		0);
+	ck_assert_uint_eq(options.nets[0].publish_count, 3);
+	publish = options.nets[0].publish;
+	ck_assert_ptr_null(publish[0].address);
+	ck_assert_uint_eq(publish[0].host, 8080);
+	ck_assert_uint_eq(publish[0].guest, 80);
+	ck_assert(!publish[0].udp);
+	ck_assert_str_eq(publish[1].address, "127.0.0.1");
+	ck_assert_uint_eq(publish[1].host, 53);
+	ck_assert_uint_eq(publish[1].guest, 5353);
+	ck_assert(publish[1].udp);
+	ck_assert_str_eq(publish[2].address, "::1");
+	ck_assert_uint_eq(publish[2].host, 65535);
+	ck_assert_uint_eq(publish[2].guest, 1);
+	ck_assert(!publish[2].udp);
+}
+END_TEST
+
+START_TEST(bad_networks_are_refused)
+{
+	static const struct {
+		const char *text, *word;
+	} bad[] = {
+		{ "", "none of tap=NAME" },
+		{ "tap0", "none of tap=NAME" },
+		{ "mac=02:00:00:00:00:01,tap=a", "none of tap=NAME" },
+		{ "tap=", "no name" },
+		{ "tap=a/b", "no name" },
+		{ "tap=tap%d", "no name" },
+		{ "tap=sixteen-letters-", "no name" },
+		{ "fd=", "--net fd" },
+		{ "fd=-1", "--net fd" },
+		{ "fd=3:", "--net fd" },
+		{ "fd=3:x", "--net fd" },
+		{ "fd=1:2:3:4:5:6:7:8:9:10:11:12:13:14:15:16:17:18:19:20:21:22:23:24:25:26:27:28:29:30:31:32",
+			"more than 31" },
+		{ "tap=a,queues=0", "--net queues" },
+		{ "tap=a,queues=32", "31" },
+		{ "user,queues=2", "tap=NAME only" },
+		{ "fd=3,queues=2", "tap=NAME only" },
+		{ "tap=a,mac=", "is no address" },
+		{ "tap=a,mac=02:00:00:00:00", "is no address" },
+		{ "tap=a,mac=02:00:00:00:00:01:02", "is no address" },
+		{ "tap=a,mac=02:00:00:00:00:0g", "is no address" },
+		{ "tap=a,mac=01:00:00:00:00:01", "one station" },
+		{ "tap=a,mac=ff:ff:ff:ff:ff:ff", "one station" },
+		{ "tap=a,mac=00:00:00:00:00:00", "one station" },
+		{ "tap=a,mtu=67", "--net mtu" },
+		{ "tap=a,mtu=65536", "--net mtu" },
+		{ "tap=a,pps=0", "--net pps" },
+		{ "tap=a,bps=1000", "--net bps" },
+		{ "tap=a,burst=2", "pps=N or bps=SIZE" },
+		{ "tap=a,speed=9", "knows no `speed=9`" },
+		{ "tap=a,", "knows no ``" },
+		{ "tap=a,publish=1:1", "goes with `user` only" },
+		{ "user,publish=", "lacks the guest's port" },
+		{ "user,publish=80", "lacks the guest's port" },
+		{ "user,publish=0:80", "publish: port" },
+		{ "user,publish=80:65536", "publish: port" },
+		{ "user,publish=80:", "publish: port" },
+		{ "user,publish=80:80/sctp", "no known kind" },
+		{ "user,publish=localhost:80:80", "is no address" },
+		{ "user,publish=::1:80:80", "is no address" },
+		{ "user,publish=[::1:80:80", "lacks `]:`" },
+		{ "user,publish=[127.0.0.1]:80:80", "is no address" },
+		{ "user,publish=1.2.3.4:80:80:80", "publish: port" },
+	};
+	char line[600];
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		snprintf(line, sizeof(line), "--kernel k --net=%s", bad[i].text);
+		assert_refused(line, bad[i].word);
+	}
+	strcpy(line, "--kernel k --net user");
+	for (unsigned i = 0; i <= NET_PUBLISH_MAX; i++)
+		strcat(line, ",publish=1:1");
+	assert_refused(line, "one more than 32");
+}
+END_TEST
+
 Suite *options_suite(void)
 {
 	const TTest *const tests[] = {
@@ -448,6 +567,9 @@ Suite *options_suite(void)
 		bad_disks_are_refused,
 		disks_with_limits,
 		bad_limits_of_disks_are_refused,
+		networks,
+		published_ports,
+		bad_networks_are_refused,
 		names_of_guests,
 		timeouts,
 		ends_of_guests,

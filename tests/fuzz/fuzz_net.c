@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Fuzz the network device: rings, headers and control commands of any guest, and frames of any other
+ * end.  Nothing is touched outside of guest memory, and no frame gets out whose header tells of what
+ * is not in it.
+ *
+ * The input is a list of steps, each a byte that says what to do and what that takes.
+ */
+#include <errno.h>
+#include <linux/if_tun.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_net.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "karma/devices.h"
+#include "karma/iov.h"
+#include "karma/machine.h"
+#include "karma/util.h"
+
+#define PAIRS 2u
+#define QUEUES (2 * PAIRS + 1)
+#define QUEUE_ENTRIES 16u
+#define GUEST_BYTES GUEST_MEMORY_MIN
+/* In guest memory: a page for the rings of each queue, then the buffers. */
+#define RINGS 0x1000u
+#define DRIVER_AREA 0x400u
+#define DEVICE_AREA 0x800u
+#define BUFFERS 0x10000u
+#define BUFFER_BYTES 0x20000u
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+struct input {
+	const uint8_t *at, *end;
+};
+
+static struct net end;
+static const uint8_t *frame;
+static size_t frame_size;
+static bool busy;
+
+static uint32_t take(struct input *input, unsigned bytes)
+{
+	uint32_t value = 0;
+
+	while (bytes-- && input->at < input->end)
+		value = value << 8 | *input->at++;
+	return value;
+}
+
+static ssize_t receive(struct net *net, unsigned queue, const struct iovec *iov, unsigned count)
+{
+	ssize_t size = frame_size;
+	uint64_t count_read;
+
+	if (read(net->queues[queue].fd, &count_read, sizeof(count_read)) < 0 || !frame)
+		return -EAGAIN;
+	iov_write(iov, count, 0, frame, frame_size);
+	frame = NULL;
+	return size;
+}
+
+/* What Linux's TAP and those behind it rely on. */
+static int check_sent(struct net *net, unsigned queue, struct iovec *iov, unsigned count)
+{
+	struct virtio_net_hdr header;
+	size_t length = 0;
+
+	(void)net;
+	(void)queue;
+	if (iov[0].iov_len != NET_HEADER_BYTES)
+		abort();
+	memcpy(&header, iov[0].iov_base, sizeof(header));
+	for (unsigned i = 1; i < count; i++) {
+		length += iov[i].iov_len;
+		/* The sanitizer knows no guest memory; this finds what is outside of it. */
+		if (iov[i].iov_len && *(volatile uint8_t *)iov[i].iov_base == 0x5a)
+			frame_size++;
+	}
+	if (length < ETH_HLEN || length > NET_FRAME_MAX || (header.flags & ~1) ||
+		header.hdr_len > length)
+		abort();
+	if (header.flags && (size_t)header.csum_start + header.csum_offset + 2 > length)
+		abort();
+	if (header.gso_type && (!header.gso_size || !header.flags))
+		abort();
+	/* No room at times, and then there is. */
+	busy = !busy && length % 7 == 0;
+	return busy ? -EAGAIN : 0;
+}
+
+static int set_offloads(struct net *net, unsigned offloads)
+{
+	(void)net;
+	return offloads & 1 || !offloads ? 0 : -EINVAL;
+}
+
+static int use_queues(struct net *net, unsigned queues)
+{
+	if (queues < 1 || queues > net->queue_count)
+		abort();
+	return 0;
+}
+
+static void gone(struct net *net)
+{
+	(void)net;
+}
+
+static const struct net_ops end_ops = {
+	.receive = receive,
+	.send = check_sent,
+	.set_offloads = set_offloads,
+	.use_queues = use_queues,
+	.gone = gone,
+};
+
+static void interrupt(struct machine *machine, const struct karma_interrupt *message)
+{
+	(void)machine;
+	(void)message;
+}
+
+static const struct machine_ops machine_ops = { .interrupt = interrupt };
+
+static void start(struct virtio_device *device, uint64_t features)
+{
+	static const uint8_t steps[] = {
+		VIRTIO_CONFIG_S_ACKNOWLEDGE,
+		VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER,
+	};
+
+	for (size_t i = 0; i < sizeof(steps); i++)
+		virtio_set_status(device, steps[i]);
+	virtio_accept(device, 0, features & device->offered);
+	virtio_accept(device, 1, (features & device->offered) >> 32 | 1);
+	virtio_set_status(device, 11);
+	for (unsigned i = 0; i < QUEUES; i++) {
+		struct karma_queue_setup setup = {
+			.descriptors = RINGS + i * 0x1000u,
+			.driver = RINGS + i * 0x1000u + DRIVER_AREA,
+			.device = RINGS + i * 0x1000u + DEVICE_AREA,
+			.size = QUEUE_ENTRIES,
+		};
+
+		virtio_queue_setup(device, i, &setup);
+	}
+	virtio_set_status(device, 15);
+}
+
+static void reset(struct virtio_device *device, struct io_ring *ring)
+{
+	virtio_set_status(device, 0);
+	while (device->resetting)
+		io_ring_run(ring, true);
+}
+
+/* A chain in the place of a queue's first descriptors, made available. */
+static void publish(struct input *input, const struct guest_memory *memory, unsigned queue)
+{
+	uint8_t *page = memory->base + RINGS + queue * 0x1000u;
+	struct vring_desc *descriptors = (void *)page;
+	struct vring_avail *avail = (void *)(page + DRIVER_AREA);
+	unsigned first = take(input, 1) % QUEUE_ENTRIES, count = 1 + take(input, 1) % 4;
+
+	for (unsigned i = 0; i < count; i++)
+		descriptors[(first + i) % QUEUE_ENTRIES] = (struct vring_desc){
+			.addr = BUFFERS + take(input, 2) % BUFFER_BYTES,
+			.len = take(input, 1) << take(input, 1) % 10,
+			.flags = (take(input, 1) & 2) | (i + 1 < count ? 1 : 0),
+			.next = (first + i + 1) % QUEUE_ENTRIES,
+		};
+	avail->ring[avail->idx % QUEUE_ENTRIES] = first;
+	avail->idx++;
+}
+
+static void run_step(struct input *input, struct virtio_device *device,
+	const struct guest_memory *memory, struct io_ring *ring)
+{
+	uint8_t step = take(input, 1);
+	size_t left;
+	uint32_t at;
+
+	switch (step % 8) {
+	case 0:
+	case 1:
+		publish(input, memory, step / 8 % QUEUES);
+		virtio_queue_notify(device, step / 8 % QUEUES);
+		break;
+	case 2:
+		/* A header or a command, mostly where a chain begins. */
+		at = BUFFERS + take(input, 2);
+		for (unsigned i = 0; i < 12 && input->at < input->end; i++)
+			memory->base[at + i] = *input->at++;
+		break;
+	case 3:
+		frame_size = take(input, 1) * 16;
+		left = input->end - input->at;
+		frame_size = frame_size < left ? frame_size : left;
+		frame = input->at;
+		input->at += frame_size;
+		eventfd_write(end.queues[step / 8 % PAIRS].fd, 1);
+		net_wait_readable(&end, step / 8 % PAIRS);
+		io_ring_run(ring, false);
+		break;
+	case 4:
+		/* Anything in the rings. */
+		at = RINGS + take(input, 2) % (QUEUES * 0x1000u);
+		memory->base[at] = take(input, 1);
+		virtio_queue_notify(device, step / 8 % QUEUES);
+		break;
+	case 5:
+		net_wait_writable(&end, step / 8 % PAIRS);
+		io_ring_run(ring, false);
+		break;
+	case 6:
+		net_set_link(&end, step & 8);
+		break;
+	default:
+		reset(device, ring);
+		start(device, ~0ull ^ (uint64_t)take(input, 4) ^ (uint64_t)take(input, 4) << 32);
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static const uint8_t mac[ETH_ALEN] = { 2 };
+	struct input input = { data, data + size };
+	struct guest_memory memory;
+	struct machine machine;
+	struct io_ring ring;
+	struct virtio_environment environment = { &memory, &ring };
+	struct virtio_device *device;
+
+	if (guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }) < 0 ||
+		io_ring_init(&ring, 64) < 0)
+		abort();
+	machine_init(&machine, &memory, &machine_ops);
+	memset(&end, 0, sizeof(end));
+	net_init(&end, &end_ops, &ring);
+	end.queue_count = PAIRS;
+	end.offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | 0x60;
+	end.up = true;
+	frame = NULL;
+	busy = false;
+	for (unsigned i = 0; i < PAIRS; i++)
+		end.queues[i].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	device = net_create(&environment, "eth0", &end, mac, 1500);
+	if (!device || machine_add(&machine, device) < 0)
+		abort();
+	start(device, ~0ull);
+	while (input.at < input.end)
+		run_step(&input, device, &memory, &ring);
+	reset(device, &ring);
+	io_ring_release(&ring);
+	machine_release(&machine);
+	for (unsigned i = 0; i < PAIRS; i++)
+		close(end.queues[i].fd);
+	guest_memory_release(&memory);
+	return 0;
+}
