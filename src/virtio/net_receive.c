@@ -80,9 +80,12 @@ static bool hold_bytes(struct receiver *receiver, size_t wanted)
 /* Buffers for a frame: as many as it may need, or all that there are. */
 static bool hold_buffers(struct receiver *receiver)
 {
+	const struct net_device *device = receiver->device;
+	bool large = device->offloads || device->config.mtu > ETH_DATA_LEN;
+
 	if (!merges(receiver))
 		return receiver->count || hold_chain(receiver);
-	hold_bytes(receiver, receiver->device->offloads ? LARGE_BYTES : PLAIN_BYTES);
+	hold_bytes(receiver, large ? LARGE_BYTES : PLAIN_BYTES);
 	return receiver->count;
 }
 

@@ -315,7 +315,7 @@ test_net_user_debian_updates_and_takes_200_mb_by_scp() {
 		-- env KEY="$(cat key.pub)" sh -c '
 		echo "deb [trusted=yes] http://192.0.2.1:8000 ./" >/tmp/list
 		mkdir -p /tmp/lists /tmp/cache
-		apt() { "$@" -o Dir::Etc::sourcelist=/tmp/list -o Dir::Etc::sourceparts=- \
+		apt() { "$@" -o Dir::Etc::sourcelist=/tmp/list -o Dir::Etc::sourceparts=/dev/null \
 			-o Dir::State::lists=/tmp/lists -o Dir::Cache=/tmp/cache; }
 		apt apt-get update
 		apt apt-cache show karma-test
