@@ -5,17 +5,21 @@ VERSION := 0.1.0
 PREFIX ?= /usr/local
 DESTDIR ?=
 BUILD := build
+comma := ,
 
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)
 # Bound at the start: all of it read-only from then on, and no look-up later.
-HARDENING := -Wl,-z,relro,-z,now
+HARDENING := -pie -Wl,-z,relro,-z,now,-z,noexecstack
 LIBS := liburing liblzma libzstd zlib
 
 GUEST_DIR := $(PREFIX)/lib/karma/guest
-KARMA_CPPFLAGS := -D_GNU_SOURCE -Iinclude -Ihypercalls \
+KARMA_CPPFLAGS := -D_GNU_SOURCE -Iinclude -Ihypercalls -I$(BUILD)/gen \
 	-DKARMA_VERSION='"$(VERSION)"' -DKARMA_GUEST_DIR='"$(GUEST_DIR)"'
-KARMA_CFLAGS := -std=gnu11 $(WARNINGS) -pthread -fstack-protector-strong
+KARMA_CFLAGS := -std=gnu11 $(WARNINGS) -pthread -fPIE -fstack-protector-strong \
+	-fstack-clash-protection -fcf-protection
+# Not for the sanitizers, which look closer.
+FORTIFY := -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3
 LIB_CFLAGS = $(shell pkg-config --cflags $(LIBS))
 LIB_LDLIBS = $(shell pkg-config --libs $(LIBS))
 
@@ -85,9 +89,25 @@ $(BUILD)/karma: $(OBJECTS)
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CC    $<)
-	$(Q)$(CC) $(KARMA_CPPFLAGS) $(CPPFLAGS) $(LIB_CFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(FORTIFY) $(CPPFLAGS) $(LIB_CFLAGS) $(CFLAGS) $(KARMA_CFLAGS) \
+		-MMD -MP -c -o $@ $<
 
 -include $(OBJECTS:.o=.d)
+
+# The tables of system calls, as filters.
+FILTERS := $(BUILD)/gen/filters.h
+
+$(BUILD)/gen/compile-filters: src/sandbox/tables/compile.c src/sandbox/tables/tables.h Makefile
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) -D_GNU_SOURCE $(CPPFLAGS) $(CFLAGS) -std=gnu11 $(WARNINGS) -o $@ $< -lseccomp
+
+$(FILTERS): $(BUILD)/gen/compile-filters
+	$(call say,GEN   $@)
+	$(Q)$< >$@
+
+$(BUILD)/obj/src/sandbox/seccomp.o $(BUILD)/test/obj-asan/src/sandbox/seccomp.o \
+	$(BUILD)/test/obj-tsan/src/sandbox/seccomp.o: $(FILTERS)
 
 
 # --- Tests.
@@ -146,6 +166,20 @@ guest_tests = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only))
 .PHONY: check-guest
 check-guest: all guest $(TINY) $(BUILD)/test/debian.img
 	$(call guest_tests,--host --memory --host 6144,$(TESTS))
+
+# Karma as it is, but for code of ours in the place of a guest that has broken out.
+TAKEOVER_WRAPS := sandbox_filter vm_start io_ring_loop ioctl cpu_has_virtualization
+
+$(BUILD)/test/karma-takeover: $(OBJECTS) $(BUILD)/obj/tests/takeover/takeover.o
+	@mkdir -p $(@D)
+	$(call say,LINK  $@)
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(HARDENING) $(LDFLAGS) \
+		$(addprefix -Wl$(comma)--wrap=,$(TAKEOVER_WRAPS)) -o $@ $^ $(LIB_LDLIBS)
+
+.PHONY: check-takeover
+check-takeover: all $(BUILD)/test/karma-takeover $(TINY)
+	$(Q)if tests/takeover/run --can; then tests/takeover/run; else \
+		scripts/soft-host --timeout 900 -- tests/takeover/run; fi
 
 # With shadow paging, as on CPUs without nested paging: always in the soft host.
 .PHONY: check-guest-shadow
@@ -207,7 +241,7 @@ $(BUILD)/bench/first-run.o: tests/bench/first-run.c Makefile
 $(BUILD)/bench/karma-start: $(OBJECTS) $(BUILD)/bench/first-run.o
 	$(call say,LINK  $@)
 	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(HARDENING) $(LDFLAGS) \
-		-Wl,--wrap=ioctl,--wrap=cpu_has_virtualization,--wrap=elf_load,--wrap=bzimage_load \
+		-Wl,--wrap=ioctl,--wrap=sandbox_fork,--wrap=cpu_has_virtualization,--wrap=elf_load,--wrap=bzimage_load \
 		-o $@ $^ $(LIB_LDLIBS)
 
 # The devices and what is below them, and a guest in the place of KVM.
@@ -280,7 +314,7 @@ FUZZ_RUNS ?= 100000
 FUZZ_SECONDS ?=
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/test/%,$(wildcard tests/fuzz/*.c))
 
-$(BUILD)/test/fuzz_%: tests/fuzz/fuzz_%.c $(PARTS) $(wildcard include/karma/*.h)
+$(BUILD)/test/fuzz_%: tests/fuzz/fuzz_%.c $(PARTS) $(wildcard include/karma/*.h) $(FILTERS)
 	@mkdir -p $(@D)
 	$(call say,CLANG $<)
 	$(Q)clang -Wno-gnu-variable-sized-type-not-at-end $(KARMA_CPPFLAGS) $(LIB_CFLAGS) -std=gnu11 -O1 -g -pthread \
@@ -300,8 +334,10 @@ check:
 	scripts/dependencies test
 	$(MAKE) all docs
 	tests/check-docs
+	tests/check-hardening
 	$(MAKE) check-scripts fuzz
 	$(MAKE) unit
+	$(MAKE) check-takeover
 	$(MAKE) check-guest
 	$(MAKE) check-guest-shadow
 

@@ -11,6 +11,7 @@
 #include "karma/disk.h"
 #include "karma/memory.h"
 #include "karma/net.h"
+#include "karma/sandbox.h"
 #include "karma/terminal.h"
 
 /* Exit statuses of `karma run`; 0 to 123 are the guest's, and what it gives from 128 on. */
@@ -56,6 +57,7 @@ struct run_options {
 	bool die_with_parent;
 	bool strict;
 	bool stats;
+	struct sandbox_options sandbox;
 	bool help;
 	char **command;			/* NULL, or ends with NULL */
 };

@@ -53,6 +53,12 @@ void limit_init(struct limit *limit, const struct limit_options *options);
 void limit_release(struct limit *limit);
 
 /*
+ * Before the guest is started anew: what its process has left there, in shared memory, decides
+ * nothing but how many tokens there are, and those are never more than a bucket holds.
+ */
+void limit_hand_on(struct limit *limit, const struct limit_options *options);
+
+/*
  * Whether the next request may start: 0, or in how many nanoseconds to ask again, LIMIT_WAIT_MIN
  * to LIMIT_WAIT_MAX.  Who is told to wait either asks again then, or calls limit_leave(): others
  * may wait behind it.

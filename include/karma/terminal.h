@@ -22,6 +22,20 @@
 #define TERMINAL_INPUT_BYTES 4096u
 #define TERMINAL_ESCAPE 0x01	/* Ctrl-A */
 
+/*
+ * What is left for the next guest when one is started anew, in a process of its own: in memory that
+ * these processes share.  So it is a guest's that has broken out, and the next one may not trust it.
+ */
+struct terminal_kept {
+	size_t output_start, output_used;
+	size_t input_start, input_used;
+	unsigned char output_dead, input_ended, escape;	/* 0: false */
+	char last_input;
+	/* Last, so that they take no memory before they are used. */
+	char output[TERMINAL_OUTPUT_BYTES];
+	char input[TERMINAL_INPUT_BYTES];
+};
+
 struct terminal {
 	struct io_ring *ring;
 	int in_fd, out_fd;	/* -1: no input; output is thrown away */
@@ -34,15 +48,12 @@ struct terminal {
 	pid_t guard;
 
 	pthread_mutex_t lock;
-	size_t output_start, output_used;
-	bool output_busy, output_dead, output_short;
+	struct terminal_kept *kept;
+	bool output_busy, output_short;
 	struct iovec output_iov;
 	struct io_op output_op;
 
-	size_t input_start, input_used;
-	bool input_busy, input_ended, input_held, eof_wanted;
-	char last_input;
-	bool escape;
+	bool input_busy, input_held, eof_wanted;
 	struct io_op input_op;
 
 	void (*input_ready)(void *context);	/* there is input to read */
@@ -50,10 +61,6 @@ struct terminal {
 	void *context;
 	void (*leave)(void *context);		/* the user typed Ctrl-A x */
 	void *leave_context;
-
-	/* Last: terminal_open() leaves them alone, so that they take no memory before they are used. */
-	char output[TERMINAL_OUTPUT_BYTES];
-	char input[TERMINAL_INPUT_BYTES];
 };
 
 /*
@@ -62,7 +69,7 @@ struct terminal {
  * monitor is killed, by its guard process.
  */
 int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *ring);
-/* Waits for nothing.  The ring must be released first, since it may hold our buffers. */
+/* Waits for nothing.  No ring may hold our buffers any more. */
 void terminal_close(struct terminal *terminal);
 
 /* Forks, so call it before there are threads or guest memory. */
@@ -80,10 +87,10 @@ void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
 	void (*output_ready)(void *), void *context);
 
 /*
- * Forget who is attached, and that input was held: another may follow, and gets the input that
- * is left.  No other thread may be at work.
+ * Another guest is to be attached: forget the one before, and that input was held, and check what it
+ * has left.  No other thread may be at work.
  */
-void terminal_detach(struct terminal *terminal);
+void terminal_hand_on(struct terminal *terminal);
 
 /* Take text; how many bytes: fewer than given if the buffer is full, output_ready() follows. */
 size_t terminal_write(struct terminal *terminal, const void *text, size_t length);

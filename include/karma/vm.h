@@ -19,6 +19,7 @@
 #include "karma/io.h"
 #include "karma/machine.h"
 #include "karma/memory.h"
+#include "karma/sandbox.h"
 #include "karma/terminal.h"
 
 #define VCPUS_MAX 64u
@@ -34,20 +35,19 @@ enum vm_end {
 	VM_HANG,		/* the watchdog was not fed */
 	VM_CRASH,		/* triple fault, or an exit that Karma does not serve */
 	VM_FAILURE,		/* the monitor's own, or KVM's */
-	VM_STOPPED,		/* by vm_stop() */
+	VM_STOPPED,		/* by the user, or a time that has passed */
 };
 
 struct vcpu {
 	struct vm *vm;
 	unsigned id;
-	char name[16];			/* of its thread */
 	int fd;
+	int stats_fd;			/* -1: none are wanted, or KVM has none */
 	struct kvm_run *run;
-	size_t run_size;
-	pthread_t thread;
-	bool started;
+	_Atomic(pid_t) tid;		/* of its thread; 0: it has not come up yet */
 	struct io_ring ring;		/* its own, if a device has use for one */
 	bool has_ring;
+	uint64_t stopped_at;		/* where it was when it was halted */
 
 	/* Statistics, the vCPU thread's own until it has ended. */
 	uint64_t exits[KVM_EXIT_KINDS];
@@ -56,40 +56,51 @@ struct vcpu {
 };
 
 struct vm {
+	pid_t pid;			/* ours */
 	int kvm_fd, vm_fd;
 	struct guest_memory memory;
 	struct machine machine;
 	struct io_ring *ring;		/* the caller's, as is the terminal */
 	struct terminal *terminal;
 	bool strict;			/* end the guest at an access to what is absent */
+	bool stats;			/* stats_print() will be called */
+	bool confined;			/* threads are, by sandbox_filter() */
 
 	struct vcpu *vcpus;
 	unsigned vcpu_count;
-	pthread_t io_thread;
-	bool io_started;
+	unsigned started;		/* of the vCPUs' threads */
+	pthread_barrier_t ready;	/* for the guest: all threads are confined */
 
 	_Atomic(enum vm_end) end;
 	unsigned end_status;
 	atomic_bool stopping;
 	int end_fd;			/* eventfd: readable once there is an end */
 
-	/* vCPU threads wait here at their end, since a thread's requests die with it. */
+	/*
+	 * Threads stay here at their end, and never return: a vCPU's requests would die with it,
+	 * and it takes more system calls to end a thread than all else that it does.
+	 */
 	pthread_mutex_t park_lock;
 	pthread_cond_t park_changed;
-	unsigned parked;
-	bool released;
+	unsigned parked;		/* of the vCPUs */
+	bool io_parked;
 };
 
 /*
  * Open KVM and make the VM, its memory, interrupt controller and vCPUs.  0, or a negative
- * errno with a message printed.  vm_release() undoes it, in any state.  Devices are added to
- * vm->machine (machine_add()) before vm_start().
+ * errno with a message printed.  They are there until the process ends: each start of a guest has
+ * one of its own.  Devices are added to vm->machine (machine_add()) before vm_prepare().
  */
 int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus);
-void vm_release(struct vm *vm);
 
-/* Start the threads at what boot_load() said. */
-int vm_start(struct vm *vm, const struct boot_entry *entry);
+/* Make all that the threads need, with the devices there and before the sandbox closes. */
+int vm_prepare(struct vm *vm, const struct boot_entry *entry);
+
+/* Start the threads, which confine themselves, as the calling one then is. */
+int vm_start(struct vm *vm);
+
+/* How many threads that takes, the calling one and those of io_uring among them. */
+unsigned vm_threads_max(const struct vm *vm);
 
 /* Record the end; the first call counts.  Any thread. */
 void vm_end(struct vm *vm, enum vm_end end, unsigned status);
@@ -103,7 +114,7 @@ void vm_tell_where(struct vm *vm);
 /* Stop the vCPUs; devices and the terminal go on. */
 void vm_halt(struct vm *vm);
 
-/* After vm_halt(): let what devices have begun come to its end, and end all threads. */
+/* After vm_halt(): let what devices have begun come to its end, and halt the I/O thread too. */
 void vm_stop(struct vm *vm);
 
 /* KVM's own file descriptor, and what it can do: see src/vm/kvm.c. */
@@ -147,11 +158,13 @@ void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned vcpu_count);
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cpuid2 *cpuid);
 int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry);
 void *vcpu_thread(void *vcpu);
-/* Of a vCPU that doesn't run. */
-uint64_t vcpu_instruction_pointer(struct vcpu *vcpu);
 /* Before the first vCPU thread: a kick is a signal, which must have its handler by then. */
 void vcpu_prepare_kicks(void);
 void vcpu_kick(struct vcpu *vcpu);
-void vcpu_release(struct vcpu *vcpu);
+
+/* The calling thread's part of vm_start(); false if it can't be confined, or another can't. */
+bool vm_confine(struct vm *vm, enum sandbox_thread kind, struct vcpu *vcpu);
+/* The calling thread has come to its end.  It doesn't return. */
+_Noreturn void vm_park(struct vm *vm, bool io);
 
 #endif

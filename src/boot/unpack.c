@@ -239,8 +239,8 @@ static void fill_cache(int cache, const char *unfinished, const char *name, stru
 	if (!good || !is_elf(&file))
 		good = ftruncate(file.fd, 0) == 0;
 	/* If another guest was faster, its file is as good, and may be in use. */
-	if (good && fdatasync(file.fd) == 0)
-		linkat(cache, unfinished, cache, name, 0);
+	if (good && fdatasync(file.fd) == 0 && linkat(cache, unfinished, cache, name, 0) < 0)
+		return;
 }
 
 static void unpack_into_cache(int cache, const char *name, const struct boot_file *bzimage,

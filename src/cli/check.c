@@ -12,6 +12,7 @@
 #include "karma/cli.h"
 #include "karma/io.h"
 #include "karma/log.h"
+#include "karma/sandbox.h"
 #include "karma/util.h"
 #include "karma/vm.h"
 
@@ -119,6 +120,23 @@ static void check_io_uring(struct report *report)
 		find(report, OK, "io_uring: works");
 }
 
+static void check_sandbox(struct report *report)
+{
+	const struct sandbox_support support = sandbox_probe();
+
+	if (support.namespaces)
+		find(report, OK, "sandbox: namespaces work");
+	else
+		find(report, WARNING, "sandbox: this host allows you no namespaces, so guests run without: "
+				      "allow user namespaces (sysctl user.max_user_namespaces, "
+				      "kernel.unprivileged_userns_clone)");
+	if (support.landlock)
+		find(report, OK, "sandbox: Landlock works");
+	else
+		find(report, WARNING, "sandbox: the kernel has no Landlock, so guests run without: boot it "
+				      "with lsm=landlock,... on its command line");
+}
+
 static void check_limits(struct report *report)
 {
 	struct rlimit files, space;
@@ -156,6 +174,7 @@ int command_check(int argc, char **argv)
 	check_cpu(&report);
 	check_kvm(&report);
 	check_io_uring(&report);
+	check_sandbox(&report);
 	check_limits(&report);
 	if (report.failures)
 		puts("This host can't run guests.");

@@ -44,6 +44,9 @@ enum {
 	OPTION_DIE_WITH_PARENT,
 	OPTION_STRICT,
 	OPTION_STATS,
+	OPTION_USER,
+	OPTION_CGROUP,
+	OPTION_NO_SANDBOX,
 };
 
 static const struct option long_options[] = {
@@ -65,6 +68,9 @@ static const struct option long_options[] = {
 	{ "die-with-parent", no_argument, NULL, OPTION_DIE_WITH_PARENT },
 	{ "strict", no_argument, NULL, OPTION_STRICT },
 	{ "stats", no_argument, NULL, OPTION_STATS },
+	{ "user", required_argument, NULL, OPTION_USER },
+	{ "cgroup", required_argument, NULL, OPTION_CGROUP },
+	{ "no-sandbox", no_argument, NULL, OPTION_NO_SANDBOX },
 	{ "help", no_argument, NULL, 'h' },
 	{ 0 },
 };
@@ -356,6 +362,15 @@ static int parse_option(struct run_options *options, int option)
 		return 0;
 	case OPTION_STATS:
 		options->stats = true;
+		return 0;
+	case OPTION_USER:
+		options->sandbox.user = optarg;
+		return 0;
+	case OPTION_CGROUP:
+		options->sandbox.cgroup = optarg;
+		return 0;
+	case OPTION_NO_SANDBOX:
+		options->sandbox.off = true;
 		return 0;
 	case 'h':
 		options->help = true;

@@ -3,17 +3,19 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 
 #include "karma/boot.h"
 #include "karma/cli.h"
 #include "karma/devices.h"
 #include "karma/log.h"
+#include "karma/process.h"
 #include "karma/util.h"
 #include "karma/vm.h"
 #include "karma/watchdog.h"
@@ -27,27 +29,37 @@
 /* Of --die-with-parent; nobody else sends it. */
 #define PARENT_SIGNAL SIGUSR2
 
+/* From the supervisor to the guest's process, by their pipe: a disk may have grown. */
+#define MEASURE_SIGNAL SIGUSR1
+
+/* What a guest's process leaves for the next one, in memory that all share: nobody trusts it. */
+struct run_kept {
+	unsigned char again;		/* the guest is to be started anew */
+	unsigned char told_of_pause;
+	struct limit limits[];		/* one for each disk: a restart brings no new burst */
+};
+
 struct run {
 	struct run_options options;
 
 	/* Lives on when the guest is started anew. */
-	struct io_ring ring;
-	bool ring_made;
+	struct sandbox sandbox;
+	struct run_kept *kept;
+	size_t kept_bytes;
 	struct terminal terminal;
 	bool terminal_made;
 	struct disk **disks;		/* open and locked; devices share them */
 	size_t disk_count;
-	struct limit *limits;		/* one for each disk: a restart brings no new burst */
 	struct networks networks;
 	int signal_fd;
-	pthread_t signal_thread;
-	pid_t parent;
+	pid_t pid, parent;		/* the supervisor's, and its parent's */
 	int tty;			/* the user's terminal, or -1 */
 	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
-	bool leaving;			/* a signal came while no guest ran: no more starts */
-	bool told_of_pause;
+	bool leaving;			/* a signal wants us to end: no more starts */
 
-	/* Made anew for each start. */
+	/* Made anew for each start, in a process of its own. */
+	struct process process;
+	struct io_ring ring;
 	struct vm vm;
 	struct virtio_device *console;
 	struct watchdog watchdog;
@@ -81,6 +93,8 @@ static const char help[] =
 	"  --watchdog SECONDS     a guest that is silent for so long counts as panicked\n"
 	"  --die-with-parent      when karma's parent ends, do what SIGTERM does\n"
 	"  --strict, --stats      end it when it uses absent I/O ports; print counters\n"
+	"  --user NAME, --cgroup PATH  for root: what the guest's process is to run as, and in\n"
+	"  --no-sandbox           leave that process all the rights that it was started with\n"
 	"COMMAND runs in the initramfs, or on the disk's root, and its status is karma's.\n"
 	"Exit status: 0 powered off, 1-123 COMMAND's, 124 timeout, 125 karma failed,\n"
 	"126 the guest's kernel panicked or hangs, 127 the guest crashed, 128+N a signal\n"
@@ -97,7 +111,6 @@ static int take_signals(struct run *run)
 		sigaddset(&set, numbers[i]);
 	if (run->options.die_with_parent)
 		sigaddset(&set, PARENT_SIGNAL);
-	run->signal_thread = pthread_self();
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	/* A reader that goes away, or a limit of file size, is an error of that write alone. */
 	signal(SIGPIPE, SIG_IGN);
@@ -143,8 +156,7 @@ static void user_leaves(void *context)
 {
 	struct run *run = context;
 
-	/* Whatever we are waiting for. */
-	pthread_kill(run->signal_thread, SIGINT);
+	process_signal(&run->process, SIGINT);
 }
 
 /* Operations that may be under way at a time: of the disks, the networks, and of all the rest. */
@@ -156,12 +168,8 @@ static unsigned most_in_flight(const struct run_options *options)
 
 static int open_console(struct run *run)
 {
-	int result = io_ring_init(&run->ring, most_in_flight(&run->options));
+	int result = terminal_open(&run->terminal, run->options.console, &run->ring);
 
-	if (result < 0)
-		return result;
-	run->ring_made = true;
-	result = terminal_open(&run->terminal, run->options.console, &run->ring);
 	if (result < 0)
 		return result;
 	run->terminal_made = true;
@@ -170,20 +178,31 @@ static int open_console(struct run *run)
 	return terminal_start(&run->terminal);
 }
 
+static int make_kept(struct run *run)
+{
+	size_t size = sizeof(*run->kept) + run->options.disk_count * sizeof(run->kept->limits[0]);
+	void *kept = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (kept == MAP_FAILED)
+		return fail(-errno, "out of memory");
+	run->kept = kept;
+	run->kept_bytes = size;
+	return 0;
+}
+
 static int open_disks(struct run *run)
 {
 	const struct run_options *options = &run->options;
 
 	run->disks = calloc(options->disk_count, sizeof(*run->disks));
-	run->limits = calloc(options->disk_count, sizeof(*run->limits));
-	if ((!run->disks || !run->limits) && options->disk_count)
+	if (!run->disks && options->disk_count)
 		return fail(-ENOMEM, "disks: out of memory");
 	for (size_t i = 0; i < options->disk_count; i++) {
 		int result = disk_open(&run->disks[i], &options->disks[i], &run->ring);
 
 		if (result < 0)
 			return result;
-		limit_init(&run->limits[i], &options->disks[i].limit);
+		limit_init(&run->kept->limits[i], &options->disks[i].limit);
 		run->disk_count++;
 	}
 	return 0;
@@ -224,7 +243,7 @@ static int add_disk(
 		return fail(-ENOMEM, "disk %s: out of memory", options->path);
 	}
 	if (limit_is_set(&options->limit))
-		blk_limit(device, &run->limits[index]);
+		blk_limit(device, &run->kept->limits[index]);
 	return machine_add(&run->vm.machine, device);
 }
 
@@ -270,13 +289,16 @@ static int64_t milliseconds(void)
 /* What lives on when the guest is started anew. */
 static int start(struct run *run)
 {
-	int result = check_host();
+	int result = sandbox_prepare(&run->sandbox, &run->options.sandbox);
 
+	if (result == 0)
+		result = check_host();
 	if (result == 0)
 		result = take_signals(run);
 	if (result == 0)
 		result = follow_parent(run);
-	/* Before the guest's memory is there, since it may fork. */
+	if (result == 0)
+		result = make_kept(run);
 	if (result == 0)
 		result = open_console(run);
 	if (result == 0)
@@ -288,26 +310,75 @@ static int start(struct run *run)
 	return result;
 }
 
+/* How large a file of ours may become: a disk only grows by others; of the rest, nobody knows. */
+static uint64_t largest_file(const struct run *run)
+{
+	const int outputs[] = { run->terminal.out_fd, STDERR_FILENO };
+	uint64_t largest = 0;
+	struct stat status;
+
+	for (size_t i = 0; i < ARRAY_SIZE(outputs); i++) {
+		if (fstat(outputs[i], &status) == 0 && S_ISREG(status.st_mode))
+			return 0;
+	}
+	for (size_t i = 0; i < run->disk_count; i++) {
+		uint64_t size;
+
+		if (disk_measure(run->disks[i], &size) == 0 && size > largest)
+			largest = size;
+	}
+	return largest;
+}
+
+static int close_sandbox(struct run *run)
+{
+	const struct sandbox_bounds bounds = {
+		.file_bytes = largest_file(run),
+		.threads = vm_threads_max(&run->vm),
+	};
+
+	run->vm.confined = !run->options.sandbox.off;
+	return sandbox_enter(&run->sandbox, &bounds);
+}
+
+/* Nothing of the guest before is here, but what it has left in the shared memory. */
+static void hand_on(struct run *run)
+{
+	/* Signals come by way of the supervisor. */
+	close_fd(&run->signal_fd);
+	terminal_hand_on(&run->terminal);
+	for (size_t i = 0; i < run->disk_count; i++)
+		limit_hand_on(&run->kept->limits[i], &run->options.disks[i].limit);
+}
+
 static int start_guest(struct run *run)
 {
 	struct boot_entry entry;
 	int result;
 
-	result = vm_init(&run->vm, &run->options.memory, run->options.cpus);
+	hand_on(run);
+	result = io_ring_init(&run->ring, most_in_flight(&run->options));
+	if (result == 0)
+		result = vm_init(&run->vm, &run->options.memory, run->options.cpus);
 	if (result < 0)
 		return result;
 	run->vm.ring = &run->ring;
 	run->vm.terminal = &run->terminal;
 	run->vm.strict = run->options.strict;
+	run->vm.stats = run->options.stats;
 	run->vm.machine.watchdog = run->options.watchdog;
 	if (run->options.command)
 		terminal_hold_input(&run->terminal);
 	result = guest_load(&run->options, &run->terminal, &run->vm.memory, &entry);
 	if (result == 0)
 		result = add_devices(run);
+	if (result == 0)
+		result = vm_prepare(&run->vm, &entry);
+	if (result == 0)
+		result = close_sandbox(run);
 	run->started_at = milliseconds();
 	watchdog_start(&run->watchdog, run->options.watchdog, run->started_at);
-	return result == 0 ? vm_start(&run->vm, &entry) : result;
+	return result == 0 ? vm_start(&run->vm) : result;
 }
 
 static bool passed(int64_t moment)
@@ -375,26 +446,41 @@ static bool terminal_hung_up(const struct run *run)
 	return run->tty >= 0 && poll(&tty, 1, 0) > 0 && (tty.revents & POLLHUP);
 }
 
+/* The supervisor has a signal for the guest's process. */
+static void pass_on_signal(struct run *run)
+{
+	struct signalfd_siginfo info;
+	int number;
+
+	if (read(run->signal_fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	number = info.ssi_signo;
+	if (number == PARENT_SIGNAL)
+		number = parent_ended(run) ? SIGTERM : 0;
+	if (number == SIGHUP && !terminal_hung_up(run)) {
+		number = MEASURE_SIGNAL;
+		process_allow(&run->process, largest_file(run));
+	}
+	if (number)
+		process_signal(&run->process, number);
+	if (number && number != SIGWINCH && number != MEASURE_SIGNAL)
+		run->leaving = true;
+}
+
 /* The signal that wants us to end, or 0. */
 static int take_signal(struct run *run)
 {
-	struct signalfd_siginfo info;
+	int number = process_take_signal(&run->process);
 
-	if (read(run->signal_fd, &info, sizeof(info)) != sizeof(info))
-		return 0;
-	switch (info.ssi_signo) {
+	switch (number) {
 	case SIGWINCH:
 		console_resized(run->console);
 		return 0;
-	case SIGHUP:
-		if (terminal_hung_up(run))
-			return SIGHUP;
+	case MEASURE_SIGNAL:
 		machine_measure(&run->vm.machine);
 		return 0;
-	case PARENT_SIGNAL:
-		return parent_ended(run) ? SIGTERM : 0;
 	default:
-		return info.ssi_signo;
+		return number;
 	}
 }
 
@@ -443,7 +529,7 @@ static void wait_for_end(struct run *run)
 	while (atomic_load(&run->vm.end) == VM_RUNNING) {
 		struct pollfd watched[] = {
 			{ .fd = run->vm.end_fd, .events = POLLIN },
-			{ .fd = run->signal_fd, .events = POLLIN },
+			{ .fd = run->process.signals[0], .events = POLLIN },
 		};
 
 		if (poll(watched, ARRAY_SIZE(watched), until_next_look(run)) > 0 &&
@@ -454,10 +540,10 @@ static void wait_for_end(struct run *run)
 	}
 }
 
-/* While no guest runs: wait for a signal, for at most so long; one that wants an end is to leave. */
+/* While the guest is halted: wait for a signal, for at most so long; one that wants an end is to leave. */
 static void wait_for_signal(struct run *run, int timeout)
 {
-	struct pollfd watched = { .fd = run->signal_fd, .events = POLLIN };
+	struct pollfd watched = { .fd = run->process.signals[0], .events = POLLIN };
 
 	if (poll(&watched, 1, timeout) > 0 && take_signal(run))
 		run->leaving = true;
@@ -535,9 +621,9 @@ static void pause_before_restart(struct run *run)
 
 	if (passed(earliest))
 		return;
-	if (!run->told_of_pause)
+	if (!run->kept->told_of_pause)
 		note("guest ended within a second of its start: it is started once a second at most");
-	run->told_of_pause = true;
+	run->kept->told_of_pause = true;
 	while (!run->leaving && !passed(earliest) && !passed(run->timeout_at))
 		wait_for_signal(run, until(earliest, run->timeout_at));
 }
@@ -546,7 +632,7 @@ static void keep_until_user_leaves(struct run *run)
 {
 	note("guest is halted and kept in process %d, as --on-panic wait has it: a signal or Ctrl-A x "
 	     "ends it",
-		(int)getpid());
+		(int)run->pid);
 	while (!run->leaving && !passed(run->timeout_at))
 		wait_for_signal(run, until(run->timeout_at, 0));
 }
@@ -572,44 +658,62 @@ static bool follow_policy(struct run *run, int *status)
 	return !run->leaving;
 }
 
-/* The guest from a start to its end: the status for it, and whether it is to be started anew. */
-static int run_once(struct run *run, bool *again)
+/* The guest's process, from a start to its end: its exit status. */
+static int run_process(struct run *run)
 {
 	int status = STATUS_FAILURE;
-	int result = start_guest(run);
 
-	*again = false;
-	if (result == 0) {
-		trim_program();
-		wait_for_end(run);
-	}
+	if (start_guest(run) < 0)
+		return STATUS_FAILURE;
+	trim_program();
+	wait_for_end(run);
 	vm_halt(&run->vm);
-	if (result == 0) {
-		if (atomic_load(&run->vm.end) == VM_HANG)
-			vm_tell_where(&run->vm);
-		drain_console(run);
-		status = exit_status(&run->vm);
-		*again = follow_policy(run, &status);
-	}
+	if (atomic_load(&run->vm.end) == VM_HANG)
+		vm_tell_where(&run->vm);
+	drain_console(run);
+	status = exit_status(&run->vm);
+	run->kept->again = follow_policy(run, &status);
 	vm_stop(&run->vm);
-	if (result == 0 && !*again && run->options.stats)
+	if (run->options.stats && !run->kept->again)
 		stats_print(&run->vm);
-	terminal_detach(&run->terminal);
-	vm_release(&run->vm);
 	return status;
+}
+
+/* The supervisor, from a start to its end: the status, and whether there is to be another. */
+static int run_once(struct run *run, bool *again)
+{
+	struct pollfd watched[2];
+	pid_t pid;
+
+	run->kept->again = false;
+	*again = false;
+	pid = process_start(&run->process, &run->sandbox);
+	if (pid < 0)
+		return STATUS_FAILURE;
+	/* All that it has made ends with it. */
+	if (pid == 0)
+		_exit(run_process(run));
+	trim_program();
+	watched[0] = (struct pollfd){ .fd = run->process.pidfd, .events = POLLIN };
+	watched[1] = (struct pollfd){ .fd = run->signal_fd, .events = POLLIN };
+	do {
+		if (poll(watched, ARRAY_SIZE(watched), -1) > 0 && watched[1].revents)
+			pass_on_signal(run);
+	} while (!watched[0].revents);
+	*again = run->kept->again && !run->leaving;
+	return process_wait(&run->process, STATUS_FAILURE);
 }
 
 static void finish(struct run *run)
 {
-	if (run->ring_made)
-		io_ring_release(&run->ring);
 	if (run->terminal_made)
 		terminal_close(&run->terminal);
 	for (size_t i = 0; i < run->disk_count; i++) {
 		disk_close(run->disks[i]);
-		limit_release(&run->limits[i]);
+		limit_release(&run->kept->limits[i]);
 	}
-	free(run->limits);
+	if (run->kept)
+		munmap(run->kept, run->kept_bytes);
 	free(run->disks);
 	networks_close(&run->networks);
 	close_fd(&run->signal_fd);
@@ -628,14 +732,15 @@ static int run_guest(struct run *run)
 
 int command_run(int argc, char **argv)
 {
-	/* The terminal's buffers are too large for a stack. */
-	static struct run run;
+	struct run run = {
+		.signal_fd = -1,
+		.pid = getpid(),
+		.parent = getppid(),
+		.tty = find_tty(),
+	};
 	int status = STATUS_FAILURE;
 	int result;
 
-	run.signal_fd = -1;
-	run.parent = getppid();
-	run.tty = find_tty();
 	result = run_options_parse(&run.options, argc, argv);
 	if (result == 0 && run.options.help) {
 		fputs(help, stdout);

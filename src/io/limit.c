@@ -132,6 +132,23 @@ void limit_init(struct limit *limit, const struct limit_options *options)
 	pthread_mutex_init(&limit->lock, NULL);
 }
 
+static __int128 between(__int128 least, __int128 value, __int128 most)
+{
+	return value < least ? least : value > most ? most : value;
+}
+
+void limit_hand_on(struct limit *limit, const struct limit_options *options)
+{
+	const struct limit left = *limit;
+	int64_t now = nanoseconds();
+
+	limit_init(limit, options);
+	limit->requests.balance = between(-DEBT_MAX, left.requests.balance, limit->requests.balance);
+	limit->bytes.balance = between(-DEBT_MAX, left.bytes.balance, limit->bytes.balance);
+	/* In the future, it would give nothing for as long. */
+	limit->filled_at = left.filled_at > 0 && left.filled_at < now ? left.filled_at : now;
+}
+
 void limit_release(struct limit *limit)
 {
 	pthread_mutex_destroy(&limit->lock);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 
 #include "karma/io.h"
 #include "karma/log.h"
@@ -30,7 +31,7 @@ static int make_uring(struct io_uring *uring, unsigned in_flight)
 {
 	/* Room for all that can be in flight, so that a submission never waits for completions. */
 	struct io_uring_params parameters = {
-		.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
+		.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | IORING_SETUP_R_DISABLED,
 		.cq_entries = in_flight < BATCH_MAX ? BATCH_MAX : in_flight,
 	};
 	int result = io_uring_queue_init_params(
@@ -45,6 +46,32 @@ static int make_uring(struct io_uring *uring, unsigned in_flight)
 	return 0;
 }
 
+/*
+ * All that may ever be asked of a ring: filters of system calls don't see it.  Without flags, such
+ * as one that takes another's personality, and with no change to the ring itself.
+ */
+static int restrict_and_enable(struct io_uring *uring)
+{
+	static const uint8_t allowed[] = { IORING_OP_NOP, IORING_OP_READV, IORING_OP_WRITEV,
+		IORING_OP_READ, IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_POLL_ADD,
+		IORING_OP_TIMEOUT };
+	struct io_uring_restriction restrictions[ARRAY_SIZE(allowed) + 1] = {
+		[ARRAY_SIZE(allowed)] = { .opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(allowed); i++) {
+		restrictions[i].opcode = IORING_RESTRICTION_SQE_OP;
+		restrictions[i].sqe_op = allowed[i];
+	}
+	/* liburing has functions for both, but Debian's 2.3 does not export them. */
+	if (syscall(SYS_io_uring_register, uring->ring_fd, IORING_REGISTER_RESTRICTIONS,
+		    restrictions, ARRAY_SIZE(restrictions)) < 0 ||
+		syscall(SYS_io_uring_register, uring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
+		return fail(-errno, "io_uring: can't restrict it: %s: use Linux 5.15 or later",
+			strerror(errno));
+	return 0;
+}
+
 int io_ring_init(struct io_ring *ring, unsigned in_flight)
 {
 	int result;
@@ -55,6 +82,11 @@ int io_ring_init(struct io_ring *ring, unsigned in_flight)
 			strerror(errno));
 	/* Two more: for the end, and for wake_fd. */
 	result = make_uring(&ring->uring, in_flight + 2);
+	if (result == 0) {
+		result = restrict_and_enable(&ring->uring);
+		if (result < 0)
+			io_uring_queue_exit(&ring->uring);
+	}
 	if (result < 0) {
 		close(ring->wake_fd);
 		return result;
@@ -79,10 +111,14 @@ int io_ring_init_own(struct io_ring *ring, struct io_ring *main, unsigned in_fli
 	if (result < 0)
 		return result;
 	result = io_uring_register_eventfd(&ring->uring, main->wake_fd);
+	if (result < 0)
+		fail(result, "io_uring: can't tell of completions: %s: use Linux 5.15 or later",
+			strerror(-result));
+	else
+		result = restrict_and_enable(&ring->uring);
 	if (result < 0) {
 		io_uring_queue_exit(&ring->uring);
-		return fail(result, "io_uring: can't tell of completions: %s: use Linux 5.15 or later",
-			strerror(-result));
+		return result;
 	}
 	pthread_mutex_init(&ring->lock, NULL);
 	ring->next = main->threads;

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -80,11 +81,16 @@ int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *r
 {
 	int result = 0;
 
-	memset(terminal, 0, offsetof(struct terminal, output));
-	terminal->ring = ring;
+	*terminal = (struct terminal){ .ring = ring };
 	terminal->in_fd = terminal->out_fd = terminal->pty_slave = terminal->guard_pipe = -1;
 	pthread_mutex_init(&terminal->lock, NULL);
-	if (strcmp(spec, "stdio") == 0)
+	/* Shared: what one guest's process leaves there, the next one finds. */
+	terminal->kept = mmap(NULL, sizeof(*terminal->kept), PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (terminal->kept == MAP_FAILED) {
+		terminal->kept = NULL;
+		result = fail(-ENOMEM, "console: no memory for its buffers: free some on the host");
+	} else if (strcmp(spec, "stdio") == 0)
 		result = open_stdio(terminal);
 	else if (strcmp(spec, "pty") == 0)
 		result = open_pty(terminal);
@@ -94,11 +100,13 @@ int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *r
 		result = fail(-EINVAL,
 			"--console %s: is none of stdio, pty, none, file:PATH: give one of these",
 			spec);
-	if (result < 0)
+	if (result < 0) {
 		terminal_close(terminal);
+		return result;
+	}
 	/* What isn't there has ended, for a guest that waits for its end. */
-	terminal->input_ended = terminal->in_fd < 0;
-	return result;
+	terminal->kept->input_ended = terminal->in_fd < 0;
+	return 0;
 }
 
 /* The guard: waits for the monitor's word or its death, and restores the terminal after death. */
@@ -196,6 +204,9 @@ void terminal_close(struct terminal *terminal)
 			close(terminal->pty_slave);
 	}
 	terminal->in_fd = terminal->out_fd = terminal->pty_slave = -1;
+	if (terminal->kept)
+		munmap(terminal->kept, sizeof(*terminal->kept));
+	terminal->kept = NULL;
 	pthread_mutex_destroy(&terminal->lock);
 }
 
@@ -206,14 +217,14 @@ static void start_output(struct terminal *terminal)
 {
 	size_t length;
 
-	if (terminal->output_busy || terminal->output_used == 0)
+	if (terminal->output_busy || terminal->kept->output_used == 0)
 		return;
-	length = TERMINAL_OUTPUT_BYTES - terminal->output_start;
-	if (length > terminal->output_used)
-		length = terminal->output_used;
+	length = TERMINAL_OUTPUT_BYTES - terminal->kept->output_start;
+	if (length > terminal->kept->output_used)
+		length = terminal->kept->output_used;
 	if (length > WRITE_BYTES)
 		length = WRITE_BYTES;
-	terminal->output_iov = (struct iovec){ terminal->output + terminal->output_start, length };
+	terminal->output_iov = (struct iovec){ terminal->kept->output + terminal->kept->output_start, length };
 	terminal->output_op.done = output_done;
 	terminal->output_busy = true;
 	io_ring_writev(terminal->ring, &terminal->output_op, terminal->out_fd,
@@ -239,14 +250,14 @@ static void account_output(struct terminal *terminal, int result)
 	if (result == -EINTR || result == -ECANCELED) {
 		result = 0;
 	} else if (result < 0) {
-		terminal->output_dead = true;
-		result = terminal->output_used;
+		terminal->kept->output_dead = true;
+		result = terminal->kept->output_used;
 	}
-	terminal->output_start = (terminal->output_start + result) % TERMINAL_OUTPUT_BYTES;
-	terminal->output_used -= result;
+	terminal->kept->output_start = (terminal->kept->output_start + result) % TERMINAL_OUTPUT_BYTES;
+	terminal->kept->output_used -= result;
 	/* From the front again: most guests then never touch the rest. */
-	if (!terminal->output_used)
-		terminal->output_start = 0;
+	if (!terminal->kept->output_used)
+		terminal->kept->output_start = 0;
 }
 
 static void output_done(struct io_op *op, int result)
@@ -263,7 +274,7 @@ static void output_done(struct io_op *op, int result)
 		return;
 	}
 	account_output(terminal, result);
-	died = terminal->output_dead;
+	died = terminal->kept->output_dead;
 	terminal->output_busy = false;
 	start_output(terminal);
 	tell = terminal->output_short;
@@ -283,20 +294,20 @@ size_t terminal_write(struct terminal *terminal, const void *text, size_t length
 	size_t taken = 0;
 
 	pthread_mutex_lock(&terminal->lock);
-	if (terminal->out_fd < 0 || terminal->output_dead) {
+	if (terminal->out_fd < 0 || terminal->kept->output_dead) {
 		taken = length;
 	} else {
-		while (taken < length && terminal->output_used < TERMINAL_OUTPUT_BYTES) {
-			size_t end = (terminal->output_start + terminal->output_used) %
+		while (taken < length && terminal->kept->output_used < TERMINAL_OUTPUT_BYTES) {
+			size_t end = (terminal->kept->output_start + terminal->kept->output_used) %
 				TERMINAL_OUTPUT_BYTES;
-			size_t room = end < terminal->output_start ?
-				terminal->output_start - end :
+			size_t room = end < terminal->kept->output_start ?
+				terminal->kept->output_start - end :
 				TERMINAL_OUTPUT_BYTES - end;
 
 			if (room > length - taken)
 				room = length - taken;
-			memcpy(terminal->output + end, from + taken, room);
-			terminal->output_used += room;
+			memcpy(terminal->kept->output + end, from + taken, room);
+			terminal->kept->output_used += room;
 			taken += room;
 		}
 		terminal->output_short = taken < length;
@@ -311,7 +322,7 @@ size_t terminal_pending(struct terminal *terminal)
 	size_t pending;
 
 	pthread_mutex_lock(&terminal->lock);
-	pending = terminal->output_used;
+	pending = terminal->kept->output_used;
 	pthread_mutex_unlock(&terminal->lock);
 	return pending;
 }
@@ -321,11 +332,11 @@ static void input_polled(struct io_op *op, int result);
 /* Wait for input if there is somebody and room for it; with the lock held. */
 static void start_input(struct terminal *terminal)
 {
-	if (terminal->in_fd < 0 || terminal->input_busy || terminal->input_ended ||
+	if (terminal->in_fd < 0 || terminal->input_busy || terminal->kept->input_ended ||
 		terminal->input_held || !terminal->input_ready)
 		return;
 	/* A person's Ctrl-A must be heard even if the guest does not listen. */
-	if (!terminal->interactive && terminal->input_used > TERMINAL_INPUT_BYTES - END_ROOM - 1)
+	if (!terminal->interactive && terminal->kept->input_used > TERMINAL_INPUT_BYTES - END_ROOM - 1)
 		return;
 	terminal->input_busy = true;
 	terminal->input_op.done = input_polled;
@@ -336,26 +347,26 @@ static void start_input(struct terminal *terminal)
 /* Keep a byte for the guest; what it has no room for is lost, as on a real terminal. */
 static void put_input(struct terminal *terminal, char byte)
 {
-	size_t end = (terminal->input_start + terminal->input_used) % TERMINAL_INPUT_BYTES;
+	size_t end = (terminal->kept->input_start + terminal->kept->input_used) % TERMINAL_INPUT_BYTES;
 
-	if (terminal->input_used == TERMINAL_INPUT_BYTES)
+	if (terminal->kept->input_used == TERMINAL_INPUT_BYTES)
 		return;
-	terminal->input[end] = byte;
-	terminal->input_used++;
-	terminal->last_input = byte;
+	terminal->kept->input[end] = byte;
+	terminal->kept->input_used++;
+	terminal->kept->last_input = byte;
 }
 
 /* A byte that a person typed; true if it asks to leave. */
 static bool typed(struct terminal *terminal, char byte)
 {
-	if (!terminal->escape) {
+	if (!terminal->kept->escape) {
 		if (byte == TERMINAL_ESCAPE)
-			terminal->escape = true;
+			terminal->kept->escape = true;
 		else
 			put_input(terminal, byte);
 		return false;
 	}
-	terminal->escape = false;
+	terminal->kept->escape = false;
 	if (byte == 'x')
 		return true;
 	if (byte == 'a' || byte == TERMINAL_ESCAPE)
@@ -368,13 +379,13 @@ static bool typed(struct terminal *terminal, char byte)
 /* The end of a pipe, as a terminal says it: ^D, and a second if a line is unfinished. */
 static void tell_end(struct terminal *terminal)
 {
-	if (!terminal->input_ended || !terminal->eof_wanted)
+	if (!terminal->kept->input_ended || !terminal->eof_wanted)
 		return;
 	terminal->eof_wanted = false;
-	if (terminal->last_input && terminal->last_input != '\n')
+	if (terminal->kept->last_input && terminal->kept->last_input != '\n')
 		put_input(terminal, END_OF_INPUT);
 	put_input(terminal, END_OF_INPUT);
-	terminal->last_input = '\0';
+	terminal->kept->last_input = '\0';
 }
 
 /* Read once, with the lock held; true if the user asks to leave. */
@@ -386,12 +397,12 @@ static bool take_input(struct terminal *terminal)
 	ssize_t got;
 
 	if (!terminal->interactive)
-		room = TERMINAL_INPUT_BYTES - terminal->input_used - END_ROOM;
+		room = TERMINAL_INPUT_BYTES - terminal->kept->input_used - END_ROOM;
 	got = read(terminal->in_fd, bytes, room);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
 	if (got <= 0) {
-		terminal->input_ended = true;
+		terminal->kept->input_ended = true;
 		tell_end(terminal);
 		return false;
 	}
@@ -415,7 +426,7 @@ static void input_polled(struct io_op *op, int result)
 		leave = take_input(terminal);
 	} else if (result != -ECANCELED) {
 		/* Else the thread that asked for it has ended, and not the input. */
-		terminal->input_ended = true;
+		terminal->kept->input_ended = true;
 		tell_end(terminal);
 	}
 	start_input(terminal);
@@ -432,7 +443,7 @@ bool terminal_has_input(struct terminal *terminal)
 	bool has;
 
 	pthread_mutex_lock(&terminal->lock);
-	has = terminal->input_used > 0 && !terminal->input_held;
+	has = terminal->kept->input_used > 0 && !terminal->input_held;
 	pthread_mutex_unlock(&terminal->lock);
 	return has;
 }
@@ -442,10 +453,10 @@ size_t terminal_read(struct terminal *terminal, void *to, size_t length)
 	size_t given = 0;
 
 	pthread_mutex_lock(&terminal->lock);
-	while (given < length && terminal->input_used && !terminal->input_held) {
-		((char *)to)[given++] = terminal->input[terminal->input_start];
-		terminal->input_start = (terminal->input_start + 1) % TERMINAL_INPUT_BYTES;
-		terminal->input_used--;
+	while (given < length && terminal->kept->input_used && !terminal->input_held) {
+		((char *)to)[given++] = terminal->kept->input[terminal->kept->input_start];
+		terminal->kept->input_start = (terminal->kept->input_start + 1) % TERMINAL_INPUT_BYTES;
+		terminal->kept->input_used--;
 	}
 	if (given)
 		start_input(terminal);
@@ -485,14 +496,21 @@ void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
 	pthread_mutex_unlock(&terminal->lock);
 }
 
-void terminal_detach(struct terminal *terminal)
+void terminal_hand_on(struct terminal *terminal)
 {
-	pthread_mutex_lock(&terminal->lock);
+	struct terminal_kept *kept = terminal->kept;
+
 	terminal->input_ready = terminal->output_ready = NULL;
 	terminal->context = NULL;
 	terminal->output_short = false;
 	terminal->input_held = terminal->eof_wanted = false;
-	pthread_mutex_unlock(&terminal->lock);
+	/* The guest before may have left anything. */
+	kept->output_start %= TERMINAL_OUTPUT_BYTES;
+	kept->input_start %= TERMINAL_INPUT_BYTES;
+	if (kept->output_used > TERMINAL_OUTPUT_BYTES)
+		kept->output_used = 0;
+	if (kept->input_used > TERMINAL_INPUT_BYTES)
+		kept->input_used = 0;
 }
 
 bool terminal_size(const struct terminal *terminal, unsigned *columns, unsigned *rows)

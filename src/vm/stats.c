@@ -108,8 +108,18 @@ static void print_devices(const struct vm *vm)
 			print_counter(device->name, device->counters[j].name,
 				device->counters[j].value);
 	}
-	print_counter("io_uring", "operations", vm->ring->operations);
-	print_counter("io_uring", "submissions", vm->ring->submissions);
+}
+
+static void print_rings(const struct vm *vm)
+{
+	uint64_t operations = vm->ring->operations, submissions = vm->ring->submissions;
+
+	for (unsigned i = 0; i < vm->vcpu_count; i++) {
+		operations += vm->vcpus[i].ring.operations;
+		submissions += vm->vcpus[i].ring.submissions;
+	}
+	print_counter("io_uring", "operations", operations);
+	print_counter("io_uring", "submissions", submissions);
 }
 
 /* KVM's own counters of a vCPU that say what the guest did to the host. */
@@ -137,7 +147,7 @@ struct kvm_counter {
 static unsigned add_kvm_counters(const struct vcpu *vcpu, struct kvm_counter *counters,
 	unsigned count)
 {
-	cleanup_fd int fd = ioctl(vcpu->fd, KVM_GET_STATS_FD, NULL);
+	const int fd = vcpu->stats_fd;
 	struct kvm_stats_header header;
 	unsigned filled = 0;
 
@@ -181,5 +191,6 @@ void stats_print(struct vm *vm)
 	print_exits(vm);
 	print_hypercalls(vm);
 	print_devices(vm);
+	print_rings(vm);
 	print_kvm(vm);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "karma/log.h"
 #include "karma/util.h"
@@ -69,31 +70,17 @@ static int set_msrs(struct vcpu *vcpu)
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cpuid2 *cpuid)
 {
 	int size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-	int result;
 
-	*vcpu = (struct vcpu){ .vm = vm, .id = id };
-	snprintf(vcpu->name, sizeof(vcpu->name), "vcpu%u", id);
+	*vcpu = (struct vcpu){ .vm = vm, .id = id, .stats_fd = -1 };
 	vcpu->fd = ioctl(vm->vm_fd, KVM_CREATE_VCPU, (unsigned long)id);
 	if (vcpu->fd < 0 || size < 0)
 		return vcpu_failed(vcpu, "make it");
 	vcpu->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
-	if (vcpu->run == MAP_FAILED) {
-		result = vcpu_failed(vcpu, "map it");
-		close(vcpu->fd);
-		return result;
-	}
-	vcpu->run_size = size;
-	result = ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0 ? vcpu_failed(vcpu, "set its features") :
-							      set_msrs(vcpu);
-	if (result < 0)
-		vcpu_release(vcpu);
-	return result;
-}
-
-void vcpu_release(struct vcpu *vcpu)
-{
-	munmap(vcpu->run, vcpu->run_size);
-	close(vcpu->fd);
+	if (vcpu->run == MAP_FAILED)
+		return vcpu_failed(vcpu, "map it");
+	if (ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0)
+		return vcpu_failed(vcpu, "set its features");
+	return set_msrs(vcpu);
 }
 
 static struct kvm_segment flat_segment(uint16_t selector, uint8_t type)
@@ -159,7 +146,7 @@ int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
 	return 0;
 }
 
-uint64_t vcpu_instruction_pointer(struct vcpu *vcpu)
+static uint64_t instruction_pointer(struct vcpu *vcpu)
 {
 	struct kvm_regs registers = { 0 };
 
@@ -169,7 +156,7 @@ uint64_t vcpu_instruction_pointer(struct vcpu *vcpu)
 
 static void crashed(struct vcpu *vcpu, const char *what)
 {
-	note("guest crashed: vCPU %u at 0x%" PRIx64 ": %s", vcpu->id, vcpu_instruction_pointer(vcpu),
+	note("guest crashed: vCPU %u at 0x%" PRIx64 ": %s", vcpu->id, instruction_pointer(vcpu),
 		what);
 	vm_end(vcpu->vm, VM_CRASH, 0);
 }
@@ -336,28 +323,27 @@ void vcpu_prepare_kicks(void)
 void *vcpu_thread(void *argument)
 {
 	struct vcpu *vcpu = argument;
-	struct vm *vm = vcpu->vm;
 	sigset_t kick = kick_set();
+	char name[16];
 
-	pthread_setname_np(pthread_self(), vcpu->name);
+	snprintf(name, sizeof(name), "vcpu%u", vcpu->id);
+	pthread_setname_np(pthread_self(), name);
+	vcpu->tid = gettid();
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 	if (vcpu->has_ring)
 		io_ring_enter(&vcpu->ring);
-	run_vcpu(vcpu);
+	if (vm_confine(vcpu->vm, SANDBOX_VCPU, vcpu))
+		run_vcpu(vcpu);
+	vcpu->stopped_at = instruction_pointer(vcpu);
 	if (vcpu->has_ring)
 		io_ring_leave(&vcpu->ring);
-
-	pthread_mutex_lock(&vm->park_lock);
-	vm->parked++;
-	pthread_cond_broadcast(&vm->park_changed);
-	while (!vm->released)
-		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
-	pthread_mutex_unlock(&vm->park_lock);
-	return NULL;
+	vm_park(vcpu->vm, false);
 }
 
 void vcpu_kick(struct vcpu *vcpu)
 {
 	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_RELAXED);
-	pthread_kill(vcpu->thread, KICK_SIGNAL);
+	/* By itself: pthread_kill() makes four system calls of it. */
+	if (vcpu->tid)
+		syscall(SYS_tgkill, vcpu->vm->pid, vcpu->tid, KICK_SIGNAL);
 }

@@ -14,6 +14,8 @@
 
 /* Far less than the default, which the host may back by a huge page. */
 #define STACK_BYTES (256 * KIB)
+/* Of io_uring, for operations of no device's: the console's, and its manager. */
+#define IO_THREADS_MORE 32u
 /* In the hole, for VT-x without unrestricted guest: three pages and one. */
 #define TSS_ADDRESS 0xfffbd000u
 #define IDENTITY_MAP_ADDRESS 0xfffbc000ull
@@ -185,7 +187,7 @@ int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus)
 {
 	int result;
 
-	*vm = (struct vm){ .kvm_fd = -1, .vm_fd = -1, .end_fd = -1 };
+	*vm = (struct vm){ .pid = getpid(), .kvm_fd = -1, .vm_fd = -1, .end_fd = -1 };
 	pthread_mutex_init(&vm->park_lock, NULL);
 	pthread_cond_init(&vm->park_changed, NULL);
 	machine_init(&vm->machine, &vm->memory, &machine_ops);
@@ -206,18 +208,30 @@ int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus)
 	return 0;
 }
 
-void vm_release(struct vm *vm)
+bool vm_confine(struct vm *vm, enum sandbox_thread kind, struct vcpu *vcpu)
 {
-	machine_release(&vm->machine);
-	for (unsigned i = 0; i < vm->vcpu_count; i++)
-		vcpu_release(&vm->vcpus[i]);
-	free(vm->vcpus);
-	close_fd(&vm->end_fd);
-	close_fd(&vm->vm_fd);
-	close_fd(&vm->kvm_fd);
-	guest_memory_release(&vm->memory);
-	pthread_cond_destroy(&vm->park_changed);
-	pthread_mutex_destroy(&vm->park_lock);
+	const struct sandbox_descriptors descriptors = {
+		.vm = vm->vm_fd,
+		.vcpu = vcpu ? vcpu->fd : -1,
+		.terminal = vm->terminal->out_fd,
+	};
+
+	if (vm->confined && sandbox_filter(kind, &descriptors) < 0)
+		vm_end(vm, VM_FAILURE, 0);
+	pthread_barrier_wait(&vm->ready);
+	return atomic_load(&vm->end) != VM_FAILURE;
+}
+
+_Noreturn void vm_park(struct vm *vm, bool io)
+{
+	pthread_mutex_lock(&vm->park_lock);
+	if (io)
+		vm->io_parked = true;
+	else
+		vm->parked++;
+	pthread_cond_broadcast(&vm->park_changed);
+	for (;;)
+		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
 }
 
 static void *io_thread(void *argument)
@@ -225,23 +239,24 @@ static void *io_thread(void *argument)
 	struct vm *vm = argument;
 
 	pthread_setname_np(pthread_self(), "io");
-	io_ring_loop(vm->ring);
-	return NULL;
+	if (vm_confine(vm, SANDBOX_IO, NULL))
+		io_ring_loop(vm->ring);
+	vm_park(vm, true);
 }
 
-/* 0, or a negative errno; *started tells which. */
-static int start_thread(pthread_t *thread, bool *started, void *(*run)(void *), void *argument)
+/* It never ends, so nobody joins it. */
+static int start_thread(void *(*run)(void *), void *argument)
 {
 	pthread_attr_t attributes;
+	pthread_t thread;
 	int result = -pthread_attr_init(&attributes);
 
 	if (result < 0)
 		return result;
 	result = -pthread_attr_setstacksize(&attributes, STACK_BYTES);
 	if (result == 0)
-		result = -pthread_create(thread, &attributes, run, argument);
+		result = -pthread_create(&thread, &attributes, run, argument);
 	pthread_attr_destroy(&attributes);
-	*started = result == 0;
 	return result;
 }
 
@@ -264,25 +279,42 @@ static int make_rings(struct vm *vm)
 	return result;
 }
 
-int vm_start(struct vm *vm, const struct boot_entry *entry)
+int vm_prepare(struct vm *vm, const struct boot_entry *entry)
 {
 	int result = vcpu_set_entry(&vm->vcpus[0], entry);
 
 	if (result == 0)
 		result = make_rings(vm);
-	if (result < 0)
-		return result;
-	vcpu_prepare_kicks();
-	result = start_thread(&vm->io_thread, &vm->io_started, io_thread, vm);
-	for (unsigned i = 0; i < vm->vcpu_count && result == 0; i++) {
-		struct vcpu *vcpu = &vm->vcpus[i];
+	for (unsigned i = 0; i < vm->vcpu_count && vm->stats; i++)
+		vm->vcpus[i].stats_fd = ioctl(vm->vcpus[i].fd, KVM_GET_STATS_FD, NULL);
+	return result;
+}
 
-		result = start_thread(&vcpu->thread, &vcpu->started, vcpu_thread, vcpu);
+unsigned vm_threads_max(const struct vm *vm)
+{
+	unsigned in_flight = 0;
+
+	for (unsigned i = 0; i < vm->machine.device_count; i++)
+		in_flight += vm->machine.devices[i]->in_flight_max;
+	/* Each operation may wait in a thread of io_uring. */
+	return 2 + vm->vcpu_count + in_flight + IO_THREADS_MORE;
+}
+
+int vm_start(struct vm *vm)
+{
+	int result = -pthread_barrier_init(&vm->ready, NULL, 2 + vm->vcpu_count);
+
+	vcpu_prepare_kicks();
+	if (result == 0)
+		result = start_thread(io_thread, vm);
+	while (vm->started < vm->vcpu_count && result == 0) {
+		result = start_thread(vcpu_thread, &vm->vcpus[vm->started]);
+		vm->started += result == 0;
 	}
 	if (result < 0)
 		return fail(result, "threads: %s: raise the limit of processes (ulimit -u)",
 			strerror(-result));
-	return 0;
+	return vm_confine(vm, SANDBOX_MAIN, NULL) ? 0 : -EPERM;
 }
 
 void vm_end(struct vm *vm, enum vm_end end, unsigned status)
@@ -312,25 +344,27 @@ bool vm_guest_knows_karma(const struct vm *vm)
 	return false;
 }
 
+/* For a moment, with the park_lock held. */
+static void wait_for_park(struct vm *vm)
+{
+	struct timespec deadline;
+
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	deadline.tv_nsec += 10 * 1000 * 1000;
+	deadline.tv_sec += deadline.tv_nsec / 1000000000;
+	deadline.tv_nsec %= 1000000000;
+	pthread_cond_timedwait(&vm->park_changed, &vm->park_lock, &deadline);
+}
+
 void vm_halt(struct vm *vm)
 {
-	unsigned started = 0;
-
 	atomic_store(&vm->stopping, true);
-	for (unsigned i = 0; i < vm->vcpu_count; i++)
-		started += vm->vcpus[i].started;
 	pthread_mutex_lock(&vm->park_lock);
-	while (vm->parked < started) {
-		struct timespec deadline;
-
+	while (vm->parked < vm->started) {
 		/* A kick sticks, by immediate_exit; again, for a thread not in its loop yet. */
-		for (unsigned i = 0; i < started; i++)
+		for (unsigned i = 0; i < vm->started; i++)
 			vcpu_kick(&vm->vcpus[i]);
-		clock_gettime(CLOCK_REALTIME, &deadline);
-		deadline.tv_nsec += 10 * 1000 * 1000;
-		deadline.tv_sec += deadline.tv_nsec / 1000000000;
-		deadline.tv_nsec %= 1000000000;
-		pthread_cond_timedwait(&vm->park_changed, &vm->park_lock, &deadline);
+		wait_for_park(vm);
 	}
 	pthread_mutex_unlock(&vm->park_lock);
 }
@@ -338,26 +372,16 @@ void vm_halt(struct vm *vm)
 void vm_tell_where(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
-		note("vCPU %u is at 0x%" PRIx64, i, vcpu_instruction_pointer(&vm->vcpus[i]));
+		note("vCPU %u is at 0x%" PRIx64, i, vm->vcpus[i].stopped_at);
 }
 
 void vm_stop(struct vm *vm)
 {
-	if (vm->io_started) {
-		for (unsigned i = 0; i < vm->machine.device_count; i++)
-			virtio_wait_idle(vm->machine.devices[i]);
-		io_ring_stop(vm->ring);
-		pthread_join(vm->io_thread, NULL);
-	}
+	for (unsigned i = 0; i < vm->machine.device_count; i++)
+		virtio_wait_idle(vm->machine.devices[i]);
+	io_ring_stop(vm->ring);
 	pthread_mutex_lock(&vm->park_lock);
-	vm->released = true;
-	pthread_cond_broadcast(&vm->park_changed);
+	while (!vm->io_parked)
+		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
 	pthread_mutex_unlock(&vm->park_lock);
-	for (unsigned i = 0; i < vm->vcpu_count; i++) {
-		if (vm->vcpus[i].started)
-			pthread_join(vm->vcpus[i].thread, NULL);
-		if (vm->vcpus[i].has_ring)
-			io_ring_release_own(&vm->vcpus[i].ring);
-		vm->vcpus[i].has_ring = false;
-	}
 }

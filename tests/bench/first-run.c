@@ -2,8 +2,8 @@
 /*
  * Tell the CPU time that a monitor takes before its first KVM_RUN, by standing in for ioctl().
  *
- * At the first KVM_RUN the CPU time of the whole process so far, in microseconds, is written to the
- * file that FIRST_RUN_FILE names, and for Karma behind it how much of that went into loading the
+ * At the first KVM_RUN the CPU time of the whole process so far, and of the one that Karma starts it
+ * from, in microseconds, is written to the file that FIRST_RUN_FILE names, and for Karma behind it how much of that went into loading the
  * kernel; if FIRST_RUN_END is set, the process ends there.  So it can be measured wherever KVM makes
  * VMs and vCPUs, even if it can't run them.
  *
@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,6 +29,7 @@
 static int report = -1;
 static bool ends;
 static long long kernel_time;
+static _Atomic long long *parent_time;	/* what Karma has taken until its guest's process was there */
 
 static void __attribute__((constructor)) open_file(void)
 {
@@ -35,6 +37,10 @@ static void __attribute__((constructor)) open_file(void)
 
 	if (path)
 		report = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	parent_time = mmap(NULL, sizeof(*parent_time), PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (parent_time == MAP_FAILED)
+		_exit(EXIT_FAILURE);
 	ends = getenv("FIRST_RUN_END") != NULL;
 }
 
@@ -49,7 +55,8 @@ static long long cpu_time(void)
 static void tell_cpu_time(void)
 {
 	char text[64];
-	int length = snprintf(text, sizeof(text), "%lld %lld\n", cpu_time(), kernel_time);
+	int length = snprintf(text, sizeof(text), "%lld %lld\n", cpu_time() + *parent_time,
+		kernel_time);
 
 	if (write(report, text, length) != length)
 		_exit(EXIT_FAILURE);
@@ -64,6 +71,18 @@ bool __wrap_cpu_has_virtualization(void);
 bool __wrap_cpu_has_virtualization(void)
 {
 	return ends || __real_cpu_has_virtualization();
+}
+
+pid_t __real_sandbox_fork(void *sandbox, int *pidfd);
+pid_t __wrap_sandbox_fork(void *sandbox, int *pidfd);
+
+pid_t __wrap_sandbox_fork(void *sandbox, int *pidfd)
+{
+	pid_t pid = __real_sandbox_fork(sandbox, pidfd);
+
+	if (pid > 0)
+		*parent_time += cpu_time();
+	return pid;
 }
 
 int __real_elf_load(const void *memory, const void *file, void *image);

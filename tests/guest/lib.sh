@@ -68,6 +68,9 @@ start_guest() {
 	exec 7>to_guest
 }
 
+# The process in the sandbox, which runs the guest; guest_pid is its supervisor.
+guest_process() { pgrep -P "$guest_pid" -x karma; }
+
 send() { printf '%s\n' "$1" >&7; }
 
 # wait_for PATTERN SECONDS: until the guest has printed it.
@@ -75,6 +78,8 @@ wait_for() {
 	local end=$((SECONDS + $2))
 	until grep -Eq -- "$1" out; do
 		if ! kill -0 "$guest_pid" 2>/dev/null; then
+			# Its last words.
+			grep -Eq -- "$1" out && return
 			say "guest ended before it printed '$1':"; cat out err >&2; exit 1
 		fi
 		if [ $SECONDS -ge $end ]; then

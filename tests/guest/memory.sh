@@ -5,7 +5,7 @@
 # Guest memory: where it comes from, and that it goes back.
 
 resident() {	# kB of the running guest's monitor, shared memory included
-	sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$guest_pid/status"
+	sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$(guest_process)/status"
 }
 
 # fill_and_free OPTION...: a guest fills 200 MiB and frees them, which must come back.
@@ -38,7 +38,7 @@ test_memory_that_the_guest_frees_returns_to_the_host() {
 
 test_shared_memory_returns_to_the_host() {
 	fill_and_free --memory 768M,shared=on
-	ls -l "/proc/$guest_pid/fd" >files
+	ls -l "/proc/$(guest_process)/fd" >files
 	expect_in files "/memfd:karma-guest"
 	send next
 	end_guest

@@ -425,7 +425,7 @@ START_TEST(next_guest_gets_the_input_that_is_left)
 	ck_assert(terminal_has_input(&terminal));
 	/* The first one is not ready before its end. */
 	terminal_hold_input(&terminal);
-	terminal_detach(&terminal);
+	terminal_hand_on(&terminal);
 	console = console_create(&sim.environment, &terminal);
 	ck_assert_uint_eq(sim_add(&sim, console), 1);
 	sim_start_device(&sim, 1, FEATURES_INDIRECT | FEATURES_EVENT, queues, 2, QUEUE_SIZE);
@@ -433,6 +433,23 @@ START_TEST(next_guest_gets_the_input_that_is_left)
 	assert_guest_gets_text("early\n");
 	ck_assert_int_eq(write(to_guest[1], "late\n", 5), 5);
 	assert_guest_gets_text("late\n");
+}
+END_TEST
+
+START_TEST(nothing_that_a_guest_left_leads_out_of_the_buffers)
+{
+	const unsigned char bytes[] = { 0x7f, 0x80, 0xff, 0x41 };
+
+	start("stdio");
+	for (size_t i = 0; i < ARRAY_SIZE(bytes); i++) {
+		memset(terminal.kept, bytes[i], offsetof(struct terminal_kept, output));
+		terminal_hand_on(&terminal);
+		ck_assert_uint_lt(terminal.kept->output_start, TERMINAL_OUTPUT_BYTES);
+		ck_assert_uint_le(terminal.kept->output_used, TERMINAL_OUTPUT_BYTES);
+		ck_assert_uint_lt(terminal.kept->input_start, TERMINAL_INPUT_BYTES);
+		ck_assert_uint_le(terminal.kept->input_used, TERMINAL_INPUT_BYTES);
+	}
+	memset(terminal.kept, 0, sizeof(*terminal.kept));
 }
 END_TEST
 
@@ -1024,6 +1041,7 @@ Suite *console_suite(void)
 		input_reaches_the_guest,
 		console_goes_on_when_the_thread_that_asked_ends,
 		next_guest_gets_the_input_that_is_left,
+		nothing_that_a_guest_left_leads_out_of_the_buffers,
 		input_waits_for_the_guest_to_listen,
 		input_end_without_hold_is_silent,
 		held_input_comes_with_its_release,

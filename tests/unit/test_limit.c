@@ -228,6 +228,43 @@ START_TEST(clock_that_goes_back_brings_nothing)
 }
 END_TEST
 
+START_TEST(next_guest_gets_the_tokens_that_are_left)
+{
+	const struct limit_options options = { 10, 0, 1 };
+
+	make(10, 0, 1);
+	ck_assert_uint_eq(started(&turn, 7, 0), 7);
+	limit_hand_on(&limit, &options);
+	ck_assert_uint_eq(started(&turn, 10, 0), 3);
+	limit_hand_on(&limit, &options);
+	ck_assert_ptr_null(limit.first);
+	set_time(START + SECOND / 10);
+	turn = (struct limit_turn){ 0 };
+	ck_assert_uint_eq(started(&turn, 10, 0), 1);
+	sim_set_clock(0);
+}
+END_TEST
+
+/* A guest that has broken out can write there what it likes. */
+START_TEST(nothing_that_is_left_makes_tokens_or_stops_the_clock)
+{
+	const struct limit_options options = { 10, 10, 1 };
+	const unsigned char bytes[] = { 0x00, 0x7f, 0x80, 0xff, 0x41 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(bytes); i++) {
+		make(10, 10, 1);
+		limit_release(&limit);
+		memset(&limit, bytes[i], sizeof(limit));
+		limit_hand_on(&limit, &options);
+		ck_assert_uint_le(started(&turn, 1000, 1), 10);
+		ck_assert_uint_eq(limit.requests.rate, 10);
+		ck_assert_int_le(limit.filled_at, START);
+		limit_leave(&limit, &turn);
+	}
+	sim_set_clock(0);
+}
+END_TEST
+
 START_TEST(those_that_wait_have_their_turns_in_order)
 {
 	make(1000, 0, 1);
@@ -269,6 +306,8 @@ Suite *limit_suite(void)
 		rate_is_exact_over_a_long_time,
 		no_number_overflows,
 		clock_that_goes_back_brings_nothing,
+		next_guest_gets_the_tokens_that_are_left,
+		nothing_that_is_left_makes_tokens_or_stops_the_clock,
 		those_that_wait_have_their_turns_in_order,
 	};
 	Suite *suite = suite_create("limit");

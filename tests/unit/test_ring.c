@@ -2,6 +2,7 @@
 /* The io_urings: whose thread takes what, in which order. */
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -307,6 +308,49 @@ START_TEST(counters_of_a_ring_go_to_the_main_one)
 	ck_assert_uint_eq(ring.submissions, 1);
 }
 END_TEST
+/* What a thread that a guest has taken over could write into a ring. */
+START_TEST(ring_refuses_what_no_device_asks_for)
+{
+	struct io_ring *rings[] = { &ring, &own };
+	struct sockaddr_in address = { .sin_family = AF_INET };
+
+	for (unsigned i = 0; i < 2 * 6; i++) {
+		struct io_uring *uring = &rings[i % 2]->uring;
+		struct io_uring_sqe *sqe = io_uring_get_sqe(uring);
+		struct io_uring_cqe *cqe;
+
+		switch (i / 2) {
+		case 0:
+			io_uring_prep_openat(sqe, AT_FDCWD, "/", O_RDONLY, 0);
+			break;
+		case 1:
+			io_uring_prep_connect(sqe, file, (struct sockaddr *)&address, sizeof(address));
+			break;
+		case 2:
+			io_uring_prep_close(sqe, file);
+			break;
+		case 3:
+			io_uring_prep_nop(sqe);
+			sqe->flags = IOSQE_ASYNC;
+			break;
+		case 4:
+			io_uring_prep_nop(sqe);
+			sqe->flags = IOSQE_FIXED_FILE;
+			break;
+		case 5:
+			io_uring_prep_provide_buffers(sqe, &address, 1, 1, 0, 0);
+			break;
+		}
+		io_uring_submit(uring);
+		ck_assert_int_eq(io_uring_wait_cqe(uring, &cqe), 0);
+		ck_assert_int_eq(cqe->res, -EACCES);
+		io_uring_cqe_seen(uring, cqe);
+	}
+	/* Nor may the ring be changed. */
+	ck_assert_int_eq(io_uring_register_files(&ring.uring, &file, 1), -EACCES);
+	ck_assert_int_eq(io_uring_unregister_eventfd(&own.uring), -EACCES);
+}
+END_TEST
 
 Suite *ring_suite(void)
 {
@@ -322,6 +366,7 @@ Suite *ring_suite(void)
 		done_may_finish_another,
 		afters_follow_all_that_came_together,
 		counters_of_a_ring_go_to_the_main_one,
+		ring_refuses_what_no_device_asks_for,
 	};
 	Suite *suite = suite_create("ring");
 	TCase *test_case = tcase_create("ring");

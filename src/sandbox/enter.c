@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Into the sandbox, step by step, each where the last need for what it takes has ended. */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "internal.h"
+#include "karma/log.h"
+#include "karma/util.h"
+
+static int find_user(struct sandbox *sandbox)
+{
+	const char *name = sandbox->options.user;
+	struct passwd *user;
+
+	if (!name)
+		return 0;
+	if (geteuid() != 0)
+		return fail(-EPERM, "--user %s: only root can become another user: leave it out", name);
+	errno = 0;
+	user = getpwnam(name);
+	if (!user)
+		return fail(errno ? -errno : -ENOENT, "--user %s: %s: give a user that `getent passwd` has",
+			name, errno ? strerror(errno) : "there is no such user");
+	if (user->pw_uid == 0)
+		return fail(-EINVAL, "--user %s: is root: give another, or leave it out", name);
+	sandbox->uid = user->pw_uid;
+	sandbox->gid = user->pw_gid;
+	return 0;
+}
+
+static int enter_cgroup(const char *path)
+{
+	cleanup_free char *file = NULL;
+	cleanup_fd int fd = -1;
+
+	if (!path)
+		return 0;
+	if (asprintf(&file, "%s/cgroup.procs", path) < 0)
+		return fail(-ENOMEM, "--cgroup %s: out of memory", path);
+	fd = open(file, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return fail(-ENOENT, "--cgroup %s: is no control group: make it (mkdir), below /sys/fs/cgroup",
+			path);
+	/* 0: the process that writes. */
+	if (fd < 0 || write(fd, "0", 1) != 1)
+		return fail(-errno, "--cgroup %s: can't enter it: %s: run karma as root, or have it "
+				    "delegated to you; it must have no groups below it",
+			path, strerror(errno));
+	return 0;
+}
+
+int sandbox_prepare(struct sandbox *sandbox, const struct sandbox_options *options)
+{
+	int result;
+
+	*sandbox = (struct sandbox){ .options = *options };
+	if (options->off)
+		note("--no-sandbox: a guest that breaks out of its virtual machine has all your rights");
+	result = enter_cgroup(options->cgroup);
+	return result == 0 ? find_user(sandbox) : result;
+}
+
+static int become_user(const struct sandbox *sandbox)
+{
+	if (!sandbox->options.user)
+		return 0;
+	if (setgroups(0, NULL) < 0 || setresgid(sandbox->gid, sandbox->gid, sandbox->gid) < 0 ||
+		setresuid(sandbox->uid, sandbox->uid, sandbox->uid) < 0)
+		return -errno;
+	/* The kernel forgets it with the user. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	return 0;
+}
+
+static int drop_capabilities(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct none[2] = { 0 };
+
+	return syscall(SYS_capset, &header, none) < 0 ? -errno : 0;
+}
+
+/* With no way left to open a file, or with one less; seccomp will leave none. */
+static void tell_what_is_missing(const struct sandbox *sandbox, bool empty, bool landlock)
+{
+	if (sandbox->told || (empty && landlock))
+		return;
+	if (!empty)
+		note("sandbox: this host allows no namespaces of its own to the guest's process: Landlock "
+		     "and system call filters confine it: see `karma check`");
+	if (!landlock)
+		note("sandbox: this host's kernel has no Landlock: %ssystem call filters confine the "
+		     "guest's process: see `karma check`",
+			empty ? "namespaces and " : "");
+}
+
+static int confine(const struct sandbox *sandbox, const struct sandbox_bounds *bounds)
+{
+	bool empty = sandbox->namespaces && namespaces_empty_root() == 0;
+	int result = become_user(sandbox);
+	bool landlock;
+
+	if (result == 0)
+		result = drop_capabilities();
+	if (result == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		result = -errno;
+	if (result < 0)
+		return result;
+	landlock = landlock_forbid_all() == 0;
+	tell_what_is_missing(sandbox, empty, landlock);
+	/* Last, since it leaves room for no file. */
+	return limits_set(sandbox, bounds);
+}
+
+int sandbox_enter(const struct sandbox *sandbox, const struct sandbox_bounds *bounds)
+{
+	int result = sandbox->options.off ? become_user(sandbox) : confine(sandbox, bounds);
+
+	if (result < 0)
+		return fail(result, "sandbox: can't close it: %s: see `karma check`, or give --no-sandbox",
+			strerror(-result));
+	return 0;
+}
+
+struct sandbox_support sandbox_probe(void)
+{
+	struct sandbox_support support = { .landlock = landlock_is_there() };
+	struct sandbox sandbox = { 0 };
+	cleanup_fd int pidfd = -1;
+	pid_t child = sandbox_fork(&sandbox, &pidfd);
+	int status;
+
+	if (child == 0)
+		_exit(sandbox.namespaces && namespaces_empty_root() == 0 ? 0 : 1);
+	support.namespaces = child > 0 && waitpid(child, &status, 0) == child && status == 0;
+	return support;
+}

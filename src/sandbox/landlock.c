@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Landlock: no right to any file, port or process (Linux Documentation/userspace-api/landlock.rst). */
+#include <errno.h>
+#include <linux/landlock.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+/* struct landlock_ruleset_attr, of which older headers have the first member alone. */
+struct ruleset {
+	uint64_t files;		/* from version 1 of the ABI on */
+	uint64_t ports;		/* 4 */
+	uint64_t scopes;	/* 6 */
+};
+
+#define FILES_1 0x1fffull	/* thirteen rights, from EXECUTE to MAKE_SYM */
+#define FILE_REFER (1ull << 13)
+#define FILE_TRUNCATE (1ull << 14)
+#define FILE_IOCTL_DEVICE (1ull << 15)
+#define PORTS 3ull		/* bind and connect */
+#define SCOPES 3ull		/* abstract sockets and signals */
+
+static int version(void)
+{
+	return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+}
+
+bool landlock_is_there(void)
+{
+	return version() >= 1;
+}
+
+int landlock_forbid_all(void)
+{
+	struct ruleset rules = { .files = FILES_1 };
+	int abi = version(), fd, result = 0;
+
+	if (abi < 1)
+		return -ENOTSUP;
+	/* All that this kernel can forbid, and no rule that allows any of it. */
+	if (abi >= 2)
+		rules.files |= FILE_REFER;
+	if (abi >= 3)
+		rules.files |= FILE_TRUNCATE;
+	if (abi >= 4)
+		rules.ports = PORTS;
+	if (abi >= 5)
+		rules.files |= FILE_IOCTL_DEVICE;
+	if (abi >= 6)
+		rules.scopes = SCOPES;
+	fd = syscall(SYS_landlock_create_ruleset, &rules,
+		abi >= 6 ? sizeof(rules) : abi >= 4 ? 2 * sizeof(uint64_t) : sizeof(uint64_t), 0);
+	if (fd < 0)
+		return -errno;
+	if (syscall(SYS_landlock_restrict_self, fd, 0) < 0)
+		result = -errno;
+	close(fd);
+	return result;
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The filters of system calls, one for each kind of thread. */
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "filters.h"
+#include "internal.h"
+#include "karma/log.h"
+#include "karma/util.h"
+#include "tables/tables.h"
+
+#define FILTER_MAX 128u
+
+struct filter {
+	const char *name;
+	const struct sock_filter *instructions;
+	unsigned count;
+};
+
+static const struct filter filters[] = {
+	[SANDBOX_MAIN] = { "main", main_filter, ARRAY_SIZE(main_filter) },
+	[SANDBOX_IO] = { "I/O", io_filter, ARRAY_SIZE(io_filter) },
+	[SANDBOX_VCPU] = { "vCPU", vcpu_filter, ARRAY_SIZE(vcpu_filter) },
+};
+
+static _Thread_local const char *own_name = "unknown";
+
+/*
+ * The thread may be the guest's by now, and this handler what it likes to make of it: it has no
+ * right that the thread has not, and if it doesn't return, nothing is gained.
+ */
+static void forbidden_call(int signal, siginfo_t *info, void *context)
+{
+	unsigned number = info->si_syscall;
+
+	(void)signal;
+	(void)context;
+	fail(-EPERM,
+		"sandbox: the %s thread made a system call that it may not make: %s (%u): ended, since "
+		"the guest may have broken out: please report it as SECURITY.md says",
+		own_name,
+		number < ARRAY_SIZE(call_names) && call_names[number][0] ? call_names[number] : "unknown",
+		number);
+	syscall(SYS_exit_group, SANDBOX_STATUS);
+}
+
+static uint32_t number_for(uint32_t placeholder, const struct sandbox_descriptors *descriptors)
+{
+	switch (placeholder) {
+	case SANDBOX_VCPU_FD:
+		return descriptors->vcpu;
+	case SANDBOX_VM_FD:
+		return descriptors->vm;
+	case SANDBOX_TERMINAL_FD:
+		return descriptors->terminal;
+	case SANDBOX_OWN_PID:
+		return getpid();
+	default:
+		return placeholder;
+	}
+}
+
+static int load(const struct filter *filter, const struct sandbox_descriptors *descriptors)
+{
+	struct sock_filter instructions[FILTER_MAX];
+	struct sock_fprog program = { filter->count, instructions };
+
+	_Static_assert(ARRAY_SIZE(main_filter) <= FILTER_MAX && ARRAY_SIZE(io_filter) <= FILTER_MAX &&
+			ARRAY_SIZE(vcpu_filter) <= FILTER_MAX, "raise FILTER_MAX");
+	memcpy(instructions, filter->instructions, filter->count * sizeof(instructions[0]));
+	for (unsigned i = 0; i < filter->count; i++) {
+		if (BPF_CLASS(instructions[i].code) == BPF_JMP)
+			instructions[i].k = number_for(instructions[i].k, descriptors);
+	}
+	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0 ? -errno : 0;
+}
+
+int sandbox_filter(enum sandbox_thread thread, const struct sandbox_descriptors *descriptors)
+{
+	struct sigaction action = { .sa_sigaction = forbidden_call, .sa_flags = SA_SIGINFO };
+	int result = 0;
+
+	own_name = filters[thread].name;
+	if (sigaction(SIGSYS, &action, NULL) < 0)
+		result = -errno;
+	if (result == 0)
+		result = load(&filters[thread], descriptors);
+	if (result < 0)
+		return fail(result, "sandbox: can't filter system calls: %s: use a kernel with seccomp, or "
+				    "give --no-sandbox",
+			strerror(-result));
+	return 0;
+}

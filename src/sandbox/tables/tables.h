@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The system calls that each kind of thread may make while a guest runs, and why.  All others end
+ * the monitor, with a message that names the call.
+ *
+ * A line is a call, or a call with certain arguments: CALL(name, why, checks), where a check is one
+ * of libseccomp's, on an argument by its number.  All checks of a line hold, or the line doesn't
+ * count; a call with several lines is allowed by any of them.
+ *
+ * compile.c turns this into filters when Karma is built.  SECURITY.md has the same tables, and
+ * tests/check-docs looks that it has.  A call more here is a call more for a guest that has broken
+ * out: threads share their memory, so what any of them may do, all may.
+ */
+#ifndef KARMA_SANDBOX_TABLES_H
+#define KARMA_SANDBOX_TABLES_H
+
+#define SANDBOX_VCPU_CALLS(CALL) \
+	CALL(ioctl, "run the guest", FD(VCPU_FD), REQUEST(KVM_RUN)) \
+	CALL(ioctl, "send interrupts", FD(VM_FD), REQUEST(KVM_SIGNAL_MSI)) \
+	CALL(ioctl, "tell where the guest crashed", FD(VCPU_FD), REQUEST(KVM_GET_REGS)) \
+	CALL(io_uring_enter, "submit requests, take completions", ANY) \
+	CALL(futex, "locks", ANY) \
+	CALL(clock_gettime, "time; without the vDSO", ANY) \
+	CALL(pwritev, "write to the page cache", ANY) \
+	CALL(write, "messages; tell other threads", ANY) \
+	CALL(getrandom, "entropy", ANY) \
+	CALL(madvise, "the balloon's pages", ADVICE(MADV_DONTNEED)) \
+	CALL(madvise, "the balloon's pages, in shared memory", ADVICE(MADV_REMOVE)) \
+	CALL(rt_sigreturn, "back from the signal that stops a vCPU", ANY) \
+	CALL(exit_group, "end after a forbidden call", ANY)
+
+#define SANDBOX_IO_CALLS(CALL) \
+	CALL(io_uring_enter, "submit requests, take completions", ANY) \
+	CALL(futex, "locks", ANY) \
+	CALL(ioctl, "send interrupts", FD(VM_FD), REQUEST(KVM_SIGNAL_MSI)) \
+	CALL(clock_gettime, "time; without the vDSO", ANY) \
+	CALL(pwritev, "large writes to the page cache", ANY) \
+	CALL(read, "the console's input", ANY) \
+	CALL(write, "messages; tell other threads", ANY) \
+	CALL(getrandom, "entropy, for a guest that asks without end", ANY) \
+	CALL(madvise, "the balloon's pages, likewise", ADVICE(MADV_DONTNEED)) \
+	CALL(madvise, "the balloon's pages in shared memory, likewise", ADVICE(MADV_REMOVE)) \
+	CALL(exit_group, "end after a forbidden call", ANY)
+
+#define SANDBOX_MAIN_CALLS(CALL) \
+	CALL(poll, "wait for signals, the clock and the end", ANY) \
+	CALL(restart_syscall, "wait on, after a stop", ANY) \
+	CALL(clock_nanosleep, "wait for the last requests", ANY) \
+	CALL(clock_gettime, "time; without the vDSO", ANY) \
+	CALL(futex, "locks", ANY) \
+	CALL(read, "signals that the supervisor passes on", ANY) \
+	CALL(write, "messages; statistics", ANY) \
+	CALL(pread64, "KVM's statistics", ANY) \
+	CALL(lseek, "how large a disk is by now", ANY) \
+	CALL(tgkill, "make a vCPU leave the guest", PROCESS(OWN_PID)) \
+	CALL(ioctl, "send interrupts", FD(VM_FD), REQUEST(KVM_SIGNAL_MSI)) \
+	CALL(ioctl, "the terminal's size", FD(TERMINAL_FD), REQUEST(TIOCGWINSZ)) \
+	CALL(io_uring_enter, "end the I/O thread", ANY) \
+	CALL(madvise, "unmap what only the start needed", ADVICE(MADV_DONTNEED)) \
+	CALL(exit_group, "end", ANY)
+
+/*
+ * Numbers that are known only when the thread runs: the filter has these in their place until
+ * then.  No argument that a table names has one of them as its value.
+ */
+#define SANDBOX_VCPU_FD 0x4b610001u
+#define SANDBOX_VM_FD 0x4b610002u
+#define SANDBOX_TERMINAL_FD 0x4b610003u
+#define SANDBOX_OWN_PID 0x4b610004u
+
+#endif
