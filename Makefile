@@ -149,6 +149,17 @@ $(BUILD)/test/tiny/%: tests/guest/tiny/%.S tests/guest/tiny/tiny.h tests/guest/t
 	$(Q)$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,--no-warn-rwx-segments,-z,noexecstack \
 		-Wl,-T,tests/guest/tiny/tiny.ld -o $@ $<
 
+HOSTILE := $(addprefix tests/guest/hostile/,entry.S hostile.c)
+
+$(BUILD)/test/hostile: $(HOSTILE) tests/guest/hostile/hostile.ld include/karma/abi.h
+	@mkdir -p $(@D)
+	$(call say,CC    $@)
+	$(Q)$(CC) -std=gnu11 $(WARNINGS) -O1 -Iinclude -ffreestanding -fno-pic -mno-red-zone \
+		-mgeneral-regs-only -fno-stack-protector -fcf-protection=none \
+		-fno-asynchronous-unwind-tables -nostdlib -static -no-pie \
+		-Wl,--build-id=none,--no-warn-rwx-segments,-z,noexecstack \
+		-Wl,-T,tests/guest/hostile/hostile.ld -o $@ $(HOSTILE)
+
 $(BUILD)/test/debian.img: tests/guest/make-debian-image
 	$(call say,IMAGE $@)
 	$(Q)tests/guest/make-debian-image $@
@@ -164,7 +175,7 @@ guest_tests = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only))
 	tests/guest/check $(1) $$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(2)
 
 .PHONY: check-guest
-check-guest: all guest $(TINY) $(BUILD)/test/debian.img
+check-guest: all guest $(TINY) $(BUILD)/test/hostile $(BUILD)/test/debian.img
 	$(call guest_tests,--host --memory --host 6144,$(TESTS))
 
 # Karma as it is, but for code of ours in the place of a guest that has broken out.

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2034,SC2154 # variables of the library
+#
+# A guest that attacks (tests/guest/hostile), with four CPUs at once.  The monitor must be there
+# afterwards and its devices work, or the guest must have come to the end that it deserves; in the
+# sandbox, with memory and messages bounded.
+
+GUEST_MIB=64
+
+# hostile ATTACK [OPTION]...: sets $status, and $resident to the most that the monitor had, in kB.
+hostile() {
+	local attack=$1 process now
+	shift
+	head -c 8M /dev/urandom >disk
+	"$KARMA" run --kernel "$KARMA_ROOT/build/test/hostile" --memory ${GUEST_MIB}M --cpus 4 --disk disk \
+		--cmdline "hostile=$attack cpus=4" --timeout 90 --stats "$@" >out 2>err &
+	guest_pid=$!
+	resident=0
+	while kill -0 "$guest_pid" 2>/dev/null; do
+		if process=$(guest_process); then
+			now=$(sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$process/status" 2>/dev/null) || true
+			[ -z "$now" ] || resident=$now
+		fi
+		sleep 0.1
+	done
+	end_guest
+}
+
+# Attacks that a monitor survives: the guest itself then looks whether its devices work.
+expect_survived() {
+	expect_status 42
+	expect_not_in err "sandbox"
+	[ "$resident" -lt $(((GUEST_MIB + 16) * 1024)) ] || die "$resident kB resident"
+	[ "$(grep -vc '^stats ' err)" -le 40 ] || die "it made Karma say too much: $(cat err)"
+}
+
+test_hostile_calls_from_all_cpus() {
+	hostile calls
+	expect_survived
+	[ "$(counter hypercall.refused)" -gt 1000 ] || die "no calls were refused"
+	[ "$(counter hypercall.unknown)" -gt 1000 ] || die "no calls were unknown"
+}
+
+test_hostile_rings_that_change_under_the_device() {
+	hostile rings
+	expect_survived
+	expect_in err "its driver broke the"
+}
+
+test_hostile_notify_storm_on_queues_that_are_not_there() {
+	hostile storm
+	expect_survived
+}
+
+test_hostile_resets_while_requests_are_under_way() {
+	hostile resets
+	expect_survived
+}
+
+test_hostile_scan_of_ports() {
+	hostile ports
+	expect_survived
+	[ "$(counter exit.io)" -gt 60000 ] || die "only $(counter exit.io) accesses"
+}
+
+test_hostile_scan_of_msrs() {
+	hostile msrs
+	expect_survived
+}
+
+test_hostile_absent_memory_on_all_cpus() {
+	hostile absent-memory
+	expect_status 127
+	expect_in err "guest crashed: vCPU [0-3] at 0x[0-9a-f]+: it wrote to address 0xc8000000"
+}
+
+test_hostile_triple_faults_on_all_cpus() {
+	hostile triple-fault
+	expect_status 127
+	expect_in err "guest crashed: vCPU [0-3] at 0x[0-9a-f]+: triple fault"
+}
+
+test_hostile_halt_without_interrupts_can_be_ended() {
+	hostile halt --timeout 4
+	expect_status 124
+}
+
+test_hostile_halt_ends_at_a_signal() {
+	start_guest --kernel "$KARMA_ROOT/build/test/hostile" --memory ${GUEST_MIB}M --cpus 4 \
+		--cmdline "hostile=halt cpus=4"
+	wait_for start 20
+	kill -INT "$guest_pid"
+	end_guest
+	expect_status 130
+}
+
+test_hostile_runaway_interrupts() {
+	hostile runaway
+	expect_survived
+}
+
+test_hostile_flood_that_nobody_reads() {
+	hostile flood --console pty
+	expect_survived
+}
+
+test_hostile_balloon() {
+	hostile balloon
+	expect_survived
+}
