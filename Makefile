@@ -192,6 +192,17 @@ check-takeover: all $(BUILD)/test/karma-takeover $(TINY)
 	$(Q)if tests/takeover/run --can; then tests/takeover/run; else \
 		scripts/soft-host --timeout 900 -- tests/takeover/run; fi
 
+$(BUILD)/test/inject: tests/inject/inject.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) -D_GNU_SOURCE $(CFLAGS) $(KARMA_CFLAGS) -o $@ $<
+
+# Each system call of a start fails once.
+.PHONY: check-inject
+check-inject: $(BUILD)/test/inject $(BUILD)/bench/karma-start $(TINY)
+	$(Q)if tests/inject/run --can; then tests/inject/run; else \
+		scripts/soft-host --timeout 1500 -- tests/inject/run; fi
+
 # With shadow paging, as on CPUs without nested paging: always in the soft host.
 .PHONY: check-guest-shadow
 check-guest-shadow: all guest
@@ -349,6 +360,7 @@ check:
 	$(MAKE) check-scripts fuzz
 	$(MAKE) unit
 	$(MAKE) check-takeover
+	$(MAKE) check-inject
 	$(MAKE) check-guest
 	$(MAKE) check-guest-shadow
 

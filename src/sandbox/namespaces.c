@@ -30,7 +30,7 @@ static void die_with(int parent)
 	struct pollfd watched = { .fd = parent, .events = POLLIN };
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (poll(&watched, 1, 0) != 0)
+	if (poll(&watched, 1, 0) > 0)
 		_exit(1);
 }
 
