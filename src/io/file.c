@@ -296,6 +296,8 @@ static void chain_done(struct io_op *op, int result)
 		at->op.done = transfer_done;
 		queue_transfer(at);
 	}
+	/* If it was only a part of a write, the rest comes back alone. */
+	end->op.done = transfer_done;
 	transfer_done(&end->op, result);
 }
 
