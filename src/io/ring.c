@@ -47,8 +47,8 @@ static int make_uring(struct io_uring *uring, unsigned in_flight)
 }
 
 /*
- * All that may ever be asked of a ring: filters of system calls don't see it.  Without flags, such
- * as one that takes another's personality, and with no change to the ring itself.
+ * All that may ever be asked of a ring: filters of system calls don't see it.  Of the flags, only
+ * those of a chain, and with no change to the ring itself.
  */
 static int restrict_and_enable(struct io_uring *uring)
 {
@@ -56,7 +56,10 @@ static int restrict_and_enable(struct io_uring *uring)
 		IORING_OP_READ, IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_POLL_ADD,
 		IORING_OP_TIMEOUT };
 	struct io_uring_restriction restrictions[ARRAY_SIZE(allowed) + 1] = {
-		[ARRAY_SIZE(allowed)] = { .opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED },
+		[ARRAY_SIZE(allowed)] = {
+			.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED,
+			.sqe_flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS,
+		},
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(allowed); i++) {
