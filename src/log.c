@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "karma/log.h"
+#include "karma/util.h"
 
 static const char *guest_name;
 
@@ -27,7 +28,7 @@ static void print_line(const char *format, va_list arguments)
 		length = sizeof(line) - 2;
 	line[length++] = '\n';
 	/* A message that can't be written has nowhere else to go. */
-	if (write(STDERR_FILENO, line, length) < 0)
+	if (write_bytes(STDERR_FILENO, line, length) < 0)
 		return;
 }
 

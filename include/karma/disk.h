@@ -69,6 +69,8 @@ struct disk_request {
 struct disk_backend {
 	void (*submit)(struct disk *disk, struct disk_request *request);
 	void (*start)(struct disk *disk);
+	/* NULL: nothing is to be done. */
+	int (*begin)(struct disk *disk, bool again);
 	/* NULL: the size never changes. */
 	int (*measure)(struct disk *disk, uint64_t *size);
 	/* NULL: requests end soon by themselves. */
@@ -83,6 +85,17 @@ struct disk_backend {
  * under way, and the last after io_ring_release().
  */
 int disk_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
+
+/*
+ * Before the first request, and when the ring is there: by the process that has opened the disk, or
+ * one that was forked since; again if that is not the first.  0, or a negative errno with a message
+ * printed.
+ */
+static inline int disk_begin(struct disk *disk, bool again)
+{
+	return disk->backend->begin ? disk->backend->begin(disk, again) : 0;
+}
+
 struct disk *disk_share(struct disk *disk);
 void disk_close(struct disk *disk);
 

@@ -76,6 +76,8 @@ struct net_ops {
 	int (*set_offloads)(struct net *net, unsigned offloads);
 	/* Spread received frames over the first queues.  May be NULL. */
 	int (*use_queues)(struct net *net, unsigned queues);
+	/* net_begin().  May be NULL. */
+	int (*begin)(struct net *net, bool again);
 	/* After net_end(), once, on the I/O thread: tell the user. */
 	void (*gone)(struct net *net);
 	/* Free what it owns, itself included. */
@@ -114,6 +116,13 @@ struct net {
 
 /* Open what the options name.  0, or a negative errno with a message printed. */
 int net_open(struct net **net, const struct net_options *options, struct io_ring *ring);
+
+/*
+ * The ring is there, and runs soon: to be called by the process that has opened it, or one that was
+ * forked since; again if that is not the first.  0, or a negative errno with a message printed.
+ */
+int net_begin(struct net *net, bool again);
+
 /* The ring's thread has ended. */
 void net_close(struct net *net);
 

@@ -50,6 +50,7 @@ pid_t sandbox_fork(struct sandbox *sandbox, int *pidfd);
 /* What sandbox_enter() leaves to the process. */
 struct sandbox_bounds {
 	uint64_t file_bytes;	/* no file may grow beyond; 0: no bound */
+	unsigned files;		/* descriptors that may still be made */
 	uint64_t threads;	/* with io_uring's own; only kept in a user namespace */
 };
 

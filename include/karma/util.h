@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,6 +41,34 @@ static inline int64_t nanoseconds(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+/*
+ * As read(), write(), readv() and writev(), by the two calls that do for all: a thread in the sandbox
+ * has few (see karma/sandbox.h).  Of a socket that doesn't wait, these are recv() and send() as well.
+ */
+static inline ssize_t read_list(int fd, const struct iovec *iov, unsigned count)
+{
+	return preadv2(fd, iov, count, -1, 0);
+}
+
+static inline ssize_t write_list(int fd, const struct iovec *iov, unsigned count)
+{
+	return pwritev2(fd, iov, count, -1, 0);
+}
+
+static inline ssize_t read_bytes(int fd, void *to, size_t length)
+{
+	const struct iovec iov = { to, length };
+
+	return read_list(fd, &iov, 1);
+}
+
+static inline ssize_t write_bytes(int fd, const void *from, size_t length)
+{
+	const struct iovec iov = { (void *)from, length };
+
+	return write_list(fd, &iov, 1);
 }
 
 /* Round up to a multiple of align, a power of 2; false if that does not fit. */

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "karma/devices.h"
 #include "karma/log.h"
@@ -62,6 +63,11 @@ static void derive_mac(const struct run_options *options, size_t index, uint8_t 
 	mac[0] = (mac[0] & 0xfc) | 2;
 }
 
+static size_t limits_bytes(const struct run_options *options)
+{
+	return options->net_count * sizeof(struct network_limits);
+}
+
 int networks_open(
 	struct networks *networks, const struct run_options *options, struct io_ring *ring)
 {
@@ -69,6 +75,14 @@ int networks_open(
 	networks->list = calloc(options->net_count, sizeof(*networks->list));
 	if (!networks->list && options->net_count)
 		return fail(-ENOMEM, "--net: out of memory");
+	if (options->net_count) {
+		void *limits = mmap(NULL, limits_bytes(options), PROT_READ | PROT_WRITE,
+			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+		if (limits == MAP_FAILED)
+			return fail(-ENOMEM, "--net: out of memory");
+		networks->limits = limits;
+	}
 	for (size_t i = 0; i < options->net_count; i++) {
 		const struct net_options *net = &options->nets[i];
 		struct network *network = &networks->list[i];
@@ -76,8 +90,9 @@ int networks_open(
 
 		if (result < 0)
 			return result;
-		limit_init(&network->receive_limit, &net->limit);
-		limit_init(&network->transmit_limit, &net->limit);
+		network->limits = &networks->limits[i];
+		limit_init(&network->limits->receive, &net->limit);
+		limit_init(&network->limits->transmit, &net->limit);
 		if (net->has_mac)
 			memcpy(network->mac, net->mac, ETH_ALEN);
 		else
@@ -91,28 +106,40 @@ void networks_close(struct networks *networks)
 {
 	for (size_t i = 0; i < networks->count; i++) {
 		net_close(networks->list[i].net);
-		limit_release(&networks->list[i].receive_limit);
-		limit_release(&networks->list[i].transmit_limit);
+		limit_release(&networks->list[i].limits->receive);
+		limit_release(&networks->list[i].limits->transmit);
 	}
+	if (networks->limits)
+		munmap(networks->limits, limits_bytes(networks->options));
 	free(networks->list);
 }
 
+void networks_hand_on(struct networks *networks)
+{
+	for (size_t i = 0; i < networks->count; i++) {
+		limit_hand_on(&networks->limits[i].receive, &networks->options->nets[i].limit);
+		limit_hand_on(&networks->limits[i].transmit, &networks->options->nets[i].limit);
+	}
+}
+
 int networks_add(struct networks *networks, struct machine *machine,
-	const struct virtio_environment *environment)
+	const struct virtio_environment *environment, bool again)
 {
 	for (size_t i = 0; i < networks->count; i++) {
 		const struct net_options *options = &networks->options->nets[i];
 		struct network *network = &networks->list[i];
 		struct virtio_device *device;
 		char name[24];
-		int result;
+		int result = net_begin(network->net, again);
 
+		if (result < 0)
+			return result;
 		snprintf(name, sizeof(name), "eth%zu", i);
 		device = net_create(environment, name, network->net, network->mac, options->mtu);
 		if (!device)
 			return fail(-ENOMEM, "--net: out of memory");
 		if (limit_is_set(&options->limit))
-			net_device_limit(device, &network->receive_limit, &network->transmit_limit);
+			net_device_limit(device, &network->limits->receive, &network->limits->transmit);
 		result = machine_add(machine, device);
 		if (result < 0)
 			return result;

@@ -9,15 +9,21 @@
 #include "karma/cli.h"
 #include "karma/machine.h"
 
+/* In memory that the processes of guests share: a restart brings no new burst. */
+struct network_limits {
+	struct limit receive, transmit;
+};
+
 struct network {
 	struct net *net;
-	struct limit receive_limit, transmit_limit;	/* a restart brings no new burst */
+	struct network_limits *limits;
 	uint8_t mac[ETH_ALEN];
 };
 
 struct networks {
 	const struct run_options *options;
 	struct network *list;
+	struct network_limits *limits;
 	size_t count;
 };
 
@@ -30,7 +36,11 @@ int networks_open(
 /* After the ring has been released. */
 void networks_close(struct networks *networks);
 
+/* In the process of a guest: check what the one before has left. */
+void networks_hand_on(struct networks *networks);
+
+/* again: there was a guest before. */
 int networks_add(struct networks *networks, struct machine *machine,
-	const struct virtio_environment *environment);
+	const struct virtio_environment *environment, bool again);
 
 #endif

@@ -15,6 +15,7 @@
 #include "karma/cli.h"
 #include "karma/devices.h"
 #include "karma/log.h"
+#include "karma/nbd.h"
 #include "karma/process.h"
 #include "karma/util.h"
 #include "karma/vm.h"
@@ -58,6 +59,7 @@ struct run {
 	bool leaving;			/* a signal wants us to end: no more starts */
 
 	/* Made anew for each start, in a process of its own. */
+	unsigned starts;		/* before this one */
 	struct process process;
 	struct io_ring ring;
 	struct vm vm;
@@ -233,8 +235,11 @@ static int add_disk(
 	const struct disk_options *options = &run->options.disks[index];
 	struct virtio_device *device;
 	struct disk *disk = disk_share(run->disks[index]);
+	int result = disk_begin(disk, run->starts > 0);
 	char name[8];
 
+	if (result < 0)
+		return result;
 	measure_disk(disk);
 	disk_name(index, name, sizeof(name));
 	device = blk_create(environment, name, disk, options->serial, run->options.cpus);
@@ -267,7 +272,7 @@ static int add_devices(struct run *run)
 	for (size_t i = 0; i < run->disk_count && result == 0; i++)
 		result = add_disk(run, &environment, i);
 	if (result == 0)
-		result = networks_add(&run->networks, &run->vm.machine, &environment);
+		result = networks_add(&run->networks, &run->vm.machine, &environment, run->starts > 0);
 	if (result < 0)
 		return result;
 	run->console = console_create(&environment, &run->terminal);
@@ -324,16 +329,32 @@ static uint64_t largest_file(const struct run *run)
 	for (size_t i = 0; i < run->disk_count; i++) {
 		uint64_t size;
 
-		if (disk_measure(run->disks[i], &size) == 0 && size > largest)
+		if (disk_measure(run->disks[i], &size) < 0)
+			continue;
+		/* An overlay has a map before its data, of a bit for 4 KiB. */
+		if (run->options.disks[i].overlay)
+			size += size / 4096 + MIB;
+		if (size > largest)
 			largest = size;
 	}
 	return largest;
+}
+
+/* That may be lost and made again. */
+static unsigned connections(const struct run_options *options)
+{
+	unsigned count = 0;
+
+	for (size_t i = 0; i < options->disk_count; i++)
+		count += nbd_is_address(options->disks[i].path);
+	return count;
 }
 
 static int close_sandbox(struct run *run)
 {
 	const struct sandbox_bounds bounds = {
 		.file_bytes = largest_file(run),
+		.files = connections(&run->options),
 		.threads = vm_threads_max(&run->vm),
 	};
 
@@ -341,14 +362,23 @@ static int close_sandbox(struct run *run)
 	return sandbox_enter(&run->sandbox, &bounds);
 }
 
+static int have_connected(void *context, unsigned server, unsigned index)
+{
+	struct run *run = context;
+
+	return process_connect(&run->process, &(struct process_call){ server, index });
+}
+
 /* Nothing of the guest before is here, but what it has left in the shared memory. */
 static void hand_on(struct run *run)
 {
 	/* Signals come by way of the supervisor. */
 	close_fd(&run->signal_fd);
+	nbd_set_dialer(have_connected, run);
 	terminal_hand_on(&run->terminal);
 	for (size_t i = 0; i < run->disk_count; i++)
 		limit_hand_on(&run->kept->limits[i], &run->options.disks[i].limit);
+	networks_hand_on(&run->networks);
 }
 
 static int start_guest(struct run *run)
@@ -682,7 +712,7 @@ static int run_process(struct run *run)
 /* The supervisor, from a start to its end: the status, and whether there is to be another. */
 static int run_once(struct run *run, bool *again)
 {
-	struct pollfd watched[2];
+	struct pollfd watched[3];
 	pid_t pid;
 
 	run->kept->again = false;
@@ -693,12 +723,18 @@ static int run_once(struct run *run, bool *again)
 	/* All that it has made ends with it. */
 	if (pid == 0)
 		_exit(run_process(run));
+	run->starts++;
 	trim_program();
 	watched[0] = (struct pollfd){ .fd = run->process.pidfd, .events = POLLIN };
 	watched[1] = (struct pollfd){ .fd = run->signal_fd, .events = POLLIN };
+	watched[2] = (struct pollfd){ .fd = run->process.calls[0], .events = POLLIN };
 	do {
-		if (poll(watched, ARRAY_SIZE(watched), -1) > 0 && watched[1].revents)
+		if (poll(watched, ARRAY_SIZE(watched), -1) < 0)
+			continue;
+		if (watched[1].revents)
 			pass_on_signal(run);
+		if (watched[2].revents)
+			process_serve(&run->process, nbd_connect);
 	} while (!watched[0].revents);
 	*again = run->kept->again && !run->leaving;
 	return process_wait(&run->process, STATUS_FAILURE);

@@ -268,8 +268,8 @@ static void write_at_once(struct disk_request *request)
 		queue_transfer(request);
 		return;
 	}
-	result = pwritev(file->fd, request->iov, request->iov_count,
-		request->offset + file->start);
+	result = pwritev2(file->fd, request->iov, request->iov_count,
+		request->offset + file->start, 0);
 	io_ring_finish(&request->op, result < 0 ? -errno : (int)result);
 	end = nanoseconds();
 	if (end - start > SLOW_NANOSECONDS)

@@ -344,20 +344,14 @@ static void nbd_close(struct disk *disk)
 	/* A farewell, if there is room for it: the server does without as well. */
 	if (nbd->state == UP && nbd->transmission.sent == 0) {
 		nbd_put_request(bytes, &(struct nbd_request){ .command = NBD_DISCONNECT });
-		send(nbd->link.fd, bytes, sizeof(bytes), MSG_NOSIGNAL);
+		if (write_bytes(nbd->link.fd, bytes, sizeof(bytes)) < 0)
+			nbd->state = AWAY;
 	}
 	nbd_link_close(&nbd->link);
+	nbd_remove_server(&nbd->address);
 	nbd_transmission_release(&nbd->transmission);
 	free(nbd);
 }
-
-static const struct disk_backend nbd_backend = {
-	.submit = nbd_submit,
-	.start = nbd_start,
-	.measure = nbd_measure,
-	.hurry = nbd_hurry,
-	.close = nbd_close,
-};
 
 /* --- The start, on its thread alone. */
 
@@ -421,6 +415,37 @@ static int take_export(struct nbd *nbd, const struct disk_options *options)
 	return 0;
 }
 
+/*
+ * The process that had the connection may have lost it, and found another that ended with it.  What it
+ * had been told and not flushed, nobody knows any more; its guest has ended.
+ */
+static int nbd_begin_guest(struct disk *disk, bool again)
+{
+	struct nbd *nbd = nbd_of(disk);
+	const char *why;
+
+	if (again) {
+		nbd_link_close(&nbd->link);
+		if (connect_now(nbd) < 0)
+			return -ENOTCONN;
+		if (!is_the_same(nbd, &nbd->link.greeting.export, &why))
+			return fail(-ESTALE, "disk %s: %s: have it served as it was", nbd->path, why);
+	}
+	/* Before there is a request: the server may be lost by then. */
+	wait_for_events(nbd);
+	io_ring_submit(disk->ring);
+	return 0;
+}
+
+static const struct disk_backend nbd_backend = {
+	.begin = nbd_begin_guest,
+	.submit = nbd_submit,
+	.start = nbd_start,
+	.measure = nbd_measure,
+	.hurry = nbd_hurry,
+	.close = nbd_close,
+};
+
 static struct nbd *make(const struct disk_options *options, struct io_ring *ring)
 {
 	struct nbd *nbd = calloc(1, sizeof(*nbd));
@@ -451,6 +476,8 @@ int nbd_open(struct disk **disk, const struct disk_options *options, struct io_r
 		return fail(-ENOMEM, "disk %s: out of memory", options->path);
 	result = nbd_parse_address(options->path, &nbd->address);
 	if (result == 0)
+		result = nbd_add_server(&nbd->address);
+	if (result == 0)
 		result = connect_now(nbd);
 	if (result == 0)
 		result = take_export(nbd, options);
@@ -458,9 +485,6 @@ int nbd_open(struct disk **disk, const struct disk_options *options, struct io_r
 		nbd_close(&nbd->disk);
 		return result;
 	}
-	/* Before there is a request: the server may be lost by then. */
-	wait_for_events(nbd);
-	io_ring_submit(ring);
 	*disk = &nbd->disk;
 	return 0;
 }

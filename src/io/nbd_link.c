@@ -60,21 +60,69 @@ static void set_options(int fd, int family)
 			sizeof(options[i].value));
 }
 
-int nbd_link_open(struct nbd_link *link, const struct nbd_address *address, unsigned index)
+static int connect_to(const struct nbd_address *address, unsigned index)
 {
 	const struct sockaddr *to = (const struct sockaddr *)&address->addresses[index];
+	int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int result;
 
+	if (fd < 0)
+		return -errno;
+	set_options(fd, to->sa_family);
+	if (connect(fd, to, address->lengths[index]) == 0 || errno == EINPROGRESS || errno == EINTR)
+		return fd;
+	result = -errno;
+	close(fd);
+	return result;
+}
+
+static const struct nbd_address *servers[NBD_SERVERS_MAX];
+static unsigned server_count;
+static nbd_dialer *dialer;
+static void *dialer_context;
+
+int nbd_add_server(struct nbd_address *address)
+{
+	if (server_count == NBD_SERVERS_MAX)
+		return -ENOSPC;
+	address->server = server_count;
+	servers[server_count++] = address;
+	return 0;
+}
+
+void nbd_remove_server(const struct nbd_address *address)
+{
+	if (address->server < server_count && servers[address->server] == address)
+		servers[address->server] = NULL;
+	while (server_count && !servers[server_count - 1])
+		server_count--;
+}
+
+int nbd_connect(unsigned server, unsigned index)
+{
+	if (server >= server_count || !servers[server] || index >= servers[server]->count)
+		return -EINVAL;
+	return connect_to(servers[server], index);
+}
+
+void nbd_set_dialer(nbd_dialer *dial, void *context)
+{
+	dialer = dial;
+	dialer_context = context;
+}
+
+int nbd_link_open(struct nbd_link *link, const struct nbd_address *address, unsigned index)
+{
 	nbd_greeting_start(&link->greeting, address->export_name);
 	link->connected = false;
 	link->events = POLLOUT;
-	link->fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (link->fd < 0)
-		return give_up(link, -errno);
-	set_options(link->fd, to->sa_family);
-	if (connect(link->fd, to, address->lengths[index]) == 0)
-		link->connected = true;
-	else if (errno != EINPROGRESS && errno != EINTR)
-		return give_up(link, -errno);
+	link->fd = dialer ? dialer(dialer_context, address->server, index) : connect_to(address, index);
+	if (link->fd < 0) {
+		int result = link->fd;
+
+		link->fd = -1;
+		return give_up(link, result);
+	}
 	return 0;
 }
 
@@ -110,14 +158,14 @@ static int exchange(struct nbd_link *link)
 
 	if (greeting->sent < greeting->out_length) {
 		link->events = POLLOUT;
-		count = send(link->fd, greeting->out + greeting->sent,
-			greeting->out_length - greeting->sent, MSG_NOSIGNAL);
+		count = write_bytes(link->fd, greeting->out + greeting->sent,
+			greeting->out_length - greeting->sent);
 		if (count > 0)
 			greeting->sent += count;
 	} else if (greeting->got < greeting->want) {
 		link->events = POLLIN;
-		count = recv(link->fd, greeting->in + greeting->got,
-			greeting->want - greeting->got, 0);
+		count = read_bytes(link->fd, greeting->in + greeting->got,
+			greeting->want - greeting->got);
 		if (count == 0)
 			return -ECONNRESET;
 		if (count > 0)

@@ -226,15 +226,13 @@ void nbd_send(struct nbd_transmission *nbd)
 
 	nbd->blocked = false;
 	while (nbd->fd >= 0) {
-		struct msghdr message = { .msg_iov = batch.iov };
 		ssize_t count;
 
 		answer_ourselves(nbd);
 		fill_batch(nbd, &batch);
 		if (!batch.count)
 			return;
-		message.msg_iovlen = batch.count;
-		count = sendmsg(nbd->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+		count = write_list(nbd->fd, batch.iov, batch.count);
 		if (count >= 0) {
 			account_sent(nbd, count);
 		} else if (errno == EAGAIN) {
@@ -408,11 +406,7 @@ const char *nbd_receive(struct nbd_transmission *nbd)
 
 	while (!why) {
 		size_t data;
-		struct msghdr message = {
-			.msg_iov = iov,
-			.msg_iovlen = make_room(nbd, iov, BATCH_BUFFERS, &data),
-		};
-		ssize_t count = recvmsg(nbd->fd, &message, MSG_DONTWAIT);
+		ssize_t count = read_list(nbd->fd, iov, make_room(nbd, iov, BATCH_BUFFERS, &data));
 
 		if (count > 0)
 			why = account_received(nbd, count, data);

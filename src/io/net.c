@@ -13,6 +13,11 @@ int net_open(struct net **net, const struct net_options *options, struct io_ring
 					   tap_open(net, options, ring);
 }
 
+int net_begin(struct net *net, bool again)
+{
+	return net->ops->begin ? net->ops->begin(net, again) : 0;
+}
+
 void net_close(struct net *net)
 {
 	net->ops->close(net);

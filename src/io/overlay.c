@@ -403,7 +403,13 @@ static void overlay_close(struct disk *disk)
 	free(overlay);
 }
 
+static int overlay_begin(struct disk *disk, bool again)
+{
+	return disk_begin(overlay_of(disk)->base, again);
+}
+
 static const struct disk_backend overlay_backend = {
+	.begin = overlay_begin,
 	.submit = overlay_submit,
 	.start = overlay_start,
 	.close = overlay_close,

@@ -28,8 +28,9 @@ struct overlay_map {
 	int fd;			/* of the file, locked */
 	uint64_t size;		/* of the disk, in bytes */
 	uint64_t data_start;	/* where the disk's byte 0 is in the file */
+	/* In memory that the processes of guests share, one after the other. */
 	uint64_t *present;	/* a bit for each cluster; read by any thread */
-	bool *dirty;		/* for each block: the file has not all of its bits */
+	uint8_t *dirty;		/* for each block, not 0: the file has not all of its bits */
 	size_t blocks;
 };
 

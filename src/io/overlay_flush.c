@@ -18,7 +18,7 @@ static int take_dirty(struct overlay *overlay)
 	size_t count = 0;
 
 	for (size_t i = 0; i < map->blocks; i++)
-		count += map->dirty[i];
+		count += map->dirty[i] != 0;
 	round->count = round->next = 0;
 	if (!count)
 		return 0;

@@ -6,6 +6,7 @@
 #include <libgen.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "karma/log.h"
@@ -225,10 +226,19 @@ static int load(struct overlay_map *map, const struct disk_options *options)
 	return 0;
 }
 
+/* Shared: when the process that runs a guest ends, the map is as that has left it. */
+static void *zeroes(size_t size)
+{
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return memory == MAP_FAILED ? NULL : memory;
+}
+
 static int allocate(struct overlay_map *map, const struct disk_options *options)
 {
-	map->present = calloc(map->blocks, OVERLAY_BLOCK);
-	map->dirty = calloc(map->blocks, sizeof(*map->dirty));
+	map->present = zeroes(map->blocks * OVERLAY_BLOCK);
+	map->dirty = zeroes(map->blocks);
 	return map->present && map->dirty ? 0 : REFUSE(-ENOMEM, options, "out of memory");
 }
 
@@ -253,8 +263,10 @@ static int open_map(struct overlay_map *map, const struct disk_options *options)
 static void release(struct overlay_map *map)
 {
 	close_fd(&map->fd);
-	free(map->dirty);
-	free(map->present);
+	if (map->dirty)
+		munmap(map->dirty, map->blocks);
+	if (map->present)
+		munmap(map->present, map->blocks * OVERLAY_BLOCK);
 	*map = (struct overlay_map){ .fd = -1 };
 }
 

@@ -13,6 +13,7 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -32,13 +33,18 @@
 /* Of the child. */
 enum { CHILD_SOCKET = 3, CHILD_READY = 4 };
 
+/* Frames that are in parts: in memory that the processes of guests share, so the next one checks it. */
+struct passt_kept {
+	size_t in_start, in_end;
+	size_t out_start, out_end;
+	uint8_t in[BUFFER_BYTES], out[BUFFER_BYTES];
+};
+
 struct passt {
 	struct net net;
 	pid_t pid;
 	int words_fd;		/* what it says, of which only the last is told */
-	size_t in_start, in_end;
-	size_t out_start, out_end;
-	uint8_t *in, *out;	/* BUFFER_BYTES each */
+	struct passt_kept *kept;
 };
 
 static struct passt *passt_of(struct net *net)
@@ -51,12 +57,12 @@ static struct passt *passt_of(struct net *net)
 /* The length of the next frame in the buffer, 0 if it is not there in full, or -EPROTO. */
 static ssize_t next_frame(const struct passt *passt)
 {
-	size_t have = passt->in_end - passt->in_start;
+	size_t have = passt->kept->in_end - passt->kept->in_start;
 	uint32_t length;
 
 	if (have < LENGTH_BYTES)
 		return 0;
-	memcpy(&length, passt->in + passt->in_start, LENGTH_BYTES);
+	memcpy(&length, passt->kept->in + passt->kept->in_start, LENGTH_BYTES);
 	length = ntohl(length);
 	if (length < ETH_HLEN || length > NET_FRAME_MAX)
 		return -EPROTO;
@@ -74,14 +80,14 @@ static ssize_t fill(struct passt *passt)
 {
 	ssize_t got;
 
-	passt->in_end -= passt->in_start;
-	memmove(passt->in, passt->in + passt->in_start, passt->in_end);
-	passt->in_start = 0;
-	got = recv(passt->net.queues[0].fd, passt->in + passt->in_end, BUFFER_BYTES - passt->in_end,
-		MSG_DONTWAIT);
+	passt->kept->in_end -= passt->kept->in_start;
+	memmove(passt->kept->in, passt->kept->in + passt->kept->in_start, passt->kept->in_end);
+	passt->kept->in_start = 0;
+	got = read_bytes(passt->net.queues[0].fd, passt->kept->in + passt->kept->in_end,
+		BUFFER_BYTES - passt->kept->in_end);
 	if (got < 0)
 		return errno == EAGAIN || errno == EINTR ? -EAGAIN : -errno;
-	passt->in_end += got;
+	passt->kept->in_end += got;
 	return got ? got : -EPIPE;
 }
 
@@ -103,16 +109,16 @@ static ssize_t passt_receive(
 		return -EPIPE;
 	}
 	iov_write(iov, count, 0, header, sizeof(header));
-	iov_write(iov, count, sizeof(header), passt->in + passt->in_start + LENGTH_BYTES, length);
-	passt->in_start += LENGTH_BYTES + length;
+	iov_write(iov, count, sizeof(header), passt->kept->in + passt->kept->in_start + LENGTH_BYTES, length);
+	passt->kept->in_start += LENGTH_BYTES + length;
 	return sizeof(header) + length;
 }
 
 /* --- Frames out. */
 
-static size_t kept(const struct passt *passt)
+static size_t unsent(const struct passt *passt)
 {
-	return passt->out_end - passt->out_start;
+	return passt->kept->out_end - passt->kept->out_start;
 }
 
 static int send_error(struct net *net, int error)
@@ -128,28 +134,26 @@ static int passt_flush(struct net *net, unsigned queue)
 	struct passt *passt = passt_of(net);
 
 	(void)queue;
-	while (kept(passt)) {
-		ssize_t sent = send(net->queues[0].fd, passt->out + passt->out_start, kept(passt),
-			MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (unsent(passt)) {
+		ssize_t sent = write_bytes(net->queues[0].fd, passt->kept->out + passt->kept->out_start, unsent(passt));
 
 		if (sent < 0)
 			return send_error(net, errno);
-		passt->out_start += sent;
+		passt->kept->out_start += sent;
 	}
-	passt->out_start = passt->out_end = 0;
+	passt->kept->out_start = passt->kept->out_end = 0;
 	return 0;
 }
 
 static void keep(struct passt *passt, const struct iovec *iov, unsigned count, size_t length)
 {
-	passt->out_end += iov_read(iov, count, 0, passt->out + passt->out_end, length);
+	passt->kept->out_end += iov_read(iov, count, 0, passt->kept->out + passt->kept->out_end, length);
 }
 
 /* All of a list that starts with a frame's length; what the socket has no room for is kept. */
 static int send_now(struct passt *passt, struct iovec *iov, unsigned count, size_t length)
 {
-	struct msghdr message = { .msg_iov = iov, .msg_iovlen = count };
-	ssize_t sent = sendmsg(passt->net.queues[0].fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	ssize_t sent = write_list(passt->net.queues[0].fd, iov, count);
 
 	if (sent < 0)
 		return send_error(&passt->net, errno);
@@ -173,7 +177,7 @@ static int passt_send(struct net *net, unsigned queue, struct iovec *iov, unsign
 	prefix = htonl(length - LENGTH_BYTES);
 	/* In the place of the header, which says nothing: we offer no offloads. */
 	iov[0] = (struct iovec){ &prefix, LENGTH_BYTES };
-	if (length <= KEEP_BYTES && BUFFER_BYTES - passt->out_end >= length) {
+	if (length <= KEEP_BYTES && BUFFER_BYTES - passt->kept->out_end >= length) {
 		keep(passt, iov, count, length);
 		result = 0;
 	} else {
@@ -194,7 +198,7 @@ static void last_words(struct passt *passt, char *words, size_t size)
 	ssize_t got;
 
 	snprintf(words, size, "it said nothing");
-	while ((got = read(passt->words_fd, text, WORDS_MAX)) > 0) {
+	while ((got = read_bytes(passt->words_fd, text, WORDS_MAX)) > 0) {
 		char *rest = text, *line;
 
 		text[got] = '\0';
@@ -227,16 +231,27 @@ static void reap(struct passt *passt, char *how, size_t size)
 		snprintf(how, size, "with status %d", WEXITSTATUS(status));
 }
 
+/* In the guest's process: it is our parent's child, who takes its status at the end. */
 static void passt_gone(struct net *net)
 {
-	struct passt *passt = passt_of(net);
-	char how[32], words[256];
+	char words[256];
 
-	reap(passt, how, sizeof(how));
-	last_words(passt, words, sizeof(words));
-	note("passt has ended, %s (%s): the guest's link is down until it is started anew by another "
-	     "karma run",
-		how, words);
+	last_words(passt_of(net), words, sizeof(words));
+	note("passt has ended (%s): the guest's link is down until it is started anew by another karma run",
+		words);
+}
+
+/* What a guest has left that has broken out: a stream that goes on somewhere is not to be had then. */
+static int passt_begin(struct net *net, bool again)
+{
+	struct passt_kept *kept = passt_of(net)->kept;
+
+	(void)again;
+	if (kept->in_start > kept->in_end || kept->in_end > BUFFER_BYTES)
+		kept->in_start = kept->in_end = 0;
+	if (kept->out_start > kept->out_end || kept->out_end > BUFFER_BYTES)
+		kept->out_start = kept->out_end = 0;
+	return 0;
 }
 
 static void passt_close(struct net *net)
@@ -248,8 +263,8 @@ static void passt_close(struct net *net)
 	if (passt->pid)
 		reap(passt, how, sizeof(how));
 	close_fd(&passt->words_fd);
-	free(passt->in);
-	free(passt->out);
+	if (passt->kept)
+		munmap(passt->kept, sizeof(*passt->kept));
 	free(passt);
 }
 
@@ -257,6 +272,7 @@ static const struct net_ops passt_ops = {
 	.receive = passt_receive,
 	.pending = passt_pending,
 	.send = passt_send,
+	.begin = passt_begin,
 	.flush = passt_flush,
 	.gone = passt_gone,
 	.close = passt_close,
@@ -361,6 +377,9 @@ static int start_passt(struct passt *passt, const struct net_options *options)
 		return -errno;
 	passt->net.queues[0].fd = pair[0];
 	socket = pair[1];
+	/* Our end alone. */
+	if (fcntl(pair[0], F_SETFL, O_NONBLOCK) < 0)
+		return -errno;
 	setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	if (pipe2(pipes, O_CLOEXEC) < 0)
@@ -394,9 +413,11 @@ int passt_open(struct net **net, const struct net_options *options, struct io_ri
 	passt->net.queue_count = 1;
 	snprintf(passt->net.name, sizeof(passt->net.name), "passt");
 	passt->words_fd = -1;
-	passt->in = malloc(BUFFER_BYTES);
-	passt->out = malloc(BUFFER_BYTES);
-	result = passt->in && passt->out ? start_passt(passt, options) : -ENOMEM;
+	passt->kept = mmap(NULL, sizeof(*passt->kept), PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (passt->kept == MAP_FAILED)
+		passt->kept = NULL;
+	result = passt->kept ? start_passt(passt, options) : -ENOMEM;
 	if (result < 0) {
 		passt_close(&passt->net);
 		if (result == -ENOENT)

@@ -184,7 +184,7 @@ void io_ring_leave(struct io_ring *own)
 	own_ring = NULL;
 	__atomic_fetch_and(own->uring.cq.kflags, ~IORING_CQ_EVENTFD_DISABLED, __ATOMIC_SEQ_CST);
 	/* An eventfd takes a write unless its counter is full, and then it is raised anyway. */
-	if (write(own->main->wake_fd, &one, sizeof(one)) < 0)
+	if (write_bytes(own->main->wake_fd, &one, sizeof(one)) < 0)
 		return;
 }
 

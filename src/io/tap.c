@@ -29,6 +29,7 @@ struct tap {
 	struct net net;
 	char interface[IFNAMSIZ];
 	int link_fd;		/* netlink: interfaces of the host change */
+	int query_fd;		/* a socket of the host's network, to ask about them */
 	struct io_op link_op;
 };
 
@@ -78,13 +79,12 @@ static int open_queue(const char *name, unsigned queues)
 /* By the name that it has now: it may have been given another. */
 static int get_flags(struct tap *tap, short *flags)
 {
-	cleanup_fd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	struct ifreq request = { 0 };
 
 	if (ioctl(tap->net.queues[0].fd, TUNGETIFF, &request) < 0)
 		return -errno;
 	memcpy(tap->interface, request.ifr_name, sizeof(tap->interface));
-	if (fd < 0 || ioctl(fd, SIOCGIFFLAGS, &request) < 0)
+	if (ioctl(tap->query_fd, SIOCGIFFLAGS, &request) < 0)
 		return -errno;
 	*flags = request.ifr_flags;
 	return 0;
@@ -138,7 +138,7 @@ static void link_changed(struct io_op *op, int result)
 	char message[4096];
 
 	(void)result;
-	while (recv(tap->link_fd, message, sizeof(message), MSG_DONTWAIT) >= 0 || errno == ENOBUFS)
+	while (read_bytes(tap->link_fd, message, sizeof(message)) >= 0 || errno == ENOBUFS)
 		;
 	look_at_link(tap);
 	if (!tap->net.ended)
@@ -149,8 +149,9 @@ static int open_link_watch(struct tap *tap)
 {
 	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK };
 
-	tap->link_fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-	if (tap->link_fd < 0 ||
+	tap->query_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	tap->link_fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+	if (tap->query_fd < 0 || tap->link_fd < 0 ||
 		bind(tap->link_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return fail(-errno, "%s: can't watch its link (netlink): %s: raise the limit of open "
 				    "files (ulimit -n)",
@@ -159,6 +160,15 @@ static int open_link_watch(struct tap *tap)
 	if (!tap->net.up)
 		note("%s: it is down, and so is the guest's link: `ip link set %s up`", tap->net.name,
 			tap->interface);
+	return 0;
+}
+
+static int tap_begin(struct net *net, bool again)
+{
+	struct tap *tap = container_of(net, struct tap, net);
+
+	(void)again;
+	look_at_link(tap);
 	watch_link(tap);
 	return 0;
 }
@@ -179,7 +189,7 @@ static bool is_gone(struct net *net, int error)
 static ssize_t tap_receive(
 	struct net *net, unsigned queue, const struct iovec *iov, unsigned count)
 {
-	ssize_t got = readv(net->queues[queue].fd, iov, count);
+	ssize_t got = read_list(net->queues[queue].fd, iov, count);
 	int error = errno;
 
 	if (got >= 0)
@@ -191,7 +201,7 @@ static int tap_send(struct net *net, unsigned queue, struct iovec *iov, unsigned
 {
 	int error;
 
-	if (writev(net->queues[queue].fd, iov, count) >= 0)
+	if (write_list(net->queues[queue].fd, iov, count) >= 0)
 		return 0;
 	error = errno;
 	return is_gone(net, error) ? -ENODEV : -error;
@@ -224,6 +234,7 @@ static void tap_close(struct net *net)
 	for (unsigned i = 0; i < net->queue_count; i++)
 		close_fd(&net->queues[i].fd);
 	close_fd(&tap->link_fd);
+	close_fd(&tap->query_fd);
 	free(tap);
 }
 
@@ -231,6 +242,7 @@ static const struct net_ops tap_ops = {
 	.receive = tap_receive,
 	.send = tap_send,
 	.set_offloads = tap_set_offloads,
+	.begin = tap_begin,
 	.gone = tap_gone,
 	.close = tap_close,
 };
@@ -241,6 +253,7 @@ static const struct net_ops multi_queue_ops = {
 	.send = tap_send,
 	.set_offloads = tap_set_offloads,
 	.use_queues = tap_use_queues,
+	.begin = tap_begin,
 	.gone = tap_gone,
 	.close = tap_close,
 };
@@ -323,7 +336,7 @@ int tap_open(struct net **net, const struct net_options *options, struct io_ring
 	if (!tap)
 		return fail(-ENOMEM, "tap: out of memory");
 	net_init(&tap->net, options->queues > 1 ? &multi_queue_ops : &tap_ops, ring);
-	tap->link_fd = -1;
+	tap->link_fd = tap->query_fd = -1;
 	if (options->kind == NET_FDS) {
 		result = open_by_fd(tap, options);
 	} else {

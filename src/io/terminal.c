@@ -371,7 +371,7 @@ static bool typed(struct terminal *terminal, char byte)
 		return true;
 	if (byte == 'a' || byte == TERMINAL_ESCAPE)
 		put_input(terminal, TERMINAL_ESCAPE);
-	else if (write(STDERR_FILENO, help_text, sizeof(help_text) - 1) < 0)
+	else if (write_bytes(STDERR_FILENO, help_text, sizeof(help_text) - 1) < 0)
 		return false;
 	return false;
 }
@@ -398,7 +398,7 @@ static bool take_input(struct terminal *terminal)
 
 	if (!terminal->interactive)
 		room = TERMINAL_INPUT_BYTES - terminal->kept->input_used - END_ROOM;
-	got = read(terminal->in_fd, bytes, room);
+	got = read_bytes(terminal->in_fd, bytes, room);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
 	if (got <= 0) {

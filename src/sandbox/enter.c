@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <malloc.h>
 #include <linux/capability.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -122,8 +123,12 @@ static int confine(const struct sandbox *sandbox, const struct sandbox_bounds *b
 
 int sandbox_enter(const struct sandbox *sandbox, const struct sandbox_bounds *bounds)
 {
-	int result = sandbox->options.off ? become_user(sandbox) : confine(sandbox, bounds);
+	int result;
 
+	/* Threads have one heap, and it grows by brk(), so that none of them has to map memory. */
+	mallopt(M_ARENA_MAX, 1);
+	mallopt(M_MMAP_MAX, 0);
+	result = sandbox->options.off ? become_user(sandbox) : confine(sandbox, bounds);
 	if (result < 0)
 		return fail(result, "sandbox: can't close it: %s: see `karma check`, or give --no-sandbox",
 			strerror(-result));

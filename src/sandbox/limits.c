@@ -25,15 +25,20 @@ static int bound(int resource, rlim_t most, bool lasting)
 	return setrlimit(resource, &limit) < 0 ? -errno : 0;
 }
 
-/* Below the lowest descriptor that is free all are taken: with that for a limit, there is no other. */
-static int bound_files(void)
+/*
+ * Below the lowest descriptor that is free all are taken: with that for a limit, there is no other.
+ * A few more may be wanted; the next ones are behind it.
+ */
+static int bound_files(unsigned more)
 {
-	int lowest = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+	int lowest = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0), result;
 
+	/* At the limit as it is. */
 	if (lowest < 0)
 		return 0;
+	result = more ? bound_files(more - 1) : bound(RLIMIT_NOFILE, lowest, true);
 	close(lowest);
-	return bound(RLIMIT_NOFILE, lowest, true);
+	return result;
 }
 
 int limits_set(const struct sandbox *sandbox, const struct sandbox_bounds *bounds)
@@ -41,7 +46,7 @@ int limits_set(const struct sandbox *sandbox, const struct sandbox_bounds *bound
 	int result = bound(RLIMIT_CORE, CORE_BYTES, true);
 
 	if (result == 0)
-		result = bound_files();
+		result = bound_files(bounds->files);
 	/* The supervisor raises it again when a disk has grown; the filters let nobody in here. */
 	if (result == 0 && bounds->file_bytes)
 		result = bound(RLIMIT_FSIZE, bounds->file_bytes, false);

@@ -11,7 +11,9 @@
 #include "internal.h"
 #include "karma/util.h"
 
-#define NAMESPACES (CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET)
+/* A process is born into the first, and can go into the others when it has no use for the host's any more. */
+#define NAMESPACES CLONE_NEWPID
+#define NAMESPACES_LATER (CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET)
 
 /*
  * glibc's fork() has no flags.  This leaves its cached thread id as the parent's, which nothing
@@ -74,8 +76,8 @@ int namespaces_empty_root(void)
 {
 	const unsigned long flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
-	/* What follows stays among us. */
-	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	/* The first mount is for what follows to stay among us. */
+	if (unshare(NAMESPACES_LATER) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 		mount("karma", "/dev", "tmpfs", flags, "size=4k,nr_inodes=2,mode=0555") < 0 ||
 		chdir("/dev") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
 		umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)

@@ -327,7 +327,7 @@ void vm_end(struct vm *vm, enum vm_end end, unsigned status)
 	vm->end_status = status;
 	atomic_store(&vm->stopping, true);
 	/* The first write to an eventfd always fits. */
-	if (write(vm->end_fd, &one, sizeof(one)) < 0)
+	if (write_bytes(vm->end_fd, &one, sizeof(one)) < 0)
 		fail(-errno, "eventfd: can't tell of the guest's end: %s", strerror(errno));
 }
 

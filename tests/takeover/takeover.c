@@ -51,7 +51,7 @@ __attribute__((format(printf, 2, 3))) static void tell(const char *verdict, cons
 	vsnprintf(text, sizeof(text), format, arguments);
 	va_end(arguments);
 	length = snprintf(line, sizeof(line), "takeover: %s: %s\n", verdict, text);
-	syscall(SYS_write, STDERR_FILENO, line, length);
+	write_bytes(STDERR_FILENO, line, length);
 	syscall(SYS_exit_group, 0);
 }
 

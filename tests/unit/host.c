@@ -9,8 +9,8 @@
 bool (*sim_host)(struct host_call *call);
 
 /* The linker puts these in the places of the functions in their names: see Makefile. */
-ssize_t __real_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
-ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
+ssize_t __real_pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
+ssize_t __wrap_pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 void __real_io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
 	unsigned count, uint64_t offset);
 void __wrap_io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
@@ -37,14 +37,16 @@ static bool intercept(struct host_call call)
 	return true;
 }
 
-ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int count, off_t offset)
+ssize_t __wrap_pwritev2(int fd, const struct iovec *iov, int count, off_t offset,
+	int flags)
 {
 	struct host_call call = {
 		.kind = HOST_WRITE, .fd = fd, .iov = iov, .count = count, .offset = offset
 	};
 
-	if (!sim_host || !sim_host(&call))
-		return __real_pwritev(fd, iov, count, offset);
+	/* Without an offset it is no disk. */
+	if (offset < 0 || !sim_host || !sim_host(&call))
+		return __real_pwritev2(fd, iov, count, offset, flags);
 	if (call.result >= 0)
 		return call.result;
 	errno = -call.result;

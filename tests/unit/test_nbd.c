@@ -152,7 +152,7 @@ static int open_it(const struct disk_options *options)
 	disk = NULL;
 	result = disk_open(&disk, options, &sim.ring);
 	pthread_join(thread, NULL);
-	return result;
+	return result == 0 ? disk_begin(disk, false) : result;
 }
 
 static int open_disk(void)

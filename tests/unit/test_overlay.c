@@ -968,7 +968,7 @@ END_TEST
 START_TEST(ranges_of_the_map_are_exact)
 {
 	uint64_t words[4], expected[4];
-	bool dirty[1];
+	uint8_t dirty[1];
 	struct overlay_map map = { .present = words, .dirty = dirty, .blocks = 1 };
 
 	for (unsigned first = 0; first < 256; first += 3) {

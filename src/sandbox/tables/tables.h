@@ -18,14 +18,19 @@
 	CALL(ioctl, "run the guest", FD(VCPU_FD), REQUEST(KVM_RUN)) \
 	CALL(ioctl, "send interrupts", FD(VM_FD), REQUEST(KVM_SIGNAL_MSI)) \
 	CALL(ioctl, "tell where the guest crashed", FD(VCPU_FD), REQUEST(KVM_GET_REGS)) \
+	CALL(ioctl, "which offloads of a TAP the guest takes", REQUEST(TUNSETOFFLOAD)) \
+	CALL(ioctl, "how many queues of a TAP it uses", REQUEST(TUNSETQUEUE)) \
+	CALL(ioctl, "whether a TAP is still there", REQUEST(TUNGETIFF)) \
 	CALL(io_uring_enter, "submit requests, take completions", ANY) \
 	CALL(futex, "locks", ANY) \
 	CALL(clock_gettime, "time; without the vDSO", ANY) \
-	CALL(pwritev, "write to the page cache", ANY) \
-	CALL(write, "messages; tell other threads", ANY) \
+	CALL(pwritev2, "write: disks, frames, requests, messages", ANY) \
+	CALL(preadv2, "read: frames", ANY) \
 	CALL(getrandom, "entropy", ANY) \
 	CALL(madvise, "the balloon's pages", ADVICE(MADV_DONTNEED)) \
 	CALL(madvise, "the balloon's pages, in shared memory", ADVICE(MADV_REMOVE)) \
+	CALL(brk, "memory for a request to an overlay", ANY) \
+	CALL(shutdown, "an NBD connection that failed", ANY) \
 	CALL(rt_sigreturn, "back from the signal that stops a vCPU", ANY) \
 	CALL(exit_group, "end after a forbidden call", ANY)
 
@@ -33,13 +38,23 @@
 	CALL(io_uring_enter, "submit requests, take completions", ANY) \
 	CALL(futex, "locks", ANY) \
 	CALL(ioctl, "send interrupts", FD(VM_FD), REQUEST(KVM_SIGNAL_MSI)) \
+	CALL(ioctl, "which offloads of a TAP the guest takes", REQUEST(TUNSETOFFLOAD)) \
+	CALL(ioctl, "how many queues of a TAP it uses", REQUEST(TUNSETQUEUE)) \
+	CALL(ioctl, "whether a TAP is still there", REQUEST(TUNGETIFF)) \
+	CALL(ioctl, "whether a TAP is up", REQUEST(SIOCGIFFLAGS)) \
 	CALL(clock_gettime, "time; without the vDSO", ANY) \
-	CALL(pwritev, "large writes to the page cache", ANY) \
-	CALL(read, "the console's input", ANY) \
-	CALL(write, "messages; tell other threads", ANY) \
+	CALL(pwritev2, "write: large writes to disks, frames, requests, messages", ANY) \
+	CALL(preadv2, "read: the console's input, frames, replies", ANY) \
 	CALL(getrandom, "entropy, for a guest that asks without end", ANY) \
 	CALL(madvise, "the balloon's pages, likewise", ADVICE(MADV_DONTNEED)) \
 	CALL(madvise, "the balloon's pages in shared memory, likewise", ADVICE(MADV_REMOVE)) \
+	CALL(brk, "memory for a request to an overlay", ANY) \
+	CALL(recvmsg, "an NBD connection that the supervisor has made", ANY) \
+	CALL(poll, "whether it is connected", ANY) \
+	CALL(getsockopt, "why it is not", ANY) \
+	CALL(shutdown, "end one that failed", ANY) \
+	CALL(close, "likewise", ANY) \
+	CALL(restart_syscall, "wait on, after a stop", ANY) \
 	CALL(exit_group, "end after a forbidden call", ANY)
 
 #define SANDBOX_MAIN_CALLS(CALL) \
@@ -48,8 +63,9 @@
 	CALL(clock_nanosleep, "wait for the last requests", ANY) \
 	CALL(clock_gettime, "time; without the vDSO", ANY) \
 	CALL(futex, "locks", ANY) \
-	CALL(read, "signals that the supervisor passes on", ANY) \
-	CALL(write, "messages; statistics", ANY) \
+	CALL(preadv2, "read: signals that the supervisor passes on", ANY) \
+	CALL(pwritev2, "write: messages", ANY) \
+	CALL(write, "statistics", ANY) \
 	CALL(pread64, "KVM's statistics", ANY) \
 	CALL(lseek, "how large a disk is by now", ANY) \
 	CALL(tgkill, "make a vCPU leave the guest", PROCESS(OWN_PID)) \
@@ -57,6 +73,7 @@
 	CALL(ioctl, "the terminal's size", FD(TERMINAL_FD), REQUEST(TIOCGWINSZ)) \
 	CALL(io_uring_enter, "end the I/O thread", ANY) \
 	CALL(madvise, "unmap what only the start needed", ADVICE(MADV_DONTNEED)) \
+	CALL(brk, "memory that is freed", ANY) \
 	CALL(exit_group, "end", ANY)
 
 /*
