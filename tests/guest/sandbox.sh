@@ -44,7 +44,7 @@ test_guests_process_is_confined() {
 }
 
 # Karma's files and /dev/kvm, for anybody.
-as_user() {	# USER
+let_user_in() {	# USER
 	chmod 755 . "${PWD%/*}"
 	chmod 666 /dev/kvm
 	become=(setpriv --reuid="$1" --regid="$1" --clear-groups)
@@ -52,7 +52,7 @@ as_user() {	# USER
 
 test_an_ordinary_user_is_confined_as_well() {
 	[ "$(id -u)" = 0 ] || skip "needs to be root, to become another user"
-	as_user 65534
+	let_user_in 65534
 	truncate -s 1M disk
 	chmod 666 disk
 	mkfifo to_guest
@@ -72,7 +72,7 @@ test_an_ordinary_user_is_confined_as_well() {
 test_host_without_user_namespaces_is_told_of_once() {
 	[ "$(id -u)" = 0 ] || skip "needs to be root, to become another user"
 	[ -e /proc/sys/kernel/unprivileged_userns_clone ] || skip "this kernel has no such switch"
-	as_user 65534
+	let_user_in 65534
 	echo 0 >/proc/sys/kernel/unprivileged_userns_clone
 	status=0
 	"${become[@]}" "$KARMA" run --timeout 6 --reboot restart --kernel "$TINY/reset" >out 2>err ||
