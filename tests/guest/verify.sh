@@ -60,8 +60,8 @@ make_fio_root() {	# FILE: a disk with fio
 start_generations() {	# LAST DISK-OPTION
 	rm -f to_guest
 	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --cpus 4 --memory 512M \
-		--disk fio,ro --disk "$2" -- /bin/generations "$area" "$1"
-	wait_for "^(verified $1|fio failed)" 110
+		--timeout 900 --disk fio,ro --disk "$2" -- /bin/generations "$area" "$1"
+	wait_for "^(verified $1|fio failed)" 300
 	expect_in out "^verified $1"
 }
 
