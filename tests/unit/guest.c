@@ -392,12 +392,18 @@ void messages_begin(void)
 	ck_assert_int_eq(dup2(messages_fd, STDERR_FILENO), STDERR_FILENO);
 }
 
-const char *messages_end(void)
+const char *messages_so_far(void)
 {
 	ssize_t length = pread(messages_fd, messages, sizeof(messages) - 1, 0);
 
 	ck_assert_int_ge(length, 0);
 	messages[length] = '\0';
+	return messages;
+}
+
+const char *messages_end(void)
+{
+	messages_so_far();
 	ck_assert_int_eq(dup2(messages_saved, STDERR_FILENO), STDERR_FILENO);
 	close(messages_saved);
 	close(messages_fd);

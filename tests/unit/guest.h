@@ -162,6 +162,7 @@ void sim_start_device(struct sim *sim, unsigned device, uint64_t features,
 
 /* What is printed on stderr between the two calls. */
 void messages_begin(void);
+const char *messages_so_far(void);
 const char *messages_end(void);
 
 /* A file without a name, of zeroes; its path is that of an open descriptor. */
