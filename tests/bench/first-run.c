@@ -25,6 +25,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "karma/util.h"
+
 /* Opened at the start: later, the monitor may have given up the right to open files. */
 static int report = -1;
 static bool ends;
@@ -58,7 +60,7 @@ static void tell_cpu_time(void)
 	int length = snprintf(text, sizeof(text), "%lld %lld\n", cpu_time() + *parent_time,
 		kernel_time);
 
-	if (write(report, text, length) != length)
+	if (write_bytes(report, text, length) != length)
 		_exit(EXIT_FAILURE);
 }
 
