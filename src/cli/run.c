@@ -26,6 +26,7 @@
 #define DRAIN_POLL_MILLISECONDS 1
 #define DRAIN_MOMENT_MILLISECONDS 500
 #define RESTART_MILLISECONDS 1000	/* from one start to the next, at least */
+#define TRIM_MILLISECONDS 1000		/* a guest that ends sooner never pays for it */
 
 /* Of --die-with-parent; nobody else sends it. */
 #define PARENT_SIGNAL SIGUSR2
@@ -56,6 +57,7 @@ struct run {
 	pid_t pid, parent;		/* the supervisor's, and its parent's */
 	int tty;			/* the user's terminal, or -1 */
 	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
+	int64_t trim_at;		/* of the guest's process */
 	bool leaving;			/* a signal wants us to end: no more starts */
 
 	/* Made anew for each start, in a process of its own. */
@@ -407,6 +409,7 @@ static int start_guest(struct run *run)
 	if (result == 0)
 		result = close_sandbox(run);
 	run->started_at = milliseconds();
+	run->trim_at = run->started_at + TRIM_MILLISECONDS;
 	watchdog_start(&run->watchdog, run->options.watchdog, run->started_at);
 	return result == 0 ? vm_start(&run->vm) : result;
 }
@@ -430,9 +433,10 @@ static int until(int64_t one, int64_t other)
 
 static int until_next_look(const struct run *run)
 {
-	int end = until(run->timeout_at, run->grace_at);
+	int end = until(run->timeout_at, run->grace_at), trim = until(run->trim_at, 0);
 	int look = watchdog_interval(&run->watchdog);
 
+	end = end < 0 || (trim >= 0 && trim < end) ? trim : end;
 	return end < 0 || (look >= 0 && look < end) ? look : end;
 }
 
@@ -540,6 +544,14 @@ static void end_in_time(struct run *run)
 	}
 }
 
+static void trim_in_time(struct run *run)
+{
+	if (!passed(run->trim_at))
+		return;
+	trim_program();
+	run->trim_at = 0;
+}
+
 static void look_at_watchdog(struct run *run)
 {
 	uint64_t feeds = atomic_load(&run->vm.machine.feeds);
@@ -566,6 +578,7 @@ static void wait_for_end(struct run *run)
 			watched[1].revents)
 			serve_signal(run);
 		end_in_time(run);
+		trim_in_time(run);
 		look_at_watchdog(run);
 	}
 }
@@ -695,7 +708,6 @@ static int run_process(struct run *run)
 
 	if (start_guest(run) < 0)
 		return STATUS_FAILURE;
-	trim_program();
 	wait_for_end(run);
 	vm_halt(&run->vm);
 	if (atomic_load(&run->vm.end) == VM_HANG)
