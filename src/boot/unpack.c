@@ -10,14 +10,15 @@
  * unpack the kernel by itself: no message, no error.
  */
 #include <dirent.h>
+#include <endian.h>
 #include <fcntl.h>
+#include <libdeflate.h>
 #include <lzma.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <zlib.h>
 #include <zstd.h>
 
 #include "internal.h"
@@ -29,7 +30,6 @@
 #define UNPACKED_MAX (1 * GIB)
 #define CHUNK (256 * KIB)
 #define XZ_MEMORY_MAX (256 * MIB)
-#define GZIP_WINDOW (16 + MAX_WBITS)	/* zlib: a gzip header */
 
 /* What is packed, and where what comes out goes. */
 struct job {
@@ -66,23 +66,28 @@ static bool unpack_xz(struct job *job)
 	return good && result == LZMA_STREAM_END;
 }
 
+/* RFC 1952, section 2.3.1: a gzip file ends with the size of what is in it. */
+static uint64_t gzip_size(const struct job *job)
+{
+	uint32_t size;
+
+	memcpy(&size, job->packed + job->packed_size - sizeof(size), sizeof(size));
+	return le32toh(size);
+}
+
 static bool unpack_gzip(struct job *job)
 {
-	z_stream stream = { .next_in = (uint8_t *)job->packed, .avail_in = job->packed_size };
-	uint64_t total = 0;
-	bool good = true;
-	int result;
+	uint64_t size = gzip_size(job);
+	struct libdeflate_decompressor *decompressor = libdeflate_alloc_decompressor();
+	uint8_t *unpacked = size <= UNPACKED_MAX ? malloc(size) : NULL;
+	bool good = decompressor && unpacked &&
+		libdeflate_gzip_decompress(decompressor, job->packed, job->packed_size, unpacked,
+			size, NULL) == LIBDEFLATE_SUCCESS &&
+		fwrite(unpacked, 1, size, job->out) == size;
 
-	if (inflateInit2(&stream, GZIP_WINDOW) != Z_OK)
-		return false;
-	do {
-		stream.next_out = job->chunk;
-		stream.avail_out = sizeof(job->chunk);
-		result = inflate(&stream, Z_NO_FLUSH);
-		good = put(job, sizeof(job->chunk) - stream.avail_out, &total);
-	} while (good && result == Z_OK);
-	inflateEnd(&stream);
-	return good && result == Z_STREAM_END;
+	free(unpacked);
+	libdeflate_free_decompressor(decompressor);
+	return good;
 }
 
 static bool unpack_zstd(struct job *job)
@@ -115,7 +120,7 @@ static bool unpack(struct job *job)
 {
 	if (starts_with(job, "\xfd" "7zXZ", 6))
 		return unpack_xz(job);
-	if (starts_with(job, "\x1f\x8b", 2))
+	if (starts_with(job, "\x1f\x8b\x08", 3))
 		return unpack_gzip(job);
 	if (starts_with(job, "\x28\xb5\x2f\xfd", 4))
 		return unpack_zstd(job);
