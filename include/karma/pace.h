@@ -49,7 +49,7 @@ struct pace {
 	bool blocked;			/* by the backend */
 	bool bulk;			/* the last chain was of a bulk transfer */
 	bool polled;			/* by the I/O thread, without notifications */
-	unsigned empty;			/* looks at it that found nothing, since the last that did */
+	unsigned empty;			/* looks in vain, since the last that was not */
 	int64_t limit_wait;		/* what the limit said last: 0, or ns */
 	struct limit_turn turn;
 	struct io_op look_op;

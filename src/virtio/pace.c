@@ -6,6 +6,7 @@
 #define PACE_WAIT_GAPS 4		/* so many notifications would come while we wait */
 #define PACE_PAYS 6u			/* requests that came instead, for which it was worth it */
 #define PACE_PAYS_STILL 3u		/* to go on, once it was */
+#define PACE_EMPTY 3u			/* looks in vain, once it was, before the guest has to notify again */
 #define PACE_FEW 12u			/* a longer wait would do better */
 #define PACE_PLENTY 24u			/* the guest may have to wait for us */
 #define PACE_WAIT_MAX 4000000ll		/* ns */
@@ -170,9 +171,11 @@ static void serve_paced(struct pace *pace)
 		pace->wait -= pace->wait / 4;
 	else if (taken < PACE_FEW)
 		pace->wait += pace->wait / 4;
+	/* Once it has paid: the guest may be busy with all that was done for it at once. */
+	pace->empty = pays ? 0 : pace->empty + 1;
 	if (!pays && !pace->paid)
 		in_vain(pace);
-	if (!pays || pace->limit_wait || pace->blocked) {
+	if ((!pays && (!pace->paid || pace->empty == PACE_EMPTY)) || pace->limit_wait || pace->blocked) {
 		serve(pace);
 		return;
 	}
@@ -230,6 +233,7 @@ void pace_notify(struct pace *pace)
 		return;
 	virtq_disable_notify(pace->queue);
 	pace->paid = false;
+	pace->empty = 0;
 	if (worth_waiting(pace))
 		wait_for_more(pace);
 	else

@@ -695,7 +695,7 @@ START_TEST(busy_queue_is_served_many_at_a_time)
 		driver_wait(&queue);
 	ck_assert_uint_eq(blk->queues[0].notifications, notifications);
 	ck_assert_uint_eq(driver_interrupts(&queue), 1);
-	/* It was worth it, so it looks once more by itself, and then asks to be notified. */
+	/* It was worth it, so it looks some more by itself, and then asks to be notified. */
 	sim_run_moment(&sim);
 	ck_assert(wants_notification());
 	ck_assert_uint_eq(blk->in_flight, 0);
@@ -704,6 +704,32 @@ START_TEST(busy_queue_is_served_many_at_a_time)
 	driver_kick(&queue);
 	ck_assert(!wants_notification());
 	driver_wait(&queue);
+	sim_set_clock(0);
+}
+END_TEST
+
+static bool has_looked(void *context)
+{
+	(void)context;
+	return io_ring_run(&sim.ring, false) > 0;
+}
+
+START_TEST(pause_between_two_bursts_needs_no_notification)
+{
+	/* The waits are long, so that we can stop after one. */
+	ck_assert(notify_until_it_waits(1900000, 1000));
+	for (unsigned i = 1; i < 20; i++)
+		publish_read(&queue, i);
+	for (unsigned i = 0; i < 20; i++)
+		driver_wait(&queue);
+	/* The guest is busy with what was done for it, and a look is in vain. */
+	ck_assert(sim_run_until(&sim, has_looked, NULL));
+	ck_assert(!wants_notification());
+	publish_read(&queue, 0);
+	driver_wait(&queue);
+	sim_run_moment(&sim);
+	ck_assert(wants_notification());
+	ck_assert_uint_eq(blk->in_flight, 0);
 	sim_set_clock(0);
 }
 END_TEST
@@ -1529,6 +1555,7 @@ Suite *blk_suite(void)
 		queue_full_of_requests_is_served,
 		request_in_flight_raises_no_interrupt_before_its_end,
 		busy_queue_is_served_many_at_a_time,
+		pause_between_two_bursts_needs_no_notification,
 		guest_that_waits_for_each_request_is_not_kept_waiting_for_long,
 		queue_that_is_not_busy_is_served_at_once,
 		reset_ends_a_wait,
