@@ -39,6 +39,7 @@ struct disk {
 	uint32_t discard_alignment;	/* the smallest unit that a discard frees */
 	bool discard;			/* it can free space */
 	bool write_zeroes;		/* without their being sent */
+	uint64_t long_bytes;		/* transfers of so much keep the thread busy that starts them; 0: none */
 	bool read_only;
 	_Atomic unsigned references;
 };

@@ -8,7 +8,8 @@
  * in vain.
  *
  * What belongs to a bulk transfer needs no try: nobody waits for each part of it.  After the first,
- * the I/O thread looks at the queue from time to time, while the guest runs on.
+ * the I/O thread looks at the queue from time to time, while the guest runs on.  If it is busy with each,
+ * it takes one after the other, and tells of each before it takes the next.
  *
  * A queue that is held back by a limit waits for that alone, and then is served at once.
  *
@@ -27,6 +28,7 @@ enum pace_taken {
 	PACE_NONE,	/* there is no chain, or the queue is broken */
 	PACE_TOOK,
 	PACE_TOOK_BULK,	/* and more like it is to come */
+	PACE_TOOK_LONG,	/* the same, and the thread that starts it has to do for a while with it */
 	PACE_BLOCKED,	/* the backend takes none now; pace_resume() follows */
 };
 
@@ -47,9 +49,10 @@ struct pace {
 	bool paid;			/* since the guest last notified */
 	bool held;			/* it waits for the limit */
 	bool blocked;			/* by the backend */
-	bool bulk;			/* the last chain was of a bulk transfer */
+	bool bulk, lengthy;		/* the last chain was PACE_TOOK_BULK, or _LONG */
 	bool polled;			/* by the I/O thread, without notifications */
 	unsigned empty;			/* looks in vain, since the last that was not */
+	int64_t began;			/* ns: when the last PACE_TOOK_LONG was taken */
 	int64_t limit_wait;		/* what the limit said last: 0, or ns */
 	struct limit_turn turn;
 	struct io_op look_op;

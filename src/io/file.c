@@ -524,6 +524,7 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 	file->disk.ring = ring;
 	file->disk.read_only = options->read_only;
 	file->disk.write_zeroes = true;
+	file->disk.long_bytes = options->direct ? 0 : LARGE_BYTES;
 	file->direct = options->direct;
 	file->fd = fd;
 	fd = -1;

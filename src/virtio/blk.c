@@ -271,6 +271,12 @@ static struct blk_request *find_request(struct blk *blk, struct virtq *queue, ui
 	return NULL;
 }
 
+static bool is_long(const struct blk *blk, const struct disk_request *request)
+{
+	return blk->disk->long_bytes && request->length >= blk->disk->long_bytes &&
+		(request->operation == DISK_READ || request->operation == DISK_WRITE);
+}
+
 static enum pace_taken take(struct virtq *queue)
 {
 	struct blk *blk = container_of(queue->device, struct blk, device);
@@ -285,8 +291,9 @@ static enum pace_taken take(struct virtq *queue)
 		return PACE_NONE;
 	memcpy(request->iov, iov, (chain.out_count + chain.in_count) * sizeof(iov[0]));
 	chain.iov = request->iov;
+	request->disk.length = 0;
 	start_request(blk, queue, request, &chain);
-	return PACE_TOOK;
+	return is_long(blk, &request->disk) ? PACE_TOOK_LONG : PACE_TOOK;
 }
 
 static void start_requests(struct virtq *queue)

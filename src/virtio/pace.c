@@ -19,6 +19,10 @@
 #define PACE_POLL_MAX 1000000ll
 #define PACE_POLL_EMPTY 5u		/* looks in vain before the guest has to notify again */
 
+/* Between what keeps us long: of the time that the last one took, so much for the guest to make the next. */
+#define PACE_LONG_SHARE 8
+#define PACE_LONG_EMPTY 2u
+
 /* Whether the limit lets one more request start. */
 static bool may_start(struct pace *pace)
 {
@@ -35,13 +39,16 @@ static unsigned take(struct pace *pace)
 		enum pace_taken result = pace->ops->take(pace->queue);
 
 		pace->blocked = result == PACE_BLOCKED;
-		if (result != PACE_TOOK && result != PACE_TOOK_BULK)
+		if (result == PACE_NONE || result == PACE_BLOCKED)
 			break;
-		pace->bulk = result == PACE_TOOK_BULK;
+		pace->lengthy = result == PACE_TOOK_LONG;
+		pace->bulk = pace->lengthy || result == PACE_TOOK_BULK;
 		/* The guest makes the next while we are at this one. */
 		if (pace->bulk)
 			virtq_interrupt(pace->queue);
 		taken++;
+		if (pace->lengthy)
+			break;
 	}
 	return taken;
 }
@@ -65,7 +72,7 @@ static bool worth_waiting(struct pace *pace)
 
 static void look(struct io_op *op, int result);
 
-/* ns: less than a second */
+/* ns: less than a second; 0: when all is done that this ring has to do by now */
 static void look_after(struct pace *pace, int64_t ns, struct io_ring *ring)
 {
 	struct virtio_device *device = pace->queue->device;
@@ -74,7 +81,10 @@ static void look_after(struct pace *pace, int64_t ns, struct io_ring *ring)
 	pace->delay.tv_nsec = ns;
 	pace->look_op.done = look;
 	virtio_request_started(device);
-	io_ring_timeout(ring, &pace->look_op, &pace->delay);
+	if (ns)
+		io_ring_timeout(ring, &pace->look_op, &pace->delay);
+	else
+		io_ring_wake(ring, &pace->look_op);
 	io_ring_submit(ring);
 }
 
@@ -130,6 +140,20 @@ static void poll_again(struct pace *pace, int64_t wait)
 	look_after(pace, wait, pace->queue->device->ring);
 }
 
+/* When this one is done; or, if there was none, when the guest has had some time to make it. */
+static void look_again(struct pace *pace, bool taken, int64_t now)
+{
+	int64_t wait = taken ? 0 : (now - pace->began) / PACE_LONG_SHARE;
+
+	if (wait > PACE_POLL_MAX)
+		wait = PACE_POLL_MAX;
+	if (taken)
+		pace->began = now;
+	pace->polled = true;
+	pace->notified = 0;
+	look_after(pace, wait, pace->queue->device->ring);
+}
+
 /* Take what is there and may start, and what comes meanwhile; a ring of requests at most. */
 static void serve(struct pace *pace)
 {
@@ -141,7 +165,10 @@ static void serve(struct pace *pace)
 	if (taken && pace->bulk && !pace->blocked && !pace->limit_wait && !queue->device->ending) {
 		pace->empty = 0;
 		let_go(pace);
-		poll_again(pace, 0);
+		if (pace->lengthy)
+			look_again(pace, true, nanoseconds());
+		else
+			poll_again(pace, 0);
 		pace->ops->start(queue);
 		virtq_interrupt(queue);
 		return;
@@ -193,13 +220,17 @@ static void serve_polled(struct pace *pace)
 	unsigned taken = take(pace);
 
 	pace->empty = taken ? 0 : pace->empty + 1;
-	if (pace->empty == PACE_POLL_EMPTY || pace->limit_wait || pace->blocked) {
+	if (pace->empty == (pace->lengthy ? PACE_LONG_EMPTY : PACE_POLL_EMPTY) || pace->limit_wait ||
+		pace->blocked) {
 		serve(pace);
 		return;
 	}
 	pace->ops->start(pace->queue);
 	virtq_interrupt(pace->queue);
-	poll_again(pace, taken ? (nanoseconds() - start) / 2 : PACE_POLL_MIN << pace->empty);
+	if (pace->lengthy)
+		look_again(pace, taken, start);
+	else
+		poll_again(pace, taken ? (nanoseconds() - start) / 2 : PACE_POLL_MIN << pace->empty);
 }
 
 /* The wait is over. */

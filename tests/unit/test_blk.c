@@ -734,6 +734,37 @@ START_TEST(pause_between_two_bursts_needs_no_notification)
 }
 END_TEST
 
+static void publish_large_read(uint64_t to)
+{
+	driver_publish(&queue, driver_chain(&queue,
+				       (struct part[]){ { header(VIRTIO_BLK_T_IN, 0), 16, false },
+					       { to, SEGMENT_BYTES_MAX, true }, { status_place(), 1, true } },
+				       3));
+}
+
+START_TEST(large_requests_are_served_one_after_the_other_without_notifications)
+{
+	uint64_t large = sim_alloc(&sim, SEGMENT_BYTES_MAX, 4096);
+	uint64_t notifications;
+
+	ck_assert_int_eq(ftruncate(file, SEGMENT_BYTES_MAX), 0);
+	add_disk(descriptor_path(file), false, false, NULL);
+	start();
+	notifications = blk->queues[0].notifications;
+	publish_large_read(large);
+	driver_kick(&queue);
+	ck_assert(!wants_notification());
+	for (unsigned i = 1; i < 4; i++)
+		publish_large_read(large);
+	for (unsigned i = 0; i < 4; i++)
+		driver_wait(&queue);
+	ck_assert_uint_eq(blk->queues[0].notifications, notifications + 1);
+	sim_run_moment(&sim);
+	ck_assert(wants_notification());
+	ck_assert_uint_eq(blk->in_flight, 0);
+}
+END_TEST
+
 START_TEST(guest_that_waits_for_each_request_is_not_kept_waiting_for_long)
 {
 	unsigned waits = 0;
@@ -1576,6 +1607,7 @@ Suite *blk_suite(void)
 		few_queues_are_long_ones,
 		topology_is_the_backends,
 		segments_are_as_large_as_promised,
+		large_requests_are_served_one_after_the_other_without_notifications,
 		direct_disk_wants_whole_blocks,
 		disk_has_the_queues_it_tells_of,
 		vcpus_with_rings_of_their_own_share_a_disk,
