@@ -333,19 +333,36 @@ check-scripts:
 
 # Coverage-guided fuzzing of what parses a guest's or a user's bytes: bounded; more by FUZZ_RUNS=N, or
 # for FUZZ_SECONDS each.  What is new goes to build/fuzz, and from there into the tree by -merge=1.
-FUZZ_RUNS ?= 100000
+FUZZ_RUNS ?= 20000
 FUZZ_SECONDS ?=
-FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/test/%,$(wildcard tests/fuzz/*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/test/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_OBJECTS := $(patsubst %.c,$(BUILD)/test/obj-fuzz/%.o,$(PARTS) tests/fuzz/guest.c)
 
-$(BUILD)/test/fuzz_%: tests/fuzz/fuzz_%.c $(PARTS) $(wildcard include/karma/*.h) $(FILTERS)
+# What a fuzzer puts something of its own in the place of.
+$(BUILD)/test/fuzz_passt: FUZZ_WRAPS := socketpair pipe2 posix_spawnp
+$(BUILD)/test/fuzz_options: FUZZ_WRAPS := getaddrinfo
+
+$(BUILD)/test/obj-fuzz/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CLANG $<)
 	$(Q)clang -Wno-gnu-variable-sized-type-not-at-end $(KARMA_CPPFLAGS) $(LIB_CFLAGS) -std=gnu11 -O1 -g -pthread \
-		-fsanitize=fuzzer,address,undefined -o $@ $< $(PARTS) $(LIB_LDLIBS)
+		-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -MMD -MP -c -o $@ $<
 
-.PHONY: fuzz
-fuzz: $(FUZZERS)
-	for fuzzer in $^; do \
+$(BUILD)/test/fuzz_%: $(BUILD)/test/obj-fuzz/tests/fuzz/fuzz_%.o $(FUZZ_OBJECTS)
+	$(call say,LINK  $@)
+	$(Q)clang -pthread -fsanitize=fuzzer,address,undefined $(FUZZ_WRAPS:%=-Wl$(comma)--wrap=%) -o $@ $^ $(LIB_LDLIBS)
+
+$(BUILD)/test/obj-fuzz/src/sandbox/seccomp.o: $(FILTERS)
+.SECONDARY: $(FUZZ_OBJECTS) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.o)
+
+-include $(FUZZ_OBJECTS:.o=.d) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.d)
+
+.PHONY: fuzz fuzzers
+fuzzers: $(FUZZERS)
+
+fuzz:
+	$(Q)$(MAKE) -j$$(nproc) fuzzers
+	for fuzzer in $(FUZZERS); do \
 		name=$${fuzzer##*/fuzz_} && mkdir -p $(BUILD)/fuzz/$$name && \
 		KARMA_CACHE_DIR= $$fuzzer $(if $(FUZZ_SECONDS),-max_total_time=$(FUZZ_SECONDS),-runs=$(FUZZ_RUNS)) \
 			-close_fd_mask=2 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$$name \

@@ -10,6 +10,7 @@
 
 #include "karma/nbd_transmission.h"
 #include "karma/util.h"
+#include "script.h"
 
 #define SERVER_BYTES_MAX 65536u
 #define SECTOR 512u
@@ -76,8 +77,7 @@ static void take_ended(struct nbd_transmission *transmission)
 		struct attempt *attempt = container_of(at, struct attempt, request);
 
 		next = at->next;
-		if (attempt->ended)
-			abort();
+		check(!attempt->ended);
 		attempt->ended = true;
 		for (unsigned i = 0; i < ARRAY_SIZE(attempt->buffers); i++)
 			free(attempt->buffers[i]);
@@ -98,12 +98,9 @@ static void speak(struct nbd_transmission *transmission, int fd, const struct nb
 	nbd_break(transmission);
 	nbd_fail_all(transmission, -1);
 	take_ended(transmission);
-	for (size_t i = 0; i < ARRAY_SIZE(attempts); i++) {
-		if (!attempts[i].ended)
-			abort();
-	}
-	if (transmission->waiting || transmission->slots_used)
-		abort();
+	for (size_t i = 0; i < ARRAY_SIZE(attempts); i++)
+		check(attempts[i].ended);
+	check(!transmission->waiting && !transmission->slots_used);
 	nbd_transmission_release(transmission);
 }
 
@@ -129,21 +126,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 1 || size > SERVER_BYTES_MAX)
 		return 0;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) < 0)
-		abort();
+	check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) == 0);
 	/* All that it will ever say; the client's words are for nobody. */
-	if (send(ends[1], data + 1, size - 1, 0) != (ssize_t)(size - 1))
-		abort();
+	check(send(ends[1], data + 1, size - 1, 0) == (ssize_t)(size - 1));
 	shutdown(ends[1], SHUT_WR);
 	link.fd = ends[0];
 	if (data[0] % MODES == MODE_REPLIES) {
 		speak(&transmission, link.fd, &export);
 	} else if (greet(&link)) {
 		export = link.greeting.export;
-		if (export.block_min < SECTOR || export.block_min > 4096 ||
-			export.block_preferred < export.block_min ||
-			export.request_max % export.block_min || !export.request_max)
-			abort();
+		check(export.block_min >= SECTOR && export.block_min <= 4096);
+		check(export.block_preferred >= export.block_min);
+		check(export.request_max && export.request_max % export.block_min == 0);
 		speak(&transmission, link.fd, &export);
 	}
 	nbd_link_close(&link);

@@ -4,7 +4,8 @@
  * end.  Nothing is touched outside of guest memory, and no frame gets out whose header tells of what
  * is not in it.
  *
- * The input is a list of steps, each a byte that says what to do and what that takes.
+ * If the first byte says so, guest memory changes all the time.  What follows is a list of steps, each
+ * a byte that says what to do and what that takes.
  */
 #include <errno.h>
 #include <linux/if_tun.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "guest.h"
 #include "karma/devices.h"
 #include "karma/iov.h"
 #include "karma/machine.h"
@@ -22,7 +24,7 @@
 #define PAIRS 2u
 #define QUEUES (2 * PAIRS + 1)
 #define QUEUE_ENTRIES 16u
-#define GUEST_BYTES GUEST_MEMORY_MIN
+#define GUEST_BYTES (512 * KIB)
 /* In guest memory: a page for the rings of each queue, then the buffers. */
 #define RINGS 0x1000u
 #define DRIVER_AREA 0x400u
@@ -30,25 +32,15 @@
 #define BUFFERS 0x10000u
 #define BUFFER_BYTES 0x20000u
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#define STEPS_MAX 300u
 
-struct input {
-	const uint8_t *at, *end;
-};
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct net end;
 static const uint8_t *frame;
 static size_t frame_size;
 static bool busy;
-
-static uint32_t take(struct input *input, unsigned bytes)
-{
-	uint32_t value = 0;
-
-	while (bytes-- && input->at < input->end)
-		value = value << 8 | *input->at++;
-	return value;
-}
 
 static ssize_t receive(struct net *net, unsigned queue, const struct iovec *iov, unsigned count)
 {
@@ -70,8 +62,7 @@ static int check_sent(struct net *net, unsigned queue, struct iovec *iov, unsign
 
 	(void)net;
 	(void)queue;
-	if (iov[0].iov_len != NET_HEADER_BYTES)
-		abort();
+	check(iov[0].iov_len == NET_HEADER_BYTES);
 	memcpy(&header, iov[0].iov_base, sizeof(header));
 	for (unsigned i = 1; i < count; i++) {
 		length += iov[i].iov_len;
@@ -79,13 +70,10 @@ static int check_sent(struct net *net, unsigned queue, struct iovec *iov, unsign
 		if (iov[i].iov_len && *(volatile uint8_t *)iov[i].iov_base == 0x5a)
 			frame_size++;
 	}
-	if (length < ETH_HLEN || length > NET_FRAME_MAX || (header.flags & ~1) ||
-		header.hdr_len > length)
-		abort();
-	if (header.flags && (size_t)header.csum_start + header.csum_offset + 2 > length)
-		abort();
-	if (header.gso_type && (!header.gso_size || !header.flags))
-		abort();
+	check(length >= ETH_HLEN && length <= NET_FRAME_MAX && !(header.flags & ~1));
+	check(header.hdr_len <= length);
+	check(!header.flags || (size_t)header.csum_start + header.csum_offset + 2 <= length);
+	check(!header.gso_type || (header.gso_size && header.flags));
 	/* No room at times, and then there is. */
 	busy = !busy && length % 7 == 0;
 	return busy ? -EAGAIN : 0;
@@ -99,8 +87,7 @@ static int set_offloads(struct net *net, unsigned offloads)
 
 static int use_queues(struct net *net, unsigned queues)
 {
-	if (queues < 1 || queues > net->queue_count)
-		abort();
+	check(queues >= 1 && queues <= net->queue_count);
 	return 0;
 }
 
@@ -158,57 +145,58 @@ static void reset(struct virtio_device *device, struct io_ring *ring)
 }
 
 /* A chain in the place of a queue's first descriptors, made available. */
-static void publish(struct input *input, const struct guest_memory *memory, unsigned queue)
+static void publish(struct script *script, unsigned queue)
 {
-	uint8_t *page = memory->base + RINGS + queue * 0x1000u;
+	uint8_t *page = memory_at(RINGS + queue * 0x1000u, 0x1000);
 	struct vring_desc *descriptors = (void *)page;
 	struct vring_avail *avail = (void *)(page + DRIVER_AREA);
-	unsigned first = take(input, 1) % QUEUE_ENTRIES, count = 1 + take(input, 1) % 4;
+	unsigned first = take(script, 1) % QUEUE_ENTRIES, count = 1 + take(script, 1) % 4;
+	uint16_t index = __atomic_load_n(&avail->idx, __ATOMIC_RELAXED);
 
 	for (unsigned i = 0; i < count; i++)
 		descriptors[(first + i) % QUEUE_ENTRIES] = (struct vring_desc){
-			.addr = BUFFERS + take(input, 2) % BUFFER_BYTES,
-			.len = take(input, 1) << take(input, 1) % 10,
-			.flags = (take(input, 1) & 2) | (i + 1 < count ? 1 : 0),
+			.addr = BUFFERS + take(script, 3) % BUFFER_BYTES,
+			.len = take(script, 1) << take(script, 1) % 10,
+			.flags = (take(script, 1) & 2) | (i + 1 < count ? 1 : 0),
 			.next = (first + i + 1) % QUEUE_ENTRIES,
 		};
-	avail->ring[avail->idx % QUEUE_ENTRIES] = first;
-	avail->idx++;
+	avail->ring[index % QUEUE_ENTRIES] = first;
+	__atomic_store_n(&avail->idx, (uint16_t)(index + 1), __ATOMIC_RELAXED);
 }
 
-static void run_step(struct input *input, struct virtio_device *device,
-	const struct guest_memory *memory, struct io_ring *ring)
+static void receive_frame(struct script *script, unsigned pair)
 {
-	uint8_t step = take(input, 1);
-	size_t left;
-	uint32_t at;
+	frame_size = take_bytes(script, take(script, 1) * 16, &frame);
+	eventfd_write(end.queues[pair].fd, 1);
+	net_wait_readable(&end, pair);
+}
+
+static void run_step(struct script *script, struct virtio_device *device, struct io_ring *ring)
+{
+	uint8_t step = take(script, 1);
+	const uint8_t *bytes;
+	uint64_t at;
 
 	switch (step % 8) {
 	case 0:
 	case 1:
-		publish(input, memory, step / 8 % QUEUES);
+		publish(script, step / 8 % QUEUES);
 		virtio_queue_notify(device, step / 8 % QUEUES);
 		break;
 	case 2:
 		/* A header or a command, mostly where a chain begins. */
-		at = BUFFERS + take(input, 2);
-		for (unsigned i = 0; i < 12 && input->at < input->end; i++)
-			memory->base[at + i] = *input->at++;
+		at = BUFFERS + take(script, 2);
+		for (size_t i = 0, count = take_bytes(script, 12, &bytes); i < count; i++)
+			memory_store(at + i, bytes[i]);
 		break;
 	case 3:
-		frame_size = take(input, 1) * 16;
-		left = input->end - input->at;
-		frame_size = frame_size < left ? frame_size : left;
-		frame = input->at;
-		input->at += frame_size;
-		eventfd_write(end.queues[step / 8 % PAIRS].fd, 1);
-		net_wait_readable(&end, step / 8 % PAIRS);
+		receive_frame(script, step / 8 % PAIRS);
 		io_ring_run(ring, false);
 		break;
 	case 4:
 		/* Anything in the rings. */
-		at = RINGS + take(input, 2) % (QUEUES * 0x1000u);
-		memory->base[at] = take(input, 1);
+		at = RINGS + take(script, 2) % (QUEUES * 0x1000u);
+		memory_store(at, take(script, 1));
 		virtio_queue_notify(device, step / 8 % QUEUES);
 		break;
 	case 5:
@@ -220,23 +208,29 @@ static void run_step(struct input *input, struct virtio_device *device,
 		break;
 	default:
 		reset(device, ring);
-		start(device, ~0ull ^ (uint64_t)take(input, 4) ^ (uint64_t)take(input, 4) << 32);
+		start(device, ~take(script, 8));
 	}
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	(void)argc;
+	(void)argv;
+	memory_make(GUEST_BYTES);
+	return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const uint8_t mac[ETH_ALEN] = { 2 };
-	struct input input = { data, data + size };
-	struct guest_memory memory;
+	struct script script = { data, data + size };
+	uint8_t kind = take(&script, 1);
 	struct machine machine;
 	struct io_ring ring;
 	struct virtio_environment environment = { &memory, &ring };
 	struct virtio_device *device;
 
-	if (guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }) < 0 ||
-		io_ring_init(&ring, 64) < 0)
-		abort();
+	check(io_ring_init(&ring, 64) == 0);
 	machine_init(&machine, &memory, &machine_ops);
 	memset(&end, 0, sizeof(end));
 	net_init(&end, &end_ops, &ring);
@@ -248,16 +242,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < PAIRS; i++)
 		end.queues[i].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	device = net_create(&environment, "eth0", &end, mac, 1500);
-	if (!device || machine_add(&machine, device) < 0)
-		abort();
+	check(device && machine_add(&machine, device) == 0);
 	start(device, ~0ull);
-	while (input.at < input.end)
-		run_step(&input, device, &memory, &ring);
+	meddling_start(kind, DRIVER_AREA);
+	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++)
+		run_step(&script, device, &ring);
+	meddling_stop();
 	reset(device, &ring);
 	io_ring_release(&ring);
 	machine_release(&machine);
 	for (unsigned i = 0; i < PAIRS; i++)
 		close(end.queues[i].fd);
-	guest_memory_release(&memory);
+	memory_clear();
 	return 0;
 }

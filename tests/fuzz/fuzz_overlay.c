@@ -13,6 +13,7 @@
 
 #include "karma/disk.h"
 #include "karma/util.h"
+#include "script.h"
 
 #define BASE_BYTES (40 * 4096u + 512)
 #define FILE_BYTES (2 * 4096 + BASE_BYTES)
@@ -32,12 +33,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct io_ring ring;
 static int base, file;
 static uint8_t header[HEADER_BYTES], bytes[BASE_BYTES];
-
-static void check(bool fine)
-{
-	if (!fine)
-		abort();
-}
 
 static int open_overlay(struct disk **disk)
 {
