@@ -365,7 +365,7 @@ fuzz:
 	for fuzzer in $(FUZZERS); do \
 		name=$${fuzzer##*/fuzz_} && mkdir -p $(BUILD)/fuzz/$$name && \
 		KARMA_CACHE_DIR= $$fuzzer $(if $(FUZZ_SECONDS),-max_total_time=$(FUZZ_SECONDS),-runs=$(FUZZ_RUNS)) \
-			-close_fd_mask=2 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$$name \
+			-timeout=120 -close_fd_mask=2 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$$name \
 			$$(ls -d tests/fuzz/corpus/$$name 2>/dev/null) || exit 1; \
 	done
 

@@ -2,46 +2,137 @@
 /*
  * Fuzz what a kernel or initrd file holds: boot_load() takes any bytes and never crashes.
  *
- * The first byte says which kind of file the rest is made to look like.  Every rejected file costs
- * a message: run it with -close_fd_mask=2.
+ * The first byte says what the rest is, or is made to look like: a file of any kind, a bzImage, an ELF file;
+ * or what is packed in a bzImage, or would be when that is unpacked.  Every rejected file costs a message:
+ * run it with -close_fd_mask=2.
  */
+#include <dirent.h>
 #include <elf.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <zlib.h>
 
-#include "karma/boot.h"
-#include "karma/util.h"
+#include "../../src/boot/internal.h"
+#include "script.h"
 
 #define GUEST_BYTES (64 * MIB)
 #define CMDLINE "console=hvc0"
+#define FILE_BYTES_MAX MIB
+
+/* Of the bzImage that has a payload. */
+#define SETUP_BYTES 1024u
+#define LOAD_ADDRESS 0x1000000u
+#define PAYLOAD_OFFSET 0x400u
 
 enum kind {
 	KIND_ANY,
 	KIND_BZIMAGE,
 	KIND_ELF,
+	KIND_PAYLOAD,
+	KIND_PACKED_ELF,
 	KINDS,
 };
 
+int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static char cache[] = "/tmp/karma-fuzz-XXXXXX";
+
 /* The magics that a fuzzer takes long to find, put over what it has found. */
-static void disguise(int fd, enum kind kind)
+static const uint8_t elf_magic[EI_NIDENT] = {
+	0x7f,
+	'E',
+	'L',
+	'F',
+	ELFCLASS64,
+	ELFDATA2LSB,
+	EV_CURRENT,
+};
+
+static void write_at(int fd, uint64_t offset, const void *from, size_t size)
 {
-	static const uint8_t elf[EI_NIDENT] = {
-		0x7f,
-		'E',
-		'L',
-		'F',
-		ELFCLASS64,
-		ELFDATA2LSB,
-		EV_CURRENT,
+	check(pwrite(fd, from, size, offset) == (ssize_t)size);
+}
+
+static void write_payload(int fd, const void *payload, size_t size)
+{
+	const struct setup_header header = {
+		.setup_sects = SETUP_BYTES / 512 - 1,
+		.syssize = (PAYLOAD_OFFSET + size + 15) / 16,
+		.boot_flag = 0xaa55,
+		.jump = 0xeb | (0x6a << 8),
+		.header = 0x53726448,
+		.version = 0x020f,
+		.loadflags = LOADED_HIGH,
+		.initrd_addr_max = 0x7fffffff,
+		.xloadflags = XLF_KERNEL_64,
+		.cmdline_size = 2047,
+		.payload_offset = PAYLOAD_OFFSET,
+		.payload_length = size,
+		.pref_address = LOAD_ADDRESS,
+		.init_size = MIB,
 	};
 
-	if (kind == KIND_BZIMAGE && pwrite(fd, "HdrS\x0f\x02", 6, 0x202) != 6)
-		abort();
-	if (kind == KIND_ELF && pwrite(fd, elf, sizeof(elf), 0) != sizeof(elf))
-		abort();
+	write_at(fd, 0x1f1, &header, sizeof(header));
+	write_at(fd, SETUP_BYTES + PAYLOAD_OFFSET, payload, size);
+	check(ftruncate(fd, SETUP_BYTES + header.syssize * 16) == 0);
+}
+
+/* By gzip, stored as it is. */
+static void write_packed_elf(int fd, const uint8_t *data, size_t size)
+{
+	static uint8_t elf[FILE_BYTES_MAX + EI_NIDENT], packed[sizeof(elf) + 1024];
+	z_stream stream = { .next_in = elf, .avail_in = size < EI_NIDENT ? EI_NIDENT : size,
+		.next_out = packed, .avail_out = sizeof(packed) };
+
+	memcpy(elf, data, size);
+	memcpy(elf, elf_magic, EI_NIDENT);
+	check(deflateInit2(&stream, 0, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY) == Z_OK);
+	check(deflate(&stream, Z_FINISH) == Z_STREAM_END);
+	deflateEnd(&stream);
+	write_payload(fd, packed, stream.total_out);
+}
+
+static void write_file(int fd, enum kind kind, const uint8_t *data, size_t size)
+{
+	if (kind == KIND_PACKED_ELF) {
+		write_packed_elf(fd, data, size);
+	} else if (kind == KIND_PAYLOAD) {
+		write_payload(fd, data, size);
+	} else {
+		write_at(fd, 0, data, size);
+		if (kind == KIND_BZIMAGE)
+			write_at(fd, 0x202, "HdrS\x0f\x02", 6);
+		if (kind == KIND_ELF)
+			write_at(fd, 0, elf_magic, sizeof(elf_magic));
+	}
+}
+
+static void empty_cache(void)
+{
+	DIR *directory = opendir(cache);
+	struct dirent *entry;
+
+	while (directory && (entry = readdir(directory)))
+		unlinkat(dirfd(directory), entry->d_name, 0);
+	closedir(directory);
+}
+
+static void remove_cache(void)
+{
+	rmdir(cache);
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	(void)argc;
+	(void)argv;
+	/* A huge page takes longer to clear than all the rest. */
+	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	check(mkdtemp(cache) && setenv("KARMA_CACHE_DIR", cache, 1) == 0 && atexit(remove_cache) == 0);
+	return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -59,17 +150,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.cpus = 1,
 	};
 
-	if (fd < 0 || guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }) < 0)
-		abort();
-	if (size > 0) {
-		if (write(fd, data + 1, size - 1) != (ssize_t)(size - 1))
-			abort();
-		disguise(fd, data[0] % KINDS);
-	}
+	if (size > FILE_BYTES_MAX)
+		return 0;
+	check(fd >= 0 && guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }) == 0);
+	if (size > 0)
+		write_file(fd, data[0] % KINDS, data + 1, size - 1);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (boot_load(&memory, &options, &entry) == 0 && !guest_memory_at(&memory, entry.entry, 1))
-		abort();
+	if (boot_load(&memory, &options, &entry) == 0)
+		check(guest_memory_at(&memory, entry.entry, 1) != NULL);
 	boot_kernel_release(path, release, sizeof(release));
 	guest_memory_release(&memory);
+	empty_cache();
 	return 0;
 }

@@ -13,7 +13,6 @@
 
 #define STEPS_MAX 200u
 #define TYPED_MAX 64u
-#define PATIENCE 10000000000ll /* ns for the terminal to rest */
 
 /* Of the first byte. */
 #define KIND_INTERACTIVE 0x02u
@@ -121,14 +120,11 @@ static void do_step(struct script *script)
 
 static void close_terminal(void)
 {
-	int64_t end = nanoseconds() + PATIENCE;
-
 	close_input();
-	do {
-		check(nanoseconds() < end);
+	while (terminal.output_busy || terminal.input_busy) {
 		read_output();
 		io_ring_run(&ring, false);
-	} while (terminal.output_busy || terminal.input_busy);
+	}
 	check(terminal_pending(&terminal) == 0);
 	driver.device->ops->release(driver.device);
 	close(reading);

@@ -23,7 +23,6 @@
 #define SETUP_BYTES 1024u
 #define CODE_BYTES 4096u
 #define NOTE_OFFSET 0x200u
-#define CMDLINE_SPACE (2 * BOOT_CMDLINE_MAX)
 #define INITRDS_MAX 2u
 #define WORDS_MAX 3u
 #define TEXT_MAX 64u
@@ -40,7 +39,7 @@ static char kernel_path[32], initrd_paths[INITRDS_MAX][32];
 static const char *initrds[INITRDS_MAX];
 static size_t initrd_bytes[INITRDS_MAX];
 static uint8_t bytes[UINT16_MAX + 1];
-static char cmdline[CMDLINE_SPACE], texts[WORDS_MAX][TEXT_MAX + 1], *words[WORDS_MAX + 1];
+static char cmdline[TEXT_MAX + UINT16_MAX + 1], texts[WORDS_MAX][TEXT_MAX + 1], *words[WORDS_MAX + 1];
 static struct disk_options disk = { .path = "disk" };
 static struct net_options nets[2] = { { .kind = NET_TAP }, { .kind = NET_USER } };
 
@@ -176,17 +175,26 @@ static void take_initrds(struct script *script)
 	}
 }
 
-/* Text without a zero in it, which no argument has; repeated often enough for a long one. */
-static void take_text(struct script *script, char *to, size_t most, size_t times)
+/* Up to TEXT_MAX bytes without a zero, which no argument has. */
+static void take_text(struct script *script, char *to)
 {
 	const uint8_t *from;
-	size_t count = take_bytes(script, take(script, 1) % (TEXT_MAX + 1), &from), length = 0;
+	size_t count = take_bytes(script, take(script, 1) % (TEXT_MAX + 1), &from);
 
-	for (; times > 0; times--) {
-		for (size_t i = 0; i < count && length < most; i++)
-			to[length++] = from[i] ? from[i] : ' ';
-	}
-	to[length] = '\0';
+	for (size_t i = 0; i < count; i++)
+		to[i] = from[i] ? from[i] : ' ';
+	to[count] = '\0';
+}
+
+/* At times a long one. */
+static void take_cmdline(struct script *script, bool is_long)
+{
+	size_t more = is_long ? take(script, 2) : 0, length;
+
+	take_text(script, cmdline);
+	length = strlen(cmdline);
+	memset(cmdline + length, 'x', more);
+	cmdline[length + more] = '\0';
 }
 
 static void take_options(struct script *script)
@@ -205,12 +213,12 @@ static void take_options(struct script *script)
 	};
 	disk.read_only = kind & 8;
 	take_initrds(script);
-	take_text(script, cmdline, CMDLINE_SPACE - 1, kind & 16 ? 1 + take(script, 2) : 1);
+	take_cmdline(script, kind & 16);
 	words[0] = NULL;
 	if (kind & 32)
 		options.command = words;
 	for (unsigned i = 0; options.command && i < 1u + kind % WORDS_MAX; i++) {
-		take_text(script, texts[i], TEXT_MAX, 1);
+		take_text(script, texts[i]);
 		words[i] = texts[i];
 		words[i + 1] = NULL;
 	}
@@ -272,11 +280,6 @@ static void *at(uint64_t address, uint64_t length)
 	return place;
 }
 
-struct range {
-	uint64_t start, end;
-	bool ram;
-};
-
 static unsigned check_map(const struct boot_e820_entry *entries, unsigned count)
 {
 	uint64_t end = 0, ram = 0;
@@ -305,6 +308,10 @@ static bool in_ram(const struct boot_e820_entry *entries, unsigned count, uint64
 }
 
 /* --- ACPI 6.4: section 5.2. */
+
+struct range {
+	uint64_t start, end;
+};
 
 static uint32_t load32(const uint8_t *from)
 {
@@ -338,7 +345,7 @@ static const uint8_t *check_table(uint64_t address, const char *signature, struc
 	check(address >= BOOT_ACPI && address + length <= BOOT_ACPI_END);
 	for (; found->end; found++)
 		check(address >= found->end || address + length <= found->start);
-	*found = (struct range){ address, address + length, false };
+	*found = (struct range){ address, address + length };
 	check_sum(table, length);
 	return table;
 }
@@ -364,7 +371,7 @@ static void check_madt(const uint8_t *madt, unsigned cpus)
 static void check_acpi(unsigned cpus)
 {
 	const uint8_t *rsdp = at(BOOT_ACPI, 36), *xsdt, *fadt;
-	struct range found[8] = { { BOOT_ACPI, BOOT_ACPI + 36, false } };
+	struct range found[8] = { { BOOT_ACPI, BOOT_ACPI + 36 } };
 
 	check(memcmp(rsdp, "RSD PTR ", 8) == 0 && rsdp[15] == 2 && load32(rsdp + 20) == 36);
 	check_sum(rsdp, 20);
@@ -465,55 +472,65 @@ static void check_initrd(uint64_t address, uint64_t size)
 	check(address + size - 1 <= kernel.initrd_max || (kernel.above_4g && address >= GUEST_HOLE_END));
 	check(size > files_bytes());
 	for (unsigned i = 0; i < options.initrd_count; i++) {
-		size_t length = initrd_bytes[i], padded = (length + 3) & ~3ull;
+		size_t length = initrd_bytes[i];
 
-		for (size_t j = 0; j < padded; j++)
-			check(place[j] == (j < length ? 'a' + i : 0));
-		place += padded;
+		memset(bytes, 'a' + i, length);
+		check(memcmp(place, bytes, length) == 0);
+		for (; length % 4; length++)
+			check(place[length] == 0);
+		place += length;
 	}
 	check_archive((const char *)place, size - files_bytes());
+}
+
+/* What leads a kernel to its initrd: Xen's hvm_start_info for ELF, Linux's boot_params for a bzImage. */
+static struct boot_initrd check_start_info(const struct boot_e820_entry *map, unsigned count)
+{
+	const uint8_t *start = at(BOOT_PARAMS, PAGE_BYTES), *module;
+
+	check(load32(start) == 0x336ec578 && load64(start + 24) == BOOT_CMDLINE);
+	check(load64(start + 32) == BOOT_ACPI && load32(start + 48) == count);
+	for (unsigned i = 0; i < count; i++) {
+		const uint8_t *place = at(load64(start + 40) + i * 24, 24);
+
+		check(load64(place) == map[i].addr && load64(place + 8) == map[i].size);
+		check(load32(place + 16) == map[i].type);
+	}
+	check(load32(start + 12) == (options.initrd_count > 0));
+	if (!options.initrd_count)
+		return (struct boot_initrd){ 0 };
+	module = at(load64(start + 16), 32);
+	return (struct boot_initrd){ load64(module), load64(module + 8) };
+}
+
+static struct boot_initrd check_boot_params(const struct boot_e820_entry *map, unsigned count)
+{
+	const struct boot_params *params = at(BOOT_PARAMS, sizeof(*params));
+
+	check(params->hdr.cmd_line_ptr == BOOT_CMDLINE && params->acpi_rsdp_addr == BOOT_ACPI);
+	check(params->e820_entries == count && memcmp(params->e820_table, map, count * sizeof(map[0])) == 0);
+	return (struct boot_initrd){
+		params->hdr.ramdisk_image | (uint64_t)params->ext_ramdisk_image << 32,
+		params->hdr.ramdisk_size | (uint64_t)params->ext_ramdisk_size << 32,
+	};
 }
 
 static void check_guest(const struct boot_entry *entry)
 {
 	struct boot_e820_entry map[BOOT_E820_MAX];
-	const struct boot_params *params = at(BOOT_PARAMS, sizeof(*params));
 	unsigned count = check_map(map, boot_e820(&memory, map));
-	const uint8_t *code = at(kernel.address, kernel.bytes);
-	uint64_t initrd, initrd_size;
+	struct boot_initrd initrd = kernel.elf ? check_start_info(map, count) : check_boot_params(map, count);
 
-	check(in_ram(map, count, kernel.address, kernel.bytes));
 	check(entry->protocol == (kernel.elf ? BOOT_PVH : BOOT_LINUX64));
 	check(entry->entry.value >= kernel.address && entry->entry.value < kernel.end);
 	check(entry->params.value == BOOT_PARAMS);
-	for (unsigned i = 0; i < CODE_BYTES; i++)
-		check(code[i] == 0x90);
-	if (kernel.elf) {
-		/* Xen's hvm_start_info: the numbers of modules and of the map's entries, and where they are. */
-		const uint8_t *start = (const uint8_t *)params, *module;
-
-		check(load32(start) == 0x336ec578 && load64(start + 24) == BOOT_CMDLINE);
-		check(load64(start + 32) == BOOT_ACPI && load32(start + 48) == count);
-		for (unsigned i = 0; i < count; i++) {
-			const uint8_t *place = at(load64(start + 40) + i * 24, 24);
-
-			check(load64(place) == map[i].addr && load64(place + 8) == map[i].size);
-			check(load32(place + 16) == map[i].type);
-		}
-		check(load32(start + 12) == (options.initrd_count > 0));
-		module = options.initrd_count ? at(load64(start + 16), 32) : NULL;
-		initrd = module ? load64(module) : 0;
-		initrd_size = module ? load64(module + 8) : 0;
-	} else {
-		check(params->hdr.cmd_line_ptr == BOOT_CMDLINE && params->acpi_rsdp_addr == BOOT_ACPI);
-		check(params->e820_entries == count && memcmp(params->e820_table, map, count * sizeof(map[0])) == 0);
-		initrd = params->hdr.ramdisk_image | (uint64_t)params->ext_ramdisk_image << 32;
-		initrd_size = params->hdr.ramdisk_size | (uint64_t)params->ext_ramdisk_size << 32;
-	}
-	check(!!initrd_size == (options.initrd_count > 0));
-	if (initrd_size) {
-		check(in_ram(map, count, initrd, initrd_size));
-		check_initrd(initrd, initrd_size);
+	check(in_ram(map, count, kernel.address, kernel.bytes));
+	memset(bytes, 0x90, CODE_BYTES);
+	check(memcmp(at(kernel.address, kernel.bytes), bytes, CODE_BYTES) == 0);
+	check((initrd.size > 0) == (options.initrd_count > 0));
+	if (initrd.size) {
+		check(in_ram(map, count, initrd.address, initrd.size));
+		check_initrd(initrd.address, initrd.size);
 	}
 	check_cmdline();
 	check_acpi(options.cpus);

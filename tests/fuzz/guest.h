@@ -48,7 +48,7 @@ struct driver {
 void driver_init(struct driver *driver, struct virtio_device *device, struct io_ring *ring);
 /* From the first status to the last, and the queues between. */
 void driver_start(struct driver *driver, struct script *script);
-/* Reset, and wait for its end. */
+/* Reset, and wait for its end: -timeout tells if there is none. */
 void driver_reset(struct driver *driver);
 
 struct segment {
