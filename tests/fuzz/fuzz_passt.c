@@ -20,6 +20,7 @@
 
 #define STEPS_MAX 300u
 #define LENGTH_BYTES 4u
+#define SAID_MAX (NET_FRAME_MAX + 64)
 /* Frames that one input may have in the streams together, of each direction. */
 #define STREAM_BYTES (512 * KIB)
 
@@ -104,17 +105,26 @@ static void say(const void *bytes, size_t length)
 	said_bytes += got;
 }
 
-/* A frame's length, mostly one that there may be, and so many bytes behind it as there are to be. */
+/* Mostly one that there may be; what is about the least and the most is tried more often. */
+static uint32_t take_length(uint8_t kind, struct script *script)
+{
+	if (kind < 0x80)
+		return kind;
+	if (kind < 0xc0)
+		return NET_FRAME_MAX - 0xa0 + kind;
+	return take(script, kind < 0xf0 ? 2 : 4);
+}
+
+/* A frame's length, and behind it as many bytes as there are to be, or others. */
 static void say_frame(struct script *script)
 {
-	static uint8_t bytes[LENGTH_BYTES + UINT16_MAX];
+	static uint8_t bytes[LENGTH_BYTES + SAID_MAX];
 	uint8_t kind = take(script, 1);
-	uint32_t length = kind < 0x80 ? ETH_HLEN + kind : take(script, kind < 0xf0 ? 2 : 4);
-	size_t follow = kind & 1 ? take(script, 2) : length;
-	uint32_t prefix = htonl(length);
+	uint32_t length = take_length(kind, script), prefix = htonl(length);
+	size_t follow = take(script, 1) & 1 ? take(script, 2) : length;
 
-	if (follow > UINT16_MAX)
-		follow = UINT16_MAX;
+	if (follow > SAID_MAX)
+		follow = SAID_MAX;
 	memcpy(bytes, &prefix, LENGTH_BYTES);
 	memset(bytes + LENGTH_BYTES, ++filler, follow);
 	say(bytes, LENGTH_BYTES + follow);
