@@ -8,11 +8,11 @@
  */
 #include <dirent.h>
 #include <elf.h>
+#include <libdeflate.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <zlib.h>
 
 #include "../../src/boot/internal.h"
 #include "script.h"
@@ -83,16 +83,17 @@ static void write_payload(int fd, const void *payload, size_t size)
 /* By gzip, stored as it is. */
 static void write_packed_elf(int fd, const uint8_t *data, size_t size)
 {
-	static uint8_t elf[FILE_BYTES_MAX + EI_NIDENT], packed[sizeof(elf) + 1024];
-	z_stream stream = { .next_in = elf, .avail_in = size < EI_NIDENT ? EI_NIDENT : size,
-		.next_out = packed, .avail_out = sizeof(packed) };
+	static uint8_t elf[FILE_BYTES_MAX + EI_NIDENT], packed[sizeof(elf) + 4 * KIB];
+	static struct libdeflate_compressor *compressor;
 
+	if (!compressor)
+		compressor = libdeflate_alloc_compressor(0);
 	memcpy(elf, data, size);
 	memcpy(elf, elf_magic, EI_NIDENT);
-	check(deflateInit2(&stream, 0, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY) == Z_OK);
-	check(deflate(&stream, Z_FINISH) == Z_STREAM_END);
-	deflateEnd(&stream);
-	write_payload(fd, packed, stream.total_out);
+	size = libdeflate_gzip_compress(
+		compressor, elf, size < EI_NIDENT ? EI_NIDENT : size, packed, sizeof(packed));
+	check(size > 0);
+	write_payload(fd, packed, size);
 }
 
 static void write_file(int fd, enum kind kind, const uint8_t *data, size_t size)
