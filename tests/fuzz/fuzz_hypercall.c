@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Fuzz the hypercalls as a hostile guest does: any registers, of a machine with a device of each kind,
- * and any memory, which changes meanwhile if the first byte says so.
+ * and any memory.  If the first byte says so, that changes meanwhile, and a second vCPU has the script's
+ * second half.
  *
  * The input is a list of steps: calls, right ones and any others, what they find in memory, chains in
  * the queues, and what happens on the host.  Answers are in their range, what reaches the host is what the
@@ -24,6 +25,7 @@
 #define MEMORY_BYTES (256 * KIB)
 #define DISK_SECTORS 64u
 #define STEPS_MAX 200u
+#define KIND_TWO_VCPUS 0x02u	/* of the first byte */
 
 enum { BLK, NET, CONSOLE, RNG, BALLOON, DEVICES };
 
@@ -41,7 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct io_ring ring;
 static struct machine machine;
-static struct hypercall_counters counters;
+static _Thread_local struct hypercall_counters counters;
 static struct terminal terminal;
 static struct net end;
 static int file, frame_fd;
@@ -140,7 +142,6 @@ static void make_machine(void)
 	frame = NULL;
 	machine_init(&machine, &memory, &machine_ops);
 	machine.watchdog = 60;
-	counters = (struct hypercall_counters){ 0 };
 	add(blk_create(&environment, "vda", disk, "serial", 1));
 	add(net_create(&environment, "eth0", &end, mac, 1500));
 	add(console_create(&environment, &terminal));
@@ -322,13 +323,17 @@ static void host_event(unsigned what, struct script *script)
 		net_set_link(&end, take(script, 1) & 1);
 		break;
 	default:
+		/* Where the other vCPU does not receive meanwhile. */
+		virtio_lock(machine.devices[NET]);
 		frame_size = take_bytes(script, take(script, 1) * 8, &frame);
+		virtio_unlock(machine.devices[NET]);
 		eventfd_write(frame_fd, 1);
 		io_ring_run(&ring, false);
 	}
 }
 
-static void do_step(struct script *script)
+/* The first vCPU's thread is the I/O thread and the user's, too. */
+static void do_step(struct script *script, bool first)
 {
 	uint8_t operation = take(script, 1);
 	unsigned device = (operation >> 4) % (DEVICES + 1);
@@ -369,14 +374,43 @@ static void do_step(struct script *script)
 		fill_memory(script);
 		break;
 	case 13:
-		io_ring_run(&ring, false);
+		if (first)
+			io_ring_run(&ring, false);
 		break;
 	case 14:
 		call(KARMA_CALL_device_set_status, device, 0);
 		break;
 	default:
-		host_event(operation >> 4, script);
+		if (first)
+			host_event(operation >> 4, script);
 	}
+}
+
+static void run_script(struct script *script, bool first)
+{
+	for (unsigned i = 0; i < STEPS_MAX && !script_over(script); i++)
+		do_step(script, first);
+}
+
+static void *run_second(void *script)
+{
+	run_script(script, false);
+	return NULL;
+}
+
+static void run_vcpus(struct script *script, uint8_t kind)
+{
+	struct script half = { script->at + (script->end - script->at) / 2, script->end };
+	pthread_t second;
+
+	if (!(kind & KIND_TWO_VCPUS)) {
+		run_script(script, true);
+		return;
+	}
+	script->end = half.at;
+	check(pthread_create(&second, NULL, run_second, &half) == 0);
+	run_script(script, true);
+	pthread_join(second, NULL);
 }
 
 static void reset_devices(void)
@@ -408,8 +442,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	make_machine();
 	meddling_start(kind, DRIVER_AREA);
-	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++)
-		do_step(&script);
+	run_vcpus(&script, kind);
 	meddling_stop();
 	reset_devices();
 	release_machine();
