@@ -5,7 +5,8 @@
  * The bytes are a script of steps, each an operation and what it takes: they write descriptors,
  * tables, headers and rings, right ones and any others, notify, let the backend go on, change what
  * the device has been told of, reset, and resize the file below.  If the first byte says so, a
- * second thread changes guest memory all the time, so that whatever is read twice differs.
+ * second thread changes guest memory all the time, so that whatever is read twice differs, and the
+ * disk has a limit.
  *
  * In the end the device must come to rest and be reset, whatever happened, and the file must have the
  * size that it had.  Broken rings cost messages: run it with -close_fd_mask=2.
@@ -24,12 +25,14 @@
 #define DISK_BYTES_MAX (2 * DISK_BYTES)
 #define QUEUES 2u
 #define STEPS_MAX 200u
+#define KIND_LIMITED 0x02u /* of the first byte */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct io_ring ring;
 static struct driver driver;
+static struct limit limit;
 static int file;
 static uint64_t disk_bytes;
 
@@ -78,8 +81,9 @@ static void do_step(struct script *script)
 		make_request(driver_queue(&driver, operation), script);
 }
 
-static void make_device(void)
+static void make_device(bool limited)
 {
+	static const struct limit_options few = { .requests = 20, .burst = 1 };
 	const struct virtio_environment environment = { &memory, &ring };
 	char path[32];
 	struct disk_options options = { .path = path };
@@ -90,6 +94,9 @@ static void make_device(void)
 	check(disk_open(&disk, &options, &ring) == 0);
 	driver_init(&driver, blk_create(&environment, "vda", disk, "serial", QUEUES), &ring);
 	disk_bytes = DISK_BYTES;
+	limit_init(&limit, &few);
+	if (limited)
+		blk_limit(driver.device, &limit);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
@@ -108,7 +115,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint8_t kind = take(&script, 1);
 	struct stat status;
 
-	make_device();
+	make_device(kind & KIND_LIMITED);
 	driver_start(&driver, &script);
 	meddling_start(kind, QUEUE_BYTES / 16);
 	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++)
@@ -117,6 +124,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	driver_reset(&driver);
 	check(fstat(file, &status) == 0 && (uint64_t)status.st_size <= disk_bytes);
 	driver.device->ops->release(driver.device);
+	limit_release(&limit);
 	memory_clear();
 	return 0;
 }

@@ -4,7 +4,7 @@
  * end.  Nothing is touched outside of guest memory, and no frame gets out whose header tells of what
  * is not in it.
  *
- * If the first byte says so, guest memory changes all the time.  What follows is a list of steps, each
+ * If the first byte says so, guest memory changes all the time, and the device has limits.  What follows is a list of steps, each
  * a byte that says what to do and what that takes.
  */
 #include <errno.h>
@@ -33,6 +33,7 @@
 #define BUFFER_BYTES 0x20000u
 
 #define STEPS_MAX 300u
+#define KIND_LIMITED 0x02u /* of the first byte */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -224,7 +225,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const uint8_t mac[ETH_ALEN] = { 2 };
 	struct script script = { data, data + size };
+	static const struct limit_options few = { .requests = 20, .burst = 1 };
 	uint8_t kind = take(&script, 1);
+	struct limit received, sent;
 	struct machine machine;
 	struct io_ring ring;
 	struct virtio_environment environment = { &memory, &ring };
@@ -243,6 +246,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		end.queues[i].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	device = net_create(&environment, "eth0", &end, mac, 1500);
 	check(device && machine_add(&machine, device) == 0);
+	limit_init(&received, &few);
+	limit_init(&sent, &few);
+	if (kind & KIND_LIMITED)
+		net_device_limit(device, &received, &sent);
 	start(device, ~0ull);
 	meddling_start(kind, DRIVER_AREA);
 	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++)
@@ -251,6 +258,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	reset(device, &ring);
 	io_ring_release(&ring);
 	machine_release(&machine);
+	limit_release(&received);
+	limit_release(&sent);
 	for (unsigned i = 0; i < PAIRS; i++)
 		close(end.queues[i].fd);
 	memory_clear();
