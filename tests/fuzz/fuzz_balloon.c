@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fuzz the balloon as a hostile guest does: rings, lists of pages and reports, and memory that changes
- * meanwhile if the first byte says so.  No chain gives back more than the device says it may, and
- * of the configuration the guest changes its own field alone.
+ * Fuzz the balloon as a hostile guest does: rings, lists of pages and reports, and memory that
+ * changes meanwhile if the first byte says so.  No chain gives back more than the device says it
+ * may, and of the configuration the guest changes its own field alone.
  */
 #include <linux/virtio_balloon.h>
 #include <string.h>

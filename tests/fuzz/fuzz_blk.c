@@ -8,8 +8,8 @@
  * second thread changes guest memory all the time, so that whatever is read twice differs, and the
  * disk has a limit.
  *
- * In the end the device must come to rest and be reset, whatever happened, and the file must have the
- * size that it had.  Broken rings cost messages: run it with -close_fd_mask=2.
+ * In the end the device must come to rest and be reset, whatever happened, and the file must have
+ * the size that it had.  Broken rings cost messages: run it with -close_fd_mask=2.
  */
 #include <linux/virtio_blk.h>
 #include <stdio.h>

@@ -2,9 +2,9 @@
 /*
  * Fuzz what a kernel or initrd file holds: boot_load() takes any bytes and never crashes.
  *
- * The first byte says what the rest is, or is made to look like: a file of any kind, a bzImage, an ELF file;
- * or what is packed in a bzImage, or would be when that is unpacked.  Every rejected file costs a message:
- * run it with -close_fd_mask=2.
+ * The first byte says what the rest is, or is made to look like: a file of any kind, a bzImage, an
+ * ELF file; or what is packed in a bzImage, or would be when that is unpacked.  Every rejected file
+ * costs a message: run it with -close_fd_mask=2.
  */
 #include <dirent.h>
 #include <elf.h>
@@ -132,7 +132,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argv;
 	/* A huge page takes longer to clear than all the rest. */
 	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
-	check(mkdtemp(cache) && setenv("KARMA_CACHE_DIR", cache, 1) == 0 && atexit(remove_cache) == 0);
+	check(mkdtemp(cache) && setenv("KARMA_CACHE_DIR", cache, 1) == 0 &&
+		atexit(remove_cache) == 0);
 	return 0;
 }
 
@@ -153,7 +154,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size > FILE_BYTES_MAX)
 		return 0;
-	check(fd >= 0 && guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }) == 0);
+	check(fd >= 0 &&
+		guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }) == 0);
 	if (size > 0)
 		write_file(fd, data[0] % KINDS, data + 1, size - 1);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);

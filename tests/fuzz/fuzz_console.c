@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fuzz the console from both sides: as a hostile guest does, with memory that changes meanwhile if the
- * first byte says so, and as a user who types anything and reads at times.  What the terminal keeps never
- * leaves its buffers, and what was written comes to rest when the user reads it.
+ * Fuzz the console from both sides: as a hostile guest does, with memory that changes meanwhile if
+ * the first byte says so, and as a user who types anything and reads at times.  What the terminal
+ * keeps never leaves its buffers, and what was written comes to rest when the user reads it.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -51,7 +51,8 @@ static void check_terminal(void)
 {
 	const struct terminal_kept *kept = terminal.kept;
 
-	check(kept->output_start < TERMINAL_OUTPUT_BYTES && kept->output_used <= TERMINAL_OUTPUT_BYTES);
+	check(kept->output_start < TERMINAL_OUTPUT_BYTES &&
+		kept->output_used <= TERMINAL_OUTPUT_BYTES);
 	check(kept->input_start < TERMINAL_INPUT_BYTES && kept->input_used <= TERMINAL_INPUT_BYTES);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fuzz CPUID, as hosts have it: whatever KVM says, each vCPU finds its own number, the topology, Karma and
- * no virtualization, every leaf once, and all else as it was.
+ * Fuzz CPUID, as hosts have it: whatever KVM says, each vCPU finds its own number, the topology,
+ * Karma and no virtualization, every leaf once, and all else as it was.
  */
 #include <string.h>
 
@@ -20,9 +20,23 @@ static struct {
 static const struct {
 	uint32_t function, count;
 } leaves[] = {
-	{ 0, 1 }, { 1, 1 }, { 2, 1 }, { 4, 4 }, { 6, 1 }, { 7, 2 }, { 0xa, 1 }, { 0xb, 3 }, { 0xd, 8 },
-	{ 0x1f, 5 }, { 0x40000000, 1 }, { 0x40000001, 1 }, { 0x80000000, 1 }, { 0x80000001, 1 },
-	{ 0x80000008, 1 }, { 0x8000001d, 4 }, { 0x8000001e, 1 },
+	{ 0, 1 },
+	{ 1, 1 },
+	{ 2, 1 },
+	{ 4, 4 },
+	{ 6, 1 },
+	{ 7, 2 },
+	{ 0xa, 1 },
+	{ 0xb, 3 },
+	{ 0xd, 8 },
+	{ 0x1f, 5 },
+	{ 0x40000000, 1 },
+	{ 0x40000001, 1 },
+	{ 0x80000000, 1 },
+	{ 0x80000001, 1 },
+	{ 0x80000008, 1 },
+	{ 0x8000001d, 4 },
+	{ 0x8000001e, 1 },
 };
 
 static void make_entries(struct script *script)
@@ -44,7 +58,8 @@ static void make_entries(struct script *script)
 	}
 }
 
-static const struct kvm_cpuid_entry2 *find(const struct kvm_cpuid2 *cpuid, uint32_t function, uint32_t index)
+static const struct kvm_cpuid_entry2 *find(
+	const struct kvm_cpuid2 *cpuid, uint32_t function, uint32_t index)
 {
 	const struct kvm_cpuid_entry2 *found = NULL;
 
@@ -62,7 +77,8 @@ static const struct kvm_cpuid_entry2 *find(const struct kvm_cpuid2 *cpuid, uint3
 /* Levels of the topology: one thread a core, and enough bits for all cores. */
 static void check_topology(unsigned vcpu, unsigned count)
 {
-	const struct kvm_cpuid_entry2 *thread = find(&after.header, 0xb, 0), *core = find(&after.header, 0xb, 1);
+	const struct kvm_cpuid_entry2 *thread = find(&after.header, 0xb, 0);
+	const struct kvm_cpuid_entry2 *core = find(&after.header, 0xb, 1);
 
 	check(thread && core && !find(&after.header, 0xb, 2) && !find(&after.header, 0x1f, 0));
 	check(thread->eax == 0 && thread->ebx == 1 && thread->edx == vcpu);
@@ -79,7 +95,8 @@ static void check_entry(const struct kvm_cpuid_entry2 *was, unsigned vcpu, unsig
 	case 1:
 		check(is->ebx >> 24 == vcpu && (is->ebx >> 16 & 0xff) == count);
 		check((uint16_t)is->ebx == (uint16_t)was->ebx && is->eax == was->eax);
-		check((is->ecx & (1u << 31 | 1u << 24 | 1u << 21 | 1u << 5)) == (1u << 31 | 1u << 24 | 1u << 21));
+		check((is->ecx & (1u << 31 | 1u << 24 | 1u << 21 | 1u << 5)) ==
+			(1u << 31 | 1u << 24 | 1u << 21));
 		break;
 	case 4:
 		check((is->eax & 0x3fff) == (was->eax & 0x3fff) && is->ebx == was->ebx);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fuzz the hypercalls as a hostile guest does: any registers, of a machine with a device of each kind,
- * and any memory.  If the first byte says so, that changes meanwhile, and a second vCPU has the script's
- * second half.
+ * Fuzz the hypercalls as a hostile guest does: any registers, of a machine with a device of each
+ * kind, and any memory.  If the first byte says so, that changes meanwhile, and a second vCPU has
+ * the script's second half.
  *
- * The input is a list of steps: calls, right ones and any others, what they find in memory, chains in
- * the queues, and what happens on the host.  Answers are in their range, what reaches the host is what the
- * ABI allows, and in the end each device can be reset.
+ * The input is a list of steps: calls, right ones and any others, what they find in memory, chains
+ * in the queues, and what happens on the host.  Answers are in their range, what reaches the host
+ * is what the ABI allows, and in the end each device can be reset.
  */
 #include <errno.h>
 #include <linux/if_tun.h>
@@ -25,7 +25,7 @@
 #define MEMORY_BYTES (256 * KIB)
 #define DISK_SECTORS 64u
 #define STEPS_MAX 200u
-#define KIND_TWO_VCPUS 0x02u	/* of the first byte */
+#define KIND_TWO_VCPUS 0x02u /* of the first byte */
 
 enum { BLK, NET, CONSOLE, RNG, BALLOON, DEVICES };
 
@@ -201,7 +201,7 @@ static uint64_t take_value(struct script *script)
 	}
 }
 
-/* A call that there is, or nearly; with a device and what is behind it in its argument, or a number. */
+/* A call that there is, or nearly; its argument is a device and what is behind it, or a number. */
 static void make_call(struct script *script)
 {
 	unsigned number = take(script, 1) % (KARMA_CALL_interrupt + 2);
@@ -247,7 +247,8 @@ static void choose_interrupt(unsigned device, struct script *script)
 	};
 
 	memcpy(memory_at(64, sizeof(message)), &message, sizeof(message));
-	call(KARMA_CALL_interrupt, device == DEVICES ? KARMA_EVENTS : KARMA_ARG(device, take(script, 1) % 4), 64);
+	call(KARMA_CALL_interrupt,
+		device == DEVICES ? KARMA_EVENTS : KARMA_ARG(device, take(script, 1) % 4), 64);
 }
 
 static void start_device(unsigned device, struct script *script)
@@ -259,7 +260,8 @@ static void start_device(unsigned device, struct script *script)
 		return;
 	check(guest_memory_read(&memory, GPA(128), &info, sizeof(info)) == 0);
 	call(KARMA_CALL_device_set_status, device, status);
-	call(KARMA_CALL_device_accept, KARMA_ARG(device, 0), (uint32_t)info.features ^ take(script, 4));
+	call(KARMA_CALL_device_accept, KARMA_ARG(device, 0),
+		(uint32_t)info.features ^ take(script, 4));
 	call(KARMA_CALL_device_accept, KARMA_ARG(device, 1), info.features >> 32 ^ take(script, 1));
 	call(KARMA_CALL_device_set_status, device, status | VIRTIO_CONFIG_S_FEATURES_OK);
 	for (unsigned i = 0; i < QUEUES_EACH; i++)
@@ -274,7 +276,8 @@ static void publish(unsigned device, unsigned queue, struct script *script)
 	uint8_t *page = memory_at(ring_at(device, queue), PAGE_BYTES);
 	struct vring_avail *avail = (void *)(page + DRIVER_AREA);
 	struct vring_desc *direct = (void *)page, *table = direct;
-	unsigned first = take(script, 1) % ENTRIES_MAX, flags = take(script, 1), count = 1 + flags % 4;
+	unsigned first = take(script, 1) % ENTRIES_MAX, flags = take(script, 1);
+	unsigned count = 1 + flags % 4;
 	uint16_t index = __atomic_load_n(&avail->idx, __ATOMIC_RELAXED);
 
 	if (flags & 0x80) {
@@ -421,7 +424,8 @@ static void reset_devices(void)
 			io_ring_run(&ring, false);
 		check(machine.devices[i]->in_flight == 0);
 	}
-	check(machine.device_count == DEVICES && call(KARMA_CALL_device_status, DEVICES, 0) == -ENODEV);
+	check(machine.device_count == DEVICES &&
+		call(KARMA_CALL_device_status, DEVICES, 0) == -ENODEV);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fuzz the network device: rings, headers and control commands of any guest, and frames of any other
- * end.  Nothing is touched outside of guest memory, and no frame gets out whose header tells of what
- * is not in it.
+ * Fuzz the network device: rings, headers and control commands of any guest, and frames of any
+ * other end.  Nothing is touched outside of guest memory, and no frame gets out whose header tells
+ * of what is not in it.
  *
- * If the first byte says so, guest memory changes all the time, and the device has limits.  What follows is a list of steps, each
- * a byte that says what to do and what that takes.
+ * If the first byte says so, guest memory changes all the time, and the device has limits.  What
+ * follows is a list of steps, each a byte that says what to do and what that takes.
  */
 #include <errno.h>
 #include <linux/if_tun.h>

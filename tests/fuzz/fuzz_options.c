@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fuzz the command line of `karma run`, a word a line: what is taken is within the bounds that the rest
- * of Karma relies on, and every text lies in the words.  Then the addresses of NBD servers that disks name.
+ * Fuzz the command line of `karma run`, a word a line: what is taken is within the bounds that the
+ * rest of Karma relies on, and every text lies in the words.  Then the addresses of NBD servers
+ * that disks name.
  *
  * Every refused word costs a message: run it with -close_fd_mask=2.
  */
@@ -23,13 +24,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* --- No look-up leaves this process. */
 
-int __real_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
-	struct addrinfo **list);
-int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
-	struct addrinfo **list);
+int __real_getaddrinfo(
+	const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list);
+int __wrap_getaddrinfo(
+	const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list);
 
-int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
-	struct addrinfo **list)
+int __wrap_getaddrinfo(
+	const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **list)
 {
 	struct addrinfo numeric = *hints;
 
@@ -97,9 +98,11 @@ static void check_publish(const struct net_publish *publish)
 
 static void check_net(const struct net_options *net)
 {
-	check(net->queues >= 1 && net->queues <= NET_QUEUES_MAX && (net->kind != NET_USER || net->queues == 1));
+	check(net->queues >= 1 && net->queues <= NET_QUEUES_MAX &&
+		(net->kind != NET_USER || net->queues == 1));
 	check((net->kind == NET_TAP) == !!net->tap);
-	check(!net->tap || (strlen(net->tap) >= 1 && strlen(net->tap) <= 15 && !strchr(net->tap, '/')));
+	check(!net->tap ||
+		(strlen(net->tap) >= 1 && strlen(net->tap) <= 15 && !strchr(net->tap, '/')));
 	check(!net->mtu || (net->mtu >= NET_MTU_MIN && net->mtu <= NET_MTU_MAX));
 	check(!net->has_mac || !(net->mac[0] & 1));
 	check(net->publish_count <= (net->kind == NET_USER ? NET_PUBLISH_MAX : 0));

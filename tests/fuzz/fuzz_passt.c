@@ -31,7 +31,7 @@ static struct io_ring ring;
 static struct net *net;
 static int passt_end = -1, ready_end = -1;
 
-/* All that passt has said, and where the next frame begins; what it is to read, and how much it has. */
+/* All that passt has said, and where the next frame begins; what it is to read, and has read. */
 static uint8_t said[STREAM_BYTES], sent[STREAM_BYTES];
 static size_t said_bytes, said_taken, sent_bytes, sent_read;
 static uint8_t filler;
@@ -135,7 +135,8 @@ static void receive(struct script *script)
 {
 	static uint8_t frame[NET_HEADER_BYTES + NET_FRAME_MAX];
 	uint8_t choice = take(script, 1);
-	size_t room = choice < 0xc0 ? sizeof(frame) : NET_HEADER_BYTES + choice % 64u, first = choice % 32u;
+	size_t room = choice < 0xc0 ? sizeof(frame) : NET_HEADER_BYTES + choice % 64u;
+	size_t first = choice % 32u;
 	const struct iovec iov[] = { { frame, first }, { frame + first, room - first } };
 	size_t left = said_bytes - said_taken;
 	uint32_t length = 0;

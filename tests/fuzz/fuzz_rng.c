@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fuzz the entropy source as a hostile guest does: its one ring, and memory that changes meanwhile if the
- * first byte says so.
+ * Fuzz the entropy source as a hostile guest does: its one ring, and memory that changes meanwhile
+ * if the first byte says so.
  */
 #include "guest.h"
 #include "karma/devices.h"

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Fuzz what a guest is given at its start: any amount of memory, any number of CPUs, command lines,
- * commands, initrds and a kernel that wants to be anywhere.  It is refused, or all is there and whole: the
- * kernel, the initrds and the command as they were given, within memory and apart from each other, and the
- * tables that tell of it: ACPI, the memory map, boot parameters, page tables.
+ * commands, initrds and a kernel that wants to be anywhere.  It is refused, or all is there and
+ * whole: the kernel, the initrds and the command as they were given, within memory and apart from
+ * each other, and the tables that tell of it: ACPI, the memory map, boot parameters, page tables.
  *
- * What is in a kernel's file otherwise is for fuzz_boot.  Every refusal costs a message: run it with
- * -close_fd_mask=2.
+ * What is in a kernel's file otherwise is for fuzz_boot.  Every refusal costs a message: run it
+ * with -close_fd_mask=2.
  */
 #include <elf.h>
 #include <errno.h>
@@ -39,14 +39,15 @@ static char kernel_path[32], initrd_paths[INITRDS_MAX][32];
 static const char *initrds[INITRDS_MAX];
 static size_t initrd_bytes[INITRDS_MAX];
 static uint8_t bytes[UINT16_MAX + 1];
-static char cmdline[TEXT_MAX + UINT16_MAX + 1], texts[WORDS_MAX][TEXT_MAX + 1], *words[WORDS_MAX + 1];
+static char cmdline[TEXT_MAX + UINT16_MAX + 1], texts[WORDS_MAX][TEXT_MAX + 1],
+	*words[WORDS_MAX + 1];
 static struct disk_options disk = { .path = "disk" };
 static struct net_options nets[2] = { { .kind = NET_TAP }, { .kind = NET_USER } };
 
 /* What the kernel wants. */
 static struct {
 	bool elf;
-	uint64_t address, bytes, end;	/* of all that it takes */
+	uint64_t address, bytes, end; /* of all that it takes */
 	uint64_t initrd_max, cmdline_max;
 	bool above_4g;
 } kernel;
@@ -80,7 +81,8 @@ static void take_kernel(struct script *script)
 	uint8_t kind = take(script, 1);
 
 	kernel.elf = kind & 1;
-	kernel.address = kind & 2 ? BOOT_KERNEL_MIN + take(script, 2) * PAGE_BYTES : take(script, 5);
+	kernel.address =
+		kind & 2 ? BOOT_KERNEL_MIN + take(script, 2) * PAGE_BYTES : take(script, 5);
 	if (kind & 4)
 		kernel.bytes = CODE_BYTES + take(script, 3);
 	else if (kind & 8)
@@ -238,7 +240,7 @@ static bool initrd_fits(uint64_t size)
 	if (kernel.initrd_max < ceiling)
 		ceiling = kernel.initrd_max + 1;
 	return fits(size, kernel.end, ceiling) ||
-		(kernel.above_4g && fits(size, GUEST_HOLE_END, GUEST_HOLE_END + memory.high_size));
+	       (kernel.above_4g && fits(size, GUEST_HOLE_END, GUEST_HOLE_END + memory.high_size));
 }
 
 /* Of the initrds' files, each padded. */
@@ -260,14 +262,15 @@ static bool kernel_fits(void)
 static void check_result(int result, size_t added)
 {
 	bool command_alone = options.command && !options.initrd_count;
-	uint64_t longest = kernel.cmdline_max < BOOT_CMDLINE_MAX - 1 ? kernel.cmdline_max : BOOT_CMDLINE_MAX - 1;
+	uint64_t longest = kernel.cmdline_max < BOOT_CMDLINE_MAX - 1 ? kernel.cmdline_max
+								     : BOOT_CMDLINE_MAX - 1;
 
 	check(result <= 0);
 	if (!kernel_fits() || command_alone || strlen(cmdline) > longest ||
 		(options.initrd_count && !initrd_fits(files_bytes())))
 		check(result < 0);
 	else if (strlen(cmdline) + 256 <= longest &&
-		(!options.initrd_count || initrd_fits(files_bytes() + added)))
+		 (!options.initrd_count || initrd_fits(files_bytes() + added)))
 		check(result == 0);
 }
 
@@ -297,11 +300,12 @@ static unsigned check_map(const struct boot_e820_entry *entries, unsigned count)
 	return count;
 }
 
-static bool in_ram(const struct boot_e820_entry *entries, unsigned count, uint64_t start, uint64_t size)
+static bool in_ram(
+	const struct boot_e820_entry *entries, unsigned count, uint64_t start, uint64_t size)
 {
 	for (unsigned i = 0; i < count; i++) {
-		if (entries[i].type == 1 && start >= entries[i].addr &&
-			size <= entries[i].size && start - entries[i].addr <= entries[i].size - size)
+		if (entries[i].type == 1 && start >= entries[i].addr && size <= entries[i].size &&
+			start - entries[i].addr <= entries[i].size - size)
 			return true;
 	}
 	return false;
@@ -359,7 +363,8 @@ static void check_madt(const uint8_t *madt, unsigned cpus)
 	for (; entry < end; entry += entry[1]) {
 		check(entry + 2 <= end && entry + entry[1] <= end);
 		if (entry[0] == 0)
-			check(entry[1] == 8 && entry[2] == next && entry[3] == next && load32(entry + 4) == 1);
+			check(entry[1] == 8 && entry[2] == next && entry[3] == next &&
+				load32(entry + 4) == 1);
 		else
 			check(entry[0] == 9 && entry[1] == 16 && load32(entry + 4) == next &&
 				load32(entry + 8) == 1 && load32(entry + 12) == next);
@@ -391,7 +396,8 @@ static void check_many_cpus(unsigned cpus)
 	int result = acpi_write(&memory, cpus);
 
 	check(result == 0 || result == -ENOSPC);
-	check(result == 0 ? needed < BOOT_ACPI_END - BOOT_ACPI : needed > BOOT_ACPI_END - BOOT_ACPI - 1024);
+	check(result == 0 ? needed < BOOT_ACPI_END - BOOT_ACPI
+			  : needed > BOOT_ACPI_END - BOOT_ACPI - 1024);
 	if (result == 0)
 		check_acpi(cpus);
 }
@@ -404,7 +410,8 @@ static void check_page_tables(uint64_t address)
 	uint64_t table = BOOT_PAGE_TABLES;
 
 	for (unsigned shift = 39; shift > 21; shift -= 9) {
-		uint64_t entry = load64((uint8_t *)at(table, PAGE_BYTES) + (address >> shift & 511) * 8);
+		uint64_t entry =
+			load64((uint8_t *)at(table, PAGE_BYTES) + (address >> shift & 511) * 8);
 
 		check((entry & 0xfff) == 3 && entry >= BOOT_PAGE_TABLES && entry < BOOT_CMDLINE);
 		table = entry & ~0xfffull;
@@ -469,7 +476,8 @@ static void check_initrd(uint64_t address, uint64_t size)
 	const uint8_t *place = at(address, size);
 
 	check(address >= kernel.end || address + size <= kernel.address);
-	check(address + size - 1 <= kernel.initrd_max || (kernel.above_4g && address >= GUEST_HOLE_END));
+	check(address + size - 1 <= kernel.initrd_max ||
+		(kernel.above_4g && address >= GUEST_HOLE_END));
 	check(size > files_bytes());
 	for (unsigned i = 0; i < options.initrd_count; i++) {
 		size_t length = initrd_bytes[i];
@@ -483,7 +491,7 @@ static void check_initrd(uint64_t address, uint64_t size)
 	check_archive((const char *)place, size - files_bytes());
 }
 
-/* What leads a kernel to its initrd: Xen's hvm_start_info for ELF, Linux's boot_params for a bzImage. */
+/* What leads a kernel to its initrd: hvm_start_info for ELF, boot_params for a bzImage. */
 static struct boot_initrd check_start_info(const struct boot_e820_entry *map, unsigned count)
 {
 	const uint8_t *start = at(BOOT_PARAMS, PAGE_BYTES), *module;
@@ -508,7 +516,8 @@ static struct boot_initrd check_boot_params(const struct boot_e820_entry *map, u
 	const struct boot_params *params = at(BOOT_PARAMS, sizeof(*params));
 
 	check(params->hdr.cmd_line_ptr == BOOT_CMDLINE && params->acpi_rsdp_addr == BOOT_ACPI);
-	check(params->e820_entries == count && memcmp(params->e820_table, map, count * sizeof(map[0])) == 0);
+	check(params->e820_entries == count &&
+		memcmp(params->e820_table, map, count * sizeof(map[0])) == 0);
 	return (struct boot_initrd){
 		params->hdr.ramdisk_image | (uint64_t)params->ext_ramdisk_image << 32,
 		params->hdr.ramdisk_size | (uint64_t)params->ext_ramdisk_size << 32,
@@ -519,7 +528,8 @@ static void check_guest(const struct boot_entry *entry)
 {
 	struct boot_e820_entry map[BOOT_E820_MAX];
 	unsigned count = check_map(map, boot_e820(&memory, map));
-	struct boot_initrd initrd = kernel.elf ? check_start_info(map, count) : check_boot_params(map, count);
+	struct boot_initrd initrd =
+		kernel.elf ? check_start_info(map, count) : check_boot_params(map, count);
 
 	check(entry->protocol == (kernel.elf ? BOOT_PVH : BOOT_LINUX64));
 	check(entry->entry.value >= kernel.address && entry->entry.value < kernel.end);

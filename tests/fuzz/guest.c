@@ -16,9 +16,8 @@ void memory_make(size_t bytes)
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	check(guest_memory_init(&memory, &(struct memory_options){ .size = bytes }) == 0);
-	check(area != MAP_FAILED &&
-		mremap(memory.base, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
-			area + PAGE_BYTES) == area + PAGE_BYTES);
+	check(area != MAP_FAILED && mremap(memory.base, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
+					    area + PAGE_BYTES) == area + PAGE_BYTES);
 	memory.base = area + PAGE_BYTES;
 }
 
@@ -133,10 +132,12 @@ static void set_up_queue(struct driver *driver, unsigned queue, struct script *s
 void driver_start(struct driver *driver, struct script *script)
 {
 	struct virtio_device *device = driver->device;
-	uint8_t choice = take(script, 1), status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+	const uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+	uint8_t choice = take(script, 1);
 	uint64_t ring_features = (choice & 1 ? 1ull << VIRTIO_RING_F_INDIRECT_DESC : 0) |
 				 (choice & 2 ? 1ull << VIRTIO_RING_F_EVENT_IDX : 0);
-	uint64_t accepted = 1ull << VIRTIO_F_VERSION_1 | ring_features | (device->offered & 0xffffff);
+	uint64_t accepted =
+		1ull << VIRTIO_F_VERSION_1 | ring_features | (device->offered & 0xffffff);
 
 	virtio_set_status(device, status);
 	virtio_accept(device, 0, accepted);
@@ -147,8 +148,7 @@ void driver_start(struct driver *driver, struct script *script)
 		driver->published[i] = 0;
 		set_up_queue(driver, i, script);
 	}
-	virtio_set_status(
-		device, status | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+	virtio_set_status(device, status | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
 void driver_reset(struct driver *driver)
