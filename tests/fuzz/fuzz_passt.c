@@ -140,9 +140,10 @@ static void receive(struct script *script)
 	const struct iovec iov[] = { { frame, first }, { frame + first, room - first } };
 	size_t left = said_bytes - said_taken;
 	uint32_t length = 0;
-	bool ended = net->ended;
+	bool ended = net->ended, pending = net->ops->pending(net, 0);
 	ssize_t got = net->ops->receive(net, 0, iov, ARRAY_SIZE(iov));
 
+	check(!pending || got > 0);
 	if (left >= LENGTH_BYTES) {
 		memcpy(&length, said + said_taken, LENGTH_BYTES);
 		length = ntohl(length);
