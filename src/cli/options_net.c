@@ -74,7 +74,9 @@ static int parse_mac(struct net_options *net, const char *text)
 	int length = 0;
 	uint8_t *mac = net->mac;
 
-	if (sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", &mac[0], &mac[1], &mac[2], &mac[3],
+	/* sscanf() takes signs and blanks, too. */
+	if (text[strspn(text, "0123456789abcdefABCDEF:")] ||
+		sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", &mac[0], &mac[1], &mac[2], &mac[3],
 		    &mac[4], &mac[5], &length) != ETH_ALEN ||
 		length != 3 * ETH_ALEN - 1 || text[length])
 		return fail(-EINVAL, "--net mac %s: is no address: give one like 02:00:00:00:00:01", text);

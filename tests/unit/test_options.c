@@ -509,6 +509,8 @@ START_TEST(bad_networks_are_refused)
 		{ "tap=a,mac=02:00:00:00:00", "is no address" },
 		{ "tap=a,mac=02:00:00:00:00:01:02", "is no address" },
 		{ "tap=a,mac=02:00:00:00:00:0g", "is no address" },
+		{ "tap=a,mac=02:00:00:00:00:-1", "is no address" },
+		{ "tap=a,mac=+2:00:00:00:00:01", "is no address" },
 		{ "tap=a,mac=01:00:00:00:00:01", "one station" },
 		{ "tap=a,mac=ff:ff:ff:ff:ff:ff", "one station" },
 		{ "tap=a,mac=00:00:00:00:00:00", "one station" },
