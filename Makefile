@@ -4,6 +4,7 @@
 VERSION := 0.1.0
 PREFIX ?= /usr/local
 DESTDIR ?=
+SYSCONFDIR ?= /etc
 BUILD := build
 comma := ,
 
@@ -11,11 +12,12 @@ CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)
 # Bound at the start: all of it read-only from then on, and no look-up later.
 HARDENING := -pie -Wl,-z,relro,-z,now,-z,noexecstack
-LIBS := liburing liblzma libzstd libdeflate
+LIBS := liburing liblzma libzstd libdeflate inih
 
 GUEST_DIR := $(PREFIX)/lib/karma/guest
 KARMA_CPPFLAGS := -D_GNU_SOURCE -Iinclude -Ihypercalls -I$(BUILD)/gen \
-	-DKARMA_VERSION='"$(VERSION)"' -DKARMA_GUEST_DIR='"$(GUEST_DIR)"'
+	-DKARMA_VERSION='"$(VERSION)"' -DKARMA_GUEST_DIR='"$(GUEST_DIR)"' \
+	-DKARMA_CONFIG_DIR='"$(SYSCONFDIR)/karma"'
 KARMA_CFLAGS := -std=gnu11 $(WARNINGS) -pthread -fPIE -fstack-protector-strong \
 	-fstack-clash-protection -fcf-protection
 # Not for the sanitizers, which look closer.

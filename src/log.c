@@ -2,34 +2,119 @@
 /* Messages for the user: a line each, on stderr. */
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "karma/log.h"
+#include "karma/utf8.h"
 #include "karma/util.h"
 
+#define MESSAGE_BYTES 1024
+#define ESCAPE_BYTES 6		/* \uXXXX */
+#define AROUND_BYTES 256	/* what JSON has around a message, a guest's name included */
+
 static const char *guest_name;
+static enum log_format log_format;
 
 void log_set_name(const char *name)
 {
 	guest_name = name;
 }
 
-static void print_line(const char *format, va_list arguments)
+void log_set_format(enum log_format format)
 {
-	char line[1024];
-	int prefix = snprintf(line, sizeof(line), "karma: %s%s", guest_name ? guest_name : "",
-		guest_name ? ": " : "");
-	int length = vsnprintf(line + prefix, sizeof(line) - prefix - 1, format, arguments);
+	log_format = format;
+	/* gmtime_r() reads a file of time zones when it is first called, which the sandbox forbids. */
+	if (format == LOG_JSON)
+		tzset();
+}
+
+/* A message that can't be written has nowhere else to go. */
+static void write_line(char *line, size_t length)
+{
+	line[length++] = '\n';
+	if (write_bytes(STDERR_FILENO, line, length) < 0)
+		return;
+}
+
+static void print_text(const char *prefix, const char *message)
+{
+	const char *name = guest_name && prefix[0] ? guest_name : "";
+	char line[MESSAGE_BYTES];
+	int length = snprintf(
+		line, sizeof(line), "%s%s%s%s", prefix, name, name[0] ? ": " : "", message);
 
 	if (length < 0)
 		return;
-	length += prefix;
-	if ((size_t)length > sizeof(line) - 2)
-		length = sizeof(line) - 2;
-	line[length++] = '\n';
-	/* A message that can't be written has nowhere else to go. */
-	if (write_bytes(STDERR_FILENO, line, length) < 0)
+	write_line(line, (size_t)length > sizeof(line) - 2 ? sizeof(line) - 2 : (size_t)length);
+}
+
+/* As the inside of a JSON string (RFC 8259, section 7); what is no UTF-8 becomes U+FFFD. */
+static size_t escape(char *to, const char *from)
+{
+	size_t left = strlen(from), used = 0;
+
+	while (left) {
+		size_t bytes = utf8_length(from, left);
+		unsigned char first = *from;
+
+		if (!bytes) {
+			used += sprintf(to + used, "\\ufffd");
+			bytes = 1;
+		} else if (first < ' ' || first == '"' || first == '\\' || first == 0x7f) {
+			used += sprintf(to + used, "\\u%04x", first);
+		} else {
+			memcpy(to + used, from, bytes);
+			used += bytes;
+		}
+		from += bytes;
+		left -= bytes;
+	}
+	return used;
+}
+
+/* In UTC, as of RFC 3339. */
+static size_t format_time(char *text, size_t size)
+{
+	struct timespec now;
+	struct tm date;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &date);
+	return snprintf(text, size, "%d-%02d-%02dT%02d:%02d:%02d.%03ldZ", date.tm_year + 1900,
+		date.tm_mon + 1, date.tm_mday, date.tm_hour, date.tm_min, date.tm_sec,
+		now.tv_nsec / 1000000);
+}
+
+static void print_json(const char *level, const char *message)
+{
+	char line[AROUND_BYTES + ESCAPE_BYTES * MESSAGE_BYTES] = "{\"time\":\"";
+	size_t length = strlen(line);
+
+	length += format_time(line + length, AROUND_BYTES - length);
+	length += snprintf(line + length, AROUND_BYTES - length, "\",\"level\":\"%s\"", level);
+	if (guest_name)
+		length += snprintf(
+			line + length, AROUND_BYTES - length, ",\"guest\":\"%s\"", guest_name);
+	length += snprintf(line + length, AROUND_BYTES - length, ",\"message\":\"");
+	length += escape(line + length, message);
+	line[length++] = '"';
+	line[length++] = '}';
+	write_line(line, length);
+}
+
+static void print_message(
+	const char *level, const char *prefix, const char *format, va_list arguments)
+{
+	char message[MESSAGE_BYTES];
+
+	if (vsnprintf(message, sizeof(message), format, arguments) < 0)
 		return;
+	if (log_format == LOG_JSON)
+		print_json(level, message);
+	else
+		print_text(prefix, message);
 }
 
 int fail(int error, const char *format, ...)
@@ -37,7 +122,7 @@ int fail(int error, const char *format, ...)
 	va_list arguments;
 
 	va_start(arguments, format);
-	print_line(format, arguments);
+	print_message("error", "karma: ", format, arguments);
 	va_end(arguments);
 	return error;
 }
@@ -47,6 +132,15 @@ void note(const char *format, ...)
 	va_list arguments;
 
 	va_start(arguments, format);
-	print_line(format, arguments);
+	print_message("notice", "karma: ", format, arguments);
+	va_end(arguments);
+}
+
+void tell(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	print_message("info", "", format, arguments);
 	va_end(arguments);
 }

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "karma/boot.h"
 #include "karma/disk.h"
@@ -24,6 +25,7 @@
 
 int command_run(int argc, char **argv);
 int command_check(int argc, char **argv);
+int command_config(int argc, char **argv);
 
 /* Unmap what of the program only its start needed; it comes back when it is touched. */
 void trim_program(void);
@@ -35,10 +37,18 @@ enum end_policy {
 	END_WAIT,	/* keep it, halted, until the user leaves */
 };
 
-/* What `karma run` was asked to do.  Strings are those of argv. */
+/* A copy of what a configuration file has. */
+struct kept_text {
+	struct kept_text *next;
+	char text[];
+};
+
+/* What `karma run` was asked to do.  Strings are those of argv, or in texts. */
 struct run_options {
+	const char *config;		/* as given, or NULL */
+	bool print_config;
 	const char *kernel;
-	const char **initrds;		/* malloc'ed array */
+	const char **initrds;		/* malloc'ed array, ends with NULL */
 	size_t initrd_count;
 	struct disk_options *disks;	/* malloc'ed array */
 	size_t disk_count;
@@ -58,12 +68,25 @@ struct run_options {
 	bool strict;
 	bool stats;
 	struct sandbox_options sandbox;
+	int log_format;			/* enum log_format (karma/log.h) */
 	bool help;
 	char **command;			/* NULL, or ends with NULL */
+	char **words;			/* malloc'ed array: the command of the file */
+	size_t word_count;
+	struct kept_text *texts;
 };
 
-/* 0, or a negative errno with a message printed.  run_options_release() in any case. */
+/*
+ * The configuration file first, if there is one, then the options, which win.  Cuts the texts of argv
+ * apart.  0, or a negative errno with a message printed.  run_options_release() in any case.
+ */
 int run_options_parse(struct run_options *options, int argc, char **argv);
+
+/* What counts where neither says anything. */
+void run_options_default(struct run_options *options);
+
+/* In the form of a configuration file.  0, or a negative errno with a message printed. */
+int run_options_print(const struct run_options *options, FILE *file);
 void run_options_release(struct run_options *options);
 
 /*

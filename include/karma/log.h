@@ -8,11 +8,22 @@
 #ifndef KARMA_LOG_H
 #define KARMA_LOG_H
 
-/* Print "karma: ..." and return error, a negative errno: `return fail(-EINVAL, "...")`. */
+enum log_format {
+	LOG_TEXT,	/* "karma: GUEST: MESSAGE" */
+	LOG_JSON,	/* an object (RFC 8259): "time", "level", "guest" if it has a name, "message" */
+};
+
+/* Before there is a second thread. */
+void log_set_format(enum log_format format);
+
+/* Print "karma: ...", of level error, and return error, a negative errno: `return fail(-EINVAL, "...")`. */
 int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Print "karma: ...", for what the user should know though nothing failed. */
+/* Print "karma: ...", of level notice, for what the user should know though nothing failed. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Print a line of what the user asked for, as it is, of level info. */
+void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Name the guest in every message from here on; name must stay. */
 void log_set_name(const char *name);

@@ -31,7 +31,7 @@
 #define NET_MTU_MAX 65535u
 #define NET_PUBLISH_MAX 32u
 
-enum net_kind { NET_TAP, NET_FDS, NET_USER };
+enum net_kind { NET_NONE, NET_TAP, NET_FDS, NET_USER };
 
 /* A port of the host that leads to one of the guest. */
 struct net_publish {
@@ -44,6 +44,7 @@ struct net_options {
 	enum net_kind kind;
 	const char *tap;			/* NET_TAP: its name */
 	int fds[NET_QUEUES_MAX];		/* NET_FDS: one for each queue */
+	unsigned fd_count;
 	unsigned queues;			/* pairs */
 	bool has_mac;
 	uint8_t mac[ETH_ALEN];

@@ -14,6 +14,7 @@ static const struct {
 } commands[] = {
 	{ "run", command_run },
 	{ "check", command_check },
+	{ "config", command_config },
 };
 
 static const char help[] =
@@ -24,12 +25,13 @@ static const char help[] =
 	"\n"
 	"  karma run --kernel FILE ...    run a guest; `karma run --help` tells all\n"
 	"  karma check                    can this host run guests?\n"
+	"  karma config check FILE        is this configuration file in order?\n"
 	"  karma --version                print the version\n"
 	"\n"
 	"  karma run --kernel /boot/vmlinuz-6.1.0-9-amd64 --disk debian.img\n"
 	"  karma run --kernel bzImage --initrd initramfs.img -- uname -a\n"
 	"\n"
-	"Manual pages: karma(1), karma-hypercalls(7).\n";
+	"Manual pages: karma(1), karma.conf(5), karma-hypercalls(7).\n";
 
 int main(int argc, char **argv)
 {

@@ -1,413 +1,338 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The options of `karma run`. */
-#include <ctype.h>
+/* The options of `karma run`: their table, and the command line. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "config.h"
 #include "karma/cli.h"
 #include "karma/log.h"
 #include "karma/memory.h"
-#include "karma/nbd.h"
 #include "karma/util.h"
 #include "karma/vm.h"
 #include "options.h"
 
 #define MEMORY_DEFAULT (512 * MIB)
 #define NAME_MAX_BYTES 63
-#define SERIAL_MAX_BYTES 20
 #define GRACE_DEFAULT 30
 #define TIMEOUT_MAX (365u * 24 * 3600)
 #define WATCHDOG_MAX (24u * 3600)
-#define IOPS_MAX 1000000000u
-#define DISK_TIMEOUT_MAX (24u * 3600)
-#define BPS_MIN KIB
-#define BPS_MAX (1024 * GIB)
-
-enum {
-	OPTION_KERNEL = 256,
-	OPTION_INITRD,
-	OPTION_DISK,
-	OPTION_NET,
-	OPTION_CPUS,
-	OPTION_MEMORY,
-	OPTION_BALLOON,
-	OPTION_CMDLINE,
-	OPTION_NAME,
-	OPTION_CONSOLE,
-	OPTION_TIMEOUT,
-	OPTION_GRACE,
-	OPTION_REBOOT,
-	OPTION_ON_PANIC,
-	OPTION_WATCHDOG,
-	OPTION_DIE_WITH_PARENT,
-	OPTION_STRICT,
-	OPTION_STATS,
-	OPTION_USER,
-	OPTION_CGROUP,
-	OPTION_NO_SANDBOX,
-};
-
-static const struct option long_options[] = {
-	{ "kernel", required_argument, NULL, OPTION_KERNEL },
-	{ "initrd", required_argument, NULL, OPTION_INITRD },
-	{ "disk", required_argument, NULL, OPTION_DISK },
-	{ "net", required_argument, NULL, OPTION_NET },
-	{ "cpus", required_argument, NULL, OPTION_CPUS },
-	{ "memory", required_argument, NULL, OPTION_MEMORY },
-	{ "balloon", required_argument, NULL, OPTION_BALLOON },
-	{ "cmdline", required_argument, NULL, OPTION_CMDLINE },
-	{ "name", required_argument, NULL, OPTION_NAME },
-	{ "console", required_argument, NULL, OPTION_CONSOLE },
-	{ "timeout", required_argument, NULL, OPTION_TIMEOUT },
-	{ "grace", required_argument, NULL, OPTION_GRACE },
-	{ "reboot", required_argument, NULL, OPTION_REBOOT },
-	{ "on-panic", required_argument, NULL, OPTION_ON_PANIC },
-	{ "watchdog", required_argument, NULL, OPTION_WATCHDOG },
-	{ "die-with-parent", no_argument, NULL, OPTION_DIE_WITH_PARENT },
-	{ "strict", no_argument, NULL, OPTION_STRICT },
-	{ "stats", no_argument, NULL, OPTION_STATS },
-	{ "user", required_argument, NULL, OPTION_USER },
-	{ "cgroup", required_argument, NULL, OPTION_CGROUP },
-	{ "no-sandbox", no_argument, NULL, OPTION_NO_SANDBOX },
-	{ "help", no_argument, NULL, 'h' },
-	{ 0 },
-};
-
-int parse_number(
-	const char *option, const char *text, unsigned least, unsigned most, unsigned *number)
-{
-	unsigned long value;
-	char *end;
-
-	errno = 0;
-	value = strtoul(text, &end, 10);
-	if (text[0] < '0' || text[0] > '9' || *end || errno || value < least || value > most)
-		return fail(-EINVAL, "%s %s: is no whole number from %u to %u: give one", option,
-			text, least, most);
-	*number = value;
-	return 0;
-}
-
-static unsigned size_shift(const char *suffix)
-{
-	switch (suffix[0]) {
-	case '\0':
-	case 'm':
-	case 'M':
-		return 20;
-	case 'k':
-	case 'K':
-		return 10;
-	case 'g':
-	case 'G':
-		return 30;
-	case 't':
-	case 'T':
-		return 40;
-	default:
-		return 0;
-	}
-}
-
-/* A number, and how many bits its suffix, or none, moves it; false if the text is no size. */
-static bool split_size(const char *text, unsigned long long *value, unsigned *shift)
-{
-	char *end;
-
-	errno = 0;
-	*value = strtoull(text, &end, 10);
-	*shift = size_shift(end);
-	return text[0] >= '0' && text[0] <= '9' && !errno && *shift && !(end[0] && end[1]);
-}
 
 /* Whole pages, of which a guest can have so many. */
-static int parse_memory_size(const char *text, uint64_t *size)
+static int parse_memory_size(const char *name, const char *text, uint64_t *size)
 {
 	unsigned long long value;
 	unsigned shift;
 
 	if (!split_size(text, &value, &shift))
-		return fail(-EINVAL, "--memory %s: is no size: give one like 256M or 2G", text);
+		return refuse("%s %s: is no size: give one like 256M or 2G", name, text);
 	if (value > GUEST_MEMORY_MAX >> shift || value << shift < GUEST_MEMORY_MIN)
-		return fail(-EINVAL, "--memory %s: is out of range: give %lluM to %lluG", text,
+		return refuse("%s %s: is out of range: give %lluM to %lluG", name, text,
 			GUEST_MEMORY_MIN / MIB, GUEST_MEMORY_MAX / GIB);
 	*size = value << shift;
 	if (*size % PAGE_BYTES)
-		return fail(-EINVAL, "--memory %s: is no multiple of 4K: give one", text);
+		return refuse("%s %s: is no multiple of 4K: give one", name, text);
 	return 0;
 }
 
-static int parse_switch(const char *option, const char *text, bool *on)
-{
-	*on = strcmp(text, "on") == 0;
-	if (!*on && strcmp(text, "off") != 0)
-		return fail(-EINVAL, "%s %s: is no switch: give on or off", option, text);
-	return 0;
-}
+static const struct setting memory_flags[] = {
+	{ "hugepages", "on|off", SETTING_SWITCH,
+		.offset = offsetof(struct memory_options, huge_pages) },
+	{ "shared", "on|off", SETTING_SWITCH,
+		.offset = offsetof(struct memory_options, shared) },
+};
 
-static int parse_memory_flag(struct memory_options *memory, const char *flag)
-{
-	if (strncmp(flag, "hugepages=", 10) == 0)
-		return parse_switch("--memory hugepages", flag + 10, &memory->huge_pages);
-	if (strncmp(flag, "shared=", 7) == 0)
-		return parse_switch("--memory shared", flag + 7, &memory->shared);
-	return fail(-EINVAL, "--memory: knows no `%s`: give hugepages=on|off or shared=on|off", flag);
-}
+static const struct setting_table memory_settings = { "memory ", memory_flags,
+	ARRAY_SIZE(memory_flags) };
 
-/* SIZE[,flag]...; cuts the text of argv apart. */
-static int parse_memory(char *text, struct memory_options *memory)
+/* SIZE[,flag]... */
+static int parse_memory(void *target, const char *name, char *text)
 {
+	struct memory_options *memory = &((struct run_options *)target)->memory;
 	char *rest = text, *size = strsep(&rest, ",");
 	int result;
 
 	*memory = (struct memory_options){ 0 };
-	result = parse_memory_size(size, &memory->size);
-	while (rest && result == 0)
-		result = parse_memory_flag(memory, strsep(&rest, ","));
-	if (result == 0 && memory->huge_pages && memory->size % GUEST_HUGE_PAGE)
-		return fail(-EINVAL,
-			"--memory %s: is no multiple of 2M: give one, or leave out hugepages=on", size);
-	return result;
-}
-
-/* Bytes a second.  A number alone is refused: with --memory it is MiB, which few would guess. */
-int parse_bps(const char *option, const char *text, uint64_t *bytes)
-{
-	unsigned long long value;
-	unsigned shift;
-
-	if (!split_size(text, &value, &shift) || isdigit((unsigned char)text[strlen(text) - 1]))
-		return fail(-EINVAL, "%s %s: is no size: give one like 512K or 20M", option, text);
-	if (value > BPS_MAX >> shift || value << shift < BPS_MIN)
-		return fail(-EINVAL, "%s %s: is out of range: give %lluK to %lluG", option, text,
-			BPS_MIN / KIB, BPS_MAX / GIB);
-	*bytes = value << shift;
-	return 0;
-}
-
-static int parse_iops(const char *text, uint64_t *requests)
-{
-	unsigned number;
-	int result = parse_number("--disk iops", text, 1, IOPS_MAX, &number);
-
+	result = parse_memory_size(name, size, &memory->size);
 	if (result == 0)
-		*requests = number;
+		result = settings_parse_list(&memory_settings, memory, rest);
+	if (result == 0 && memory->huge_pages && memory->size % GUEST_HUGE_PAGE)
+		return refuse("%s %s: is no multiple of 2M: give one, or leave out hugepages=on", name,
+			size);
 	return result;
 }
 
-static int parse_disk_flag(struct disk_options *disk, const char *flag)
+static int print_memory(const void *target, const char *name, FILE *file)
 {
-	if (strcmp(flag, "ro") == 0) {
-		disk->read_only = true;
-	} else if (strcmp(flag, "direct") == 0) {
-		disk->direct = true;
-	} else if (strncmp(flag, "serial=", 7) == 0 && flag[7]) {
-		disk->serial = flag + 7;
-		if (strlen(disk->serial) > SERIAL_MAX_BYTES)
-			return fail(-EINVAL, "--disk %s: serial has more than %d characters: give fewer",
-				disk->path, SERIAL_MAX_BYTES);
-	} else if (strncmp(flag, "overlay=", 8) == 0 && flag[8]) {
-		disk->overlay = flag + 8;
-	} else if (strncmp(flag, "iops=", 5) == 0) {
-		return parse_iops(flag + 5, &disk->limit.requests);
-	} else if (strncmp(flag, "bps=", 4) == 0) {
-		return parse_bps("--disk bps", flag + 4, &disk->limit.bytes);
-	} else if (strncmp(flag, "burst=", 6) == 0) {
-		return parse_number(
-			"--disk burst", flag + 6, 1, LIMIT_BURST_MAX, &disk->limit.burst);
-	} else if (strncmp(flag, "timeout=", 8) == 0) {
-		return parse_number(
-			"--disk timeout", flag + 8, 1, DISK_TIMEOUT_MAX, &disk->timeout);
-	} else {
-		return fail(-EINVAL,
-			"--disk %s: knows no `%s`: give ro, direct, overlay=FILE, serial=TEXT, iops=N, "
-			"bps=SIZE, burst=SECONDS or timeout=SECONDS",
-			disk->path, flag);
-	}
+	const struct memory_options *memory = &((const struct run_options *)target)->memory;
+	char size[32];
+
+	format_size(size, sizeof(size), memory->size);
+	fprintf(file, "%s = %s%s%s\n", name, size, memory->huge_pages ? ",hugepages=on" : "",
+		memory->shared ? ",shared=on" : "");
 	return 0;
 }
 
-static int complete_limit(struct disk_options *disk)
-{
-	if (disk->limit.burst && !limit_is_set(&disk->limit))
-		return fail(-EINVAL,
-			"--disk %s: burst=%u goes with a limit only: give iops=N or bps=SIZE too, "
-			"or leave it out",
-			disk->path, disk->limit.burst);
-	if (!disk->limit.burst)
-		disk->limit.burst = 1;
-	return 0;
-}
-
-static int check_kind(const struct disk_options *disk)
-{
-	bool remote = nbd_is_address(disk->path);
-
-	if (disk->overlay && remote)
-		return fail(-EINVAL, "--disk %s: overlay goes with a file only: leave it out",
-			disk->path);
-	if (disk->direct && remote)
-		return fail(-EINVAL, "--disk %s: direct goes with a file only: leave it out",
-			disk->path);
-	if (disk->timeout && !remote)
-		return fail(-EINVAL, "--disk %s: timeout goes with an NBD server only: leave it out",
-			disk->path);
-	return 0;
-}
-
-/* FILE[,flag]...; cuts the text of argv apart. */
-static int parse_disk(struct run_options *options, char *text)
-{
-	struct disk_options *disk = &options->disks[options->disk_count];
-	char *rest = text;
-
-	disk->path = strsep(&rest, ",");
-	if (!disk->path[0])
-		return fail(-EINVAL, "--disk: names no file: give --disk FILE");
-	while (rest) {
-		int result = parse_disk_flag(disk, strsep(&rest, ","));
-
-		if (result < 0)
-			return result;
-	}
-	options->disk_count++;
-	return check_kind(disk) < 0 ? -EINVAL : complete_limit(disk);
-}
-
-static int parse_name(const char *text, const char **name)
+static bool is_name(const char *text)
 {
 	size_t length = strspn(
 		text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
 
-	if (length == 0 || length > NAME_MAX_BYTES || text[length] || text[0] == '.' ||
-		text[0] == '-')
-		return fail(-EINVAL,
-			"--name %s: is no name: give 1 to %d letters, digits, `-`, `_` or `.`, the first "
-			"a letter, digit or `_`",
-			text, NAME_MAX_BYTES);
-	*name = text;
+	return length > 0 && length <= NAME_MAX_BYTES && !text[length] && text[0] != '.' &&
+		text[0] != '-';
+}
+
+static int parse_name(void *target, const char *name, char *text)
+{
+	if (!is_name(text))
+		return refuse("%s %s: is no name: give 1 to %d letters, digits, `-`, `_` or `.`, the first "
+			      "a letter, digit or `_`",
+			name, text, NAME_MAX_BYTES);
+	((struct run_options *)target)->name = text;
 	return 0;
 }
 
-static int parse_on_panic(const char *text, enum end_policy *policy)
+static int print_name(const void *target, const char *name, FILE *file)
 {
-	if (strcmp(text, "exit") == 0)
-		*policy = END_EXIT;
-	else if (strcmp(text, "restart") == 0)
-		*policy = END_RESTART;
-	else if (strcmp(text, "wait") == 0)
-		*policy = END_WAIT;
-	else
-		return fail(-EINVAL, "--on-panic %s: is none of exit, restart, wait: give one of these",
-			text);
+	const struct run_options *options = target;
+
+	return options->name ? print_value(file, name, options->name) : 0;
+}
+
+/* A list that ends with NULL gets one more. */
+static int append(const char ***list, size_t *count, const char *text)
+{
+	const char **longer = reallocarray(*list, *count + 2, sizeof(*longer));
+
+	if (!longer)
+		return fail(-ENOMEM, "out of memory");
+	*list = longer;
+	longer[(*count)++] = text;
+	longer[*count] = NULL;
 	return 0;
 }
 
-static int parse_reboot(const char *text, enum end_policy *policy)
+static int parse_initrd(void *target, const char *name, char *text)
 {
-	if (strcmp(text, "exit") == 0)
-		*policy = END_EXIT;
-	else if (strcmp(text, "restart") == 0)
-		*policy = END_RESTART;
-	else
-		return fail(-EINVAL, "--reboot %s: is neither exit nor restart: give one of these",
-			text);
-	return 0;
+	struct run_options *options = target;
+
+	if (!text[0])
+		return refuse("%s: is empty: give a FILE", name);
+	return append(&options->initrds, &options->initrd_count, text);
 }
 
-static int parse_option(struct run_options *options, int option)
+static int print_initrds(const void *target, const char *name, FILE *file)
 {
-	switch (option) {
-	case OPTION_KERNEL:
-		options->kernel = optarg;
-		return 0;
-	case OPTION_INITRD:
-		options->initrds[options->initrd_count++] = optarg;
-		return 0;
-	case OPTION_DISK:
-		return parse_disk(options, optarg);
-	case OPTION_NET:
-		return parse_net(&options->nets[options->net_count++], optarg);
-	case OPTION_CPUS:
-		return parse_number("--cpus", optarg, 1, VCPUS_MAX, &options->cpus);
-	case OPTION_MEMORY:
-		return parse_memory(optarg, &options->memory);
-	case OPTION_BALLOON:
-		return parse_switch("--balloon", optarg, &options->balloon);
-	case OPTION_CMDLINE:
-		options->cmdline = optarg;
-		return 0;
-	case OPTION_NAME:
-		return parse_name(optarg, &options->name);
-	case OPTION_CONSOLE:
-		options->console = optarg;
-		return 0;
-	case OPTION_TIMEOUT:
-		return parse_number("--timeout", optarg, 1, TIMEOUT_MAX, &options->timeout);
-	case OPTION_GRACE:
-		return parse_number("--grace", optarg, 0, TIMEOUT_MAX, &options->grace);
-	case OPTION_REBOOT:
-		return parse_reboot(optarg, &options->reboot);
-	case OPTION_ON_PANIC:
-		return parse_on_panic(optarg, &options->on_panic);
-	case OPTION_WATCHDOG:
-		return parse_number("--watchdog", optarg, 1, WATCHDOG_MAX, &options->watchdog);
-	case OPTION_DIE_WITH_PARENT:
-		options->die_with_parent = true;
-		return 0;
-	case OPTION_STRICT:
-		options->strict = true;
-		return 0;
-	case OPTION_STATS:
-		options->stats = true;
-		return 0;
-	case OPTION_USER:
-		options->sandbox.user = optarg;
-		return 0;
-	case OPTION_CGROUP:
-		options->sandbox.cgroup = optarg;
-		return 0;
-	case OPTION_NO_SANDBOX:
-		options->sandbox.off = true;
-		return 0;
-	case 'h':
-		options->help = true;
-		return 0;
-	default:
-		return fail(-EINVAL, "see `karma run --help`");
+	const struct run_options *options = target;
+	int result = 0;
+
+	for (size_t i = 0; i < options->initrd_count && result == 0; i++)
+		result = print_value(file, name, options->initrds[i]);
+	return result;
+}
+
+static int parse_word(void *target, const char *name, char *text)
+{
+	struct run_options *options = target;
+	int result = append((const char ***)&options->words, &options->word_count, text);
+
+	(void)name;
+	options->command = options->words;
+	return result;
+}
+
+static int print_words(const void *target, const char *name, FILE *file)
+{
+	const struct run_options *options = target;
+	int result = 0;
+
+	for (char **word = options->command; word && *word && result == 0; word++)
+		result = print_value(file, name, *word);
+	return result;
+}
+
+static int parse_disk_option(void *target, const char *name, char *text)
+{
+	struct disk_options *disk = add_disk_options(target);
+
+	(void)name;
+	return disk ? parse_disk(disk, text) : -ENOMEM;
+}
+
+static int parse_net_option(void *target, const char *name, char *text)
+{
+	struct net_options *net = add_net_options(target);
+
+	(void)name;
+	return net ? parse_net(net, text) : -ENOMEM;
+}
+
+#define AT(member) .offset = offsetof(struct run_options, member)
+
+static const char *const reboot_choices[] = { "exit", "restart", NULL };
+static const char *const panic_choices[] = { "exit", "restart", "wait", NULL };
+static const char *const log_formats[] = { "text", "json", NULL };
+
+/* A row for each option; --help, the manuals and the completions have them all too. */
+static const struct setting settings[] = {
+	{ "config", "FILE", SETTING_TEXT, AT(config), .least = 1, .command_line = true },
+	{ "print-config", NULL, SETTING_SWITCH, AT(print_config), .command_line = true },
+	{ "help", NULL, SETTING_SWITCH, AT(help), .command_line = true },
+	{ "name", "NAME", SETTING_OTHER, .parse = parse_name, .print = print_name },
+	{ "kernel", "FILE", SETTING_TEXT, AT(kernel), .least = 1 },
+	{ "initrd", "FILE", SETTING_OTHER, .parse = parse_initrd, .print = print_initrds,
+		.repeats = true },
+	{ "cmdline", "TEXT", SETTING_TEXT, AT(cmdline) },
+	{ "disk", "FILE", SETTING_OTHER, .parse = parse_disk_option, .command_line = true },
+	{ "net", "tap=NAME|fd=N|user", SETTING_OTHER, .parse = parse_net_option,
+		.command_line = true },
+	{ "cpus", "N", SETTING_NUMBER, AT(cpus), .least = 1, .most = VCPUS_MAX },
+	{ "memory", "SIZE", SETTING_OTHER, .parse = parse_memory, .print = print_memory },
+	{ "balloon", "on|off", SETTING_SWITCH, AT(balloon) },
+	{ "console", "WHERE", SETTING_TEXT, AT(console), .least = 1 },
+	{ "log-format", "text|json", SETTING_CHOICE, AT(log_format), .choices = log_formats },
+	{ "timeout", "SECONDS", SETTING_NUMBER, AT(timeout), .least = 1, .most = TIMEOUT_MAX },
+	{ "grace", "SECONDS", SETTING_NUMBER, AT(grace), .least = 0, .most = TIMEOUT_MAX },
+	{ "reboot", "exit|restart", SETTING_CHOICE, AT(reboot), .choices = reboot_choices },
+	{ "on-panic", "exit|restart|wait", SETTING_CHOICE, AT(on_panic), .choices = panic_choices },
+	{ "watchdog", "SECONDS", SETTING_NUMBER, AT(watchdog), .least = 1, .most = WATCHDOG_MAX },
+	{ "die-with-parent", NULL, SETTING_SWITCH, AT(die_with_parent) },
+	{ "strict", NULL, SETTING_SWITCH, AT(strict) },
+	{ "stats", NULL, SETTING_SWITCH, AT(stats) },
+	{ "user", "NAME", SETTING_TEXT, AT(sandbox.user), .least = 1 },
+	{ "cgroup", "PATH", SETTING_TEXT, AT(sandbox.cgroup), .least = 1 },
+	{ "no-sandbox", NULL, SETTING_SWITCH, AT(sandbox.off) },
+	{ "command", "WORD", SETTING_OTHER, .parse = parse_word, .print = print_words, .repeats = true,
+		.file = true },
+};
+
+const struct setting_table run_settings = { "", settings, ARRAY_SIZE(settings) };
+
+struct disk_options *add_disk_options(struct run_options *options)
+{
+	struct disk_options *longer = reallocarray(
+		options->disks, options->disk_count + 1, sizeof(*longer));
+
+	if (!longer) {
+		fail(-ENOMEM, "out of memory");
+		return NULL;
+	}
+	options->disks = longer;
+	longer[options->disk_count] = (struct disk_options){ 0 };
+	return &longer[options->disk_count++];
+}
+
+struct net_options *add_net_options(struct run_options *options)
+{
+	struct net_options *longer = reallocarray(
+		options->nets, options->net_count + 1, sizeof(*longer));
+
+	if (!longer) {
+		fail(-ENOMEM, "out of memory");
+		return NULL;
+	}
+	options->nets = longer;
+	longer[options->net_count] = (struct net_options){ 0 };
+	return &longer[options->net_count++];
+}
+
+char *keep_text(struct run_options *options, const char *text)
+{
+	struct kept_text *kept = malloc(sizeof(*kept) + strlen(text) + 1);
+
+	if (!kept) {
+		fail(-ENOMEM, "out of memory");
+		return NULL;
+	}
+	kept->next = options->texts;
+	options->texts = kept;
+	return strcpy(kept->text, text);
+}
+
+/* getopt's value for the first of the long options: no character. */
+#define CODE_FIRST 256
+
+/* What getopt takes, and the table's row for each of it. */
+struct long_options {
+	struct option list[ARRAY_SIZE(settings) + 1];
+	const struct setting *settings[ARRAY_SIZE(settings)];
+};
+
+static void make_long_options(struct long_options *options)
+{
+	size_t count = 0;
+
+	*options = (struct long_options){ 0 };
+	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+		if (settings[i].file)
+			continue;
+		options->settings[count] = &settings[i];
+		options->list[count] = (struct option){ settings[i].name,
+			settings[i].value ? required_argument : optional_argument, NULL,
+			CODE_FIRST + count };
+		count++;
 	}
 }
 
-int run_options_parse(struct run_options *options, int argc, char **argv)
+/* The next option's row: NULL at the end, or, with *code '?' or ':', where there is none. */
+static const struct setting *next_option(
+	const struct long_options *options, int argc, char **argv, int *code)
 {
-	const char *last_value = NULL;
-	int option;
+	opterr = 0;
+	*code = getopt_long(argc, argv, "+:h", options->list, NULL);
+	if (*code == 'h')
+		return setting_find(&run_settings, "help", strlen("help"));
+	return *code >= CODE_FIRST ? options->settings[*code - CODE_FIRST] : NULL;
+}
 
-	*options = (struct run_options){
-		.cpus = 1,
-		.memory = { .size = MEMORY_DEFAULT },
-		.balloon = true,
-		.cmdline = "",
-		.console = "stdio",
-		.grace = GRACE_DEFAULT,
-		/* There can't be more of any than there are arguments. */
-		.initrds = calloc(argc, sizeof(*options->initrds)),
-		.disks = calloc(argc, sizeof(*options->disks)),
-		.nets = calloc(argc, sizeof(*options->nets)),
-	};
-	if (!options->initrds || !options->disks || !options->nets)
-		return fail(-ENOMEM, "out of memory");
-	while ((option = getopt_long(argc, argv, "+h", long_options, NULL)) != -1) {
-		int result = parse_option(options, option);
+static int refuse_option(int code, char **argv)
+{
+	if (code == ':')
+		return fail(-EINVAL, "%s: lacks its value: see `karma run --help`", argv[optind - 1]);
+	if (optopt)
+		return fail(-EINVAL, "-%c: is no option: see `karma run --help`", optopt);
+	return fail(-EINVAL, "%s: is no option, or short for several: see `karma run --help`",
+		argv[optind - 1]);
+}
+
+/* Those that count for all others, wherever they are; what is wrong is told later. */
+static void look_ahead(
+	struct run_options *options, const struct long_options *known, int argc, char **argv)
+{
+	const struct setting *setting;
+	int code;
+
+	optind = 0;
+	while ((setting = next_option(known, argc, argv, &code)) || code != -1) {
+		if (!setting)
+			continue;
+		if (strcmp(setting->name, "help") == 0)
+			options->help = true;
+		else if (strcmp(setting->name, "config") == 0)
+			options->config = optarg;
+		else if (strcmp(setting->name, "log-format") == 0 && strcmp(optarg, "json") == 0)
+			log_set_format(LOG_JSON);
+	}
+}
+
+static int parse_options(
+	struct run_options *options, const struct long_options *known, int argc, char **argv)
+{
+	const struct setting *setting;
+	const char *last_value = NULL;
+	int code;
+
+	set_origin("--");
+	optind = 0;
+	while ((setting = next_option(known, argc, argv, &code)) || code != -1) {
+		int result = setting ? setting_parse(&run_settings, setting, options, optarg) :
+				       refuse_option(code, argv);
 
 		if (result < 0)
 			return result;
 		last_value = optarg;
 	}
-	if (options->help)
-		return 0;
 	/* A `--` that is the value of the last option is not the one before a command. */
 	if (optind < argc &&
 		(strcmp(argv[optind - 1], "--") != 0 || argv[optind - 1] == last_value))
@@ -415,14 +340,97 @@ int run_options_parse(struct run_options *options, int argc, char **argv)
 			argv[optind]);
 	if (optind < argc)
 		options->command = argv + optind;
-	if (!options->kernel)
-		return fail(-EINVAL, "no kernel: give --kernel FILE, a bzImage or an ELF vmlinux");
 	return 0;
+}
+
+/* A guest without a name has that of its file. */
+static int name_by_file(struct run_options *options, const char *path)
+{
+	const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+	size_t length = strlen(base);
+	char *name = keep_text(options, base);
+
+	if (!name)
+		return -ENOMEM;
+	if (length > 5 && strcmp(name + length - 5, ".conf") == 0)
+		name[length - 5] = '\0';
+	if (is_name(name))
+		options->name = name;
+	return 0;
+}
+
+static int read_config(struct run_options *options)
+{
+	cleanup_free char *path = config_path(options->config);
+	int result = path ? config_read(options, path) : fail(-ENOMEM, "out of memory");
+
+	if (result == 0 && !options->name)
+		result = name_by_file(options, path);
+	return result;
+}
+
+void run_options_default(struct run_options *options)
+{
+	*options = (struct run_options){
+		.cpus = 1,
+		.memory = { .size = MEMORY_DEFAULT },
+		.balloon = true,
+		.cmdline = "",
+		.console = "stdio",
+		.grace = GRACE_DEFAULT,
+	};
+}
+
+int run_options_parse(struct run_options *options, int argc, char **argv)
+{
+	struct long_options known;
+	int result = 0;
+
+	run_options_default(options);
+	make_long_options(&known);
+	look_ahead(options, &known, argc, argv);
+	if (options->help)
+		return 0;
+	if (options->config)
+		result = read_config(options);
+	if (result == 0)
+		result = parse_options(options, &known, argc, argv);
+	if (result < 0)
+		return result;
+	log_set_format(options->log_format);
+	if (!options->kernel)
+		return fail(-EINVAL, "no kernel: give --kernel FILE, a bzImage or an ELF vmlinux%s",
+			options->config ? ", or put `kernel = FILE` into the configuration file" : "");
+	return 0;
+}
+
+int run_options_print(const struct run_options *options, FILE *file)
+{
+	int result = settings_print(&run_settings, options, file);
+
+	for (size_t i = 0; i < options->disk_count && result == 0; i++) {
+		fputs("\n[disk]\n", file);
+		result = settings_print(&disk_settings, &options->disks[i], file);
+	}
+	for (size_t i = 0; i < options->net_count && result == 0; i++) {
+		fputs("\n[net]\n", file);
+		result = settings_print(&net_settings, &options->nets[i], file);
+	}
+	if (fflush(file) != 0 && result == 0)
+		return fail(-errno, "--print-config: can't write it: %s", strerror(errno));
+	return result;
 }
 
 void run_options_release(struct run_options *options)
 {
+	while (options->texts) {
+		struct kept_text *next = options->texts->next;
+
+		free(options->texts);
+		options->texts = next;
+	}
 	free(options->initrds);
+	free(options->words);
 	free(options->disks);
 	free(options->nets);
 }

@@ -1,76 +1,95 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The option --net: tap=NAME, fd=N or user, and what follows it. */
+/* The settings of a network: what --net has, or a section [net]. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "karma/log.h"
 #include "karma/util.h"
 #include "options.h"
 
 #define PORT_MAX 65535u
 #define PPS_MAX 1000000000u
 
-static bool takes(char *flag, const char *name, char **value)
+/* Of tap, fd and user a network has one. */
+static int choose(struct net_options *net, enum net_kind kind)
 {
-	size_t length = strlen(name);
-
-	if (strncmp(flag, name, length) != 0)
-		return false;
-	*value = flag + length;
-	return true;
+	if (net->kind != NET_NONE && net->kind != kind)
+		return refuse("net: is two of tap=NAME, fd=N, user: give one of these");
+	net->kind = kind;
+	return 0;
 }
 
-static int parse_tap(struct net_options *net, const char *name)
+static int parse_tap(void *target, const char *name, char *text)
 {
-	if (!name[0] || strlen(name) >= IFNAMSIZ || strpbrk(name, "/% \t\n") || name[0] == '.')
-		return fail(-EINVAL, "--net tap=%s: is no name of an interface: give 1 to %d characters",
-			name, IFNAMSIZ - 1);
-	net->kind = NET_TAP;
-	net->tap = name;
-	return 0;
+	struct net_options *net = target;
+
+	if (!text[0] || strlen(text) >= IFNAMSIZ || strpbrk(text, "/% \t\n") || text[0] == '.')
+		return refuse("%s=%s: is no name of an interface: give 1 to %d characters", name, text,
+			IFNAMSIZ - 1);
+	net->tap = text;
+	return choose(net, NET_TAP);
+}
+
+static int print_tap(const void *target, const char *name, FILE *file)
+{
+	const struct net_options *net = target;
+
+	return net->kind == NET_TAP ? print_value(file, name, net->tap) : 0;
 }
 
 /* N[:N]...: a queue each. */
-static int parse_fds(struct net_options *net, char *text)
+static int parse_fds(void *target, const char *name, char *text)
 {
+	struct net_options *net = target;
 	char *rest = text;
 
-	net->kind = NET_FDS;
-	net->queues = 0;
+	net->fd_count = 0;
 	while (rest) {
 		unsigned fd;
-		int result = parse_number("--net fd", strsep(&rest, ":"), 0, 1u << 20, &fd);
+		int result = parse_number(name, strsep(&rest, ":"), 0, 1u << 20, &fd);
 
 		if (result < 0)
 			return result;
-		if (net->queues == NET_QUEUES_MAX)
-			return fail(-EINVAL, "--net fd: names more than %u: give fewer", NET_QUEUES_MAX);
-		net->fds[net->queues++] = fd;
+		if (net->fd_count == NET_QUEUES_MAX)
+			return refuse("%s: names more than %u: give fewer", name, NET_QUEUES_MAX);
+		net->fds[net->fd_count++] = fd;
 	}
+	return choose(net, NET_FDS);
+}
+
+static int print_fds(const void *target, const char *name, FILE *file)
+{
+	const struct net_options *net = target;
+
+	if (net->kind != NET_FDS)
+		return 0;
+	fprintf(file, "%s = ", name);
+	for (unsigned i = 0; i < net->fd_count; i++)
+		fprintf(file, "%s%d", i ? ":" : "", net->fds[i]);
+	putc('\n', file);
 	return 0;
 }
 
-static int parse_where(struct net_options *net, char *text)
+static int parse_user(void *target, const char *name, char *text)
 {
-	char *value;
+	bool on = true;
+	int result = text ? parse_switch(name, text, &on) : 0;
 
-	net->queues = 1;
-	if (takes(text, "tap=", &value))
-		return parse_tap(net, value);
-	if (takes(text, "fd=", &value))
-		return parse_fds(net, value);
-	if (strcmp(text, "user") == 0) {
-		net->kind = NET_USER;
-		return 0;
-	}
-	return fail(-EINVAL, "--net %s: is none of tap=NAME, fd=N, user: give one of these first", text);
+	return result == 0 && on ? choose(target, NET_USER) : result;
 }
 
-static int parse_mac(struct net_options *net, const char *text)
+static int print_user(const void *target, const char *name, FILE *file)
 {
+	const struct net_options *net = target;
+
+	return net->kind == NET_USER ? print_value(file, name, "on") : 0;
+}
+
+static int parse_mac(void *target, const char *name, char *text)
+{
+	struct net_options *net = target;
 	int length = 0;
 	uint8_t *mac = net->mac;
 
@@ -79,17 +98,38 @@ static int parse_mac(struct net_options *net, const char *text)
 		sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", &mac[0], &mac[1], &mac[2], &mac[3],
 		    &mac[4], &mac[5], &length) != ETH_ALEN ||
 		length != 3 * ETH_ALEN - 1 || text[length])
-		return fail(-EINVAL, "--net mac %s: is no address: give one like 02:00:00:00:00:01", text);
+		return refuse(
+			"%s %s: is no address: give one like 02:00:00:00:00:01", name, text);
 	if ((mac[0] & 1) || !(mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5]))
-		return fail(-EINVAL,
-			"--net mac %s: is not that of one station: give one whose first byte is even", text);
+		return refuse("%s %s: is not that of one station: give one whose first byte is even",
+			name, text);
 	net->has_mac = true;
+	return 0;
+}
+
+static int print_mac(const void *target, const char *name, FILE *file)
+{
+	const struct net_options *net = target;
+	const uint8_t *mac = net->mac;
+
+	if (net->has_mac)
+		fprintf(file, "%s = %02x:%02x:%02x:%02x:%02x:%02x\n", name, mac[0], mac[1], mac[2],
+			mac[3], mac[4], mac[5]);
+	return 0;
+}
+
+static int print_queues(const void *target, const char *name, FILE *file)
+{
+	const struct net_options *net = target;
+
+	if (net->kind == NET_TAP)
+		fprintf(file, "%s = %u\n", name, net->queues);
 	return 0;
 }
 
 static int parse_port(const char *text, unsigned *port)
 {
-	return parse_number("--net publish: port", text ? text : "", 1, PORT_MAX, port);
+	return parse_number("net publish: port", text ? text : "", 1, PORT_MAX, port);
 }
 
 /* [ADDR] of IPv6, or ADDR of IPv4; *text moves behind it and its colon. */
@@ -100,31 +140,26 @@ static int parse_address(struct net_publish *publish, char **text)
 	char *start = *text + six, *end = strchr(start, six ? ']' : ':');
 
 	if (six ? !end || end[1] != ':' : !strchr(end ? end + 1 : "", ':'))
-		return six ? fail(-EINVAL, "--net publish=%s: lacks `]:`: give [ADDR]:HOST:GUEST", *text) : 0;
+		return six ? refuse("net publish=%s: lacks `]:`: give [ADDR]:HOST:GUEST", *text) : 0;
 	*text = end + 1 + six;
 	*end = '\0';
 	if (inet_pton(six ? AF_INET6 : AF_INET, start, address) != 1)
-		return fail(-EINVAL,
-			"--net publish: %s is no address: give one like 127.0.0.1 or [::1]", start);
+		return refuse("net publish: %s is no address: give one like 127.0.0.1 or [::1]", start);
 	publish->address = start;
 	return 0;
 }
 
-static int parse_publish(struct net_options *net, char *text)
+static int parse_publish(void *target, const char *name, char *text)
 {
+	struct net_options *net = target;
 	struct net_publish *publish = &net->publish[net->publish_count];
 	char *protocol = strchr(text, '/'), *host;
 	int result;
 
-	if (net->kind != NET_USER)
-		return fail(-EINVAL, "--net publish=%s: goes with `user` only: a TAP's guest has an address "
-				     "of its own",
-			text);
 	if (net->publish_count == NET_PUBLISH_MAX)
-		return fail(-EINVAL, "--net publish=%s: is one more than %u: give fewer", text,
-			NET_PUBLISH_MAX);
+		return refuse("%s=%s: is one more than %u: give fewer", name, text, NET_PUBLISH_MAX);
 	if (protocol && strcmp(protocol, "/udp") != 0 && strcmp(protocol, "/tcp") != 0)
-		return fail(-EINVAL, "--net publish=%s: is of no known kind: give /udp, or nothing", text);
+		return refuse("%s=%s: is of no known kind: give /udp, or nothing", name, text);
 	publish->udp = protocol && protocol[1] == 'u';
 	if (protocol)
 		*protocol = '\0';
@@ -133,7 +168,7 @@ static int parse_publish(struct net_options *net, char *text)
 		return result;
 	host = strsep(&text, ":");
 	if (!text)
-		return fail(-EINVAL, "--net publish=%s: lacks the guest's port: give HOST:GUEST", host);
+		return refuse("%s=%s: lacks the guest's port: give HOST:GUEST", name, host);
 	result = parse_port(host, &publish->host);
 	if (result == 0)
 		result = parse_port(text, &publish->guest);
@@ -141,62 +176,67 @@ static int parse_publish(struct net_options *net, char *text)
 	return result;
 }
 
-static int parse_queues(struct net_options *net, const char *text)
+static int print_publish(const void *target, const char *name, FILE *file)
 {
-	if (net->kind != NET_TAP)
-		return fail(-EINVAL, "--net queues=%s: goes with tap=NAME only: fd=N:N has one for each "
-				     "number, and user has one",
-			text);
-	return parse_number("--net queues", text, 1, NET_QUEUES_MAX, &net->queues);
+	const struct net_options *net = target;
+
+	for (unsigned i = 0; i < net->publish_count; i++) {
+		const struct net_publish *publish = &net->publish[i];
+		const char *address = publish->address ? publish->address : "";
+		bool six = strchr(address, ':');
+
+		fprintf(file, "%s = %s%s%s%s%u:%u%s\n", name, six ? "[" : "", address, six ? "]" : "",
+			address[0] ? ":" : "", publish->host, publish->guest,
+			publish->udp ? "/udp" : "");
+	}
+	return 0;
 }
 
-static int parse_pps(struct net_options *net, const char *text)
+#define AT(member) .offset = offsetof(struct net_options, member)
+
+static const struct setting settings[] = {
+	{ "tap", "NAME", SETTING_OTHER, .parse = parse_tap, .print = print_tap },
+	{ "fd", "N", SETTING_OTHER, .parse = parse_fds, .print = print_fds },
+	{ "user", NULL, SETTING_OTHER, .parse = parse_user, .print = print_user },
+	{ "mac", "MAC", SETTING_OTHER, .parse = parse_mac, .print = print_mac },
+	{ "mtu", "N", SETTING_NUMBER, AT(mtu), .least = NET_MTU_MIN, .most = NET_MTU_MAX },
+	{ "queues", "N", SETTING_NUMBER, AT(queues), .least = 1, .most = NET_QUEUES_MAX,
+		.print = print_queues },
+	{ "bps", "SIZE", SETTING_RATE, AT(limit.bytes) },
+	{ "pps", "N", SETTING_COUNT, AT(limit.requests), .least = 1, .most = PPS_MAX },
+	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .least = 1, .most = LIMIT_BURST_MAX },
+	{ "publish", "[ADDR:]HOST:GUEST[/udp]", SETTING_OTHER, .parse = parse_publish,
+		.print = print_publish, .repeats = true },
+};
+
+const struct setting_table net_settings = { "net ", settings, ARRAY_SIZE(settings) };
+
+int complete_net(struct net_options *net)
 {
-	unsigned number = 0;
-	int result = parse_number("--net pps", text, 1, PPS_MAX, &number);
-
-	net->limit.requests = number;
-	return result;
-}
-
-static int parse_flag(struct net_options *net, char *flag)
-{
-	char *value;
-
-	if (takes(flag, "mac=", &value))
-		return parse_mac(net, value);
-	if (takes(flag, "publish=", &value))
-		return parse_publish(net, value);
-	if (takes(flag, "queues=", &value))
-		return parse_queues(net, value);
-	if (takes(flag, "mtu=", &value))
-		return parse_number("--net mtu", value, NET_MTU_MIN, NET_MTU_MAX, &net->mtu);
-	if (takes(flag, "pps=", &value))
-		return parse_pps(net, value);
-	if (takes(flag, "bps=", &value))
-		return parse_bps("--net bps", value, &net->limit.bytes);
-	if (takes(flag, "burst=", &value))
-		return parse_number("--net burst", value, 1, LIMIT_BURST_MAX, &net->limit.burst);
-	return fail(-EINVAL,
-		"--net: knows no `%s`: give mac=MAC, queues=N, mtu=N, bps=SIZE, pps=N, burst=SECONDS or "
-		"publish=[ADDR:]HOST:GUEST[/udp]",
-		flag);
+	if (net->kind == NET_NONE)
+		return refuse("net: is none of tap=NAME, fd=N, user: give one of these");
+	if (net->publish_count && net->kind != NET_USER)
+		return refuse("net: publish goes with `user` only: a TAP's guest has an address of its own");
+	if (net->queues && net->kind != NET_TAP)
+		return refuse("net: queues=%u goes with tap=NAME only: fd=N:N has one for each number, and "
+			      "user has one",
+			net->queues);
+	if (net->limit.burst && !limit_is_set(&net->limit))
+		return refuse("net: burst=%u goes with a limit only: give pps=N or bps=SIZE too, or leave "
+			      "it out",
+			net->limit.burst);
+	if (net->kind == NET_FDS)
+		net->queues = net->fd_count;
+	else if (!net->queues)
+		net->queues = 1;
+	if (limit_is_set(&net->limit) && !net->limit.burst)
+		net->limit.burst = 1;
+	return 0;
 }
 
 int parse_net(struct net_options *net, char *text)
 {
-	char *rest = text;
-	int result = parse_where(net, strsep(&rest, ","));
+	int result = settings_parse_list(&net_settings, net, text);
 
-	while (rest && result == 0)
-		result = parse_flag(net, strsep(&rest, ","));
-	if (result < 0)
-		return result;
-	if (net->limit.burst && !limit_is_set(&net->limit))
-		return fail(-EINVAL, "--net: burst=%u goes with a limit only: give pps=N or bps=SIZE too, "
-				     "or leave it out",
-			net->limit.burst);
-	if (!net->limit.burst)
-		net->limit.burst = 1;
-	return 0;
+	return result < 0 ? result : complete_net(net);
 }

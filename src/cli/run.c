@@ -72,6 +72,9 @@ struct run {
 
 static const char help[] =
 	"usage: karma run --kernel FILE [OPTION]... [-- COMMAND [ARGUMENT]...]\n"
+	"  --config FILE|NAME     read options from a file, or /etc/karma/NAME.conf; those of\n"
+	"                         the command line win\n"
+	"  --print-config         print all options as such a file, and run nothing\n"
 	"  --kernel FILE          a bzImage (any Debian vmlinuz) or an ELF vmlinux\n"
 	"  --initrd FILE          an initramfs, one or several; without one, Karma's own:\n"
 	"                         $KARMA_GUEST_DIR/RELEASE/initramfs.img\n"
@@ -90,6 +93,7 @@ static const char help[] =
 	"  --cmdline TEXT         added to the kernel's command line; root= there wins\n"
 	"  --console WHERE        stdio, pty, none or file:PATH (stdio)\n"
 	"  --name NAME            the guest's name in messages\n"
+	"  --log-format text|json  the form of messages on stderr (text)\n"
 	"  --timeout SECONDS      end the guest then, with status 124\n"
 	"  --grace SECONDS        time to power off after SIGTERM; then by force (30)\n"
 	"  --reboot exit|restart  what a reboot does (exit)\n"
@@ -793,6 +797,8 @@ int command_run(int argc, char **argv)
 	if (result == 0 && run.options.help) {
 		fputs(help, stdout);
 		status = 0;
+	} else if (result == 0 && run.options.print_config) {
+		status = run_options_print(&run.options, stdout) < 0 ? STATUS_FAILURE : 0;
 	} else if (result == 0) {
 		if (run.options.name)
 			log_set_name(run.options.name);

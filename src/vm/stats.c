@@ -31,7 +31,7 @@ static const char *const exit_names[KVM_EXIT_KINDS] = {
 
 static void print_counter(const char *group, const char *name, uint64_t value)
 {
-	fprintf(stderr, "stats %s.%s %" PRIu64 "\n", group, name, value);
+	tell("stats %s.%s %" PRIu64, group, name, value);
 }
 
 static void print_exits(const struct vm *vm)

@@ -114,7 +114,7 @@ END_TEST
 START_TEST(unknown_options_are_refused)
 {
 	const char *const lines[] = { "--kernel k --kernle k", "--kernel k -x", "--kernel",
-		"--kernel k --strict=yes", "--kernel k --cpus", "--kernel k --c 2" };
+		"--kernel k --strict=maybe", "--kernel k --cpus", "--kernel k --c 2" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(lines); i++)
 		ck_assert_msg(parse(lines[i]) == -EINVAL, "\"%s\" is taken", lines[i]);
@@ -224,7 +224,7 @@ START_TEST(bad_memory_flags_are_refused)
 	assert_refused("--kernel k --memory 1G,", "knows no");
 	assert_refused("--kernel k --memory 1G,shared", "knows no `shared`");
 	assert_refused("--kernel k --memory 1G,shared=", "on or off");
-	assert_refused("--kernel k --memory 1G,shared=yes", "yes");
+	assert_refused("--kernel k --memory 1G,shared=true", "shared true");
 	assert_refused("--kernel k --memory 1G,hugepages=1", "hugepages 1");
 	assert_refused("--kernel k --memory 1G,hugepage=on", "hugepage=on");
 	assert_refused("--kernel k --memory shared=on", "no size");
@@ -403,13 +403,13 @@ START_TEST(ends_of_guests)
 	ck_assert_int_eq(options.on_panic, END_RESTART);
 	ck_assert_int_eq(parse("--kernel k --reboot restart --reboot exit --on-panic=exit"), 0);
 	ck_assert_int_eq(options.reboot, END_EXIT);
-	assert_refused("--kernel k --reboot wait", "exit nor restart");
+	assert_refused("--kernel k --reboot wait", "none of exit, restart");
 	assert_refused("--kernel k --reboot=", "--reboot");
 	assert_refused("--kernel k --on-panic reboot", "exit, restart, wait");
 	assert_refused("--kernel k --watchdog 0", "--watchdog");
 	assert_refused("--kernel k --watchdog 86401", "86400");
 	assert_refused("--kernel k --watchdog 5s", "--watchdog");
-	assert_refused("--kernel k --die-with-parent=yes", "--help");
+	assert_refused("--kernel k --die-with-parent=always", "--die-with-parent always");
 }
 END_TEST
 
@@ -442,7 +442,7 @@ START_TEST(networks)
 	ck_assert_uint_eq(net->mtu, 0);
 	ck_assert(!net->has_mac);
 	ck_assert(!limit_is_set(&net->limit));
-	ck_assert_uint_eq(net->limit.burst, 1);
+	ck_assert_uint_eq(net->limit.burst, 0);
 	net = &options.nets[1];
 	ck_assert_uint_eq(net->queues, 4);
 	ck_assert_mem_eq(net->mac, mac, sizeof(mac));
@@ -488,9 +488,13 @@ START_TEST(bad_networks_are_refused)
 	static const struct {
 		const char *text, *word;
 	} bad[] = {
-		{ "", "none of tap=NAME" },
-		{ "tap0", "none of tap=NAME" },
-		{ "mac=02:00:00:00:00:01,tap=a", "none of tap=NAME" },
+		{ "", "knows no ``" },
+		{ "tap0", "give tap=NAME, fd=N, user" },
+		{ "mac=02:00:00:00:00:01", "none of tap=NAME" },
+		{ "user=off", "none of tap=NAME" },
+		{ "user=maybe", "--net user maybe: is no switch" },
+		{ "tap=a,user", "is two of" },
+		{ "fd=3,tap=a", "is two of" },
 		{ "tap=", "no name" },
 		{ "tap=a/b", "no name" },
 		{ "tap=tap%d", "no name" },

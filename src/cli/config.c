@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* karma config check: is a configuration file in order? */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config.h"
+#include "karma/cli.h"
+#include "karma/log.h"
+#include "karma/nbd.h"
+#include "karma/util.h"
+
+static const char help[] =
+	"usage: karma config check FILE|NAME\n"
+	"Read the configuration file of a guest, as `karma run --config` does, and tell each\n"
+	"error with its line and its cure.  NAME is that of a file in " KARMA_CONFIG_DIR ".\n"
+	"Exit status: 0 the file is in order, 125 it isn't.  See karma.conf(5).\n";
+
+static int check_file(const char *path, const char *key, const char *file, int mode)
+{
+	if (access(file, mode) == 0)
+		return 0;
+	return fail(-errno, "%s: %s %s: %s: correct the path, or make the file", path, key, file,
+		strerror(errno));
+}
+
+/* What has to be there when the guest starts. */
+static int check_files(const struct run_options *options, const char *path)
+{
+	int result = check_file(path, "kernel", options->kernel, R_OK);
+
+	for (size_t i = 0; i < options->initrd_count; i++)
+		result |= check_file(path, "initrd", options->initrds[i], R_OK);
+	for (size_t i = 0; i < options->disk_count; i++) {
+		const struct disk_options *disk = &options->disks[i];
+
+		if (!nbd_is_address(disk->path))
+			result |= check_file(path, "disk", disk->path,
+				disk->read_only || disk->overlay ? R_OK : R_OK | W_OK);
+	}
+	return result;
+}
+
+static int check(const char *name)
+{
+	cleanup_free char *path = config_path(name);
+	struct run_options options;
+	int result;
+
+	if (!path)
+		return fail(-ENOMEM, "out of memory");
+	run_options_default(&options);
+	result = config_read(&options, path);
+	if (result == 0 && !options.kernel)
+		result = fail(-EINVAL, "%s: names no kernel: write kernel = FILE", path);
+	if (result == 0)
+		result = check_files(&options, path);
+	run_options_release(&options);
+	if (result == 0)
+		printf("%s: in order\n", path);
+	return result;
+}
+
+int command_config(int argc, char **argv)
+{
+	if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+		fputs(help, stdout);
+		return 0;
+	}
+	if (argc != 3 || strcmp(argv[1], "check") != 0 || !argv[2][0]) {
+		fputs(help, stderr);
+		return STATUS_FAILURE;
+	}
+	return check(argv[2]) == 0 ? 0 : STATUS_FAILURE;
+}

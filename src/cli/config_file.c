@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The configuration file: libinih finds sections, keys and values, and the tables know them. */
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ini.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "config.h"
+#include "karma/log.h"
+#include "karma/util.h"
+#include "options.h"
+
+#define FILE_BYTES_MAX (64 * KIB)
+#define LINE_BYTES_MAX 8190u
+#define ERRORS_MAX 20u
+#define ORIGIN_BYTES 512
+
+static const char byte_order_mark[] = "\xef\xbb\xbf";
+
+struct reader {
+	struct run_options *options;
+	const char *path;
+	const char *next, *end;		/* what libinih has not read yet */
+	unsigned line;			/* that it has read last */
+	unsigned errors;
+	char origin[ORIGIN_BYTES];
+
+	/* The section that lines are in; before the first one, that of the guest. */
+	const struct setting_table *table;
+	void *target;
+	unsigned section_line;		/* 0: the guest's */
+	unsigned section_errors;	/* that were there before it */
+	bool begun;			/* no key of it was there yet */
+	uint64_t seen;			/* its settings, by their numbers in the table */
+};
+
+static void at_line(struct reader *reader, unsigned line)
+{
+	snprintf(reader->origin, sizeof(reader->origin), "%.*s:%u: ", ORIGIN_BYTES - 16, reader->path,
+		line);
+	set_origin(reader->origin);
+}
+
+/* What a line, or a section, came to. */
+static void count_error(struct reader *reader, int result)
+{
+	reader->errors += result < 0;
+}
+
+/* The section is complete: do its settings go together? */
+static void end_section(struct reader *reader)
+{
+	int result = 0;
+
+	/* After another error of it, this would only confuse. */
+	if (!reader->section_line || !reader->table || reader->errors > reader->section_errors)
+		return;
+	at_line(reader, reader->section_line);
+	if (reader->begun)
+		result = refuse("[%.*s]: has no keys: give it some, or take it away",
+			(int)strlen(reader->table->group) - 1, reader->table->group);
+	else if (reader->table == &disk_settings)
+		result = complete_disk(reader->target);
+	else
+		result = complete_net(reader->target);
+	count_error(reader, result);
+	at_line(reader, reader->line);
+}
+
+static bool is_section(const char *name, size_t length, const char *text)
+{
+	return length == strlen(name) && memcmp(name, text, length) == 0;
+}
+
+/* A line that begins with a bracket: libinih tells of a section only when it has a key. */
+static int begin_section(struct reader *reader, const char *text)
+{
+	size_t length = strcspn(text, "]");
+	const char *behind = text + length + strspn(text + length, "] \t");
+	bool disk = is_section("disk", length, text);
+
+	end_section(reader);
+	reader->section_line = reader->line;
+	reader->section_errors = reader->errors;
+	reader->begun = true;
+	reader->seen = 0;
+	reader->table = NULL;
+	if (!text[length] || (behind[0] && !strchr("#;", behind[0])))
+		return refuse("is no [SECTION]: write [disk] or [net], and nothing behind it");
+	if (!disk && !is_section("net", length, text))
+		return refuse("[%.*s]: is no section: write [disk] or [net]", (int)length, text);
+	reader->table = disk ? &disk_settings : &net_settings;
+	reader->target = disk ? (void *)add_disk_options(reader->options) :
+				(void *)add_net_options(reader->options);
+	return reader->target ? 0 : -ENOMEM;
+}
+
+/* For libinih: the next line, without its end; NULL at the end, or where it makes no sense to go on. */
+static char *read_line(char *line, int size, void *context)
+{
+	struct reader *reader = context;
+	const char *end = memchr(reader->next, '\n', reader->end - reader->next);
+	size_t length = (end ? end : reader->end) - reader->next;
+	const char *start;
+
+	if (reader->next == reader->end || reader->errors >= ERRORS_MAX)
+		return NULL;
+	at_line(reader, ++reader->line);
+	if (length && reader->next[length - 1] == '\r')
+		length--;
+	if (length > LINE_BYTES_MAX || length >= (size_t)size) {
+		count_error(reader, refuse("has more than %u bytes: give fewer", LINE_BYTES_MAX));
+		return NULL;
+	}
+	if (!is_plain_text(reader->next, length)) {
+		count_error(reader, refuse("is no text: give UTF-8 without control characters"));
+		return NULL;
+	}
+	memcpy(line, reader->next, length);
+	line[length] = '\0';
+	reader->next = end ? end + 1 : reader->end;
+	start = line;
+	if (reader->line == 1 && strncmp(start, byte_order_mark, strlen(byte_order_mark)) == 0)
+		start += strlen(byte_order_mark);
+	start += strspn(start, " \t");
+	if (start[0] == '[')
+		count_error(reader, begin_section(reader, start + 1));
+	return line;
+}
+
+/* Quotation marks around a value keep blanks. */
+static char *take_quotes_off(char *value)
+{
+	size_t length = strlen(value);
+
+	if (length < 2 || value[0] != '"' || value[length - 1] != '"')
+		return value;
+	value[length - 1] = '\0';
+	return value + 1;
+}
+
+static int refuse_key(const struct reader *reader, const char *key, const struct setting *setting)
+{
+	const char *what = reader->table->group;
+
+	if (!setting && reader->section_line)
+		return refuse("%.*s: knows no key `%s`: see karma.conf(5)", (int)strlen(what) - 1, what,
+			key);
+	if (!setting)
+		return refuse("%s: is no key: see karma.conf(5)", key);
+	if (setting->kind == SETTING_OTHER)
+		return refuse("%s: is a section: write [%s], and its keys in the lines below", key, key);
+	return refuse("%s: goes on the command line only: leave it out", key);
+}
+
+static int take_setting(struct reader *reader, const char *key, const char *value)
+{
+	const struct setting_table *table = reader->table;
+	const struct setting *setting = setting_find(table, key, strlen(key));
+	char *kept;
+
+	if (!setting && !value)
+		return refuse("%s: is no KEY = VALUE: write it so", key);
+	if (!setting || setting->command_line)
+		return refuse_key(reader, key, setting);
+	if (!value)
+		return refuse("%s: has no value: write %s = %s", key, key,
+			setting->value ? setting->value : "on");
+	if ((reader->seen >> (setting - table->list) & 1) && !setting->repeats)
+		return refuse("%s: is there twice%s: leave one out", key,
+			reader->section_line ? " in its section" : "");
+	reader->seen |= 1ull << (setting - table->list);
+	kept = keep_text(reader->options, value);
+	return kept ? setting_parse(table, setting, reader->target, take_quotes_off(kept)) : -ENOMEM;
+}
+
+/* For libinih: a key, with its value or NULL; 1 to go on. */
+static int handle(void *context, const char *section, const char *key, const char *value)
+{
+	struct reader *reader = context;
+
+	(void)section;
+	reader->begun = false;
+	/* That there is no such section has been told. */
+	if (reader->table)
+		count_error(reader, take_setting(reader, key, value));
+	return 1;
+}
+
+/* Debian's libinih has these as variables. */
+static void set_up_library(void)
+{
+	ini_use_stack = false;
+	ini_max_line = LINE_BYTES_MAX + 3;
+	ini_initial_alloc = LINE_BYTES_MAX + 3;
+	ini_allow_multiline = false;
+	ini_allow_inline_comments = false;
+	ini_allow_no_value = true;
+	ini_stop_on_first_error = false;
+}
+
+int config_parse(struct run_options *options, const char *path, const char *bytes, size_t size)
+{
+	struct reader reader = {
+		.options = options,
+		.path = path,
+		.next = bytes,
+		.end = bytes + size,
+		.table = &run_settings,
+		.target = options,
+	};
+	int result;
+
+	_Static_assert(ORIGIN_BYTES > 16, "a path, a number and a colon");
+	set_up_library();
+	result = ini_parse_stream(read_line, &reader, handle, &reader);
+	if (result == -2)
+		return fail(-ENOMEM, "%s: out of memory", path);
+	end_section(&reader);
+	/* A line that libinih makes nothing of, which it tells as its number. */
+	if (result > 0 && !reader.errors) {
+		at_line(&reader, result);
+		count_error(&reader, refuse("is no KEY = VALUE: write it so"));
+	}
+	set_origin("--");
+	if (reader.errors >= ERRORS_MAX)
+		fail(-EINVAL, "%s: has more errors: correct these first", path);
+	return reader.errors ? -EINVAL : 0;
+}
+
+char *config_path(const char *name)
+{
+	const char *suffix = strrchr(name, '.');
+	char *path;
+
+	if (strchr(name, '/') || (suffix && strcmp(suffix, ".conf") == 0))
+		return strdup(name);
+	return asprintf(&path, "%s/%s.conf", KARMA_CONFIG_DIR, name) < 0 ? NULL : path;
+}
+
+/* All of a file, into memory of FILE_BYTES_MAX + 1 bytes; its length. */
+static ssize_t read_all(int fd, char *bytes)
+{
+	size_t length = 0;
+
+	while (length <= FILE_BYTES_MAX) {
+		ssize_t got = read(fd, bytes + length, FILE_BYTES_MAX + 1 - length);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got < 0 ? -errno : (ssize_t)length;
+		length += got;
+	}
+	return -EFBIG;
+}
+
+int config_read(struct run_options *options, const char *path)
+{
+	cleanup_free char *bytes = malloc(FILE_BYTES_MAX + 1);
+	cleanup_fd int fd = -1;
+	ssize_t length;
+
+	if (!bytes)
+		return fail(-ENOMEM, "%s: out of memory", path);
+	/* A FIFO without a writer is not to keep us. */
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return fail(-errno, "%s: %s: give the path of a configuration file, or the name of one in "
+				    KARMA_CONFIG_DIR,
+			path, strerror(errno));
+	length = read_all(fd, bytes);
+	if (length == -EFBIG)
+		return fail(-EFBIG, "%s: has more than %llu KiB: give a configuration file", path,
+			FILE_BYTES_MAX / KIB);
+	if (length < 0)
+		return fail(length, "%s: %s: give a configuration file", path, strerror(-length));
+	return config_parse(options, path, bytes, length);
+}

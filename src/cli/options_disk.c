@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The settings of a disk: --disk FILE and what follows it, or a section [disk]. */
+#include <string.h>
+
+#include "karma/nbd.h"
+#include "karma/util.h"
+#include "options.h"
+
+#define SERIAL_MAX_BYTES 20
+#define IOPS_MAX 1000000000u
+#define TIMEOUT_MAX (24u * 3600)
+
+#define AT(member) .offset = offsetof(struct disk_options, member)
+
+static const struct setting settings[] = {
+	{ "path", "FILE", SETTING_TEXT, AT(path), .least = 1 },
+	{ "ro", NULL, SETTING_SWITCH, AT(read_only) },
+	{ "direct", NULL, SETTING_SWITCH, AT(direct) },
+	{ "overlay", "FILE", SETTING_TEXT, AT(overlay), .least = 1 },
+	{ "serial", "TEXT", SETTING_TEXT, AT(serial), .least = 1, .most = SERIAL_MAX_BYTES },
+	{ "iops", "N", SETTING_COUNT, AT(limit.requests), .least = 1, .most = IOPS_MAX },
+	{ "bps", "SIZE", SETTING_RATE, AT(limit.bytes) },
+	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .least = 1, .most = LIMIT_BURST_MAX },
+	{ "timeout", "SECONDS", SETTING_NUMBER, AT(timeout), .least = 1, .most = TIMEOUT_MAX },
+};
+
+const struct setting_table disk_settings = { "disk ", settings, ARRAY_SIZE(settings) };
+
+/* On the command line the path comes first, without its name. */
+static const struct setting_table flags = { "disk ", settings + 1, ARRAY_SIZE(settings) - 1 };
+
+static int check_kind(const struct disk_options *disk)
+{
+	bool remote = nbd_is_address(disk->path);
+
+	if (disk->overlay && remote)
+		return refuse("disk %s: overlay goes with a file only: leave it out", disk->path);
+	if (disk->direct && remote)
+		return refuse("disk %s: direct goes with a file only: leave it out", disk->path);
+	if (disk->timeout && !remote)
+		return refuse("disk %s: timeout goes with an NBD server only: leave it out", disk->path);
+	return 0;
+}
+
+int complete_disk(struct disk_options *disk)
+{
+	if (!disk->path || !disk->path[0])
+		return refuse("disk: names no file: give its path");
+	if (disk->limit.burst && !limit_is_set(&disk->limit))
+		return refuse("disk %s: burst=%u goes with a limit only: give iops=N or bps=SIZE too, or "
+			      "leave it out",
+			disk->path, disk->limit.burst);
+	if (limit_is_set(&disk->limit) && !disk->limit.burst)
+		disk->limit.burst = 1;
+	return check_kind(disk);
+}
+
+int parse_disk(struct disk_options *disk, char *text)
+{
+	char *rest = text;
+	int result;
+
+	disk->path = strsep(&rest, ",");
+	result = settings_parse_list(&flags, disk, rest);
+	return result < 0 ? result : complete_disk(disk);
+}
