@@ -14,7 +14,6 @@
 #include "options.h"
 
 #define FILE_BYTES_MAX (64 * KIB)
-#define LINE_BYTES_MAX 8190u
 #define ERRORS_MAX 20u
 #define ORIGIN_BYTES 512
 
@@ -111,8 +110,8 @@ static char *read_line(char *line, int size, void *context)
 	at_line(reader, ++reader->line);
 	if (length && reader->next[length - 1] == '\r')
 		length--;
-	if (length > LINE_BYTES_MAX || length >= (size_t)size) {
-		count_error(reader, refuse("has more than %u bytes: give fewer", LINE_BYTES_MAX));
+	if (length > SETTING_LINE_MAX || length >= (size_t)size) {
+		count_error(reader, refuse("has more than %u bytes: give fewer", SETTING_LINE_MAX));
 		return NULL;
 	}
 	if (!is_plain_text(reader->next, length)) {
@@ -194,8 +193,8 @@ static int handle(void *context, const char *section, const char *key, const cha
 static void set_up_library(void)
 {
 	ini_use_stack = false;
-	ini_max_line = LINE_BYTES_MAX + 3;
-	ini_initial_alloc = LINE_BYTES_MAX + 3;
+	ini_max_line = SETTING_LINE_MAX + 3;
+	ini_initial_alloc = SETTING_LINE_MAX + 3;
 	ini_allow_multiline = false;
 	ini_allow_inline_comments = false;
 	ini_allow_no_value = true;

@@ -238,6 +238,8 @@ int print_value(FILE *file, const char *name, const char *value)
 			"%s: has bytes that no file can have: give a value without line feeds and other "
 			"control characters, in UTF-8",
 			name);
+	if (strlen(name) + strlen(" = \"\"") + strlen(value) > SETTING_LINE_MAX)
+		return fail(-EINVAL, "%s: is too long for a file: give a shorter one", name);
 	fprintf(file, "%s = %s%s%s\n", name, quote, value, quote);
 	return 0;
 }

@@ -14,6 +14,9 @@
 #include <stdint.h>
 #include <stdio.h>
 
+/* Of a file, without its end. */
+#define SETTING_LINE_MAX 8190u
+
 enum setting_kind {
 	SETTING_TEXT,		/* const char *; NULL: not set */
 	SETTING_NUMBER,		/* unsigned; less than its least: not set */

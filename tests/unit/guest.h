@@ -30,6 +30,8 @@ Suite *rng_suite(void);
 Suite *balloon_suite(void);
 Suite *hypercall_suite(void);
 Suite *options_suite(void);
+Suite *config_suite(void);
+Suite *log_suite(void);
 Suite *cpuid_suite(void);
 Suite *boot_suite(void);
 Suite *load_suite(void);

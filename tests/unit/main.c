@@ -45,6 +45,8 @@ int main(void)
 		balloon_suite,
 		hypercall_suite,
 		options_suite,
+		config_suite,
+		log_suite,
 		cpuid_suite,
 		boot_suite,
 		load_suite,
