@@ -326,7 +326,7 @@ bench-backend:
 	$(Q)$(MAKE) -s $(BUILD)/bench/backend >&2
 	$(Q)KARMA_BENCH_TOOLS=$(abspath $(BUILD)/bench) tests/bench/backend $(BENCH)
 
-SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests .ci)
+SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests examples .ci) completions/karma.bash
 
 .PHONY: check-scripts
 check-scripts:
@@ -390,9 +390,16 @@ check:
 install: all docs
 	install -D -m 755 $(BUILD)/karma $(DESTDIR)$(PREFIX)/bin/karma
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
-	sed 's|/usr/local/lib/karma|$(PREFIX)/lib/karma|g' man/karma.1 \
+	sed 's|/usr/local/lib/karma|$(PREFIX)/lib/karma|g; s|/etc/karma|$(SYSCONFDIR)/karma|g' man/karma.1 \
 		>$(DESTDIR)$(PREFIX)/share/man/man1/karma.1
+	install -D -m 644 man/virtio_karma.4 $(DESTDIR)$(PREFIX)/share/man/man4/virtio_karma.4
 	install -D -m 644 man/karma-overlay.5 $(DESTDIR)$(PREFIX)/share/man/man5/karma-overlay.5
+	install -d $(DESTDIR)$(SYSCONFDIR)/karma
+	sed 's|/etc/karma|$(SYSCONFDIR)/karma|g' man/karma.conf.5 \
+		>$(DESTDIR)$(PREFIX)/share/man/man5/karma.conf.5
+	install -D -m 644 completions/karma.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/karma
+	install -D -m 644 completions/_karma $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_karma
 	install -D -m 644 $(BUILD)/man/karma-hypercalls.7 \
 		$(DESTDIR)$(PREFIX)/share/man/man7/karma-hypercalls.7
 	install -D -m 644 include/karma/abi.h $(DESTDIR)$(PREFIX)/include/karma/abi.h
@@ -404,7 +411,11 @@ install: all docs
 .PHONY: uninstall
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/karma $(DESTDIR)$(PREFIX)/share/man/man1/karma.1 \
+		$(DESTDIR)$(PREFIX)/share/man/man4/virtio_karma.4 \
 		$(DESTDIR)$(PREFIX)/share/man/man5/karma-overlay.5 \
+		$(DESTDIR)$(PREFIX)/share/man/man5/karma.conf.5 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/karma \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_karma \
 		$(DESTDIR)$(PREFIX)/share/man/man7/karma-hypercalls.7 \
 		$(DESTDIR)$(PREFIX)/include/karma/abi.h
 	rm -rf $(DESTDIR)$(GUEST_DIR)

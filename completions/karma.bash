@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# Completion of karma's command line for bash.
+
+_karma_options='--config --print-config --kernel --initrd --disk --net --cpus --memory --balloon
+	--cmdline --console --name --log-format --timeout --grace --reboot --on-panic --watchdog
+	--die-with-parent --strict --stats --user --cgroup --no-sandbox --help'
+
+_karma_words() {	# WORD...: those that begin like the current one
+	mapfile -t COMPREPLY < <(compgen -W "$*" -- "$current")
+}
+
+_karma_files() {
+	mapfile -t COMPREPLY < <(compgen -f -- "$current")
+	compopt -o filenames 2>/dev/null
+}
+
+# A path first, or something else, and what may follow behind commas.
+_karma_list() {	# WORD...
+	local behind=${current%,*},
+	mapfile -t COMPREPLY < <(compgen -P "$behind" -W "$*" -- "${current##*,}")
+	compopt -o nospace 2>/dev/null
+}
+
+_karma_configs() {
+	local names
+	names=$(cd /etc/karma 2>/dev/null && printf '%s\n' *.conf | sed -n 's/\.conf$//p' | grep -vx '\*')
+	_karma_files
+	mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -W "$names" -- "$current")
+}
+
+_karma_value() {	# OPTION
+	case $1 in
+	--config) _karma_configs ;;
+	--kernel | --initrd | --cgroup) _karma_files ;;
+	--disk)
+		case $current in
+		*,*) _karma_list ro direct overlay= serial= iops= bps= burst= timeout= ;;
+		*) _karma_files ;;
+		esac
+		;;
+	--net)
+		case $current in
+		*,*) _karma_list publish= mac= mtu= queues= bps= pps= burst= ;;
+		*) _karma_words user tap= fd= ;;
+		esac
+		;;
+	--memory)
+		case $current in
+		*,*) _karma_list hugepages=on hugepages=off shared=on shared=off ;;
+		esac
+		;;
+	--balloon) _karma_words on off ;;
+	--console) _karma_words stdio pty none file: ;;
+	--log-format) _karma_words text json ;;
+	--reboot) _karma_words exit restart ;;
+	--on-panic) _karma_words exit restart wait ;;
+	--user) mapfile -t COMPREPLY < <(compgen -u -- "$current") ;;
+	esac
+}
+
+# Of `karma run`; words behind `--` are the guest's.
+_karma_run() {
+	local i
+	for ((i = 2; i < COMP_CWORD; i++)); do
+		if [ "${COMP_WORDS[i]}" = -- ]; then return; fi
+	done
+	case $previous in
+	--print-config | --die-with-parent | --strict | --stats | --no-sandbox | --help) ;;
+	--*)
+		_karma_value "$previous"
+		return
+		;;
+	esac
+	_karma_words "$_karma_options"
+}
+
+_karma() {
+	local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+	COMPREPLY=()
+	if [ "$COMP_CWORD" -eq 1 ]; then
+		_karma_words run check config --help --version
+		return
+	fi
+	case ${COMP_WORDS[1]} in
+	run) _karma_run ;;
+	config)
+		if [ "$COMP_CWORD" -eq 2 ]; then _karma_words check; else _karma_configs; fi
+		;;
+	esac
+}
+
+complete -F _karma karma
