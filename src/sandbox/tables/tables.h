@@ -65,7 +65,6 @@
 	CALL(futex, "locks", ANY) \
 	CALL(preadv2, "read: signals that the supervisor passes on", ANY) \
 	CALL(pwritev2, "write: messages", ANY) \
-	CALL(write, "statistics", ANY) \
 	CALL(pread64, "KVM's statistics", ANY) \
 	CALL(lseek, "how large a disk is by now", ANY) \
 	CALL(tgkill, "make a vCPU leave the guest", PROCESS(OWN_PID)) \
