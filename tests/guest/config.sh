@@ -102,7 +102,7 @@ test_messages_as_json() {
 	fi
 	run_karma run --kernel /nonexistent --log-format json
 	expect_status 125
-	expect_in err '^\{"time".*"message":".*/nonexistent: No such file'
+	expect_in err '^\{"time".*"message":".*kernel /nonexistent: cannot open: No such file'
 	run_karma run --log-format json --cpus many
 	expect_in err '^\{"time".*"message":"--cpus many: is no whole number'
 	run_karma run --log-format yaml --kernel k
