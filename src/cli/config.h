@@ -19,7 +19,7 @@
 char *config_path(const char *name);
 
 /*
- * Add what a file has to options that have their defaults.  0, or a negative errno with a message
+ * Add what a file has to options that have their defaults.  0, or -EINVAL or -ENOMEM with a message
  * printed for each error.
  */
 int config_read(struct run_options *options, const char *path);

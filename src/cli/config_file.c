@@ -268,14 +268,14 @@ int config_read(struct run_options *options, const char *path)
 	/* A FIFO without a writer is not to keep us. */
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
-		return fail(-errno, "%s: %s: give the path of a configuration file, or the name of one in "
+		return fail(-EINVAL, "%s: %s: give the path of a configuration file, or the name of one in "
 				    KARMA_CONFIG_DIR,
 			path, strerror(errno));
 	length = read_all(fd, bytes);
 	if (length == -EFBIG)
-		return fail(-EFBIG, "%s: has more than %llu KiB: give a configuration file", path,
+		return fail(-EINVAL, "%s: has more than %llu KiB: give a configuration file", path,
 			FILE_BYTES_MAX / KIB);
 	if (length < 0)
-		return fail(length, "%s: %s: give a configuration file", path, strerror(-length));
+		return fail(-EINVAL, "%s: %s: give a configuration file", path, strerror(-length));
 	return config_parse(options, path, bytes, length);
 }

@@ -10,6 +10,16 @@
 #define IOPS_MAX 1000000000u
 #define TIMEOUT_MAX (24u * 3600)
 
+/* Without a limit it would be refused. */
+static int print_burst(const void *target, const char *name, FILE *file)
+{
+	const struct disk_options *disk = target;
+
+	if (limit_is_set(&disk->limit))
+		fprintf(file, "%s = %u\n", name, disk->limit.burst);
+	return 0;
+}
+
 #define AT(member) .offset = offsetof(struct disk_options, member)
 
 static const struct setting settings[] = {
@@ -20,7 +30,8 @@ static const struct setting settings[] = {
 	{ "serial", "TEXT", SETTING_TEXT, AT(serial), .least = 1, .most = SERIAL_MAX_BYTES },
 	{ "iops", "N", SETTING_COUNT, AT(limit.requests), .least = 1, .most = IOPS_MAX },
 	{ "bps", "SIZE", SETTING_RATE, AT(limit.bytes) },
-	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .least = 1, .most = LIMIT_BURST_MAX },
+	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .least = 1, .most = LIMIT_BURST_MAX,
+		.print = print_burst },
 	{ "timeout", "SECONDS", SETTING_NUMBER, AT(timeout), .least = 1, .most = TIMEOUT_MAX },
 };
 
@@ -50,7 +61,7 @@ int complete_disk(struct disk_options *disk)
 		return refuse("disk %s: burst=%u goes with a limit only: give iops=N or bps=SIZE too, or "
 			      "leave it out",
 			disk->path, disk->limit.burst);
-	if (limit_is_set(&disk->limit) && !disk->limit.burst)
+	if (!disk->limit.burst)
 		disk->limit.burst = 1;
 	return check_kind(disk);
 }

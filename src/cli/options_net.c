@@ -192,6 +192,16 @@ static int print_publish(const void *target, const char *name, FILE *file)
 	return 0;
 }
 
+/* Without a limit it would be refused. */
+static int print_burst(const void *target, const char *name, FILE *file)
+{
+	const struct net_options *net = target;
+
+	if (limit_is_set(&net->limit))
+		fprintf(file, "%s = %u\n", name, net->limit.burst);
+	return 0;
+}
+
 #define AT(member) .offset = offsetof(struct net_options, member)
 
 static const struct setting settings[] = {
@@ -204,7 +214,8 @@ static const struct setting settings[] = {
 		.print = print_queues },
 	{ "bps", "SIZE", SETTING_RATE, AT(limit.bytes) },
 	{ "pps", "N", SETTING_COUNT, AT(limit.requests), .least = 1, .most = PPS_MAX },
-	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .least = 1, .most = LIMIT_BURST_MAX },
+	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .least = 1, .most = LIMIT_BURST_MAX,
+		.print = print_burst },
 	{ "publish", "[ADDR:]HOST:GUEST[/udp]", SETTING_OTHER, .parse = parse_publish,
 		.print = print_publish, .repeats = true },
 };
@@ -229,7 +240,7 @@ int complete_net(struct net_options *net)
 		net->queues = net->fd_count;
 	else if (!net->queues)
 		net->queues = 1;
-	if (limit_is_set(&net->limit) && !net->limit.burst)
+	if (!net->limit.burst)
 		net->limit.burst = 1;
 	return 0;
 }

@@ -442,7 +442,7 @@ START_TEST(networks)
 	ck_assert_uint_eq(net->mtu, 0);
 	ck_assert(!net->has_mac);
 	ck_assert(!limit_is_set(&net->limit));
-	ck_assert_uint_eq(net->limit.burst, 0);
+	ck_assert_uint_eq(net->limit.burst, 1);
 	net = &options.nets[1];
 	ck_assert_uint_eq(net->queues, 4);
 	ck_assert_mem_eq(net->mac, mac, sizeof(mac));
