@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The configuration file: libinih finds sections, keys and values, and the tables know them. */
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ini.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "config.h"
 #include "karma/log.h"
@@ -213,11 +211,13 @@ int config_parse(struct run_options *options, const char *path, const char *byte
 	};
 	int result;
 
-	_Static_assert(ORIGIN_BYTES > 16, "a path, a number and a colon");
 	set_up_library();
 	result = ini_parse_stream(read_line, &reader, handle, &reader);
-	if (result == -2)
+	/* It has no other error of its own. */
+	if (result < 0) {
+		set_origin("--");
 		return fail(-ENOMEM, "%s: out of memory", path);
+	}
 	end_section(&reader);
 	/* A line that libinih makes nothing of, which it tells as its number. */
 	if (result > 0 && !reader.errors) {
