@@ -2,8 +2,8 @@
 /*
  * The configuration file of a guest, karma.conf(5): INI, read by libinih.
  *
- * What is in a file is taken for an attack: its size and its lines are bounded, and it has to be plain
- * text.
+ * What is in a file is taken for an attack: its size and its lines are bounded, and it has to be
+ * plain text.
  */
 #ifndef KARMA_CLI_CONFIG_H
 #define KARMA_CLI_CONFIG_H
@@ -13,8 +13,8 @@
 #include "karma/cli.h"
 
 /*
- * The file that --config names: a path, if it has a slash or ends with ".conf", or the name of one in
- * KARMA_CONFIG_DIR.  malloc'ed; NULL if memory is short.
+ * The file that --config names: a path, if it has a slash or ends with ".conf", or the name of one
+ * in KARMA_CONFIG_DIR.  malloc'ed; NULL if memory is short.
  */
 char *config_path(const char *name);
 
