@@ -71,7 +71,7 @@ struct run_options {
 	int log_format;			/* enum log_format (karma/log.h) */
 	bool help;
 	char **command;			/* NULL, or ends with NULL */
-	char **words;			/* malloc'ed array: the command of the file */
+	const char **words;		/* malloc'ed array: the command of the file */
 	size_t word_count;
 	struct kept_text *texts;
 };

@@ -135,10 +135,10 @@ static int print_initrds(const void *target, const char *name, FILE *file)
 static int parse_word(void *target, const char *name, char *text)
 {
 	struct run_options *options = target;
-	int result = append((const char ***)&options->words, &options->word_count, text);
+	int result = append(&options->words, &options->word_count, text);
 
 	(void)name;
-	options->command = options->words;
+	options->command = (char **)options->words;
 	return result;
 }
 
