@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* karma run: build a guest from the options, run it, and tell how it ended. */
+/* karma run: the supervisor, which starts a process for the guest, and tells how it ended. */
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,64 +10,12 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 
-#include "karma/boot.h"
-#include "karma/cli.h"
-#include "karma/devices.h"
 #include "karma/log.h"
 #include "karma/nbd.h"
-#include "karma/process.h"
-#include "karma/util.h"
-#include "karma/vm.h"
-#include "karma/watchdog.h"
-#include "net.h"
-
-#define OTHERS_IN_FLIGHT 16
-#define DRAIN_POLL_MILLISECONDS 1
-#define DRAIN_MOMENT_MILLISECONDS 500
-#define RESTART_MILLISECONDS 1000	/* from one start to the next, at least */
-#define TRIM_MILLISECONDS 1000		/* a guest that ends sooner never pays for it */
+#include "run.h"
 
 /* Of --die-with-parent; nobody else sends it. */
 #define PARENT_SIGNAL SIGUSR2
-
-/* From the supervisor to the guest's process, by their pipe: a disk may have grown. */
-#define MEASURE_SIGNAL SIGUSR1
-
-/* What a guest's process leaves for the next one, in memory that all share: nobody trusts it. */
-struct run_kept {
-	unsigned char again;		/* the guest is to be started anew */
-	unsigned char told_of_pause;
-	struct limit limits[];		/* one for each disk: a restart brings no new burst */
-};
-
-struct run {
-	struct run_options options;
-
-	/* Lives on when the guest is started anew. */
-	struct sandbox sandbox;
-	struct run_kept *kept;
-	size_t kept_bytes;
-	struct terminal terminal;
-	bool terminal_made;
-	struct disk **disks;		/* open and locked; devices share them */
-	size_t disk_count;
-	struct networks networks;
-	int signal_fd;
-	pid_t pid, parent;		/* the supervisor's, and its parent's */
-	int tty;			/* the user's terminal, or -1 */
-	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
-	int64_t trim_at;		/* of the guest's process */
-	bool leaving;			/* a signal wants us to end: no more starts */
-
-	/* Made anew for each start, in a process of its own. */
-	unsigned starts;		/* before this one */
-	struct process process;
-	struct io_ring ring;
-	struct vm vm;
-	struct virtio_device *console;
-	struct watchdog watchdog;
-	int64_t started_at;
-};
 
 static const char help[] =
 	"usage: karma run --kernel FILE [OPTION]... [-- COMMAND [ARGUMENT]...]\n"
@@ -160,20 +107,6 @@ static int check_host(void)
 	return result < 0 ? fail(result, "%s", kvm_probe_message(result)) : 0;
 }
 
-static void user_leaves(void *context)
-{
-	struct run *run = context;
-
-	process_signal(&run->process, SIGINT);
-}
-
-/* Operations that may be under way at a time: of the disks, the networks, and of all the rest. */
-static unsigned most_in_flight(const struct run_options *options)
-{
-	return OTHERS_IN_FLIGHT + networks_in_flight(options) +
-		options->disk_count * options->cpus * blk_queue_size(options->cpus);
-}
-
 static int open_console(struct run *run)
 {
 	int result = terminal_open(&run->terminal, run->options.console, &run->ring);
@@ -181,8 +114,6 @@ static int open_console(struct run *run)
 	if (result < 0)
 		return result;
 	run->terminal_made = true;
-	run->terminal.leave = user_leaves;
-	run->terminal.leave_context = run;
 	return terminal_start(&run->terminal);
 }
 
@@ -216,87 +147,6 @@ static int open_disks(struct run *run)
 	return 0;
 }
 
-/* The kernel's name for a disk: vda to vdz, then vdaa, ... */
-static void disk_name(size_t index, char *name, size_t size)
-{
-	if (index < 26)
-		snprintf(name, size, "vd%c", (char)('a' + index));
-	else
-		snprintf(name, size, "vd%c%c", (char)('a' + index / 26 - 1),
-			(char)('a' + index % 26));
-}
-
-/* No device has it yet, so it may be of any size. */
-static void measure_disk(struct disk *disk)
-{
-	uint64_t size;
-
-	if (disk_measure(disk, &size) == 0 && size)
-		disk->size = size;
-}
-
-static int add_disk(
-	struct run *run, const struct virtio_environment *environment, size_t index)
-{
-	const struct disk_options *options = &run->options.disks[index];
-	struct virtio_device *device;
-	struct disk *disk = disk_share(run->disks[index]);
-	int result = disk_begin(disk, run->starts > 0);
-	char name[8];
-
-	if (result < 0)
-		return result;
-	measure_disk(disk);
-	disk_name(index, name, sizeof(name));
-	device = blk_create(environment, name, disk, options->serial, run->options.cpus);
-	if (!device) {
-		disk_close(disk);
-		return fail(-ENOMEM, "disk %s: out of memory", options->path);
-	}
-	if (limit_is_set(&options->limit))
-		blk_limit(device, &run->kept->limits[index]);
-	return machine_add(&run->vm.machine, device);
-}
-
-static int add_balloon(struct run *run, const struct virtio_environment *environment)
-{
-	struct virtio_device *balloon;
-
-	/* Huge pages stay the guest's: see guest_memory_discard(). */
-	if (!run->options.balloon || run->options.memory.huge_pages)
-		return 0;
-	balloon = balloon_create(environment);
-	return balloon ? machine_add(&run->vm.machine, balloon) : fail(-ENOMEM, "balloon: out of memory");
-}
-
-static int add_devices(struct run *run)
-{
-	const struct virtio_environment environment = { &run->vm.memory, &run->ring };
-	struct virtio_device *rng;
-	int result = 0;
-
-	for (size_t i = 0; i < run->disk_count && result == 0; i++)
-		result = add_disk(run, &environment, i);
-	if (result == 0)
-		result = networks_add(&run->networks, &run->vm.machine, &environment, run->starts > 0);
-	if (result < 0)
-		return result;
-	run->console = console_create(&environment, &run->terminal);
-	if (!run->console)
-		return fail(-ENOMEM, "console: out of memory");
-	result = machine_add(&run->vm.machine, run->console);
-	if (result < 0)
-		return result;
-	rng = rng_create(&environment);
-	result = rng ? machine_add(&run->vm.machine, rng) : fail(-ENOMEM, "rng: out of memory");
-	return result == 0 ? add_balloon(run, &environment) : result;
-}
-
-static int64_t milliseconds(void)
-{
-	return nanoseconds() / 1000000;
-}
-
 /* What lives on when the guest is started anew. */
 static int start(struct run *run)
 {
@@ -322,7 +172,7 @@ static int start(struct run *run)
 }
 
 /* How large a file of ours may become: a disk only grows by others; of the rest, nobody knows. */
-static uint64_t largest_file(const struct run *run)
+uint64_t run_largest_file(const struct run *run)
 {
 	const int outputs[] = { run->terminal.out_fd, STDERR_FILENO };
 	uint64_t largest = 0;
@@ -344,114 +194,6 @@ static uint64_t largest_file(const struct run *run)
 			largest = size;
 	}
 	return largest;
-}
-
-/* That may be lost and made again. */
-static unsigned connections(const struct run_options *options)
-{
-	unsigned count = 0;
-
-	for (size_t i = 0; i < options->disk_count; i++)
-		count += nbd_is_address(options->disks[i].path);
-	return count;
-}
-
-static int close_sandbox(struct run *run)
-{
-	const struct sandbox_bounds bounds = {
-		.file_bytes = largest_file(run),
-		.files = connections(&run->options),
-		.threads = vm_threads_max(&run->vm),
-	};
-
-	run->vm.confined = !run->options.sandbox.off;
-	return sandbox_enter(&run->sandbox, &bounds);
-}
-
-static int have_connected(void *context, unsigned server, unsigned index)
-{
-	struct run *run = context;
-
-	return process_connect(&run->process, &(struct process_call){ server, index });
-}
-
-/* Nothing of the guest before is here, but what it has left in the shared memory. */
-static void hand_on(struct run *run)
-{
-	/* Signals come by way of the supervisor. */
-	close_fd(&run->signal_fd);
-	nbd_set_dialer(have_connected, run);
-	terminal_hand_on(&run->terminal);
-	for (size_t i = 0; i < run->disk_count; i++)
-		limit_hand_on(&run->kept->limits[i], &run->options.disks[i].limit);
-	networks_hand_on(&run->networks);
-}
-
-static int start_guest(struct run *run)
-{
-	struct boot_entry entry;
-	int result;
-
-	hand_on(run);
-	result = io_ring_init(&run->ring, most_in_flight(&run->options));
-	if (result == 0)
-		result = vm_init(&run->vm, &run->options.memory, run->options.cpus);
-	if (result < 0)
-		return result;
-	run->vm.ring = &run->ring;
-	run->vm.terminal = &run->terminal;
-	run->vm.strict = run->options.strict;
-	run->vm.stats = run->options.stats;
-	run->vm.machine.watchdog = run->options.watchdog;
-	if (run->options.command)
-		terminal_hold_input(&run->terminal);
-	result = guest_load(&run->options, &run->terminal, &run->vm.memory, &entry);
-	if (result == 0)
-		result = add_devices(run);
-	if (result == 0)
-		result = vm_prepare(&run->vm, &entry);
-	if (result == 0)
-		result = close_sandbox(run);
-	run->started_at = milliseconds();
-	run->trim_at = run->started_at + TRIM_MILLISECONDS;
-	watchdog_start(&run->watchdog, run->options.watchdog, run->started_at);
-	return result == 0 ? vm_start(&run->vm) : result;
-}
-
-static bool passed(int64_t moment)
-{
-	return moment && milliseconds() >= moment;
-}
-
-/* For poll(): how long until the first of two moments; -1 for ever. */
-static int until(int64_t one, int64_t other)
-{
-	int64_t first = other && (!one || other < one) ? other : one;
-	int64_t left;
-
-	if (!first)
-		return -1;
-	left = first - milliseconds();
-	return left < 0 ? 0 : left > INT_MAX ? INT_MAX : left;
-}
-
-static int until_next_look(const struct run *run)
-{
-	int end = until(run->timeout_at, run->grace_at), trim = until(run->trim_at, 0);
-	int look = watchdog_interval(&run->watchdog);
-
-	end = end < 0 || (trim >= 0 && trim < end) ? trim : end;
-	return end < 0 || (look >= 0 && look < end) ? look : end;
-}
-
-/* SIGTERM, the first time: the guest may power off by itself, if it has the driver for that. */
-static bool ask_to_power_off(struct run *run)
-{
-	if (run->grace_at || !run->options.grace || !vm_guest_knows_karma(&run->vm))
-		return false;
-	run->grace_at = milliseconds() + run->options.grace * 1000ll;
-	machine_press_power_button(&run->vm.machine);
-	return true;
 }
 
 /* The signal comes when the thread ended that started us: its process may live on. */
@@ -497,232 +239,12 @@ static void pass_on_signal(struct run *run)
 		number = parent_ended(run) ? SIGTERM : 0;
 	if (number == SIGHUP && !terminal_hung_up(run)) {
 		number = MEASURE_SIGNAL;
-		process_allow(&run->process, largest_file(run));
+		process_allow(&run->process, run_largest_file(run));
 	}
 	if (number)
 		process_signal(&run->process, number);
 	if (number && number != SIGWINCH && number != MEASURE_SIGNAL)
 		run->leaving = true;
-}
-
-/* The signal that wants us to end, or 0. */
-static int take_signal(struct run *run)
-{
-	int number = process_take_signal(&run->process);
-
-	switch (number) {
-	case SIGWINCH:
-		console_resized(run->console);
-		return 0;
-	case MEASURE_SIGNAL:
-		machine_measure(&run->vm.machine);
-		return 0;
-	default:
-		return number;
-	}
-}
-
-static void serve_signal(struct run *run)
-{
-	int number = take_signal(run);
-
-	if (number == 0 || (number == SIGTERM && ask_to_power_off(run)))
-		return;
-	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + number);
-}
-
-static void tell_timeout(const struct run *run)
-{
-	note("guest is still running after %u seconds: ended by --timeout", run->options.timeout);
-}
-
-static void end_in_time(struct run *run)
-{
-	if (passed(run->timeout_at)) {
-		tell_timeout(run);
-		vm_end(&run->vm, VM_STOPPED, STATUS_TIMEOUT);
-	} else if (passed(run->grace_at)) {
-		note("guest has not powered off %u seconds after SIGTERM: ended by --grace",
-			run->options.grace);
-		vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + SIGTERM);
-	}
-}
-
-static void trim_in_time(struct run *run)
-{
-	if (!passed(run->trim_at))
-		return;
-	trim_program();
-	run->trim_at = 0;
-}
-
-static void look_at_watchdog(struct run *run)
-{
-	uint64_t feeds = atomic_load(&run->vm.machine.feeds);
-
-	if (!watchdog_look(&run->watchdog, feeds, milliseconds()) ||
-		atomic_load(&run->vm.end) != VM_RUNNING)
-		return;
-	note("watchdog: the guest hangs, since it gave no sign of life for %u seconds: see what it "
-	     "printed last, or give a longer --watchdog",
-		run->options.watchdog);
-	vm_end(&run->vm, VM_HANG, 0);
-}
-
-/* Until the guest, the user, a signal or the clock ends it. */
-static void wait_for_end(struct run *run)
-{
-	while (atomic_load(&run->vm.end) == VM_RUNNING) {
-		struct pollfd watched[] = {
-			{ .fd = run->vm.end_fd, .events = POLLIN },
-			{ .fd = run->process.signals[0], .events = POLLIN },
-		};
-
-		if (poll(watched, ARRAY_SIZE(watched), until_next_look(run)) > 0 &&
-			watched[1].revents)
-			serve_signal(run);
-		end_in_time(run);
-		trim_in_time(run);
-		look_at_watchdog(run);
-	}
-}
-
-/* While the guest is halted: wait for a signal, for at most so long; one that wants an end is to leave. */
-static void wait_for_signal(struct run *run, int timeout)
-{
-	struct pollfd watched = { .fd = run->process.signals[0], .events = POLLIN };
-
-	if (poll(&watched, 1, timeout) > 0 && take_signal(run))
-		run->leaving = true;
-}
-
-/*
- * Nothing that the guest printed is lost to a slow reader: a signal cuts the wait short.  Who ended
- * the guest by force, or does not read the pty, gets what can be had in a moment.
- */
-static void drain_console(struct run *run)
-{
-	bool patient = atomic_load(&run->vm.end) != VM_STOPPED && run->terminal.pty_slave < 0;
-	int64_t end = patient ? 0 : milliseconds() + DRAIN_MOMENT_MILLISECONDS;
-
-	while (terminal_pending(&run->terminal) && !passed(end) && !run->leaving)
-		wait_for_signal(run, DRAIN_POLL_MILLISECONDS);
-}
-
-/* A status that is Karma's own would mislead whoever asks. */
-static int command_status(unsigned status)
-{
-	if (status < STATUS_TIMEOUT || status > STATUS_CRASH)
-		return status;
-	note("the command's status %u is told as %d, since 124 to 127 are Karma's own", status,
-		STATUS_GUEST_MAX);
-	return STATUS_GUEST_MAX;
-}
-
-static int exit_status(const struct vm *vm)
-{
-	switch (atomic_load(&vm->end)) {
-	case VM_EXIT:
-		return command_status(vm->end_status);
-	case VM_POWER_OFF:
-		return 0;
-	case VM_RESET:
-		if (vm_guest_knows_karma(vm))
-			return 0;
-		note("guest reset before it found out that it runs on Karma: its kernel panicked early, most "
-		     "likely: give it an --initrd that loads virtio_karma, or more --memory");
-		return STATUS_PANIC;
-	case VM_PANIC:
-	case VM_HANG:
-		return STATUS_PANIC;
-	case VM_CRASH:
-		return STATUS_CRASH;
-	case VM_STOPPED:
-		return vm->end_status;
-	default:
-		return STATUS_FAILURE;
-	}
-}
-
-/* A reset before the guest knew of Karma was a panic. */
-static enum end_policy chosen_policy(const struct run *run)
-{
-	/* Who asked it to power off wants it gone. */
-	if (run->grace_at)
-		return END_EXIT;
-	switch (atomic_load(&run->vm.end)) {
-	case VM_RESET:
-		return vm_guest_knows_karma(&run->vm) ? run->options.reboot : run->options.on_panic;
-	case VM_PANIC:
-	case VM_HANG:
-		return run->options.on_panic;
-	default:
-		return END_EXIT;
-	}
-}
-
-/* A guest that resets at once, again and again, is not to keep the host busy. */
-static void pause_before_restart(struct run *run)
-{
-	int64_t earliest = run->started_at + RESTART_MILLISECONDS;
-
-	if (passed(earliest))
-		return;
-	if (!run->kept->told_of_pause)
-		note("guest ended within a second of its start: it is started once a second at most");
-	run->kept->told_of_pause = true;
-	while (!run->leaving && !passed(earliest) && !passed(run->timeout_at))
-		wait_for_signal(run, until(earliest, run->timeout_at));
-}
-
-static void keep_until_user_leaves(struct run *run)
-{
-	note("guest is halted and kept in process %d, as --on-panic wait has it: a signal or Ctrl-A x "
-	     "ends it",
-		(int)run->pid);
-	while (!run->leaving && !passed(run->timeout_at))
-		wait_for_signal(run, until(run->timeout_at, 0));
-}
-
-/* Do what the user chose for such an end of the guest, which is halted; true: start it anew. */
-static bool follow_policy(struct run *run, int *status)
-{
-	switch (chosen_policy(run)) {
-	case END_EXIT:
-		return false;
-	case END_WAIT:
-		keep_until_user_leaves(run);
-		return false;
-	case END_RESTART:
-		break;
-	}
-	pause_before_restart(run);
-	if (!run->leaving && passed(run->timeout_at)) {
-		tell_timeout(run);
-		*status = STATUS_TIMEOUT;
-		return false;
-	}
-	return !run->leaving;
-}
-
-/* The guest's process, from a start to its end: its exit status. */
-static int run_process(struct run *run)
-{
-	int status = STATUS_FAILURE;
-
-	if (start_guest(run) < 0)
-		return STATUS_FAILURE;
-	wait_for_end(run);
-	vm_halt(&run->vm);
-	if (atomic_load(&run->vm.end) == VM_HANG)
-		vm_tell_where(&run->vm);
-	drain_console(run);
-	status = exit_status(&run->vm);
-	run->kept->again = follow_policy(run, &status);
-	vm_stop(&run->vm);
-	if (run->options.stats && !run->kept->again)
-		stats_print(&run->vm);
-	return status;
 }
 
 /* The supervisor, from a start to its end: the status, and whether there is to be another. */
@@ -738,7 +260,7 @@ static int run_once(struct run *run, bool *again)
 		return STATUS_FAILURE;
 	/* All that it has made ends with it. */
 	if (pid == 0)
-		_exit(run_process(run));
+		_exit(run_guest_process(run));
 	run->starts++;
 	trim_program();
 	watched[0] = (struct pollfd){ .fd = run->process.pidfd, .events = POLLIN };

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * karma run in its two processes: the supervisor (run.c), which the user has started, and for each
+ * start of the guest one that runs it (guest.c), a copy of the supervisor by fork().
+ */
+#ifndef KARMA_CLI_RUN_H
+#define KARMA_CLI_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "karma/cli.h"
+#include "karma/disk.h"
+#include "karma/io.h"
+#include "karma/process.h"
+#include "karma/sandbox.h"
+#include "karma/terminal.h"
+#include "karma/util.h"
+#include "karma/vm.h"
+#include "karma/watchdog.h"
+#include "net.h"
+
+/* From the supervisor to the guest's process, by their pipe: a disk may have grown. */
+#define MEASURE_SIGNAL SIGUSR1
+
+/* What a guest's process leaves for the next one, in memory that all share: nobody trusts it. */
+struct run_kept {
+	unsigned char again;		/* the guest is to be started anew */
+	unsigned char told_of_pause;
+	struct limit limits[];		/* one for each disk: a restart brings no new burst */
+};
+
+struct run {
+	struct run_options options;
+
+	/* Lives on when the guest is started anew. */
+	struct sandbox sandbox;
+	struct run_kept *kept;
+	size_t kept_bytes;
+	struct terminal terminal;
+	bool terminal_made;
+	struct disk **disks;		/* open and locked; devices share them */
+	size_t disk_count;
+	struct networks networks;
+	int signal_fd;
+	pid_t pid, parent;		/* the supervisor's, and its parent's */
+	int tty;			/* the user's terminal, or -1 */
+	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
+	int64_t trim_at;		/* of the guest's process */
+	bool leaving;			/* a signal wants us to end: no more starts */
+
+	/* Made anew for each start, in a process of its own. */
+	unsigned starts;		/* before this one */
+	struct process process;
+	struct io_ring ring;
+	struct vm vm;
+	struct virtio_device *console;
+	struct watchdog watchdog;
+	int64_t started_at;
+};
+
+static inline int64_t milliseconds(void)
+{
+	return nanoseconds() / 1000000;
+}
+
+/* In the supervisor and in the guest's process: how large a file may become; 0: nobody knows. */
+uint64_t run_largest_file(const struct run *run);
+
+/* In a new process: the guest, from its start to its end; the exit status. */
+int run_guest_process(struct run *run);
+
+#endif
