@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Calls on devices: discovery, and the virtio transport. */
 #include <errno.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
 
 #include "internal.h"
 
@@ -62,6 +64,14 @@ int64_t call_device_status(struct machine *machine, uint32_t argument, uint64_t 
 	return value ? -EINVAL : virtio_get_status(device);
 }
 
+/* A kernel that never calls `ready` shows it by a driver for its console. */
+static void look_whether_up(struct machine *machine, const struct virtio_device *device, uint64_t status)
+{
+	if (device->ops->device_id == VIRTIO_ID_CONSOLE && (status & VIRTIO_CONFIG_S_DRIVER_OK) &&
+		!atomic_load(&machine->tells_ready))
+		machine->ops->up(machine);
+}
+
 int64_t call_device_set_status(struct machine *machine, uint32_t argument, uint64_t status)
 {
 	struct virtio_device *device;
@@ -69,7 +79,12 @@ int64_t call_device_set_status(struct machine *machine, uint32_t argument, uint6
 
 	if (result < 0)
 		return result;
-	return status > UINT8_MAX ? -EINVAL : virtio_set_status(device, status);
+	if (status > UINT8_MAX)
+		return -EINVAL;
+	result = virtio_set_status(device, status);
+	if (result == 0)
+		look_whether_up(machine, device, status);
+	return result;
 }
 
 int64_t call_config_generation(struct machine *machine, uint32_t argument, uint64_t value)

@@ -82,7 +82,10 @@ int64_t call_ready(struct machine *machine, uint32_t ready, uint64_t value)
 {
 	if (ready > 1 || value)
 		return -EINVAL;
+	atomic_store(&machine->tells_ready, true);
 	machine->ops->ready(machine, ready);
+	if (ready)
+		machine->ops->up(machine);
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 #define KARMA_MACHINE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -33,6 +34,8 @@ struct machine_ops {
 	void (*end)(struct machine *machine, enum machine_end how, unsigned status);
 	/* The guest is up and reads its console, or asks to hold input back until it is. */
 	void (*ready)(struct machine *machine, bool ready);
+	/* The guest is up: it says so, or has a driver for its console and says nothing.  Maybe again. */
+	void (*up)(struct machine *machine);
 	/* Send an interrupt that the guest chose.  On any thread. */
 	void (*interrupt)(struct machine *machine, const struct karma_interrupt *interrupt);
 };
@@ -42,6 +45,7 @@ struct machine {
 	const struct machine_ops *ops;
 	struct virtio_device *devices[KARMA_DEVICES_MAX];	/* owned */
 	unsigned device_count;
+	atomic_bool tells_ready;	/* the guest says by calls whether it is ready */
 
 	pthread_mutex_t event_lock;
 	uint64_t config_events;		/* a bit a device */

@@ -62,6 +62,7 @@ struct vm {
 	struct machine machine;
 	struct io_ring *ring;		/* the caller's, as is the terminal */
 	struct terminal *terminal;
+	int up_fd;			/* eventfd of the caller's, written when the guest is up; or -1 */
 	bool strict;			/* end the guest at an access to what is absent */
 	bool stats;			/* stats_print() will be called */
 	bool confined;			/* threads are, by sandbox_filter() */

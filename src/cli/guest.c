@@ -38,6 +38,7 @@ static void hand_on(struct run *run)
 {
 	/* Signals come by way of the supervisor. */
 	close_fd(&run->signal_fd);
+	notify_hand_on(&run->notify);
 	nbd_set_dialer(have_connected, run);
 	terminal_hand_on(&run->terminal);
 	run->terminal.leave = user_leaves;
@@ -165,6 +166,7 @@ static int start_guest(struct run *run)
 		return result;
 	run->vm.ring = &run->ring;
 	run->vm.terminal = &run->terminal;
+	run->vm.up_fd = run->notify.up_fd;
 	run->vm.strict = run->options.strict;
 	run->vm.stats = run->options.stats;
 	run->vm.machine.watchdog = run->options.watchdog;
@@ -219,6 +221,26 @@ static bool ask_to_power_off(struct run *run)
 	return true;
 }
 
+/* The I/O thread is there, and so are we and the guest. */
+static void give_sign_of_life(struct io_op *op, int result)
+{
+	struct run *run = container_of(op, struct run, alive_op);
+
+	(void)result;
+	atomic_store(&run->alive_asked, false);
+	notify_sign(run->notify.alive_fd);
+}
+
+static void ask_io_thread(struct run *run)
+{
+	/* Nobody lives, or the question before is unanswered still. */
+	if (atomic_load(&run->vm.end) != VM_RUNNING || atomic_exchange(&run->alive_asked, true))
+		return;
+	run->alive_op.done = give_sign_of_life;
+	io_ring_wake(&run->ring, &run->alive_op);
+	io_ring_submit(&run->ring);
+}
+
 /* The signal that wants us to end, or 0. */
 static int take_signal(struct run *run)
 {
@@ -230,6 +252,9 @@ static int take_signal(struct run *run)
 		return 0;
 	case MEASURE_SIGNAL:
 		machine_measure(&run->vm.machine);
+		return 0;
+	case ALIVE_SIGNAL:
+		ask_io_thread(run);
 		return 0;
 	default:
 		return number;

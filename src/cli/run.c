@@ -159,6 +159,8 @@ static int start(struct run *run)
 	if (result == 0)
 		result = follow_parent(run);
 	if (result == 0)
+		result = notify_open(&run->notify);
+	if (result == 0)
 		result = make_kept(run);
 	if (result == 0)
 		result = open_console(run);
@@ -243,14 +245,16 @@ static void pass_on_signal(struct run *run)
 	}
 	if (number)
 		process_signal(&run->process, number);
-	if (number && number != SIGWINCH && number != MEASURE_SIGNAL)
+	if (number && number != SIGWINCH && number != MEASURE_SIGNAL) {
 		run->leaving = true;
+		notify_stopping(&run->notify, run->options.grace);
+	}
 }
 
 /* The supervisor, from a start to its end: the status, and whether there is to be another. */
 static int run_once(struct run *run, bool *again)
 {
-	struct pollfd watched[3];
+	struct pollfd watched[3 + NOTIFY_EVENTS];
 	pid_t pid;
 
 	run->kept->again = false;
@@ -267,12 +271,15 @@ static int run_once(struct run *run, bool *again)
 	watched[1] = (struct pollfd){ .fd = run->signal_fd, .events = POLLIN };
 	watched[2] = (struct pollfd){ .fd = run->process.calls[0], .events = POLLIN };
 	do {
-		if (poll(watched, ARRAY_SIZE(watched), -1) < 0)
+		notify_watch(&run->notify, watched + 3);
+		if (poll(watched, ARRAY_SIZE(watched), notify_timeout(&run->notify)) < 0)
 			continue;
 		if (watched[1].revents)
 			pass_on_signal(run);
 		if (watched[2].revents)
 			process_serve(&run->process, nbd_connect);
+		if (notify_serve(&run->notify, watched + 3))
+			process_signal(&run->process, ALIVE_SIGNAL);
 	} while (!watched[0].revents);
 	*again = run->kept->again && !run->leaving;
 	return process_wait(&run->process, STATUS_FAILURE);
@@ -290,6 +297,7 @@ static void finish(struct run *run)
 		munmap(run->kept, run->kept_bytes);
 	free(run->disks);
 	networks_close(&run->networks);
+	notify_close(&run->notify);
 	close_fd(&run->signal_fd);
 }
 
@@ -307,6 +315,7 @@ static int run_guest(struct run *run)
 int command_run(int argc, char **argv)
 {
 	struct run run = {
+		.notify = NOTIFY_NONE,
 		.signal_fd = -1,
 		.pid = getpid(),
 		.parent = getppid(),

@@ -14,6 +14,7 @@
 #include "karma/cli.h"
 #include "karma/disk.h"
 #include "karma/io.h"
+#include "karma/notify.h"
 #include "karma/process.h"
 #include "karma/sandbox.h"
 #include "karma/terminal.h"
@@ -24,6 +25,8 @@
 
 /* From the supervisor to the guest's process, by their pipe: a disk may have grown. */
 #define MEASURE_SIGNAL SIGUSR1
+/* Likewise: the service manager wants a sign of life. */
+#define ALIVE_SIGNAL SIGALRM
 
 /* What a guest's process leaves for the next one, in memory that all share: nobody trusts it. */
 struct run_kept {
@@ -44,6 +47,7 @@ struct run {
 	struct disk **disks;		/* open and locked; devices share them */
 	size_t disk_count;
 	struct networks networks;
+	struct notify notify;
 	int signal_fd;
 	pid_t pid, parent;		/* the supervisor's, and its parent's */
 	int tty;			/* the user's terminal, or -1 */
@@ -58,6 +62,8 @@ struct run {
 	struct vm vm;
 	struct virtio_device *console;
 	struct watchdog watchdog;
+	struct io_op alive_op;
+	atomic_bool alive_asked;	/* of the I/O thread */
 	int64_t started_at;
 };
 

@@ -145,6 +145,16 @@ static void machine_ready(struct machine *machine, bool ready)
 		terminal_hold_input(vm->terminal);
 }
 
+static void machine_up(struct machine *machine)
+{
+	struct vm *vm = container_of(machine, struct vm, machine);
+	const uint64_t one = 1;
+
+	/* Once is enough, so a full one may stay as it is. */
+	if (vm->up_fd >= 0 && write_bytes(vm->up_fd, &one, sizeof(one)) < 0)
+		return;
+}
+
 static void interrupt_guest(struct machine *machine, const struct karma_interrupt *interrupt)
 {
 	struct vm *vm = container_of(machine, struct vm, machine);
@@ -162,6 +172,7 @@ static const struct machine_ops machine_ops = {
 	.console_write = console_write,
 	.end = machine_ended,
 	.ready = machine_ready,
+	.up = machine_up,
 	.interrupt = interrupt_guest,
 };
 
@@ -187,7 +198,7 @@ int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus)
 {
 	int result;
 
-	*vm = (struct vm){ .pid = getpid(), .kvm_fd = -1, .vm_fd = -1, .end_fd = -1 };
+	*vm = (struct vm){ .pid = getpid(), .kvm_fd = -1, .vm_fd = -1, .up_fd = -1, .end_fd = -1 };
 	pthread_mutex_init(&vm->park_lock, NULL);
 	pthread_cond_init(&vm->park_changed, NULL);
 	machine_init(&vm->machine, &vm->memory, &machine_ops);

@@ -93,6 +93,11 @@ static void record_ready(struct machine *machine, bool ready)
 	sim->ready = ready;
 }
 
+static void record_up(struct machine *machine)
+{
+	container_of(machine, struct sim, machine)->ups++;
+}
+
 static void record_interrupt(struct machine *machine, const struct karma_interrupt *interrupt)
 {
 	struct sim *sim = container_of(machine, struct sim, machine);
@@ -104,6 +109,7 @@ static const struct machine_ops recorder = {
 	.console_write = record_console,
 	.end = record_end,
 	.ready = record_ready,
+	.up = record_up,
 	.interrupt = record_interrupt,
 };
 

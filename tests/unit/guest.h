@@ -36,6 +36,7 @@ Suite *cpuid_suite(void);
 Suite *boot_suite(void);
 Suite *load_suite(void);
 Suite *watchdog_suite(void);
+Suite *notify_suite(void);
 Suite *unpack_suite(void);
 Suite *limit_suite(void);
 Suite *file_suite(void);
@@ -76,7 +77,7 @@ struct sim {
 	char console[SIM_CONSOLE_BYTES];
 	size_t console_length;
 	size_t console_takes; /* bytes of one write that the console takes at most */
-	unsigned ends, readies;
+	unsigned ends, readies, ups;
 	bool ready;
 	enum machine_end end;
 	unsigned end_status;

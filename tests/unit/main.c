@@ -51,6 +51,7 @@ int main(void)
 		boot_suite,
 		load_suite,
 		watchdog_suite,
+		notify_suite,
 		unpack_suite,
 		limit_suite,
 		file_suite,

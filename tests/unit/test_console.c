@@ -304,6 +304,21 @@ START_TEST(pipe_closed_while_the_guest_waits_lets_it_go_on)
 }
 END_TEST
 
+START_TEST(driver_shows_that_the_guest_is_up)
+{
+	start("none");
+	ck_assert_uint_eq(sim.ups, 1);
+	/* A guest that tells by calls is believed. */
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 0, 0), 0);
+	sim_reset(&sim, 0);
+	sim.next_free = 8 * MIB;
+	sim_start_device(&sim, 0, FEATURES_PLAIN, queues, 2, QUEUE_SIZE);
+	ck_assert_uint_eq(sim.ups, 1);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 1, 0), 0);
+	ck_assert_uint_eq(sim.ups, 2);
+}
+END_TEST
+
 START_TEST(reset_forgets_the_chain_that_waits)
 {
 	ck_assert_int_ge(fcntl(from_guest[0], F_SETPIPE_SZ, 4096), 0);
@@ -1044,6 +1059,7 @@ Suite *console_suite(void)
 		pipe_that_somebody_made_non_blocking_loses_nothing,
 		closed_pipe_drops_output_and_the_guest_goes_on,
 		pipe_closed_while_the_guest_waits_lets_it_go_on,
+		driver_shows_that_the_guest_is_up,
 		reset_forgets_the_chain_that_waits,
 		terminal_without_descriptors_takes_all_and_gives_nothing,
 		console_none_takes_all_and_gives_nothing,

@@ -253,6 +253,7 @@ START_TEST(ready_is_passed_on)
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 2, 0), -EINVAL);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 1, 1), -EINVAL);
 	ck_assert_uint_eq(sim.readies, 2);
+	ck_assert_uint_eq(sim.ups, 1);
 }
 END_TEST
 

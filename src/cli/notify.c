@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The service manager is told of the guest: by datagrams, as sd_notify(3) has them. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "karma/log.h"
+#include "karma/notify.h"
+#include "karma/util.h"
+
+/* Questions in the time in which the manager wants one sign of life: a sign may come late. */
+#define ASKS_A_PERIOD 4
+/* More than the grace that the guest has, for all that we do then. */
+#define STOPPING_SECONDS 10
+
+static int64_t milliseconds(void)
+{
+	return nanoseconds() / 1000000;
+}
+
+/* A manager that has gone has nobody to tell. */
+static void send_state(const struct notify *notify, const char *text)
+{
+	if (notify->fd >= 0 && send(notify->fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		note("can't tell the service manager: %s", strerror(errno));
+}
+
+static int connect_to(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	size_t length = strlen(path);
+	int fd;
+
+	if ((path[0] != '/' && path[0] != '@') || length >= sizeof(address.sun_path))
+		return -EINVAL;
+	memcpy(address.sun_path, path, length);
+	/* An abstract socket. */
+	if (path[0] == '@')
+		address.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + length) < 0) {
+		int error = errno;
+
+		close(fd);
+		return -error;
+	}
+	return fd;
+}
+
+/* How often the manager wants a sign of life from us, in milliseconds; 0: never. */
+static int64_t watchdog_period(void)
+{
+	const char *period = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+	unsigned long long microseconds;
+	char *end;
+
+	if (!period || (pid && strtoull(pid, NULL, 10) != (unsigned long long)getpid()))
+		return 0;
+	errno = 0;
+	microseconds = strtoull(period, &end, 10);
+	return *end || errno || microseconds / 1000 > INT_MAX ? 0 : microseconds / 1000;
+}
+
+static int make_sign(int *fd)
+{
+	*fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return *fd < 0 ? fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
+				 strerror(errno)) : 0;
+}
+
+int notify_open(struct notify *notify)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	int64_t period = watchdog_period();
+	int result = 0;
+
+	*notify = (struct notify)NOTIFY_NONE;
+	if (!path || !path[0])
+		return 0;
+	notify->fd = connect_to(path);
+	if (notify->fd < 0)
+		return fail(notify->fd, "NOTIFY_SOCKET %s: %s: start karma without it, or from a service manager",
+			path, strerror(-notify->fd));
+	if (period) {
+		notify->interval = period / ASKS_A_PERIOD + 1;
+		notify->ask_at = milliseconds();
+		result = make_sign(&notify->alive_fd);
+	}
+	return result == 0 ? make_sign(&notify->up_fd) : result;
+}
+
+void notify_close(struct notify *notify)
+{
+	close_fd(&notify->fd);
+	close_fd(&notify->up_fd);
+	close_fd(&notify->alive_fd);
+	*notify = (struct notify)NOTIFY_NONE;
+}
+
+void notify_hand_on(struct notify *notify)
+{
+	close_fd(&notify->fd);
+	notify->fd = -1;
+}
+
+/* A sign is looked at once it is wanted, so who gives signs without end keeps nobody busy. */
+void notify_watch(const struct notify *notify, struct pollfd *events)
+{
+	events[0] = (struct pollfd){ .fd = notify->up ? -1 : notify->up_fd, .events = POLLIN };
+	events[1] = (struct pollfd){ .fd = notify->asked ? notify->alive_fd : -1, .events = POLLIN };
+}
+
+int notify_timeout(const struct notify *notify)
+{
+	int64_t left;
+
+	if (notify->alive_fd < 0)
+		return -1;
+	left = notify->ask_at - milliseconds();
+	return left < 0 ? 0 : left;
+}
+
+static void take_sign(int fd)
+{
+	uint64_t signs;
+
+	if (read_bytes(fd, &signs, sizeof(signs)) < 0)
+		return;
+}
+
+bool notify_serve(struct notify *notify, const struct pollfd *events)
+{
+	if (events[0].revents) {
+		notify->up = true;
+		send_state(notify, "READY=1\nSTATUS=The guest is up.");
+	}
+	if (events[1].revents) {
+		notify->asked = false;
+		send_state(notify, "WATCHDOG=1");
+	}
+	if (notify->alive_fd < 0 || milliseconds() < notify->ask_at)
+		return false;
+	/* What came before the question is no answer. */
+	if (!notify->asked)
+		take_sign(notify->alive_fd);
+	notify->asked = true;
+	notify->ask_at = milliseconds() + notify->interval;
+	return true;
+}
+
+void notify_stopping(const struct notify *notify, unsigned seconds)
+{
+	char text[160];
+
+	snprintf(text, sizeof(text),
+		"STOPPING=1\nSTATUS=The guest is to power off.\nEXTEND_TIMEOUT_USEC=%llu",
+		(seconds + STOPPING_SECONDS) * 1000000ull);
+	send_state(notify, text);
+}
+
+void notify_sign(int fd)
+{
+	const uint64_t one = 1;
+
+	/* One that is full has a sign in it. */
+	if (fd >= 0 && write_bytes(fd, &one, sizeof(one)) < 0)
+		return;
+}
