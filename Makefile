@@ -5,6 +5,7 @@ VERSION := 0.1.0
 PREFIX ?= /usr/local
 DESTDIR ?=
 SYSCONFDIR ?= /etc
+UNIT_DIR ?= $(PREFIX)/lib/systemd/system
 BUILD := build
 comma := ,
 
@@ -40,8 +41,11 @@ KVER ?=
 
 .DELETE_ON_ERROR:
 
+# `make STATIC=1` builds, and with install installs, a program that needs no library of its host.
+PROGRAM := $(BUILD)/karma$(if $(STATIC),-static)
+
 .PHONY: all
-all: $(BUILD)/karma
+all: $(PROGRAM)
 
 .PHONY: help
 help:
@@ -58,6 +62,7 @@ help:
 	@echo 'make fuzz          fuzz what parses bytes, FUZZ_SECONDS=N each; a short run is in check'
 	@echo 'make soak          guest after guest, SOAK_RUNS=200 of them: is anything left behind?'
 	@echo 'make soak-disk     kill after kill while fio writes: is all there that was flushed?'
+	@echo 'make STATIC=1      build/karma-static, which needs no library of its host; install takes it too'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall takes it away'
 	@echo 'make clean         remove build/'
 
@@ -88,6 +93,23 @@ $(BUILD)/man/karma-hypercalls.7: man/karma-hypercalls.7.in include/karma/abi.h s
 $(BUILD)/karma: $(OBJECTS)
 	$(call say,LINK  $@)
 	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(HARDENING) $(LDFLAGS) -o $@ $^ $(LIB_LDLIBS)
+
+# Of the C library only what looks up users and hosts by name is not in there (--user, nbd://HOST).
+$(BUILD)/karma-static: $(OBJECTS)
+	$(call say,LINK  $@)
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) -static-pie $(HARDENING:-pie=) $(LDFLAGS) -o $@ $^ \
+		$$(pkg-config --static --libs $(LIBS))
+	$(Q)size $@
+
+# Where an installed program looks for its guests' initramfs.
+$(BUILD)/gen/prefix: FORCE
+	@mkdir -p $(@D)
+	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' >$@
+
+$(BUILD)/obj/src/cli/load.o: $(BUILD)/gen/prefix
+
+.PHONY: FORCE
+FORCE:
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -167,6 +189,14 @@ $(BUILD)/test/debian.img: tests/guest/make-debian-image
 	$(call say,IMAGE $@)
 	$(Q)tests/guest/make-debian-image $@
 
+# As on a minimal host, and without an initramfs: the tests have one.
+$(BUILD)/test/installed: $(BUILD)/karma-static $(wildcard systemd/*) Makefile
+	$(call say,INSTALL $@)
+	$(Q)rm -rf $@
+	$(Q)$(MAKE) -s install STATIC=1 PREFIX=/usr/local DESTDIR=$(abspath $@)
+	$(Q)rm -rf $@/usr/local/lib/karma
+	$(Q)touch $@
+
 .PHONY: unit
 unit: $(BUILD)/test/unit-asan $(BUILD)/test/unit-tsan
 	$(BUILD)/test/unit-asan
@@ -178,7 +208,7 @@ guest_tests = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only))
 	tests/guest/check $(1) $$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(2)
 
 .PHONY: check-guest
-check-guest: all guest $(TINY) $(BUILD)/test/hostile $(BUILD)/test/debian.img
+check-guest: all guest $(TINY) $(BUILD)/test/hostile $(BUILD)/test/debian.img $(BUILD)/test/installed
 	$(call guest_tests,--host --memory --host 6144,$(TESTS))
 
 # Karma as it is, but for code of ours in the place of a guest that has broken out.
@@ -326,7 +356,7 @@ bench-backend:
 	$(Q)$(MAKE) -s $(BUILD)/bench/backend >&2
 	$(Q)KARMA_BENCH_TOOLS=$(abspath $(BUILD)/bench) tests/bench/backend $(BENCH)
 
-SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests examples .ci) completions/karma.bash
+SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests examples guest-kernel .ci) completions/karma.bash
 
 .PHONY: check-scripts
 check-scripts:
@@ -386,39 +416,57 @@ check:
 
 # --- Installation.
 
+INSTALLED := $(DESTDIR)$(PREFIX)
+UNITS := $(DESTDIR)$(UNIT_DIR)
+MAN_PAGES := $(wildcard man/*.[1-8]) $(BUILD)/man/karma-hypercalls.7
+# What DKMS builds the driver from, in a guest: `dkms add` takes the directory.
+MODULE_SOURCE := $(DESTDIR)$(PREFIX)/src/virtio_karma-$(VERSION)
+
+# $(1): a file of ours, $(2): where it goes: with the paths of this installation.
+install_text = sed 's|/usr/local/|$(PREFIX)/|g; s|/etc/karma|$(SYSCONFDIR)/karma|g' $(1) >$(BUILD)/installed && \
+	install -D -m 644 $(BUILD)/installed $(2) && rm $(BUILD)/installed
+
 .PHONY: install
 install: all docs
-	install -D -m 755 $(BUILD)/karma $(DESTDIR)$(PREFIX)/bin/karma
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1
-	sed 's|/usr/local/lib/karma|$(PREFIX)/lib/karma|g; s|/etc/karma|$(SYSCONFDIR)/karma|g' man/karma.1 \
-		>$(DESTDIR)$(PREFIX)/share/man/man1/karma.1
-	install -D -m 644 man/virtio_karma.4 $(DESTDIR)$(PREFIX)/share/man/man4/virtio_karma.4
-	install -D -m 644 man/karma-overlay.5 $(DESTDIR)$(PREFIX)/share/man/man5/karma-overlay.5
+	install -D -m 755 $(PROGRAM) $(INSTALLED)/bin/karma
+	for page in $(MAN_PAGES); do \
+		$(call install_text,$$page,$(INSTALLED)/share/man/man$${page##*.}/$${page##*/}) || exit 1; \
+	done
+	install -D -m 644 include/karma/abi.h $(INSTALLED)/include/karma/abi.h
+	install -D -m 644 completions/karma.bash $(INSTALLED)/share/bash-completion/completions/karma
+	install -D -m 644 completions/_karma $(INSTALLED)/share/zsh/site-functions/_karma
 	install -d $(DESTDIR)$(SYSCONFDIR)/karma
-	sed 's|/etc/karma|$(SYSCONFDIR)/karma|g' man/karma.conf.5 \
-		>$(DESTDIR)$(PREFIX)/share/man/man5/karma.conf.5
-	install -D -m 644 completions/karma.bash \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/karma
-	install -D -m 644 completions/_karma $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_karma
-	install -D -m 644 $(BUILD)/man/karma-hypercalls.7 \
-		$(DESTDIR)$(PREFIX)/share/man/man7/karma-hypercalls.7
-	install -D -m 644 include/karma/abi.h $(DESTDIR)$(PREFIX)/include/karma/abi.h
 	for image in $(BUILD)/guest/*/initramfs.img; do \
 		[ ! -f "$$image" ] || install -D -m 644 "$$image" \
 			"$(DESTDIR)$(GUEST_DIR)$${image#$(BUILD)/guest}" || exit 1; \
 	done
+	$(call install_text,systemd/karma@.service,$(UNITS)/karma@.service)
+	install -D -m 644 systemd/karma.slice $(UNITS)/karma.slice
+	install -D -m 644 systemd/sysusers.conf $(INSTALLED)/lib/sysusers.d/karma.conf
+	$(call install_text,systemd/tmpfiles.conf,$(INSTALLED)/lib/tmpfiles.d/karma.conf)
+	for unit in karma-job.socket karma-job@.service; do \
+		$(call install_text,systemd/$$unit,$(INSTALLED)/share/doc/karma/examples/$$unit) || exit 1; \
+	done
+	install -d $(MODULE_SOURCE)/karma
+	install -m 644 $(addprefix guest-kernel/virtio_karma/,virtio_karma.c Kbuild Makefile) $(MODULE_SOURCE)
+	sed 's/#MODULE_VERSION#/$(VERSION)/' guest-kernel/virtio_karma/dkms.conf >$(MODULE_SOURCE)/dkms.conf
+	install -m 644 include/karma/abi.h $(MODULE_SOURCE)/karma
+	install -D -m 755 guest-kernel/initramfs-tools/karma \
+		$(INSTALLED)/share/initramfs-tools/hooks/karma
 
+# What is the user's stays: /etc/karma, /var/lib/karma, and the user karma.
 .PHONY: uninstall
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/karma $(DESTDIR)$(PREFIX)/share/man/man1/karma.1 \
-		$(DESTDIR)$(PREFIX)/share/man/man4/virtio_karma.4 \
-		$(DESTDIR)$(PREFIX)/share/man/man5/karma-overlay.5 \
-		$(DESTDIR)$(PREFIX)/share/man/man5/karma.conf.5 \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/karma \
-		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_karma \
-		$(DESTDIR)$(PREFIX)/share/man/man7/karma-hypercalls.7 \
-		$(DESTDIR)$(PREFIX)/include/karma/abi.h
-	rm -rf $(DESTDIR)$(GUEST_DIR)
+	rm -f $(INSTALLED)/bin/karma \
+		$(foreach page,$(MAN_PAGES),$(INSTALLED)/share/man/man$(subst .,,$(suffix $(page)))/$(notdir $(page))) \
+		$(INSTALLED)/include/karma/abi.h \
+		$(INSTALLED)/share/bash-completion/completions/karma \
+		$(INSTALLED)/share/zsh/site-functions/_karma \
+		$(UNITS)/karma@.service $(UNITS)/karma.slice \
+		$(INSTALLED)/lib/sysusers.d/karma.conf $(INSTALLED)/lib/tmpfiles.d/karma.conf \
+		$(INSTALLED)/share/initramfs-tools/hooks/karma
+	rm -rf $(DESTDIR)$(GUEST_DIR) $(MODULE_SOURCE) $(INSTALLED)/share/doc/karma
+	rmdir $(INSTALLED)/include/karma $(INSTALLED)/lib/karma 2>/dev/null || true
 
 .PHONY: clean
 clean:
