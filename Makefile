@@ -64,6 +64,8 @@ help:
 	@echo 'make soak-disk     kill after kill while fio writes: is all there that was flushed?'
 	@echo 'make STATIC=1      build/karma-static, which needs no library of its host; install takes it too'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall takes it away'
+	@echo 'make deb           Debian packages, in build/: karma, karma-guest and karma-guest-dkms'
+	@echo 'make dist          build/karma-$(VERSION).tar.xz, the source'
 	@echo 'make clean         remove build/'
 
 .PHONY: demo
@@ -235,6 +237,12 @@ $(BUILD)/test/inject: tests/inject/inject.c Makefile
 check-inject: $(BUILD)/test/inject $(BUILD)/bench/karma-start $(TINY)
 	$(Q)if tests/inject/run --can; then tests/inject/run; else \
 		scripts/soft-host --timeout 1500 -- tests/inject/run; fi
+
+# The Debian packages in clean roots, which takes minutes: not part of check.
+.PHONY: check-packages
+check-packages: deb all
+	scripts/dependencies test
+	$(Q)tests/packages/check
 
 # With shadow paging, as on CPUs without nested paging: always in the soft host.
 .PHONY: check-guest-shadow
@@ -467,6 +475,16 @@ uninstall:
 		$(INSTALLED)/share/initramfs-tools/hooks/karma
 	rm -rf $(DESTDIR)$(GUEST_DIR) $(MODULE_SOURCE) $(INSTALLED)/share/doc/karma
 	rmdir $(INSTALLED)/include/karma $(INSTALLED)/lib/karma 2>/dev/null || true
+
+.PHONY: dist
+dist:
+	$(Q)scripts/make-dist $(VERSION) $(BUILD)/karma-$(VERSION).tar.xz
+
+# In a copy, so that what this tree has built is not in the packages.
+.PHONY: deb
+deb: dist
+	scripts/dependencies deb
+	$(Q)scripts/make-deb $(BUILD)/karma-$(VERSION).tar.xz $(BUILD)
 
 .PHONY: clean
 clean:
