@@ -65,6 +65,7 @@ help:
 	@echo 'make STATIC=1      build/karma-static, which needs no library of its host; install takes it too'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall takes it away'
 	@echo 'make deb           Debian packages, in build/: karma, karma-guest and karma-guest-dkms'
+	@echo 'make iso           build/karma.iso, to boot: it takes to a guest at once; check-iso tries it'
 	@echo 'make dist          build/karma-$(VERSION).tar.xz, the source'
 	@echo 'make clean         remove build/'
 
@@ -485,6 +486,16 @@ dist:
 deb: dist
 	scripts/dependencies deb
 	$(Q)scripts/make-deb $(BUILD)/karma-$(VERSION).tar.xz $(BUILD)
+
+.PHONY: iso
+iso: $(BUILD)/karma-static guest-kernel
+	scripts/dependencies iso
+	$(Q)scripts/make-iso $(BUILD)/karma-static $(BUILD)/karma.iso
+
+.PHONY: check-iso
+check-iso: iso
+	scripts/dependencies soft
+	$(Q)tests/iso/check
 
 .PHONY: clean
 clean:
