@@ -38,7 +38,8 @@ enum kind {
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char cache[] = "/tmp/karma-fuzz-XXXXXX";
+/* In memory: what is unpacked is synchronized with the disk. */
+static char cache[] = "/dev/shm/karma-fuzz-XXXXXX";
 
 /* The magics that a fuzzer takes long to find, put over what it has found. */
 static const uint8_t elf_magic[EI_NIDENT] = {
