@@ -183,7 +183,7 @@ static void run_step(struct script *script, struct virtio_device *device, struct
 	case 0:
 	case 1:
 		publish(script, step / 8 % QUEUES);
-		virtio_queue_notify(device, step / 8 % QUEUES);
+		notify_device(device, step / 8 % QUEUES);
 		break;
 	case 2:
 		/* A header or a command, mostly where a chain begins. */
@@ -199,7 +199,7 @@ static void run_step(struct script *script, struct virtio_device *device, struct
 		/* Anything in the rings. */
 		at = RINGS + take(script, 2) % (QUEUES * 0x1000u);
 		memory_store(at, take(script, 1));
-		virtio_queue_notify(device, step / 8 % QUEUES);
+		notify_device(device, step / 8 % QUEUES);
 		break;
 	case 5:
 		net_wait_writable(&end, step / 8 % PAIRS);

@@ -209,12 +209,12 @@ void driver_any_chain(struct driver *driver, unsigned queue, struct script *scri
 }
 
 /* However much is there, one notification has the device take a ring of chains at most. */
-void driver_notify(struct driver *driver, unsigned queue)
+void notify_device(struct virtio_device *device, unsigned queue)
 {
-	struct virtq *virtq = &driver->device->queues[queue];
+	struct virtq *virtq = &device->queues[queue];
 	uint64_t before = virtq->chains;
 
-	virtio_queue_notify(driver->device, queue);
+	virtio_queue_notify(device, queue);
 	check(virtq->chains - before <= virtq->size_max);
 	/* Nothing is given back that was not taken, whatever the rings say. */
 	check((uint16_t)(virtq->next_avail - virtq->next_used) <= virtq->size);
@@ -246,7 +246,7 @@ bool driver_step(struct driver *driver, uint8_t operation, struct script *script
 	switch (operation & 0xf) {
 	case 3:
 	case 4:
-		driver_notify(driver, queue);
+		notify_device(driver->device, queue);
 		return true;
 	case 5:
 		io_ring_run(driver->ring, false);

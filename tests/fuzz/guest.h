@@ -27,6 +27,9 @@ void memory_store(uint64_t gpa, uint8_t value);
 void meddling_start(uint8_t choice, size_t stride);
 void meddling_stop(void);
 
+/* Notify, and check that the device keeps its bounds. */
+void notify_device(struct virtio_device *device, unsigned queue);
+
 /* Where a queue's rings and data are if its driver is a good one; all within DRIVER_MEMORY. */
 #define DRIVER_MEMORY (256 * 1024u)
 #define DRIVER_QUEUES_MAX 3u
@@ -62,7 +65,6 @@ void driver_chain(struct driver *driver, unsigned queue, uint16_t head, bool ind
 	const struct segment *segments, unsigned count);
 /* Such a chain as the script has it. */
 void driver_any_chain(struct driver *driver, unsigned queue, struct script *script);
-void driver_notify(struct driver *driver, unsigned queue);
 
 /* An address: mostly one that a driver would give, at times any; a length likewise. */
 uint64_t take_address(struct script *script);
