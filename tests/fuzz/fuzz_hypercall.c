@@ -74,6 +74,11 @@ static void ready(struct machine *of, bool is_ready)
 		terminal_hold_input(&terminal);
 }
 
+static void up(struct machine *of)
+{
+	check(of == &machine);
+}
+
 /* A message to a local APIC, and nothing else that a write could be. */
 static void interrupt(struct machine *of, const struct karma_interrupt *message)
 {
@@ -82,7 +87,13 @@ static void interrupt(struct machine *of, const struct karma_interrupt *message)
 	check((message->data & 0xff) >= 16 && !(message->data & ~0x41ffu));
 }
 
-static const struct machine_ops machine_ops = { console_write, machine_end, ready, interrupt };
+static const struct machine_ops machine_ops = {
+	.console_write = console_write,
+	.end = machine_end,
+	.ready = ready,
+	.up = up,
+	.interrupt = interrupt,
+};
 
 static ssize_t receive(struct net *net, unsigned queue, const struct iovec *iov, unsigned count)
 {
