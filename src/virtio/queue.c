@@ -183,7 +183,7 @@ static int walk_chain(struct virtq *queue, unsigned capacity, struct virtq_chain
 
 int virtq_pop(struct virtq *queue, struct iovec *iov, unsigned capacity, struct virtq_chain *chain)
 {
-	uint16_t waiting;
+	uint16_t waiting, under_way = queue->next_avail - queue->next_used;
 	int result;
 
 	if (!queue->size)
@@ -193,7 +193,8 @@ int virtq_pop(struct virtq *queue, struct iovec *iov, unsigned capacity, struct 
 	waiting = LOAD_ACQUIRE(queue->avail->idx) - queue->next_avail;
 	if (waiting == 0)
 		return 0;
-	if (waiting > queue->size)
+	/* Each has a descriptor of the queue's, which is the device's until it is given back. */
+	if (waiting > queue->size || waiting + under_way > queue->size)
 		return set_broken(queue, "an available index that runs ahead");
 
 	*chain = (struct virtq_chain){
