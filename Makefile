@@ -13,7 +13,7 @@ CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)
 # Bound at the start: all of it read-only from then on, and no look-up later.
 HARDENING := -pie -Wl,-z,relro,-z,now,-z,noexecstack
-LIBS := liburing liblzma libzstd libdeflate inih
+LIBS := liburing liblzma libzstd libdeflate inih jansson
 
 GUEST_DIR := $(PREFIX)/lib/karma/guest
 KARMA_CPPFLAGS := -D_GNU_SOURCE -Iinclude -Ihypercalls -I$(BUILD)/gen \
@@ -228,6 +228,19 @@ check-takeover: all $(BUILD)/test/karma-takeover $(TINY)
 	$(Q)if tests/takeover/run --can; then tests/takeover/run; else \
 		scripts/soft-host --timeout 900 -- tests/takeover/run; fi
 
+# Karma as it is, but for guests that never run.
+$(BUILD)/test/karma-idle: $(OBJECTS) $(BUILD)/obj/tests/control/idle.o
+	@mkdir -p $(@D)
+	$(call say,LINK  $@)
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(HARDENING) $(LDFLAGS) \
+		$(addprefix -Wl$(comma)--wrap=,ioctl cpu_has_virtualization) -o $@ $^ $(LIB_LDLIBS)
+
+# Fifty guests at once, operated by their names.
+.PHONY: check-control
+check-control: all $(BUILD)/test/karma-idle $(TINY)
+	$(Q)if tests/control/run --can; then tests/control/run; else \
+		scripts/soft-host --memory 4096 --timeout 900 -- tests/control/run; fi
+
 $(BUILD)/test/inject: tests/inject/inject.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CC    $<)
@@ -419,6 +432,7 @@ check:
 	$(MAKE) check-scripts fuzz
 	$(MAKE) unit
 	$(MAKE) check-takeover
+	$(MAKE) check-control
 	$(MAKE) check-inject
 	$(MAKE) check-guest
 	$(MAKE) check-guest-shadow

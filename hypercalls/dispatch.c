@@ -37,14 +37,13 @@ int64_t hypercall(struct machine *machine, struct hypercall_counters *counters, 
 	int64_t result;
 
 	if (!call) {
-		counters->unknown++;
+		count_up(&counters->unknown, 1);
 		return -ENOSYS;
 	}
-	/* Others look on while we count. */
-	__atomic_fetch_add(&counters->calls[call - calls], 1, __ATOMIC_RELAXED);
+	count_up(&counters->calls[call - calls], 1);
 	result = call->serve(machine, rcx & KARMA_ARGUMENT_MASK, rdx);
 	if (result < 0)
-		counters->refused++;
+		count_up(&counters->refused, 1);
 	return result;
 }
 

@@ -65,12 +65,12 @@ int machine_add(struct machine *machine, struct virtio_device *device)
 	return 0;
 }
 
-void machine_measure(struct machine *machine)
+void machine_measure(struct machine *machine, int only)
 {
 	for (unsigned i = 0; i < machine->device_count; i++) {
 		struct virtio_device *device = machine->devices[i];
 
-		if (device->ops->measure)
+		if (device->ops->measure && (only < 0 || (unsigned)only == i))
 			device->ops->measure(device);
 	}
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Messages for the user: a line each, on stderr. */
+/* Messages for the user: a line each, on stderr, and the last of them kept. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,9 +18,65 @@
 static const char *guest_name;
 static enum log_format log_format;
 
+static struct log_kept {
+	uint64_t written;	/* bytes, ever */
+	char text[LOG_BYTES];
+} *kept;
+
 void log_set_name(const char *name)
 {
 	guest_name = name;
+}
+
+void log_keep(void)
+{
+	void *memory = mmap(NULL, sizeof(*kept), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (memory != MAP_FAILED)
+		kept = memory;
+}
+
+/* Without a lock, which a guest that has broken out could hold: each takes a place of its own. */
+static void keep(const char *prefix, const char *message)
+{
+	char text[AROUND_BYTES + MESSAGE_BYTES];
+	struct timespec now;
+	uint64_t at;
+	int length;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	length = snprintf(text, sizeof(text), "%lld %s%s%s%s\n", (long long)now.tv_sec, prefix,
+		guest_name ? guest_name : "", guest_name ? ": " : "", message);
+	if (length < 0 || (size_t)length >= sizeof(text))
+		return;
+	at = __atomic_fetch_add(&kept->written, length, __ATOMIC_RELAXED);
+	for (int i = 0; i < length; i++)
+		kept->text[(at + i) % LOG_BYTES] = text[i];
+}
+
+size_t log_look(char *to, size_t length)
+{
+	uint64_t written, start;
+	char *line;
+	size_t cut;
+
+	if (!kept)
+		return 0;
+	written = __atomic_load_n(&kept->written, __ATOMIC_RELAXED);
+	if (length > LOG_BYTES)
+		length = LOG_BYTES;
+	if (length > written)
+		length = written;
+	start = written - length;
+	for (size_t i = 0; i < length; i++)
+		to[i] = kept->text[(start + i) % LOG_BYTES];
+	if (start == 0)
+		return length;
+	/* The first line has lost its beginning. */
+	line = memchr(to, '\n', length);
+	cut = line ? (size_t)(line + 1 - to) : length;
+	memmove(to, to + cut, length - cut);
+	return length - cut;
 }
 
 void log_set_format(enum log_format format)
@@ -111,6 +168,9 @@ static void print_message(
 
 	if (vsnprintf(message, sizeof(message), format, arguments) < 0)
 		return;
+	/* Not what the user asked for. */
+	if (kept && prefix[0])
+		keep(prefix, message);
 	if (log_format == LOG_JSON)
 		print_json(level, message);
 	else

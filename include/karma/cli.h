@@ -27,6 +27,18 @@ int command_run(int argc, char **argv);
 int command_check(int argc, char **argv);
 int command_config(int argc, char **argv);
 
+/* Those of running guests, in src/control. */
+int command_ps(int argc, char **argv);
+int command_stats(int argc, char **argv);
+int command_console(int argc, char **argv);
+int command_pause(int argc, char **argv);
+int command_resume(int argc, char **argv);
+int command_stop(int argc, char **argv);
+int command_wait(int argc, char **argv);
+int command_resize(int argc, char **argv);
+int command_balloon(int argc, char **argv);
+int command_log(int argc, char **argv);
+
 /* Unmap what of the program only its start needed; it comes back when it is touched. */
 void trim_program(void);
 
@@ -75,6 +87,9 @@ struct run_options {
 	size_t word_count;
 	struct kept_text *texts;
 };
+
+/* A size such as 256M or 2G; a number alone is MiB.  False if it is none. */
+bool parse_size(const char *text, uint64_t *bytes);
 
 /*
  * The configuration file first, if there is one, then the options, which win.  Cuts the texts of argv

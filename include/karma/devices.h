@@ -54,9 +54,11 @@ void console_resized(struct virtio_device *device);
 struct virtio_device *rng_create(const struct virtio_environment *environment);
 
 /*
- * A memory balloon (virtio 1.2, section 5.5), of no size: what the guest reports as free, or
- * puts into it, goes back to the host.  Not for memory of huge pages.
+ * A memory balloon (virtio 1.2, section 5.5), which the guest is asked to fill with so many bytes: what
+ * it reports as free, or puts into it, goes back to the host.  Not for memory of huge pages.
  */
-struct virtio_device *balloon_create(const struct virtio_environment *environment);
+struct virtio_device *balloon_create(const struct virtio_environment *environment, uint64_t bytes);
+/* Ask for another size.  Any thread. */
+void balloon_set(struct virtio_device *device, uint64_t bytes);
 
 #endif

@@ -12,7 +12,7 @@
 #include "karma/abi.h"
 #include "karma/machine.h"
 
-/* What one vCPU called; only its own thread writes. */
+/* What one vCPU called; only its own thread writes, and any may read (count_of()). */
 struct hypercall_counters {
 	uint64_t calls[KARMA_WINDOW_CALLS];
 	uint64_t unknown;	/* no such number, outside of the window, without the tag */

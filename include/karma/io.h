@@ -39,7 +39,7 @@ struct io_write {
 struct io_ring {
 	struct io_uring uring;
 	pthread_mutex_t lock;	/* of both queues, and of the list */
-	uint64_t operations, submissions;	/* statistics, under the lock */
+	uint64_t operations, submissions;	/* statistics; any thread may read them (count_of()) */
 
 	/* Of the main ring. */
 	struct io_op stop_op;
@@ -117,6 +117,12 @@ void io_ring_submit(struct io_ring *ring);
 
 /* No operation any more: the result is here, and the calling thread's next io_ring_run() calls done(). */
 void io_ring_finish(struct io_op *op, int result);
+
+/*
+ * The time in nanoseconds, as nanoseconds() has it.  In a done() function it is read once for all
+ * operations that were complete together.
+ */
+int64_t io_ring_now(void);
 
 /* Take what is complete, waiting for one at least if wait is set; how many there were. */
 unsigned io_ring_run(struct io_ring *ring, bool wait);

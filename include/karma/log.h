@@ -8,6 +8,10 @@
 #ifndef KARMA_LOG_H
 #define KARMA_LOG_H
 
+#include <stddef.h>
+
+#define LOG_BYTES 16384u	/* how much of them is kept */
+
 enum log_format {
 	LOG_TEXT,	/* "karma: GUEST: MESSAGE" */
 	LOG_JSON,	/* an object (RFC 8259): "time", "level", "guest" if it has a name, "message" */
@@ -24,6 +28,19 @@ void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Print a line of what the user asked for, as it is, of level info. */
 void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/*
+ * Keep the last LOG_BYTES of messages from here on, as text, of this process and of those that it makes,
+ * which share them.  Nothing is kept if memory is short.
+ */
+void log_keep(void);
+
+/*
+ * What is kept, in whole lines: the time in seconds since 1970, a blank, and the message.  How many
+ * bytes, no more than length.  Any process can write there, a guest's that has broken out too: these are
+ * bytes that nobody vouches for, and a line that is being written may be in pieces.
+ */
+size_t log_look(char *to, size_t length);
 
 /* Name the guest in every message from here on; name must stay. */
 void log_set_name(const char *name);

@@ -67,8 +67,8 @@ void machine_release(struct machine *machine);
  */
 int machine_add(struct machine *machine, struct virtio_device *device);
 
-/* Disks may have grown: look, and tell the guest.  Any thread, one at a time. */
-void machine_measure(struct machine *machine);
+/* A device's backend, or that of any for device -1, may have grown: look, and tell the guest.  One at a time. */
+void machine_measure(struct machine *machine, int device);
 
 /* The user asks the guest to power off.  Any thread. */
 void machine_press_power_button(struct machine *machine);

@@ -57,6 +57,7 @@ struct pace {
 	struct limit_turn turn;
 	struct io_op look_op;
 	struct __kernel_timespec delay;
+	int64_t now;			/* ns: when it was last looked at, for who takes chains */
 	int64_t notified, gap;		/* ns: the last notification, the mean time between two */
 	int64_t wait;			/* ns; 0: not chosen yet */
 	unsigned left, interval;	/* notifications until the next try */

@@ -7,6 +7,7 @@
 #ifndef KARMA_PROCESS_H
 #define KARMA_PROCESS_H
 
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "karma/sandbox.h"
@@ -14,20 +15,44 @@
 struct process {
 	pid_t pid;
 	int pidfd;		/* readable when it has ended */
-	int signals[2];		/* a pipe, to it: numbers of signals, a byte each */
+	int orders[2];		/* a pipe, to it: struct process_order */
+	int answers;		/* eventfd: an order was served, as the report has it */
 	int calls[2];		/* sockets: ours, for what it asks of the supervisor, and its own */
 };
 
 /*
  * As fork(), in a sandbox that is still to be closed.  0 in the new process; a negative errno with a
- * message printed.  In both process_signal() and process_wait() may be called.
+ * message printed.  In both process_order() and process_wait() may be called.
  */
 pid_t process_start(struct process *process, struct sandbox *sandbox);
 
-/* Any thread.  Without effect once the process has ended. */
+enum process_order_kind {
+	ORDER_NONE,
+	ORDER_SIGNAL,		/* value: the number of a signal that the user has sent */
+	ORDER_MEASURE,		/* value: 1 + the number of a disk that may have grown; 0: any of them */
+	ORDER_PAUSE,
+	ORDER_RESUME,
+	ORDER_BALLOON,		/* value: the size that it is to have, in bytes */
+	ORDER_STATISTICS,	/* put them into the report */
+	ORDER_ALIVE,		/* the service manager wants a sign of life */
+	ORDER_END,		/* end the guest by force */
+};
+
+struct process_order {
+	uint32_t kind;
+	uint32_t number;	/* for the answer, which is in the report; 0: none is wanted */
+	uint64_t value;
+};
+
+/* Any thread.  0, or -EAGAIN if there are thousands of them; without effect once the process has ended. */
+int process_order(const struct process *process, const struct process_order *order);
 void process_signal(const struct process *process, int number);
-/* In the new process: the next signal; 0 if there is none now. */
-int process_take_signal(const struct process *process);
+/* In the new process: the report has an answer. */
+void process_tell_answer(const struct process *process);
+/* In the supervisor, when answers can be read: there are none to come of before. */
+void process_hear_answer(const struct process *process);
+/* In the new process: the next order; ORDER_NONE if there is none now. */
+struct process_order process_take_order(const struct process *process);
 
 /* A server of the user's that the guest's process may have to find again. */
 struct process_call {

@@ -6,6 +6,9 @@
  * Text of the guest goes into a buffer and from there to the user by io_uring, so that a
  * user who stops reading stalls nobody but the guest's own console.  Any thread may call; the
  * functions given to terminal_attach() are called on the I/O thread without a lock held.
+ *
+ * The buffer keeps what the guest has printed last, for those who look on by way of the supervisor
+ * (karma/control.h), and what these type comes by a pipe.
  */
 #ifndef KARMA_TERMINAL_H
 #define KARMA_TERMINAL_H
@@ -27,18 +30,32 @@
  * these processes share.  So it is a guest's that has broken out, and the next one may not trust it.
  */
 struct terminal_kept {
-	size_t output_start, output_used;
+	uint64_t output_written;	/* bytes, ever; each has its place in output[], until overwritten */
+	uint64_t output_sent;		/* of these, what the user has got */
 	size_t input_start, input_used;
 	unsigned char output_dead, input_ended, escape;	/* 0: false */
+	unsigned char watched;		/* the supervisor's: it wants to know of output */
 	char last_input;
 	/* Last, so that they take no memory before they are used. */
 	char output[TERMINAL_OUTPUT_BYTES];
 	char input[TERMINAL_INPUT_BYTES];
 };
 
+/* Where input comes from: from the user, and from one who is attached by way of the supervisor. */
+enum { TERMINAL_USER, TERMINAL_ATTACHED, TERMINAL_INPUTS };
+
+struct terminal_input {
+	struct terminal *terminal;
+	int fd;			/* -1: there is none */
+	bool busy;
+	struct io_op op;
+};
+
 struct terminal {
 	struct io_ring *ring;
 	int in_fd, out_fd;	/* -1: no input; output is thrown away */
+	int attached_fd;	/* the supervisor's end of that pipe, which doesn't wait */
+	int watch_fd;		/* eventfd: there is output for who looks on; if kept->watched */
 	int pty_slave;		/* held open, so that the pty lives without a reader */
 	bool own_fds;
 	bool interactive;	/* input is the user's terminal: raw, with Ctrl-A commands */
@@ -53,8 +70,8 @@ struct terminal {
 	struct iovec output_iov;
 	struct io_op output_op;
 
-	bool input_busy, input_held, eof_wanted;
-	struct io_op input_op;
+	bool input_held, eof_wanted;
+	struct terminal_input inputs[TERMINAL_INPUTS];
 
 	void (*input_ready)(void *context);	/* there is input to read */
 	void (*output_ready)(void *context);	/* there is room for output */
@@ -64,7 +81,8 @@ struct terminal {
 };
 
 /*
- * spec is "stdio", "pty", "none" or "file:PATH".  0, or a negative errno with a message
+ * spec is "stdio", "pty", "none", "file:PATH" or "unix:PATH", whose socket is the supervisor's: here it
+ * is a console for those who are attached alone.  0, or a negative errno with a message
  * printed.  Raw mode starts with terminal_start() and ends with terminal_close(), or, if the
  * monitor is killed, by its guard process.
  */
@@ -100,6 +118,18 @@ size_t terminal_read(struct terminal *terminal, void *to, size_t length);
 
 /* Bytes that the user has not got yet. */
 size_t terminal_pending(struct terminal *terminal);
+
+/*
+ * For the supervisor: what the guest has printed, from a position on, counted in bytes from its first
+ * start; 0 gives the oldest that is kept.  How many bytes, 0 if there are no more yet.  *lost is set to
+ * how many between were overwritten.  What a guest that has broken out makes of the buffer can only be
+ * other bytes.
+ */
+uint64_t terminal_written(const struct terminal *terminal);
+size_t terminal_look(const struct terminal *terminal, uint64_t *position, void *to, size_t length,
+	uint64_t *lost);
+/* Whether to be told of output by watch_fd. */
+void terminal_watch(struct terminal *terminal, bool watched);
 
 /* Columns and rows; false if it has none. */
 bool terminal_size(const struct terminal *terminal, unsigned *columns, unsigned *rows);

@@ -34,6 +34,9 @@ static inline void free_pointer(void *pointer)
 #define cleanup_fd __attribute__((cleanup(close_fd)))
 #define cleanup_free __attribute__((cleanup(free_pointer)))
 
+/* What a process waits in: such functions lie side by side, so that few pages stay resident. */
+#define waiting_place __attribute__((hot))
+
 /* CLOCK_MONOTONIC, in nanoseconds. */
 static inline int64_t nanoseconds(void)
 {
@@ -69,6 +72,17 @@ static inline ssize_t write_bytes(int fd, const void *from, size_t length)
 	const struct iovec iov = { (void *)from, length };
 
 	return write_list(fd, &iov, 1);
+}
+
+/* Count up what another thread may be reading, and none may be counting. */
+static inline void count_up(uint64_t *counter, uint64_t by)
+{
+	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + by, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t count_of(const uint64_t *counter)
+{
+	return __atomic_load_n(counter, __ATOMIC_RELAXED);
 }
 
 /* Round up to a multiple of align, a power of 2; false if that does not fit. */

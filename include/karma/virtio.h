@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "karma/io.h"
+#include "karma/latency.h"
 #include "karma/virtq.h"
 
 struct virtio_device;
@@ -49,6 +50,12 @@ struct virtio_device_ops {
 	 */
 	void (*measure)(struct virtio_device *device);
 
+	/*
+	 * Bring counters and latencies up to date, that are kept apart for each queue.  One thread at a
+	 * time, without a lock.  NULL: they are.
+	 */
+	void (*gather)(struct virtio_device *device);
+
 	/* The guest has ended: requests under way are to end soon.  NULL: they do. */
 	void (*end)(struct virtio_device *device);
 
@@ -56,10 +63,16 @@ struct virtio_device_ops {
 	void (*release)(struct virtio_device *device);
 };
 
-/* What a device counts beside its queues, for statistics. */
+/* What a device counts beside its queues, for statistics; count_of() reads it.  One without a name is none. */
 struct virtio_counter {
 	const char *name;
 	uint64_t value;
+};
+
+/* ... and how long requests of a kind took. */
+struct virtio_latency {
+	const char *name;
+	struct latency latency;
 };
 
 struct virtio_device {
@@ -72,6 +85,8 @@ struct virtio_device {
 	unsigned queue_count;
 	const struct virtio_counter *counters;
 	unsigned counter_count;
+	const struct virtio_latency *latencies;
+	unsigned latency_count;
 
 	unsigned in_flight_max;		/* requests that its backend may hold in io_uring; 0: none */
 

@@ -56,7 +56,7 @@ struct virtq {
 	struct io_after interrupt_after;
 	bool interrupt_due;	/* for completions that came together */
 
-	/* Statistics, never reset. */
+	/* Statistics, never reset; any thread may read them (count_of()). */
 	uint64_t notifications, interrupts, chains;
 };
 

@@ -49,7 +49,7 @@ struct vcpu {
 	bool has_ring;
 	uint64_t stopped_at;		/* where it was when it was halted */
 
-	/* Statistics, the vCPU thread's own until it has ended. */
+	/* Statistics: the vCPU thread counts, and any may read them (count_of()). */
 	uint64_t exits[KVM_EXIT_KINDS];
 	uint64_t acpi_accesses;		/* port exits on the ACPI registers */
 	struct hypercall_counters hypercalls;
@@ -75,6 +75,7 @@ struct vm {
 	_Atomic(enum vm_end) end;
 	unsigned end_status;
 	atomic_bool stopping;
+	atomic_bool paused;
 	int end_fd;			/* eventfd: readable once there is an end */
 
 	/*
@@ -84,6 +85,7 @@ struct vm {
 	pthread_mutex_t park_lock;
 	pthread_cond_t park_changed;
 	unsigned parked;		/* of the vCPUs */
+	unsigned resting;		/* of them, while paused */
 	bool io_parked;
 };
 
@@ -112,7 +114,14 @@ bool vm_guest_knows_karma(const struct vm *vm);
 /* After vm_halt(): tell the user where each vCPU was. */
 void vm_tell_where(struct vm *vm);
 
-/* Stop the vCPUs; devices and the terminal go on. */
+/*
+ * Let the vCPUs rest until vm_resume(); devices go on with what they have begun.  Waits until all do.
+ * The guest's clocks don't stand still: to the guest it is as if all of its CPUs had been held up.
+ */
+void vm_pause(struct vm *vm);
+void vm_resume(struct vm *vm);
+
+/* Stop the vCPUs, paused or not; devices and the terminal go on. */
 void vm_halt(struct vm *vm);
 
 /* After vm_halt(): let what devices have begun come to its end, and halt the I/O thread too. */
@@ -147,6 +156,29 @@ const char *kvm_probe_message(int result);
 /* Counters on stderr, for --stats. */
 void stats_print(struct vm *vm);
 
+/* Counters one by one, as of now.  One thread at a time. */
+enum stats_kind {
+	STATS_EXIT,
+	STATS_HYPERCALL,
+	STATS_DEVICE,
+	STATS_LATENCY,		/* a bucket of a histogram (karma/latency.h), if it has any */
+	STATS_LATENCY_SUM,	/* nanoseconds, if there are any */
+	STATS_IO_URING,
+	STATS_KVM,
+	STATS_KINDS
+};
+
+struct stats_counter {
+	enum stats_kind kind;
+	unsigned bucket;	/* STATS_LATENCY */
+	const char *device;	/* STATS_DEVICE and STATS_LATENCY, else NULL */
+	const char *name;
+	uint64_t value;
+};
+
+void stats_visit(struct vm *vm, void (*visit)(void *context, const struct stats_counter *counter),
+	void *context);
+
 /*
  * CPUID for a vCPU: KVM's, with what Karma adds.  cpuid has
  * room for CPUID_ENTRIES_ADDED more entries.
@@ -165,6 +197,8 @@ void vcpu_kick(struct vcpu *vcpu);
 
 /* The calling thread's part of vm_start(); false if it can't be confined, or another can't. */
 bool vm_confine(struct vm *vm, enum sandbox_thread kind, struct vcpu *vcpu);
+/* A vCPU's thread, which rests while the vm is paused. */
+void vm_rest(struct vm *vm);
 /* The calling thread has come to its end.  It doesn't return. */
 _Noreturn void vm_park(struct vm *vm, bool io);
 

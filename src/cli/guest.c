@@ -36,9 +36,10 @@ static int have_connected(void *context, unsigned server, unsigned index)
 /* Nothing of the guest before is here, but what it has left in the shared memory. */
 static void hand_on(struct run *run)
 {
-	/* Signals come by way of the supervisor. */
+	/* Signals come by way of the supervisor, and so does what its clients want. */
 	close_fd(&run->signal_fd);
 	notify_hand_on(&run->notify);
+	control_leave(&run->control);
 	nbd_set_dialer(have_connected, run);
 	terminal_hand_on(&run->terminal);
 	run->terminal.leave = user_leaves;
@@ -53,16 +54,6 @@ static unsigned most_in_flight(const struct run_options *options)
 {
 	return OTHERS_IN_FLIGHT + networks_in_flight(options) +
 		options->disk_count * options->cpus * blk_queue_size(options->cpus);
-}
-
-/* The kernel's name for a disk: vda to vdz, then vdaa, ... */
-static void disk_name(size_t index, char *name, size_t size)
-{
-	if (index < 26)
-		snprintf(name, size, "vd%c", (char)('a' + index));
-	else
-		snprintf(name, size, "vd%c%c", (char)('a' + index / 26 - 1),
-			(char)('a' + index % 26));
 }
 
 /* No device has it yet, so it may be of any size. */
@@ -86,7 +77,7 @@ static int add_disk(
 	if (result < 0)
 		return result;
 	measure_disk(disk);
-	disk_name(index, name, sizeof(name));
+	run_disk_name(index, name, sizeof(name));
 	device = blk_create(environment, name, disk, options->serial, run->options.cpus);
 	if (!device) {
 		disk_close(disk);
@@ -99,13 +90,12 @@ static int add_disk(
 
 static int add_balloon(struct run *run, const struct virtio_environment *environment)
 {
-	struct virtio_device *balloon;
-
-	/* Huge pages stay the guest's: see guest_memory_discard(). */
-	if (!run->options.balloon || run->options.memory.huge_pages)
+	if (!run_has_balloon(run))
 		return 0;
-	balloon = balloon_create(environment);
-	return balloon ? machine_add(&run->vm.machine, balloon) : fail(-ENOMEM, "balloon: out of memory");
+	run->balloon = balloon_create(environment, run->balloon_bytes);
+	if (!run->balloon)
+		return fail(-ENOMEM, "balloon: out of memory");
+	return machine_add(&run->vm.machine, run->balloon);
 }
 
 static int add_devices(struct run *run)
@@ -202,7 +192,7 @@ static int until(int64_t one, int64_t other)
 	return left < 0 ? 0 : left > INT_MAX ? INT_MAX : left;
 }
 
-static int until_next_look(const struct run *run)
+waiting_place static int until_next_look(const struct run *run)
 {
 	int end = until(run->timeout_at, run->grace_at), trim = until(run->trim_at, 0);
 	int look = watchdog_interval(&run->watchdog);
@@ -211,12 +201,36 @@ static int until_next_look(const struct run *run)
 	return end < 0 || (look >= 0 && look < end) ? look : end;
 }
 
+static int pause_guest(struct run *run)
+{
+	if (atomic_load(&run->vm.end) != VM_RUNNING)
+		return -ESRCH;
+	vm_pause(&run->vm);
+	report_set_state(run->report, GUEST_PAUSED);
+	return 0;
+}
+
+static int resume_guest(struct run *run)
+{
+	if (atomic_load(&run->vm.end) != VM_RUNNING)
+		return -ESRCH;
+	if (!atomic_load(&run->vm.paused))
+		return 0;
+	vm_resume(&run->vm);
+	/* It had no chance to feed the watchdog. */
+	watchdog_start(&run->watchdog, run->options.watchdog, milliseconds());
+	report_set_state(run->report, run->grace_at ? GUEST_STOPPING : GUEST_RUNNING);
+	return 0;
+}
+
 /* SIGTERM, the first time: the guest may power off by itself, if it has the driver for that. */
 static bool ask_to_power_off(struct run *run)
 {
 	if (run->grace_at || !run->options.grace || !vm_guest_knows_karma(&run->vm))
 		return false;
 	run->grace_at = milliseconds() + run->options.grace * 1000ll;
+	report_set_state(run->report, GUEST_STOPPING);
+	resume_guest(run);
 	machine_press_power_button(&run->vm.machine);
 	return true;
 }
@@ -231,39 +245,79 @@ static void give_sign_of_life(struct io_op *op, int result)
 	notify_sign(run->notify.alive_fd);
 }
 
-static void ask_io_thread(struct run *run)
+static int ask_io_thread(struct run *run)
 {
 	/* Nobody lives, or the question before is unanswered still. */
 	if (atomic_load(&run->vm.end) != VM_RUNNING || atomic_exchange(&run->alive_asked, true))
-		return;
+		return 0;
 	run->alive_op.done = give_sign_of_life;
 	io_ring_wake(&run->ring, &run->alive_op);
 	io_ring_submit(&run->ring);
+	return 0;
 }
 
-/* The signal that wants us to end, or 0. */
-static int take_signal(struct run *run)
+/* By force. */
+static int end_guest(struct run *run)
 {
-	int number = process_take_signal(&run->process);
+	/* Of one that has ended already, nothing is waited for any more. */
+	if (atomic_load(&run->vm.end) != VM_RUNNING)
+		run->leaving = true;
+	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + SIGTERM);
+	return 0;
+}
 
-	switch (number) {
-	case SIGWINCH:
-		console_resized(run->console);
+static int serve_order(struct run *run, const struct process_order *order)
+{
+	switch (order->kind) {
+	case ORDER_MEASURE:
+		machine_measure(&run->vm.machine, (int)order->value - 1);
 		return 0;
-	case MEASURE_SIGNAL:
-		machine_measure(&run->vm.machine);
+	case ORDER_PAUSE:
+		return pause_guest(run);
+	case ORDER_RESUME:
+		return resume_guest(run);
+	case ORDER_BALLOON:
+		run->balloon_bytes = order->value;
+		balloon_set(run->balloon, order->value);
 		return 0;
-	case ALIVE_SIGNAL:
-		ask_io_thread(run);
+	case ORDER_ALIVE:
+		return ask_io_thread(run);
+	case ORDER_STATISTICS:
+		report_collect(run->report, &run->vm);
 		return 0;
+	case ORDER_END:
+		return end_guest(run);
 	default:
-		return number;
+		return -ENOSYS;
 	}
 }
 
-static void serve_signal(struct run *run)
+/* Serve an order; the signal that wants us to end, or 0. */
+static int take_order(struct run *run)
 {
-	int number = take_signal(run);
+	struct process_order order = process_take_order(&run->process);
+	int result;
+
+	if (order.kind == ORDER_NONE)
+		return 0;
+	if (order.kind == ORDER_SIGNAL && order.value != SIGWINCH)
+		return order.value;
+	if (order.kind == ORDER_SIGNAL) {
+		console_resized(run->console);
+		return 0;
+	}
+	result = serve_order(run, &order);
+	if (order.number) {
+		run->trim_at = milliseconds() + TRIM_MILLISECONDS;
+		report_answer(run->report, order.number, result);
+		process_tell_answer(&run->process);
+	}
+	return 0;
+}
+
+static void obey(struct run *run)
+{
+	int number = take_order(run);
 
 	if (number == 0 || (number == SIGTERM && ask_to_power_off(run)))
 		return;
@@ -275,7 +329,7 @@ static void tell_timeout(const struct run *run)
 	note("guest is still running after %u seconds: ended by --timeout", run->options.timeout);
 }
 
-static void end_in_time(struct run *run)
+waiting_place static void end_in_time(struct run *run)
 {
 	if (passed(run->timeout_at)) {
 		tell_timeout(run);
@@ -287,7 +341,7 @@ static void end_in_time(struct run *run)
 	}
 }
 
-static void trim_in_time(struct run *run)
+waiting_place static void trim_in_time(struct run *run)
 {
 	if (!passed(run->trim_at))
 		return;
@@ -295,10 +349,12 @@ static void trim_in_time(struct run *run)
 	run->trim_at = 0;
 }
 
-static void look_at_watchdog(struct run *run)
+waiting_place static void look_at_watchdog(struct run *run)
 {
 	uint64_t feeds = atomic_load(&run->vm.machine.feeds);
 
+	if (atomic_load(&run->vm.paused))
+		return;
 	if (!watchdog_look(&run->watchdog, feeds, milliseconds()) ||
 		atomic_load(&run->vm.end) != VM_RUNNING)
 		return;
@@ -309,29 +365,29 @@ static void look_at_watchdog(struct run *run)
 }
 
 /* Until the guest, the user, a signal or the clock ends it. */
-static void wait_for_end(struct run *run)
+waiting_place static void wait_for_end(struct run *run)
 {
 	while (atomic_load(&run->vm.end) == VM_RUNNING) {
 		struct pollfd watched[] = {
 			{ .fd = run->vm.end_fd, .events = POLLIN },
-			{ .fd = run->process.signals[0], .events = POLLIN },
+			{ .fd = run->process.orders[0], .events = POLLIN },
 		};
 
 		if (poll(watched, ARRAY_SIZE(watched), until_next_look(run)) > 0 &&
 			watched[1].revents)
-			serve_signal(run);
+			obey(run);
 		end_in_time(run);
 		trim_in_time(run);
 		look_at_watchdog(run);
 	}
 }
 
-/* While the guest is halted: wait for a signal, for at most so long; one that wants an end is to leave. */
-static void wait_for_signal(struct run *run, int timeout)
+/* While the guest is halted: obey, for at most so long; a signal that wants an end is to leave. */
+static void wait_for_order(struct run *run, int timeout)
 {
-	struct pollfd watched = { .fd = run->process.signals[0], .events = POLLIN };
+	struct pollfd watched = { .fd = run->process.orders[0], .events = POLLIN };
 
-	if (poll(&watched, 1, timeout) > 0 && take_signal(run))
+	if (poll(&watched, 1, timeout) > 0 && take_order(run))
 		run->leaving = true;
 }
 
@@ -345,7 +401,7 @@ static void drain_console(struct run *run)
 	int64_t end = patient ? 0 : milliseconds() + DRAIN_MOMENT_MILLISECONDS;
 
 	while (terminal_pending(&run->terminal) && !passed(end) && !run->leaving)
-		wait_for_signal(run, DRAIN_POLL_MILLISECONDS);
+		wait_for_order(run, DRAIN_POLL_MILLISECONDS);
 }
 
 /* A status that is Karma's own would mislead whoever asks. */
@@ -411,16 +467,17 @@ static void pause_before_restart(struct run *run)
 		note("guest ended within a second of its start: it is started once a second at most");
 	run->kept->told_of_pause = true;
 	while (!run->leaving && !passed(earliest) && !passed(run->timeout_at))
-		wait_for_signal(run, until(earliest, run->timeout_at));
+		wait_for_order(run, until(earliest, run->timeout_at));
 }
 
 static void keep_until_user_leaves(struct run *run)
 {
+	report_set_state(run->report, GUEST_HALTED);
 	note("guest is halted and kept in process %d, as --on-panic wait has it: a signal or Ctrl-A x "
 	     "ends it",
 		(int)run->pid);
 	while (!run->leaving && !passed(run->timeout_at))
-		wait_for_signal(run, until(run->timeout_at, 0));
+		wait_for_order(run, until(run->timeout_at, 0));
 }
 
 /* Do what the user chose for such an end of the guest, which is halted; true: start it anew. */
@@ -450,7 +507,9 @@ int run_guest_process(struct run *run)
 
 	if (start_guest(run) < 0)
 		return STATUS_FAILURE;
+	report_set_state(run->report, GUEST_RUNNING);
 	wait_for_end(run);
+	report_set_state(run->report, GUEST_ENDING);
 	vm_halt(&run->vm);
 	if (atomic_load(&run->vm.end) == VM_HANG)
 		vm_tell_where(&run->vm);

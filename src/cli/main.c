@@ -15,6 +15,16 @@ static const struct {
 	{ "run", command_run },
 	{ "check", command_check },
 	{ "config", command_config },
+	{ "ps", command_ps },
+	{ "stats", command_stats },
+	{ "console", command_console },
+	{ "pause", command_pause },
+	{ "resume", command_resume },
+	{ "stop", command_stop },
+	{ "wait", command_wait },
+	{ "resize", command_resize },
+	{ "balloon", command_balloon },
+	{ "log", command_log },
 };
 
 static const char help[] =
@@ -26,12 +36,23 @@ static const char help[] =
 	"  karma run --kernel FILE ...    run a guest; `karma run --help` tells all\n"
 	"  karma check                    can this host run guests?\n"
 	"  karma config check FILE        is this configuration file in order?\n"
+	"  karma ps                       list the guests that run\n"
+	"  karma stats NAME               what a guest and its devices do\n"
+	"  karma console NAME             see and type on its console\n"
+	"  karma log NAME                 what its monitor has said\n"
+	"  karma pause NAME               let its CPUs rest\n"
+	"  karma resume NAME              let them go on\n"
+	"  karma stop NAME...             have it power off; --force: end it at once\n"
+	"  karma wait NAME                wait for its end, and exit with its status\n"
+	"  karma resize NAME --disk vda   let it know that a disk has grown\n"
+	"  karma balloon NAME [SIZE]      have it give up memory\n"
 	"  karma --version                print the version\n"
+	"Each has --help.\n"
 	"\n"
 	"  karma run --kernel /boot/vmlinuz-6.1.0-9-amd64 --disk debian.img\n"
 	"  karma run --kernel bzImage --initrd initramfs.img -- uname -a\n"
 	"\n"
-	"Manual pages: karma(1), karma.conf(5), karma-hypercalls(7).\n";
+	"Manual pages: karma(1), karma.conf(5), karma-control(7), karma-hypercalls(7).\n";
 
 int main(int argc, char **argv)
 {

@@ -7,6 +7,7 @@
 
 #include "config.h"
 #include "karma/cli.h"
+#include "karma/control.h"
 #include "karma/log.h"
 #include "karma/memory.h"
 #include "karma/util.h"
@@ -14,10 +15,20 @@
 #include "options.h"
 
 #define MEMORY_DEFAULT (512 * MIB)
-#define NAME_MAX_BYTES 63
 #define GRACE_DEFAULT 30
 #define TIMEOUT_MAX (365u * 24 * 3600)
 #define WATCHDOG_MAX (24u * 3600)
+
+bool parse_size(const char *text, uint64_t *bytes)
+{
+	unsigned long long value;
+	unsigned shift;
+
+	if (!split_size(text, &value, &shift) || value > UINT64_MAX >> shift)
+		return false;
+	*bytes = value << shift;
+	return true;
+}
 
 /* Whole pages, of which a guest can have so many. */
 static int parse_memory_size(const char *name, const char *text, uint64_t *size)
@@ -74,21 +85,12 @@ static int print_memory(const void *target, const char *name, FILE *file)
 	return 0;
 }
 
-static bool is_name(const char *text)
-{
-	size_t length = strspn(
-		text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
-
-	return length > 0 && length <= NAME_MAX_BYTES && !text[length] && text[0] != '.' &&
-		text[0] != '-';
-}
-
 static int parse_name(void *target, const char *name, char *text)
 {
-	if (!is_name(text))
+	if (!control_name_is_valid(text))
 		return refuse("%s %s: is no name: give 1 to %d letters, digits, `-`, `_` or `.`, the first "
 			      "a letter, digit or `_`",
-			name, text, NAME_MAX_BYTES);
+			name, text, CONTROL_NAME_MAX);
 	((struct run_options *)target)->name = text;
 	return 0;
 }
@@ -354,7 +356,7 @@ static int name_by_file(struct run_options *options, const char *path)
 		return -ENOMEM;
 	if (length > 5 && strcmp(name + length - 5, ".conf") == 0)
 		name[length - 5] = '\0';
-	if (is_name(name))
+	if (control_name_is_valid(name))
 		options->name = name;
 	return 0;
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -14,50 +15,84 @@
 
 static void close_all(const struct process *process)
 {
-	for (unsigned i = 0; i < 2; i++) {
-		close(process->signals[i]);
-		close(process->calls[i]);
+	const int fds[] = { process->orders[0], process->orders[1], process->answers, process->calls[0],
+		process->calls[1] };
+
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		if (fds[i] >= 0)
+			close(fds[i]);
 	}
+}
+
+static int open_all(struct process *process)
+{
+	*process = (struct process){ .orders = { -1, -1 }, .answers = -1, .calls = { -1, -1 } };
+	if (pipe2(process->orders, O_CLOEXEC | O_NONBLOCK) < 0)
+		return fail(-errno, "pipe: %s: raise the limit of open files (ulimit -n)",
+			strerror(errno));
+	process->answers = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (process->answers < 0)
+		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
+			strerror(errno));
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, process->calls) < 0)
+		return fail(-errno, "socketpair: %s: raise the limit of open files (ulimit -n)",
+			strerror(errno));
+	return 0;
 }
 
 pid_t process_start(struct process *process, struct sandbox *sandbox)
 {
-	pid_t pid;
+	pid_t pid = open_all(process);
 
-	if (pipe2(process->signals, O_CLOEXEC | O_NONBLOCK) < 0)
-		return fail(-errno, "pipe: %s: raise the limit of open files (ulimit -n)",
-			strerror(errno));
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, process->calls) < 0) {
-		close(process->signals[0]);
-		close(process->signals[1]);
-		return fail(-errno, "socketpair: %s: raise the limit of open files (ulimit -n)",
-			strerror(errno));
+	if (pid == 0) {
+		pid = sandbox_fork(sandbox, &process->pidfd);
+		if (pid < 0)
+			fail(pid, "can't start the guest's process: %s: raise the limits of processes and "
+				  "open files (ulimit -u, -n)",
+				strerror(-pid));
 	}
-	pid = sandbox_fork(sandbox, &process->pidfd);
-	if (pid < 0) {
+	if (pid < 0)
 		close_all(process);
-		return fail(pid, "can't start the guest's process: %s: raise the limits of processes and "
-				 "open files (ulimit -u, -n)",
-			strerror(-pid));
-	}
 	process->pid = pid;
 	return pid;
 }
 
+int process_order(const struct process *process, const struct process_order *order)
+{
+	/* Less than PIPE_BUF: all of it is written, or nothing. */
+	return write_bytes(process->orders[1], order, sizeof(*order)) < 0 ? -errno : 0;
+}
+
 void process_signal(const struct process *process, int number)
 {
-	uint8_t byte = number;
+	process_order(process, &(struct process_order){ .kind = ORDER_SIGNAL, .value = number });
+}
 
-	/* Full only if thousands came and none was taken. */
-	if (write_bytes(process->signals[1], &byte, 1) < 0)
+void process_tell_answer(const struct process *process)
+{
+	const uint64_t one = 1;
+
+	/* An eventfd takes a write unless its counter is full, and then it is raised anyway. */
+	if (write_bytes(process->answers, &one, sizeof(one)) < 0)
 		return;
 }
 
-int process_take_signal(const struct process *process)
+void process_hear_answer(const struct process *process)
 {
-	uint8_t byte;
+	uint64_t count;
 
-	return read_bytes(process->signals[0], &byte, 1) == 1 ? byte : 0;
+	/* Nobody else reads, and what comes from now on raises it again. */
+	if (read_bytes(process->answers, &count, sizeof(count)) < 0)
+		return;
+}
+
+struct process_order process_take_order(const struct process *process)
+{
+	struct process_order order;
+
+	if (read_bytes(process->orders[0], &order, sizeof(order)) != sizeof(order))
+		order.kind = ORDER_NONE;
+	return order;
 }
 
 /* The answer to a call: a result, and with it a descriptor if that is 0. */

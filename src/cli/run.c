@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* karma run: the supervisor, which starts a process for the guest, and tells how it ended. */
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -38,8 +39,8 @@ static const char help[] =
 	"                         of huge pages; in a file that other processes can map\n"
 	"  --balloon on|off       give memory that the guest frees back to the host (on)\n"
 	"  --cmdline TEXT         added to the kernel's command line; root= there wins\n"
-	"  --console WHERE        stdio, pty, none or file:PATH (stdio)\n"
-	"  --name NAME            the guest's name in messages\n"
+	"  --console WHERE        stdio, pty, none, file:PATH or unix:PATH (stdio)\n"
+	"  --name NAME            the guest's name, for karma ps, stop and others (karma-PID)\n"
 	"  --log-format text|json  the form of messages on stderr (text)\n"
 	"  --timeout SECONDS      end the guest then, with status 124\n"
 	"  --grace SECONDS        time to power off after SIGTERM; then by force (30)\n"
@@ -163,6 +164,8 @@ static int start(struct run *run)
 	if (result == 0)
 		result = make_kept(run);
 	if (result == 0)
+		result = operate_open(run);
+	if (result == 0)
 		result = open_console(run);
 	if (result == 0)
 		result = open_disks(run);
@@ -240,24 +243,71 @@ static void pass_on_signal(struct run *run)
 	if (number == PARENT_SIGNAL)
 		number = parent_ended(run) ? SIGTERM : 0;
 	if (number == SIGHUP && !terminal_hung_up(run)) {
-		number = MEASURE_SIGNAL;
 		process_allow(&run->process, run_largest_file(run));
+		process_order(&run->process, &(struct process_order){ .kind = ORDER_MEASURE });
+		return;
 	}
 	if (number)
 		process_signal(&run->process, number);
-	if (number && number != SIGWINCH && number != MEASURE_SIGNAL) {
+	if (number && number != SIGWINCH) {
 		run->leaving = true;
 		notify_stopping(&run->notify, run->options.grace);
 	}
 }
 
+/* Of two times for poll(), either of which may be none. */
+static int sooner(int one, int other)
+{
+	return one < 0 || (other >= 0 && other < one) ? other : one;
+}
+
+/* What the guest's process, signals and clients want, until that process ends. */
+waiting_place static void supervise(struct run *run)
+{
+	struct pollfd watched[4 + NOTIFY_EVENTS + CONTROL_POLLS];
+	struct pollfd *const notify = watched + 4, *const control = notify + NOTIFY_EVENTS;
+	bool trimmed = false;
+
+	watched[0] = (struct pollfd){ .fd = run->process.pidfd, .events = POLLIN };
+	watched[1] = (struct pollfd){ .fd = run->signal_fd, .events = POLLIN };
+	watched[2] = (struct pollfd){ .fd = run->process.calls[0], .events = POLLIN };
+	watched[3] = (struct pollfd){ .fd = run->process.answers, .events = POLLIN };
+	do {
+		unsigned clients = control_poll(&run->control, control);
+		int timeout = sooner(control_timeout(&run->control), notify_timeout(&run->notify));
+
+		notify_watch(&run->notify, notify);
+		/* Right before a wait that may be long, so that what was touched to get here goes too. */
+		if (!trimmed && run->control.client_count == 0) {
+			malloc_trim(0);
+			trim_program();
+			trimmed = true;
+		}
+		/* Of a constant number, since the checked poll() is in other pages of the C library. */
+		if (poll(watched, ARRAY_SIZE(watched), timeout) < 0)
+			continue;
+		trimmed = false;
+		if (watched[1].revents)
+			pass_on_signal(run);
+		if (watched[2].revents)
+			process_serve(&run->process, nbd_connect);
+		if (watched[3].revents) {
+			process_hear_answer(&run->process);
+			control_answered(&run->control);
+		}
+		if (notify_serve(&run->notify, notify))
+			process_order(&run->process, &(struct process_order){ .kind = ORDER_ALIVE });
+		control_serve(&run->control, control, clients);
+	} while (!watched[0].revents);
+}
+
 /* The supervisor, from a start to its end: the status, and whether there is to be another. */
 static int run_once(struct run *run, bool *again)
 {
-	struct pollfd watched[3 + NOTIFY_EVENTS];
 	pid_t pid;
 
 	run->kept->again = false;
+	report_reset(run->report);
 	*again = false;
 	pid = process_start(&run->process, &run->sandbox);
 	if (pid < 0)
@@ -266,27 +316,16 @@ static int run_once(struct run *run, bool *again)
 	if (pid == 0)
 		_exit(run_guest_process(run));
 	run->starts++;
-	trim_program();
-	watched[0] = (struct pollfd){ .fd = run->process.pidfd, .events = POLLIN };
-	watched[1] = (struct pollfd){ .fd = run->signal_fd, .events = POLLIN };
-	watched[2] = (struct pollfd){ .fd = run->process.calls[0], .events = POLLIN };
-	do {
-		notify_watch(&run->notify, watched + 3);
-		if (poll(watched, ARRAY_SIZE(watched), notify_timeout(&run->notify)) < 0)
-			continue;
-		if (watched[1].revents)
-			pass_on_signal(run);
-		if (watched[2].revents)
-			process_serve(&run->process, nbd_connect);
-		if (notify_serve(&run->notify, watched + 3))
-			process_signal(&run->process, ALIVE_SIGNAL);
-	} while (!watched[0].revents);
+	operate_started(run);
+	supervise(run);
+	operate_ended(run);
 	*again = run->kept->again && !run->leaving;
 	return process_wait(&run->process, STATUS_FAILURE);
 }
 
-static void finish(struct run *run)
+static void finish(struct run *run, int status)
 {
+	control_drop_consoles(&run->control);
 	if (run->terminal_made)
 		terminal_close(&run->terminal);
 	for (size_t i = 0; i < run->disk_count; i++) {
@@ -299,6 +338,9 @@ static void finish(struct run *run)
 	networks_close(&run->networks);
 	notify_close(&run->notify);
 	close_fd(&run->signal_fd);
+	report_release(run->report);
+	/* Last: who waits for our end may start another guest with what this one had. */
+	control_end(&run->control, status);
 }
 
 static int run_guest(struct run *run)
@@ -308,7 +350,7 @@ static int run_guest(struct run *run)
 
 	while (again)
 		status = run_once(run, &again);
-	finish(run);
+	finish(run, status);
 	return status;
 }
 
@@ -324,6 +366,8 @@ int command_run(int argc, char **argv)
 	int status = STATUS_FAILURE;
 	int result;
 
+	control_init(&run.control, NULL, NULL, NULL, NULL, NULL);
+	log_keep();
 	result = run_options_parse(&run.options, argc, argv);
 	if (result == 0 && run.options.help) {
 		fputs(help, stdout);

@@ -12,21 +12,18 @@
 #include <sys/types.h>
 
 #include "karma/cli.h"
+#include "karma/control.h"
 #include "karma/disk.h"
 #include "karma/io.h"
 #include "karma/notify.h"
 #include "karma/process.h"
+#include "karma/report.h"
 #include "karma/sandbox.h"
 #include "karma/terminal.h"
 #include "karma/util.h"
 #include "karma/vm.h"
 #include "karma/watchdog.h"
 #include "net.h"
-
-/* From the supervisor to the guest's process, by their pipe: a disk may have grown. */
-#define MEASURE_SIGNAL SIGUSR1
-/* Likewise: the service manager wants a sign of life. */
-#define ALIVE_SIGNAL SIGALRM
 
 /* What a guest's process leaves for the next one, in memory that all share: nobody trusts it. */
 struct run_kept {
@@ -48,8 +45,14 @@ struct run {
 	size_t disk_count;
 	struct networks networks;
 	struct notify notify;
+	struct report *report;		/* of the guest's process, whichever it is */
+	struct control control;
+	char name[CONTROL_NAME_MAX + 1];	/* the guest's, given or made up */
+	uint64_t balloon_bytes;		/* what the user wants its balloon to have */
 	int signal_fd;
 	pid_t pid, parent;		/* the supervisor's, and its parent's */
+	bool process_runs;		/* as far as the supervisor knows */
+	int64_t process_started_at;	/* nanoseconds(): that of now, or the last one */
 	int tty;			/* the user's terminal, or -1 */
 	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
 	int64_t trim_at;		/* of the guest's process */
@@ -60,16 +63,33 @@ struct run {
 	struct process process;
 	struct io_ring ring;
 	struct vm vm;
-	struct virtio_device *console;
+	struct virtio_device *console, *balloon;
 	struct watchdog watchdog;
 	struct io_op alive_op;
 	atomic_bool alive_asked;	/* of the I/O thread */
 	int64_t started_at;
 };
 
+/* --- The supervisor's part for the control socket (operate.c). */
+
+/* Open it, and that of --console unix:PATH.  0, or a negative errno with a message printed. */
+int operate_open(struct run *run);
+/* From here on the process of the guest is there, or not. */
+void operate_started(struct run *run);
+void operate_ended(struct run *run);
+
 static inline int64_t milliseconds(void)
 {
 	return nanoseconds() / 1000000;
+}
+
+/* The kernel's name for a disk: vda to vdz, then vdaa, ... */
+void run_disk_name(size_t index, char *name, size_t size);
+
+/* Huge pages stay the guest's: see guest_memory_discard(). */
+static inline bool run_has_balloon(const struct run *run)
+{
+	return run->options.balloon && !run->options.memory.huge_pages;
 }
 
 /* In the supervisor and in the guest's process: how large a file may become; 0: nobody knows. */

@@ -24,7 +24,7 @@ struct segments {
  * The loader has written to some that are read-only by now (RELRO), but those lie in a segment
  * that is writable by its header.
  */
-static int collect(struct dl_phdr_info *object, size_t size, void *context)
+waiting_place static int collect(struct dl_phdr_info *object, size_t size, void *context)
 {
 	struct segments *segments = context;
 
@@ -43,7 +43,7 @@ static int collect(struct dl_phdr_info *object, size_t size, void *context)
 }
 
 /* Without the C library, whose pages would come back for it, sixteen at a time. */
-static void unmap(uintptr_t start, size_t length)
+waiting_place static void unmap(uintptr_t start, size_t length)
 {
 	long result;
 
@@ -54,7 +54,7 @@ static void unmap(uintptr_t start, size_t length)
 	(void)result;
 }
 
-void trim_program(void)
+waiting_place void trim_program(void)
 {
 	struct segments segments = { .count = 0 };
 

@@ -26,6 +26,8 @@ void __tsan_release(void *address);
 static _Thread_local struct io_ring *own_ring;
 static _Thread_local struct io_after *afters, *put_off;
 static _Thread_local struct io_op *finished, **finished_end;
+static _Thread_local bool completing;
+static _Thread_local int64_t completed_at;	/* 0: nobody has asked yet */
 
 static int make_uring(struct io_uring *uring, unsigned in_flight)
 {
@@ -200,7 +202,7 @@ static void submit_locked(struct io_ring *ring)
 	/* One that the kernel refuses to take ends the batch: go on behind it. */
 	do {
 		result = io_uring_submit(&ring->uring);
-		ring->submissions++;
+		count_up(&ring->submissions, 1);
 	} while (result == -EINTR || result == -EAGAIN || result == -EBUSY ||
 		(result > 0 && io_uring_sq_ready(&ring->uring)));
 }
@@ -220,7 +222,7 @@ static void finish_op(struct io_ring *ring, struct io_uring_sqe *sqe, struct io_
 {
 	io_uring_sqe_set_data(sqe, op);
 	__tsan_release(op);
-	ring->operations++;
+	count_up(&ring->operations, 1);
 	pthread_mutex_unlock(&ring->lock);
 }
 
@@ -264,7 +266,7 @@ void io_ring_write_chain(
 		io_uring_sqe_set_data(sqe, writes[i].op);
 		__tsan_release(writes[i].op);
 	}
-	ring->operations += count;
+	count_up(&ring->operations, count);
 	pthread_mutex_unlock(&ring->lock);
 }
 
@@ -382,7 +384,16 @@ void io_ring_after(struct io_after *after)
 	afters = after;
 }
 
-unsigned io_ring_run(struct io_ring *ring, bool wait)
+int64_t io_ring_now(void)
+{
+	if (!completing)
+		return nanoseconds();
+	if (!completed_at)
+		completed_at = nanoseconds();
+	return completed_at;
+}
+
+waiting_place unsigned io_ring_run(struct io_ring *ring, bool wait)
 {
 	struct completion taken[TAKE_MAX];
 	struct io_uring_cqe *first;
@@ -392,11 +403,14 @@ unsigned io_ring_run(struct io_ring *ring, bool wait)
 		return 0;
 	do {
 		count = take_completions(ring, taken);
+		completing = true;
+		completed_at = 0;
 		for (unsigned i = 0; i < count; i++) {
 			__tsan_acquire(taken[i].op);
 			taken[i].op->done(taken[i].op, taken[i].result);
 		}
 		count += run_finished();
+		completing = false;
 		run_all(&afters);
 		all += count;
 		/* What the functions queued: this thread's ring is not always the one that it took from. */
@@ -419,7 +433,7 @@ static void wake_done(struct io_op *op, int result)
 }
 
 /* Be woken by what is completed on the other rings while their owners rest. */
-static void arm_wake(struct io_ring *main)
+waiting_place static void arm_wake(struct io_ring *main)
 {
 	struct io_uring_sqe *sqe;
 
@@ -441,7 +455,7 @@ static void stop_done(struct io_op *op, int result)
 	ring->stopping = true;
 }
 
-void io_ring_loop(struct io_ring *ring)
+waiting_place void io_ring_loop(struct io_ring *ring)
 {
 	ring->stopping = false;
 	while (!ring->stopping) {

@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The user's end of the console: terminal, pipe, file or pty. */
+/* The user's end of the console at work: output, input, and what is kept of both. */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "karma/log.h"
 #include "karma/terminal.h"
@@ -25,206 +19,26 @@ static const char help_text[] = "\r\n"
 				"karma: Ctrl-A a  send Ctrl-A to the guest\r\n"
 				"karma: Ctrl-A h  this help\r\n";
 
-static int open_stdio(struct terminal *terminal)
-{
-	terminal->in_fd = STDIN_FILENO;
-	terminal->out_fd = STDOUT_FILENO;
-	if (fcntl(STDIN_FILENO, F_GETFD) < 0)
-		terminal->in_fd = -1;
-	if (fcntl(STDOUT_FILENO, F_GETFD) < 0)
-		terminal->out_fd = -1;
-	if (!isatty(STDIN_FILENO))
-		return 0;
-	/* In the background the terminal is somebody else's: leave its input and mode alone. */
-	if (tcgetpgrp(STDIN_FILENO) != getpgrp()) {
-		terminal->in_fd = -1;
-		return 0;
-	}
-	terminal->interactive = terminal->typed = true;
-	return 0;
-}
-
-static int open_pty(struct terminal *terminal)
-{
-	char path[128];
-	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-	struct termios mode;
-
-	if (master < 0)
-		return fail(-errno, "console pty: %s: mount devpts on /dev/pts", strerror(errno));
-	terminal->own_fds = terminal->typed = true;
-	terminal->in_fd = terminal->out_fd = master;
-	if (grantpt(master) < 0 || unlockpt(master) < 0 ||
-		ptsname_r(master, path, sizeof(path)) != 0 ||
-		(terminal->pty_slave = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0)
-		return fail(-errno, "console pty: %s: mount devpts on /dev/pts", strerror(errno));
-	/* The guest's own terminal driver echoes and edits lines. */
-	if (tcgetattr(terminal->pty_slave, &mode) == 0) {
-		cfmakeraw(&mode);
-		tcsetattr(terminal->pty_slave, TCSANOW, &mode);
-	}
-	note("console is %s", path);
-	return 0;
-}
-
-static int open_output_file(struct terminal *terminal, const char *path)
-{
-	terminal->out_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-	if (terminal->out_fd < 0)
-		return fail(-errno, "console file %s: %s: give a path that can be written", path,
-			strerror(errno));
-	terminal->own_fds = true;
-	return 0;
-}
-
-int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *ring)
-{
-	int result = 0;
-
-	*terminal = (struct terminal){ .ring = ring };
-	terminal->in_fd = terminal->out_fd = terminal->pty_slave = terminal->guard_pipe = -1;
-	pthread_mutex_init(&terminal->lock, NULL);
-	/* Shared: what one guest's process leaves there, the next one finds. */
-	terminal->kept = mmap(NULL, sizeof(*terminal->kept), PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (terminal->kept == MAP_FAILED) {
-		terminal->kept = NULL;
-		result = fail(-ENOMEM, "console: no memory for its buffers: free some on the host");
-	} else if (strcmp(spec, "stdio") == 0)
-		result = open_stdio(terminal);
-	else if (strcmp(spec, "pty") == 0)
-		result = open_pty(terminal);
-	else if (strncmp(spec, "file:", 5) == 0 && spec[5])
-		result = open_output_file(terminal, spec + 5);
-	else if (strcmp(spec, "none") != 0)
-		result = fail(-EINVAL,
-			"--console %s: is none of stdio, pty, none, file:PATH: give one of these",
-			spec);
-	if (result < 0) {
-		terminal_close(terminal);
-		return result;
-	}
-	/* What isn't there has ended, for a guest that waits for its end. */
-	terminal->kept->input_ended = terminal->in_fd < 0;
-	return 0;
-}
-
-/* The guard: waits for the monitor's word or its death, and restores the terminal after death. */
-static void run_guard(struct terminal *terminal, int pipe_fd)
-{
-	sigset_t all;
-	char word;
-	ssize_t got;
-
-	prctl(PR_SET_NAME, "karma-terminal");
-	/* Of all that we inherited only the terminal and the pipe; readers must see our end. */
-	if (dup2(pipe_fd, STDOUT_FILENO) >= 0)
-		pipe_fd = STDOUT_FILENO;
-	close(STDERR_FILENO);
-	close_range(STDERR_FILENO + 1, ~0u, 0);
-	sigfillset(&all);
-	sigprocmask(SIG_BLOCK, &all, NULL);
-	do {
-		got = read(pipe_fd, &word, 1);
-	} while (got < 0 && errno == EINTR);
-	if (got != 1)
-		tcsetattr(terminal->in_fd, TCSANOW, &terminal->saved);
-	_exit(0);
-}
-
-static int start_guard(struct terminal *terminal)
-{
-	int ends[2];
-
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return -errno;
-	terminal->guard = fork();
-	if (terminal->guard < 0) {
-		close(ends[0]);
-		close(ends[1]);
-		return -errno;
-	}
-	if (terminal->guard == 0) {
-		close(ends[1]);
-		run_guard(terminal, ends[0]);
-	}
-	close(ends[0]);
-	terminal->guard_pipe = ends[1];
-	return 0;
-}
-
-int terminal_start(struct terminal *terminal)
-{
-	struct termios raw;
-	int result;
-
-	if (!terminal->interactive)
-		return 0;
-	if (tcgetattr(terminal->in_fd, &terminal->saved) < 0)
-		return fail(-errno, "terminal: can't read its mode: %s: give --console none",
-			strerror(errno));
-	result = start_guard(terminal);
-	if (result < 0)
-		return fail(result, "terminal: can't start its guard: %s: raise the limit of "
-				    "processes (ulimit -u), or give --console none",
-			strerror(-result));
-	note("Ctrl-A x ends the guest and leaves, Ctrl-A h helps");
-	/* Every key goes to the guest; output stays processed, for messages of ours. */
-	raw = terminal->saved;
-	raw.c_iflag &= ~(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
-	raw.c_lflag &= ~(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
-	raw.c_cc[VMIN] = 1;
-	raw.c_cc[VTIME] = 0;
-	if (tcsetattr(terminal->in_fd, TCSANOW, &raw) < 0)
-		return fail(-errno, "terminal: can't set raw mode: %s: give --console none",
-			strerror(errno));
-	return 0;
-}
-
-static void end_guard(struct terminal *terminal)
-{
-	if (terminal->guard_pipe < 0)
-		return;
-	tcsetattr(terminal->in_fd, TCSADRAIN, &terminal->saved);
-	/* Should the write fail, the guard restores once more, to the same mode. */
-	if (write(terminal->guard_pipe, "", 1) < 0)
-		note("terminal: can't tell its guard to end: %s", strerror(errno));
-	close(terminal->guard_pipe);
-	terminal->guard_pipe = -1;
-	while (waitpid(terminal->guard, NULL, 0) < 0 && errno == EINTR)
-		;
-}
-
-void terminal_close(struct terminal *terminal)
-{
-	end_guard(terminal);
-	if (terminal->own_fds) {
-		close(terminal->out_fd);
-		if (terminal->pty_slave >= 0)
-			close(terminal->pty_slave);
-	}
-	terminal->in_fd = terminal->out_fd = terminal->pty_slave = -1;
-	if (terminal->kept)
-		munmap(terminal->kept, sizeof(*terminal->kept));
-	terminal->kept = NULL;
-	pthread_mutex_destroy(&terminal->lock);
-}
-
 static void output_done(struct io_op *op, int result);
+
+static size_t pending(const struct terminal_kept *kept)
+{
+	return kept->output_written - kept->output_sent;
+}
 
 /* Start to write what there is; with the lock held. */
 static void start_output(struct terminal *terminal)
 {
-	size_t length;
+	size_t start = terminal->kept->output_sent % TERMINAL_OUTPUT_BYTES;
+	size_t length = pending(terminal->kept);
 
-	if (terminal->output_busy || terminal->kept->output_used == 0)
+	if (terminal->output_busy || length == 0)
 		return;
-	length = TERMINAL_OUTPUT_BYTES - terminal->kept->output_start;
-	if (length > terminal->kept->output_used)
-		length = terminal->kept->output_used;
+	if (length > TERMINAL_OUTPUT_BYTES - start)
+		length = TERMINAL_OUTPUT_BYTES - start;
 	if (length > WRITE_BYTES)
 		length = WRITE_BYTES;
-	terminal->output_iov = (struct iovec){ terminal->kept->output + terminal->kept->output_start, length };
+	terminal->output_iov = (struct iovec){ terminal->kept->output + start, length };
 	terminal->output_op.done = output_done;
 	terminal->output_busy = true;
 	io_ring_writev(terminal->ring, &terminal->output_op, terminal->out_fd,
@@ -251,13 +65,9 @@ static void account_output(struct terminal *terminal, int result)
 		result = 0;
 	} else if (result < 0) {
 		terminal->kept->output_dead = true;
-		result = terminal->kept->output_used;
+		result = pending(terminal->kept);
 	}
-	terminal->kept->output_start = (terminal->kept->output_start + result) % TERMINAL_OUTPUT_BYTES;
-	terminal->kept->output_used -= result;
-	/* From the front again: most guests then never touch the rest. */
-	if (!terminal->kept->output_used)
-		terminal->kept->output_start = 0;
+	terminal->kept->output_sent += result;
 }
 
 static void output_done(struct io_op *op, int result)
@@ -288,60 +98,130 @@ static void output_done(struct io_op *op, int result)
 		terminal->output_ready(terminal->context);
 }
 
+/* Keep what fits; with the lock held. */
+static size_t keep_output(struct terminal_kept *kept, const char *text, size_t length)
+{
+	uint64_t written = kept->output_written;
+	size_t room = TERMINAL_OUTPUT_BYTES - pending(kept);
+	size_t at = written % TERMINAL_OUTPUT_BYTES, first;
+
+	if (length > room)
+		length = room;
+	first = length < TERMINAL_OUTPUT_BYTES - at ? length : TERMINAL_OUTPUT_BYTES - at;
+	memcpy(kept->output + at, text, first);
+	memcpy(kept->output, text + first, length - first);
+	/* Who looks on finds the bytes before their number. */
+	__atomic_store_n(&kept->output_written, written + length, __ATOMIC_RELEASE);
+	return length;
+}
+
+/* That there is output. */
+static void tell_watcher(const struct terminal *terminal)
+{
+	const uint64_t one = 1;
+
+	/* An eventfd takes a write unless its counter is full, and then it is raised anyway. */
+	if (__atomic_load_n(&terminal->kept->watched, __ATOMIC_SEQ_CST) &&
+		write_bytes(terminal->watch_fd, &one, sizeof(one)) < 0)
+		return;
+}
+
 size_t terminal_write(struct terminal *terminal, const void *text, size_t length)
 {
+	struct terminal_kept *kept = terminal->kept;
 	const char *from = text;
 	size_t taken = 0;
 
 	pthread_mutex_lock(&terminal->lock);
-	if (terminal->out_fd < 0 || terminal->kept->output_dead) {
-		taken = length;
-	} else {
-		while (taken < length && terminal->kept->output_used < TERMINAL_OUTPUT_BYTES) {
-			size_t end = (terminal->kept->output_start + terminal->kept->output_used) %
-				TERMINAL_OUTPUT_BYTES;
-			size_t room = end < terminal->kept->output_start ?
-				terminal->kept->output_start - end :
-				TERMINAL_OUTPUT_BYTES - end;
-
-			if (room > length - taken)
-				room = length - taken;
-			memcpy(terminal->kept->output + end, from + taken, room);
-			terminal->kept->output_used += room;
-			taken += room;
+	if (terminal->out_fd < 0 || kept->output_dead) {
+		/* Nobody has to get it: the last of it is kept. */
+		while (taken < length) {
+			kept->output_sent = kept->output_written;
+			taken += keep_output(kept, from + taken, length - taken);
 		}
+		kept->output_sent = kept->output_written;
+	} else {
+		taken = keep_output(kept, from, length);
 		terminal->output_short = taken < length;
 		start_output(terminal);
 	}
 	pthread_mutex_unlock(&terminal->lock);
+	tell_watcher(terminal);
 	return taken;
+}
+
+uint64_t terminal_written(const struct terminal *terminal)
+{
+	return __atomic_load_n(&terminal->kept->output_written, __ATOMIC_ACQUIRE);
+}
+
+size_t terminal_look(const struct terminal *terminal, uint64_t *position, void *to, size_t length,
+	uint64_t *lost)
+{
+	const struct terminal_kept *kept = terminal->kept;
+	uint64_t written = terminal_written(terminal);
+	uint64_t start = *position;
+	size_t at, first;
+
+	*lost = 0;
+	/* Beyond: the number has been tampered with. */
+	if (start > written)
+		start = written;
+	if (written - start > TERMINAL_OUTPUT_BYTES)
+		start = written - TERMINAL_OUTPUT_BYTES;
+	if (length > written - start)
+		length = written - start;
+	at = start % TERMINAL_OUTPUT_BYTES;
+	first = length < TERMINAL_OUTPUT_BYTES - at ? length : TERMINAL_OUTPUT_BYTES - at;
+	memcpy(to, kept->output + at, first);
+	memcpy((char *)to + first, kept->output, length - first);
+	/* What is overwritten while we look is a reader's who is late by the whole buffer: it is lost. */
+	if (start > *position && *position)
+		*lost = start - *position;
+	*position = start + length;
+	return length;
+}
+
+void terminal_watch(struct terminal *terminal, bool watched)
+{
+	__atomic_store_n(&terminal->kept->watched, watched, __ATOMIC_SEQ_CST);
 }
 
 size_t terminal_pending(struct terminal *terminal)
 {
-	size_t pending;
+	size_t bytes;
 
 	pthread_mutex_lock(&terminal->lock);
-	pending = terminal->kept->output_used;
+	bytes = pending(terminal->kept);
 	pthread_mutex_unlock(&terminal->lock);
-	return pending;
+	return bytes;
 }
 
 static void input_polled(struct io_op *op, int result);
 
 /* Wait for input if there is somebody and room for it; with the lock held. */
-static void start_input(struct terminal *terminal)
+static void start_one_input(struct terminal *terminal, struct terminal_input *input)
 {
-	if (terminal->in_fd < 0 || terminal->input_busy || terminal->kept->input_ended ||
-		terminal->input_held || !terminal->input_ready)
+	bool user = input == &terminal->inputs[TERMINAL_USER];
+
+	if (input->fd < 0 || input->busy || (user && terminal->kept->input_ended))
 		return;
 	/* A person's Ctrl-A must be heard even if the guest does not listen. */
-	if (!terminal->interactive && terminal->kept->input_used > TERMINAL_INPUT_BYTES - END_ROOM - 1)
+	if (!(user && terminal->interactive) &&
+		terminal->kept->input_used > TERMINAL_INPUT_BYTES - END_ROOM - 1)
 		return;
-	terminal->input_busy = true;
-	terminal->input_op.done = input_polled;
-	io_ring_poll(terminal->ring, &terminal->input_op, terminal->in_fd, POLLIN);
+	input->busy = true;
+	input->op.done = input_polled;
+	io_ring_poll(terminal->ring, &input->op, input->fd, POLLIN);
 	io_ring_submit(terminal->ring);
+}
+
+static void start_input(struct terminal *terminal)
+{
+	if (terminal->input_held || !terminal->input_ready)
+		return;
+	for (unsigned i = 0; i < TERMINAL_INPUTS; i++)
+		start_one_input(terminal, &terminal->inputs[i]);
 }
 
 /* Keep a byte for the guest; what it has no room for is lost, as on a real terminal. */
@@ -388,26 +268,37 @@ static void tell_end(struct terminal *terminal)
 	terminal->kept->last_input = '\0';
 }
 
-/* Read once, with the lock held; true if the user asks to leave. */
-static bool take_input(struct terminal *terminal)
+static void end_input(struct terminal *terminal, const struct terminal_input *input)
 {
+	/* The other one ends with the supervisor, and so with us. */
+	if (input != &terminal->inputs[TERMINAL_USER])
+		return;
+	terminal->kept->input_ended = true;
+	tell_end(terminal);
+}
+
+/* Read once, with the lock held; true if the user asks to leave. */
+static bool take_input(struct terminal *terminal, const struct terminal_input *input)
+{
+	bool keys = terminal->interactive && input == &terminal->inputs[TERMINAL_USER];
 	char bytes[TERMINAL_INPUT_BYTES];
 	size_t room = sizeof(bytes);
 	bool leave = false;
 	ssize_t got;
 
-	if (!terminal->interactive)
+	if (!keys && terminal->kept->input_used > TERMINAL_INPUT_BYTES - END_ROOM - 1)
+		return false;
+	if (!keys)
 		room = TERMINAL_INPUT_BYTES - terminal->kept->input_used - END_ROOM;
-	got = read_bytes(terminal->in_fd, bytes, room);
+	got = read_bytes(input->fd, bytes, room);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
 	if (got <= 0) {
-		terminal->kept->input_ended = true;
-		tell_end(terminal);
+		end_input(terminal, input);
 		return false;
 	}
 	for (ssize_t i = 0; i < got; i++) {
-		if (terminal->interactive)
+		if (keys)
 			leave |= typed(terminal, bytes[i]);
 		else
 			put_input(terminal, bytes[i]);
@@ -417,18 +308,17 @@ static bool take_input(struct terminal *terminal)
 
 static void input_polled(struct io_op *op, int result)
 {
-	struct terminal *terminal = container_of(op, struct terminal, input_op);
+	struct terminal_input *input = container_of(op, struct terminal_input, op);
+	struct terminal *terminal = input->terminal;
 	bool leave = false;
 
 	pthread_mutex_lock(&terminal->lock);
-	terminal->input_busy = false;
-	if (result >= 0) {
-		leave = take_input(terminal);
-	} else if (result != -ECANCELED) {
-		/* Else the thread that asked for it has ended, and not the input. */
-		terminal->kept->input_ended = true;
-		tell_end(terminal);
-	}
+	input->busy = false;
+	/* Cancelled: the thread that asked for it has ended, and not the input. */
+	if (result >= 0)
+		leave = take_input(terminal, input);
+	else if (result != -ECANCELED)
+		end_input(terminal, input);
 	start_input(terminal);
 	pthread_mutex_unlock(&terminal->lock);
 
@@ -505,10 +395,9 @@ void terminal_hand_on(struct terminal *terminal)
 	terminal->output_short = false;
 	terminal->input_held = terminal->eof_wanted = false;
 	/* The guest before may have left anything. */
-	kept->output_start %= TERMINAL_OUTPUT_BYTES;
 	kept->input_start %= TERMINAL_INPUT_BYTES;
-	if (kept->output_used > TERMINAL_OUTPUT_BYTES)
-		kept->output_used = 0;
+	if (pending(kept) > TERMINAL_OUTPUT_BYTES)
+		kept->output_sent = kept->output_written;
 	if (kept->input_used > TERMINAL_INPUT_BYTES)
 		kept->input_used = 0;
 }

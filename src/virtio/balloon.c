@@ -20,7 +20,7 @@
 /* By the features that we offer there is no queue for statistics or hints (section 5.5.2). */
 enum { INFLATE, DEFLATE, REPORTING, QUEUES };
 
-enum { FREED_BYTES, COUNTERS };
+enum { FREED_BYTES, TARGET_BYTES, ACTUAL_BYTES, COUNTERS };
 
 struct balloon {
 	struct virtio_device device;
@@ -35,7 +35,7 @@ static void discard(struct balloon *balloon, void *at, uint64_t length)
 	int64_t result = guest_memory_discard(balloon->queues[0].memory, at, length);
 
 	if (result >= 0) {
-		balloon->counters[FREED_BYTES].value += result;
+		count_up(&balloon->counters[FREED_BYTES].value, result);
 	} else if (!balloon->complained) {
 		balloon->complained = true;
 		note("device balloon: can't give memory back: %s: the guest runs on; give --balloon off",
@@ -123,7 +123,7 @@ static void balloon_notify(struct virtio_device *device, unsigned index)
 	virtio_serve_queue(device, index, serve);
 }
 
-/* The driver says how large the balloon is (section 5.5.6), which nobody needs to know. */
+/* The driver says how large the balloon is (section 5.5.6); it may say anything. */
 static int balloon_write_config(
 	struct virtio_device *device, size_t offset, const void *from, size_t length)
 {
@@ -133,7 +133,20 @@ static int balloon_write_config(
 		length != sizeof(balloon->config.actual))
 		return -EPERM;
 	memcpy(&balloon->config.actual, from, length);
+	__atomic_store_n(&balloon->counters[ACTUAL_BYTES].value,
+		(uint64_t)le32toh(balloon->config.actual) * PAGE_BYTES, __ATOMIC_RELAXED);
 	return 0;
+}
+
+void balloon_set(struct virtio_device *device, uint64_t bytes)
+{
+	struct balloon *balloon = container_of(device, struct balloon, device);
+
+	pthread_mutex_lock(&device->lock);
+	balloon->config.num_pages = htole32(bytes / PAGE_BYTES);
+	__atomic_store_n(&balloon->counters[TARGET_BYTES].value, bytes, __ATOMIC_RELAXED);
+	virtio_config_changed(device);
+	pthread_mutex_unlock(&device->lock);
 }
 
 static void balloon_release(struct virtio_device *device)
@@ -149,7 +162,7 @@ static const struct virtio_device_ops balloon_ops = {
 	.release = balloon_release,
 };
 
-struct virtio_device *balloon_create(const struct virtio_environment *environment)
+struct virtio_device *balloon_create(const struct virtio_environment *environment, uint64_t bytes)
 {
 	const uint64_t features =
 		1ull << VIRTIO_BALLOON_F_DEFLATE_ON_OOM | 1ull << VIRTIO_BALLOON_F_REPORTING;
@@ -166,7 +179,11 @@ struct virtio_device *balloon_create(const struct virtio_environment *environmen
 	/* What follows exists with features that are not offered (section 5.5.4). */
 	balloon->device.config_size =
 		offsetof(struct virtio_balloon_config, free_page_hint_cmd_id);
+	balloon->config.num_pages = htole32(bytes / PAGE_BYTES);
 	balloon->counters[FREED_BYTES].name = "freed_bytes";
+	balloon->counters[TARGET_BYTES].name = "target_bytes";
+	balloon->counters[TARGET_BYTES].value = bytes;
+	balloon->counters[ACTUAL_BYTES].name = "actual_bytes";
 	balloon->device.counters = balloon->counters;
 	balloon->device.counter_count = COUNTERS;
 	return &balloon->device;

@@ -27,10 +27,28 @@ struct blk_request {
 	bool busy;
 	uint8_t *status;		/* in guest memory */
 	uint32_t written;		/* bytes, with the status */
+	uint64_t bytes;			/* of the disk */
+	int64_t started_at;		/* ns */
 	struct iovec iov[CHAIN_BUFFERS];
 };
 
-enum { ERRORS, LIMITED, COUNTERS };
+/* What is done with the disk, as enum disk_operation has it. */
+#define OPERATIONS (DISK_WRITE_ZEROES + 1)
+
+/* LIMITED is the last, since it is there with a limit only. */
+enum {
+	ERRORS,
+	REQUESTS,
+	BYTES = REQUESTS + OPERATIONS,
+	LIMITED = BYTES + OPERATIONS,
+	COUNTERS
+};
+
+/* Of one queue, under its lock. */
+struct blk_statistics {
+	struct latency latencies[OPERATIONS];
+	uint64_t bytes[OPERATIONS];
+};
 
 struct blk {
 	struct virtio_device device;
@@ -40,7 +58,9 @@ struct blk {
 	struct disk *disk;
 	char serial[VIRTIO_BLK_ID_BYTES];
 	struct limit *limit;		/* NULL: none */
-	struct virtio_counter counters[COUNTERS];	/* added to atomically */
+	struct blk_statistics *statistics;		/* one for each queue */
+	struct virtio_counter counters[COUNTERS];	/* of all; added to atomically, or by gather() */
+	struct virtio_latency latencies[OPERATIONS];
 	unsigned queue_size;
 	struct blk_request *requests;	/* queue_size of them for each queue; not there until used */
 };
@@ -75,6 +95,15 @@ static void report_fault(struct blk *blk, const struct disk_request *request, in
 			(unsigned long long)request->offset, strerror(-error));
 }
 
+static void count_request(const struct blk_request *request)
+{
+	struct blk_statistics *statistics = &request->blk->statistics[request->queue->index];
+	enum disk_operation operation = request->disk.operation;
+
+	latency_add(&statistics->latencies[operation], io_ring_now() - request->started_at);
+	count_up(&statistics->bytes[operation], request->bytes);
+}
+
 /* From the backend. */
 static void request_done(struct disk_request *disk_request, int error)
 {
@@ -87,6 +116,7 @@ static void request_done(struct disk_request *disk_request, int error)
 	else if (error)
 		status = VIRTIO_BLK_S_IOERR;
 	pthread_mutex_lock(request->queue->lock);
+	count_request(request);
 	if (status == VIRTIO_BLK_S_IOERR)
 		report_fault(blk, disk_request, error);
 	if (blk->device.resetting) {
@@ -125,6 +155,7 @@ static void submit(struct blk_request *request)
 {
 	struct blk *blk = request->blk;
 
+	request->bytes = request->disk.length;
 	if (blk->limit)
 		limit_take(blk->limit, request->disk.length);
 	virtio_request_started(&blk->device);
@@ -255,6 +286,7 @@ static void start_request(struct blk *blk, struct virtq *queue, struct blk_reque
 	request->disk.done = request_done;
 	request->head = chain->head;
 	request->queue = queue;
+	request->started_at = blk->paces[queue->index].now;
 	request->written = sizeof(*request->status);
 	request->busy = true;
 	execute(request, chain, &header);
@@ -323,7 +355,6 @@ void blk_limit(struct virtio_device *device, struct limit *limit)
 	blk->limit = limit;
 	for (unsigned i = 0; i < device->queue_count; i++)
 		pace_limit(&blk->paces[i], limit, &blk->counters[LIMITED].value);
-	blk->counters[LIMITED].name = "limited";
 	device->counter_count = COUNTERS;
 }
 
@@ -372,6 +403,24 @@ static void unmap_requests(struct blk *blk, unsigned queues)
 		munmap(blk->requests, sizeof(struct blk_request) * queues * blk->queue_size);
 }
 
+static void blk_gather(struct virtio_device *device)
+{
+	struct blk *blk = container_of(device, struct blk, device);
+
+	for (unsigned i = 0; i < OPERATIONS; i++) {
+		struct latency sum = { 0 };
+		uint64_t bytes = 0;
+
+		for (unsigned j = 0; j < device->queue_count; j++) {
+			latency_sum(&sum, &blk->statistics[j].latencies[i]);
+			bytes += count_of(&blk->statistics[j].bytes[i]);
+		}
+		blk->latencies[i].latency = sum;
+		blk->counters[REQUESTS + i].value = latency_count(&sum);
+		blk->counters[BYTES + i].value = bytes;
+	}
+}
+
 static void blk_end(struct virtio_device *device)
 {
 	disk_hurry(container_of(device, struct blk, device)->disk);
@@ -384,6 +433,7 @@ static void blk_release(struct virtio_device *device)
 	disk_close(blk->disk);
 	virtio_device_destroy(device);
 	unmap_requests(blk, device->queue_count);
+	free(blk->statistics);
 	free(blk->paces);
 	free(blk->queues);
 	free(blk);
@@ -394,6 +444,7 @@ static const struct virtio_device_ops blk_ops = {
 	.notify = blk_notify,
 	.reset = blk_reset,
 	.measure = blk_measure,
+	.gather = blk_gather,
 	.end = blk_end,
 	.release = blk_release,
 };
@@ -451,6 +502,29 @@ static uint64_t choose_features(const struct disk *disk, unsigned queues)
 	return features;
 }
 
+static void name_counters(struct blk *blk)
+{
+	static const char *const requests[OPERATIONS] = { "read.requests", "write.requests",
+		"flush.requests", "discard.requests", "write_zeroes.requests" };
+	/* A flush has none. */
+	static const char *const bytes[OPERATIONS] = { "read.bytes", "write.bytes", NULL,
+		"discard.bytes", "write_zeroes.bytes" };
+	static const char *const operations[OPERATIONS] = { "read", "write", "flush", "discard",
+		"write_zeroes" };
+
+	blk->counters[ERRORS].name = "errors";
+	blk->counters[LIMITED].name = "limited";
+	for (unsigned i = 0; i < OPERATIONS; i++) {
+		blk->counters[REQUESTS + i].name = requests[i];
+		blk->counters[BYTES + i].name = bytes[i];
+		blk->latencies[i].name = operations[i];
+	}
+	blk->device.counters = blk->counters;
+	blk->device.counter_count = LIMITED;
+	blk->device.latencies = blk->latencies;
+	blk->device.latency_count = OPERATIONS;
+}
+
 struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
 	struct disk *disk, const char *serial, unsigned queues)
 {
@@ -461,9 +535,11 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
 	blk->queue_size = blk_queue_size(queues);
 	blk->queues = calloc(queues, sizeof(*blk->queues));
 	blk->paces = calloc(queues, sizeof(*blk->paces));
+	blk->statistics = calloc(queues, sizeof(*blk->statistics));
 	blk->requests = map_requests(blk, queues);
-	if (!blk->queues || !blk->paces || !blk->requests) {
+	if (!blk->queues || !blk->paces || !blk->statistics || !blk->requests) {
 		unmap_requests(blk, queues);
+		free(blk->statistics);
 		free(blk->paces);
 		free(blk->queues);
 		free(blk);
@@ -479,9 +555,7 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
 	fill_config(blk);
 	blk->device.config = &blk->config;
 	blk->device.config_size = sizeof(blk->config);
-	blk->counters[ERRORS].name = "errors";
-	blk->device.counters = blk->counters;
-	blk->device.counter_count = LIMITED;
+	name_counters(blk);
 	for (unsigned i = 0; i < queues; i++) {
 		blk->queues[i].name = "request";
 		pace_init(&blk->paces[i], &blk->queues[i], &pace_ops);

@@ -58,6 +58,7 @@ static bool worth_waiting(struct pace *pace)
 {
 	int64_t now = nanoseconds(), gap = now - pace->notified;
 
+	pace->now = now;
 	/* How long a pause is says nothing about the time between requests. */
 	if (gap > 2 * PACE_GAP_MAX)
 		gap = 2 * PACE_GAP_MAX;
@@ -243,6 +244,7 @@ static void look(struct io_op *op, int result)
 
 	(void)result;
 	pthread_mutex_lock(queue->lock);
+	pace->now = nanoseconds();
 	polled = pace->polled;
 	pace->waiting = pace->polled = false;
 	if (!virtio_running(device))

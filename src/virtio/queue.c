@@ -204,7 +204,7 @@ int virtq_pop(struct virtq *queue, struct iovec *iov, unsigned capacity, struct 
 	result = walk_chain(queue, capacity, chain);
 	if (result == 1) {
 		queue->next_avail++;
-		queue->chains++;
+		count_up(&queue->chains, 1);
 	}
 	return result;
 }
@@ -248,7 +248,7 @@ void virtq_interrupt(struct virtq *queue)
 	FULL_BARRIER();
 	if (!wants_interrupt(queue))
 		return;
-	queue->interrupts++;
+	count_up(&queue->interrupts, 1);
 	if (queue->interrupt.address)
 		queue->send(queue->send_context, &queue->interrupt);
 }

@@ -238,7 +238,7 @@ int64_t virtio_queue_notify(struct virtio_device *device, unsigned index)
 	if (!queue->size) {
 		result = -EINVAL;
 	} else {
-		queue->notifications++;
+		count_up(&queue->notifications, 1);
 		if (virtio_running(device))
 			device->ops->notify(device, index);
 	}

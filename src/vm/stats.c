@@ -29,12 +29,24 @@ static const char *const exit_names[KVM_EXIT_KINDS] = {
 	[KVM_EXIT_SYSTEM_EVENT] = "system_event",
 };
 
-static void print_counter(const char *group, const char *name, uint64_t value)
+struct visitor {
+	void (*visit)(void *context, const struct stats_counter *counter);
+	void *context;
+};
+
+static void count_one(const struct visitor *visitor, enum stats_kind kind, const char *name, uint64_t value)
 {
-	tell("stats %s.%s %" PRIu64, group, name, value);
+	visitor->visit(visitor->context,
+		&(struct stats_counter){ .kind = kind, .name = name, .value = value });
 }
 
-static void print_exits(const struct vm *vm)
+static void tell_device(const struct visitor *visitor, const char *device, const char *name, uint64_t value)
+{
+	visitor->visit(visitor->context,
+		&(struct stats_counter){ .kind = STATS_DEVICE, .device = device, .name = name, .value = value });
+}
+
+static void visit_exits(const struct vm *vm, const struct visitor *visitor)
 {
 	uint64_t acpi = 0;
 
@@ -43,19 +55,19 @@ static void print_exits(const struct vm *vm)
 		char number[16];
 
 		for (unsigned i = 0; i < vm->vcpu_count; i++)
-			sum += vm->vcpus[i].exits[kind];
+			sum += count_of(&vm->vcpus[i].exits[kind]);
 		snprintf(number, sizeof(number), "%u", kind);
 		/* These three are always told, so that a script can rely on them. */
 		if (sum || kind == KVM_EXIT_HYPERCALL || kind == KVM_EXIT_IO ||
 			kind == KVM_EXIT_MMIO)
-			print_counter("exit", exit_names[kind] ? exit_names[kind] : number, sum);
+			count_one(visitor, STATS_EXIT, exit_names[kind] ? exit_names[kind] : number, sum);
 	}
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
-		acpi += vm->vcpus[i].acpi_accesses;
-	print_counter("exit", "io_acpi", acpi);
+		acpi += count_of(&vm->vcpus[i].acpi_accesses);
+	count_one(visitor, STATS_EXIT, "io_acpi", acpi);
 }
 
-static void print_hypercalls(const struct vm *vm)
+static void visit_hypercalls(const struct vm *vm, const struct visitor *visitor)
 {
 	uint64_t unknown = 0, refused = 0;
 
@@ -63,63 +75,96 @@ static void print_hypercalls(const struct vm *vm)
 		uint64_t sum = 0;
 
 		for (unsigned i = 0; i < vm->vcpu_count; i++)
-			sum += vm->vcpus[i].hypercalls.calls[number];
+			sum += count_of(&vm->vcpus[i].hypercalls.calls[number]);
 		if (sum)
-			print_counter("hypercall", hypercall_name(number), sum);
+			count_one(visitor, STATS_HYPERCALL, hypercall_name(number), sum);
 	}
 	for (unsigned i = 0; i < vm->vcpu_count; i++) {
-		unknown += vm->vcpus[i].hypercalls.unknown;
-		refused += vm->vcpus[i].hypercalls.refused;
+		unknown += count_of(&vm->vcpus[i].hypercalls.unknown);
+		refused += count_of(&vm->vcpus[i].hypercalls.refused);
 	}
-	print_counter("hypercall", "unknown", unknown);
-	print_counter("hypercall", "refused", refused);
+	count_one(visitor, STATS_HYPERCALL, "unknown", unknown);
+	count_one(visitor, STATS_HYPERCALL, "refused", refused);
+}
+
+static void visit_queue_counter(const struct virtio_device *device, const char *queue, const char *what,
+	uint64_t value, const struct visitor *visitor)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "%s.%s", queue, what);
+	tell_device(visitor, device->name, name, value);
 }
 
 /* The queues of one name, if this is the first of them. */
-static void print_queues(const struct virtio_device *device, unsigned first)
+static void visit_queues(
+	const struct virtio_device *device, unsigned first, const struct visitor *visitor)
 {
 	uint64_t chains = 0, notifications = 0, interrupts = 0;
 	const char *name = device->queues[first].name;
-	char group[48];
 
 	for (unsigned i = 0; i < device->queue_count; i++) {
 		if (device->queues[i].name != name)
 			continue;
 		if (i < first)
 			return;
-		chains += device->queues[i].chains;
-		notifications += device->queues[i].notifications;
-		interrupts += device->queues[i].interrupts;
+		chains += count_of(&device->queues[i].chains);
+		notifications += count_of(&device->queues[i].notifications);
+		interrupts += count_of(&device->queues[i].interrupts);
 	}
-	snprintf(group, sizeof(group), "%s.%s", device->name, name);
-	print_counter(group, "chains", chains);
-	print_counter(group, "notifications", notifications);
-	print_counter(group, "interrupts", interrupts);
+	visit_queue_counter(device, name, "chains", chains, visitor);
+	visit_queue_counter(device, name, "notifications", notifications, visitor);
+	visit_queue_counter(device, name, "interrupts", interrupts, visitor);
 }
 
-static void print_devices(const struct vm *vm)
+static void visit_latency(const struct virtio_device *device, const struct virtio_latency *kind,
+	const struct visitor *visitor)
 {
-	for (unsigned i = 0; i < vm->machine.device_count; i++) {
-		const struct virtio_device *device = vm->machine.devices[i];
+	struct stats_counter counter = {
+		.kind = STATS_LATENCY,
+		.device = device->name,
+		.name = kind->name,
+	};
 
-		for (unsigned j = 0; j < device->queue_count; j++)
-			print_queues(device, j);
-		for (unsigned j = 0; j < device->counter_count; j++)
-			print_counter(device->name, device->counters[j].name,
-				device->counters[j].value);
+	for (unsigned i = 0; i <= LATENCY_BUCKETS; i++) {
+		counter.bucket = i;
+		counter.value = count_of(&kind->latency.buckets[i]);
+		if (counter.value)
+			visitor->visit(visitor->context, &counter);
 	}
+	counter.kind = STATS_LATENCY_SUM;
+	counter.bucket = 0;
+	counter.value = count_of(&kind->latency.nanoseconds);
+	if (counter.value)
+		visitor->visit(visitor->context, &counter);
 }
 
-static void print_rings(const struct vm *vm)
+static void visit_device(struct virtio_device *device, const struct visitor *visitor)
 {
-	uint64_t operations = vm->ring->operations, submissions = vm->ring->submissions;
+	if (device->ops->gather)
+		device->ops->gather(device);
+	for (unsigned i = 0; i < device->queue_count; i++)
+		visit_queues(device, i, visitor);
+	for (unsigned i = 0; i < device->counter_count; i++) {
+		if (device->counters[i].name)
+			tell_device(visitor, device->name, device->counters[i].name,
+				count_of(&device->counters[i].value));
+	}
+	for (unsigned i = 0; i < device->latency_count; i++)
+		visit_latency(device, &device->latencies[i], visitor);
+}
+
+static void visit_rings(const struct vm *vm, const struct visitor *visitor)
+{
+	uint64_t operations = count_of(&vm->ring->operations);
+	uint64_t submissions = count_of(&vm->ring->submissions);
 
 	for (unsigned i = 0; i < vm->vcpu_count; i++) {
-		operations += vm->vcpus[i].ring.operations;
-		submissions += vm->vcpus[i].ring.submissions;
+		operations += count_of(&vm->vcpus[i].ring.operations);
+		submissions += count_of(&vm->vcpus[i].ring.submissions);
 	}
-	print_counter("io_uring", "operations", operations);
-	print_counter("io_uring", "submissions", submissions);
+	count_one(visitor, STATS_IO_URING, "operations", operations);
+	count_one(visitor, STATS_IO_URING, "submissions", submissions);
 }
 
 /* KVM's own counters of a vCPU that say what the guest did to the host. */
@@ -175,7 +220,7 @@ static unsigned add_kvm_counters(const struct vcpu *vcpu, struct kvm_counter *co
 	return filled;
 }
 
-static void print_kvm(const struct vm *vm)
+static void visit_kvm(const struct vm *vm, const struct visitor *visitor)
 {
 	struct kvm_counter counters[16] = { 0 };
 	unsigned count = 0;
@@ -183,14 +228,39 @@ static void print_kvm(const struct vm *vm)
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
 		count = add_kvm_counters(&vm->vcpus[i], counters, ARRAY_SIZE(counters));
 	for (unsigned i = 0; i < count; i++)
-		print_counter("kvm", counters[i].name, counters[i].value);
+		count_one(visitor, STATS_KVM, counters[i].name, counters[i].value);
+}
+
+void stats_visit(struct vm *vm, void (*visit)(void *context, const struct stats_counter *counter),
+	void *context)
+{
+	const struct visitor visitor = { visit, context };
+
+	visit_exits(vm, &visitor);
+	visit_hypercalls(vm, &visitor);
+	for (unsigned i = 0; i < vm->machine.device_count; i++)
+		visit_device(vm->machine.devices[i], &visitor);
+	visit_rings(vm, &visitor);
+	visit_kvm(vm, &visitor);
+}
+
+static void print_counter(void *context, const struct stats_counter *counter)
+{
+	static const char *const groups[STATS_KINDS] = {
+		[STATS_EXIT] = "exit",
+		[STATS_HYPERCALL] = "hypercall",
+		[STATS_IO_URING] = "io_uring",
+		[STATS_KVM] = "kvm",
+	};
+	const char *group = counter->device ? counter->device : groups[counter->kind];
+
+	(void)context;
+	/* A line for each bucket would bury the rest: `karma stats` shows them. */
+	if (counter->kind != STATS_LATENCY && counter->kind != STATS_LATENCY_SUM)
+		tell("stats %s.%s %" PRIu64, group, counter->name, counter->value);
 }
 
 void stats_print(struct vm *vm)
 {
-	print_exits(vm);
-	print_hypercalls(vm);
-	print_devices(vm);
-	print_rings(vm);
-	print_kvm(vm);
+	stats_visit(vm, print_counter, NULL);
 }

@@ -174,7 +174,7 @@ static bool serve_acpi(struct vcpu *vcpu, uint16_t port, bool out, uint8_t *data
 {
 	if (port < ACPI_SLEEP_CONTROL_PORT || port > ACPI_RESET_PORT)
 		return false;
-	vcpu->acpi_accesses++;
+	count_up(&vcpu->acpi_accesses, 1);
 	if (!out)
 		*data = 0;
 	else if (port == ACPI_SLEEP_CONTROL_PORT && *data == ACPI_SLEEP_S5_VALUE)
@@ -230,7 +230,7 @@ static void serve_exit(struct vcpu *vcpu)
 	uint32_t reason = vcpu->run->exit_reason;
 	char what[80];
 
-	vcpu->exits[reason < KVM_EXIT_KINDS ? reason : KVM_EXIT_UNKNOWN]++;
+	count_up(&vcpu->exits[reason < KVM_EXIT_KINDS ? reason : KVM_EXIT_UNKNOWN], 1);
 	switch (reason) {
 	case KVM_EXIT_HYPERCALL:
 		serve_hypercall(vcpu);
@@ -277,11 +277,27 @@ static void after_guest(struct vcpu *vcpu)
 		io_ring_resume(&vcpu->ring);
 }
 
-static void run_vcpu(struct vcpu *vcpu)
+/* While the guest is paused. */
+static void rest(struct vcpu *vcpu)
+{
+	before_guest(vcpu);
+	vm_rest(vcpu->vm);
+	after_guest(vcpu);
+	/* Before the next look at whether to stop or to rest again: a kick that comes later sticks. */
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	/* Linux is not to take the pause for a lockup.  One that has no such clock is not told. */
+	ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);
+}
+
+waiting_place static void run_vcpu(struct vcpu *vcpu)
 {
 	while (!atomic_load(&vcpu->vm->stopping)) {
 		int result;
 
+		if (atomic_load(&vcpu->vm->paused)) {
+			rest(vcpu);
+			continue;
+		}
 		before_guest(vcpu);
 		result = ioctl(vcpu->fd, KVM_RUN, 0);
 		after_guest(vcpu);
@@ -342,7 +358,7 @@ void *vcpu_thread(void *argument)
 
 void vcpu_kick(struct vcpu *vcpu)
 {
-	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 	/* By itself: pthread_kill() makes four system calls of it. */
 	if (vcpu->tid)
 		syscall(SYS_tgkill, vcpu->vm->pid, vcpu->tid, KICK_SIGNAL);

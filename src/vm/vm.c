@@ -245,6 +245,18 @@ _Noreturn void vm_park(struct vm *vm, bool io)
 		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
 }
 
+void vm_rest(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->park_lock);
+	vm->resting++;
+	pthread_cond_broadcast(&vm->park_changed);
+	while (atomic_load(&vm->paused) && !atomic_load(&vm->stopping))
+		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
+	vm->resting--;
+	pthread_cond_broadcast(&vm->park_changed);
+	pthread_mutex_unlock(&vm->park_lock);
+}
+
 static void *io_thread(void *argument)
 {
 	struct vm *vm = argument;
@@ -367,16 +379,41 @@ static void wait_for_park(struct vm *vm)
 	pthread_cond_timedwait(&vm->park_changed, &vm->park_lock, &deadline);
 }
 
+/* With the park_lock held.  A kick sticks, by immediate_exit; again, for a thread not in its loop yet. */
+static void kick_all(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->started; i++)
+		vcpu_kick(&vm->vcpus[i]);
+	wait_for_park(vm);
+}
+
+void vm_pause(struct vm *vm)
+{
+	atomic_store(&vm->paused, true);
+	pthread_mutex_lock(&vm->park_lock);
+	while (vm->resting + vm->parked < vm->started && !atomic_load(&vm->stopping))
+		kick_all(vm);
+	pthread_mutex_unlock(&vm->park_lock);
+}
+
+void vm_resume(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->park_lock);
+	atomic_store(&vm->paused, false);
+	pthread_cond_broadcast(&vm->park_changed);
+	/* Who is still on its way out of a pause does not count for the next one. */
+	while (vm->resting && !atomic_load(&vm->stopping))
+		wait_for_park(vm);
+	pthread_mutex_unlock(&vm->park_lock);
+}
+
 void vm_halt(struct vm *vm)
 {
 	atomic_store(&vm->stopping, true);
 	pthread_mutex_lock(&vm->park_lock);
-	while (vm->parked < vm->started) {
-		/* A kick sticks, by immediate_exit; again, for a thread not in its loop yet. */
-		for (unsigned i = 0; i < vm->started; i++)
-			vcpu_kick(&vm->vcpus[i]);
-		wait_for_park(vm);
-	}
+	pthread_cond_broadcast(&vm->park_changed);
+	while (vm->parked < vm->started)
+		kick_all(vm);
 	pthread_mutex_unlock(&vm->park_lock);
 }
 

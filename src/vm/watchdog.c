@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The watchdog's clock. */
+#include "karma/util.h"
 #include "karma/watchdog.h"
 
 /* Often enough that the moment of a feed, which is not known, matters little. */
@@ -11,7 +12,7 @@ void watchdog_start(struct watchdog *watchdog, unsigned seconds, int64_t now)
 	*watchdog = (struct watchdog){ .period = seconds * 1000ll, .looked_at = now };
 }
 
-int watchdog_interval(const struct watchdog *watchdog)
+waiting_place int watchdog_interval(const struct watchdog *watchdog)
 {
 	int64_t interval = watchdog->period / LOOKS_A_PERIOD;
 
@@ -20,7 +21,7 @@ int watchdog_interval(const struct watchdog *watchdog)
 	return interval < INTERVAL_MAX ? interval : INTERVAL_MAX;
 }
 
-bool watchdog_look(struct watchdog *watchdog, uint64_t feeds, int64_t now)
+waiting_place bool watchdog_look(struct watchdog *watchdog, uint64_t feeds, int64_t now)
 {
 	int64_t since = now - watchdog->looked_at;
 	int64_t most = 2 * watchdog_interval(watchdog);

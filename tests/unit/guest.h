@@ -44,6 +44,7 @@ Suite *overlay_suite(void);
 Suite *net_suite(void);
 Suite *nbd_suite(void);
 Suite *passt_suite(void);
+Suite *control_suite(void);
 
 #define SIM_MEMORY (16 * MIB)
 #define SIM_RING_ENTRIES 64

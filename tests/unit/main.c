@@ -59,6 +59,7 @@ int main(void)
 		net_suite,
 		nbd_suite,
 		passt_suite,
+		control_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

@@ -24,7 +24,7 @@ static struct driver_queue queues[QUEUES];
 static void start(uint64_t memory)
 {
 	sim_init(&sim, memory);
-	sim_add(&sim, balloon_create(&sim.environment));
+	sim_add(&sim, balloon_create(&sim.environment, 0));
 	sim_start_device(&sim, 0,
 		FEATURES_INDIRECT | FEATURES_EVENT | FEATURE(VIRTIO_BALLOON_F_DEFLATE_ON_OOM) |
 			FEATURE(VIRTIO_BALLOON_F_REPORTING),
@@ -116,6 +116,25 @@ START_TEST(pages_in_the_balloon_are_freed)
 	assert_freed(1 << 1 | 1 << 2 | 1 << 3 | 1 << 9);
 	ck_assert_uint_eq(freed_bytes(), 4 * PAGE_BYTES);
 	ck_assert_str_eq(sim.machine.devices[0]->counters[0].name, "freed_bytes");
+}
+END_TEST
+
+START_TEST(its_size_is_told_to_the_guest)
+{
+	struct virtio_device *balloon = sim.machine.devices[0];
+	uint32_t generation = balloon->generation, pages, actual = htole32(7);
+
+	balloon_set(balloon, 10 * PAGE_BYTES);
+	ck_assert_uint_ne(balloon->generation, generation);
+	ck_assert_int_eq(virtio_config_read(balloon,
+		offsetof(struct virtio_balloon_config, num_pages), &pages, sizeof(pages)), 0);
+	ck_assert_uint_eq(le32toh(pages), 10);
+	ck_assert_int_eq(virtio_config_write(balloon,
+		offsetof(struct virtio_balloon_config, actual), &actual, sizeof(actual)), 0);
+	ck_assert_str_eq(balloon->counters[1].name, "target_bytes");
+	ck_assert_uint_eq(balloon->counters[1].value, 10 * PAGE_BYTES);
+	ck_assert_str_eq(balloon->counters[2].name, "actual_bytes");
+	ck_assert_uint_eq(balloon->counters[2].value, 7 * PAGE_BYTES);
 }
 END_TEST
 
@@ -374,6 +393,7 @@ Suite *balloon_suite(void)
 {
 	const TTest *const tests[] = {
 		pages_in_the_balloon_are_freed,
+		its_size_is_told_to_the_guest,
 		pages_may_come_in_any_order_and_twice,
 		page_is_there_again_when_it_is_touched,
 		page_numbers_of_no_memory_are_passed_over,

@@ -459,8 +459,7 @@ START_TEST(nothing_that_a_guest_left_leads_out_of_the_buffers)
 	for (size_t i = 0; i < ARRAY_SIZE(bytes); i++) {
 		memset(terminal.kept, bytes[i], offsetof(struct terminal_kept, output));
 		terminal_hand_on(&terminal);
-		ck_assert_uint_lt(terminal.kept->output_start, TERMINAL_OUTPUT_BYTES);
-		ck_assert_uint_le(terminal.kept->output_used, TERMINAL_OUTPUT_BYTES);
+		ck_assert_uint_le(terminal_pending(&terminal), TERMINAL_OUTPUT_BYTES);
 		ck_assert_uint_lt(terminal.kept->input_start, TERMINAL_INPUT_BYTES);
 		ck_assert_uint_le(terminal.kept->input_used, TERMINAL_INPUT_BYTES);
 	}

@@ -18,6 +18,7 @@
 	CALL(ioctl, "run the guest", FD(VCPU_FD), REQUEST(KVM_RUN)) \
 	CALL(ioctl, "send interrupts", FD(VM_FD), REQUEST(KVM_SIGNAL_MSI)) \
 	CALL(ioctl, "tell where the guest crashed", FD(VCPU_FD), REQUEST(KVM_GET_REGS)) \
+	CALL(ioctl, "tell the guest that it was paused", FD(VCPU_FD), REQUEST(KVM_KVMCLOCK_CTRL)) \
 	CALL(ioctl, "which offloads of a TAP the guest takes", REQUEST(TUNSETOFFLOAD)) \
 	CALL(ioctl, "how many queues of a TAP it uses", REQUEST(TUNSETQUEUE)) \
 	CALL(ioctl, "whether a TAP is still there", REQUEST(TUNGETIFF)) \

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* karma console: the user's terminal on a guest's console. */
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <termios.h>
+
+#include "client.h"
+#include "karma/cli.h"
+#include "karma/log.h"
+#include "karma/util.h"
+
+#define CHUNK 16384u
+
+static const struct command command = { "console",
+	"usage: karma console [--read-only] [--replay] NAME\n"
+	"\n"
+	"See what a guest prints, the last 64 KiB first, and type to it.  Ctrl-A x leaves, and the guest\n"
+	"runs on; Ctrl-A a sends Ctrl-A, Ctrl-A h helps.  Many can read, one at a time can type.\n"
+	"\n"
+	"  --read-only   type nothing\n"
+	"  --replay      print the last 64 KiB, and leave\n"
+	"\n"
+	"Input that is no terminal is sent as it is, and output goes on after its end.\n"
+	"Exit status: 0, or 125 if karma failed.\n" };
+
+enum { OPTION_READ_ONLY = 256, OPTION_REPLAY };
+
+static const struct option options[] = {
+	{ "read-only", no_argument, NULL, OPTION_READ_ONLY },
+	{ "replay", no_argument, NULL, OPTION_REPLAY },
+	{ "help", no_argument, NULL, 'h' },
+	{ 0 },
+};
+
+struct attached {
+	struct connection connection;
+	bool writer;
+	bool keys;			/* input is a terminal: raw, with Ctrl-A commands */
+	bool escape;			/* Ctrl-A came last */
+	bool input_ended, left;
+	int signal_fd;
+	struct termios saved;
+	char typed[CHUNK];		/* that the guest has not taken yet */
+	size_t typed_used;
+};
+
+static bool write_all(const char *bytes, size_t length)
+{
+	while (length) {
+		ssize_t written = write(STDOUT_FILENO, bytes, length);
+
+		if (written < 0 && errno == EAGAIN) {
+			struct pollfd output = { .fd = STDOUT_FILENO, .events = POLLOUT };
+
+			poll(&output, 1, -1);
+		} else if (written < 0 && errno != EINTR) {
+			return false;
+		} else if (written > 0) {
+			bytes += written;
+			length -= written;
+		}
+	}
+	return true;
+}
+
+/* Every key goes to the guest; output stays processed, for messages of ours. */
+static int take_terminal(struct attached *attached)
+{
+	struct termios raw;
+
+	attached->keys = isatty(STDIN_FILENO) && tcgetpgrp(STDIN_FILENO) == getpgrp();
+	if (!attached->keys)
+		return 0;
+	if (tcgetattr(STDIN_FILENO, &attached->saved) < 0)
+		return fail(-errno, "terminal: can't read its mode: %s", strerror(errno));
+	raw = attached->saved;
+	raw.c_iflag &= ~(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
+	raw.c_lflag &= ~(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
+	raw.c_cc[VMIN] = 1;
+	raw.c_cc[VTIME] = 0;
+	if (tcsetattr(STDIN_FILENO, TCSANOW, &raw) < 0)
+		return fail(-errno, "terminal: can't set raw mode: %s", strerror(errno));
+	return 0;
+}
+
+static void give_terminal_back(const struct attached *attached)
+{
+	if (attached->keys)
+		tcsetattr(STDIN_FILENO, TCSADRAIN, &attached->saved);
+}
+
+/* Those that would end us, so that the terminal is given back. */
+static int take_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGQUIT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+static void type_key(struct attached *attached, char key)
+{
+	static const char help[] = "\r\nkarma: Ctrl-A x  leave; the guest runs on\r\n"
+				   "karma: Ctrl-A a  send Ctrl-A to the guest\r\n"
+				   "karma: Ctrl-A h  this help\r\n";
+
+	if (!attached->escape && key == TERMINAL_ESCAPE) {
+		attached->escape = true;
+		return;
+	}
+	if (attached->escape && key == 'x')
+		attached->left = true;
+	else if (attached->escape && (key == 'a' || key == TERMINAL_ESCAPE))
+		attached->typed[attached->typed_used++] = TERMINAL_ESCAPE;
+	else if (attached->escape)
+		fputs(help, stderr);
+	else
+		attached->typed[attached->typed_used++] = key;
+	attached->escape = false;
+}
+
+static void read_input(struct attached *attached)
+{
+	char bytes[CHUNK];
+	ssize_t got = read(STDIN_FILENO, bytes, sizeof(bytes) - attached->typed_used);
+
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (got <= 0) {
+		attached->input_ended = true;
+		/* A terminal's end is its user's. */
+		attached->left |= attached->keys;
+		return;
+	}
+	for (ssize_t i = 0; i < got && !attached->left; i++) {
+		if (attached->keys)
+			type_key(attached, bytes[i]);
+		else
+			attached->typed[attached->typed_used++] = bytes[i];
+	}
+	/* Nobody would take it. */
+	if (!attached->writer)
+		attached->typed_used = 0;
+}
+
+/* False if the guest's supervisor has gone. */
+static bool send_typed(struct attached *attached)
+{
+	ssize_t sent = send(attached->connection.fd, attached->typed, attached->typed_used,
+		MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	if (sent < 0)
+		return errno == EAGAIN || errno == EINTR;
+	attached->typed_used -= sent;
+	memmove(attached->typed, attached->typed + sent, attached->typed_used);
+	return true;
+}
+
+/* True as long as there may be more. */
+static bool pass_on_output(struct attached *attached)
+{
+	char bytes[CHUNK];
+	ssize_t got = recv(attached->connection.fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+
+	if (got < 0)
+		return errno == EAGAIN || errno == EINTR;
+	return got > 0 && write_all(bytes, got);
+}
+
+/* Until the user leaves, or the guest. */
+static void follow(struct attached *attached)
+{
+	bool there = write_all(attached->connection.input, attached->connection.input_used);
+
+	while (there && !attached->left) {
+		bool reads = !attached->input_ended && attached->typed_used < sizeof(attached->typed);
+		struct pollfd watched[] = {
+			{ .fd = attached->connection.fd,
+				.events = POLLIN | (attached->typed_used ? POLLOUT : 0) },
+			{ .fd = reads ? STDIN_FILENO : -1, .events = POLLIN },
+			{ .fd = attached->signal_fd, .events = POLLIN },
+		};
+
+		if (poll(watched, ARRAY_SIZE(watched), -1) < 0)
+			continue;
+		if (watched[2].revents)
+			return;
+		if (watched[1].revents)
+			read_input(attached);
+		if (attached->typed_used)
+			there = send_typed(attached);
+		if (there && (watched[0].revents & ~POLLOUT))
+			there = pass_on_output(attached);
+	}
+	if (!attached->left)
+		note("%s: the guest has ended", attached->connection.name);
+}
+
+/* The last that was printed, of so many bytes, and no more. */
+static int replay(struct attached *attached, int64_t left)
+{
+	struct connection *connection = &attached->connection;
+
+	while (left > 0) {
+		struct pollfd watched = { .fd = connection->fd, .events = POLLIN };
+		char bytes[CHUNK];
+		ssize_t got;
+
+		if (connection->input_used) {
+			got = connection->input_used < (size_t)left ? (ssize_t)connection->input_used : left;
+			connection->input_used = 0;
+			if (!write_all(connection->input, got))
+				return STATUS_FAILURE;
+		} else {
+			poll(&watched, 1, -1);
+			got = recv(connection->fd, bytes, left < CHUNK ? left : CHUNK, MSG_DONTWAIT);
+			if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+				return 0;
+			if (got > 0 && !write_all(bytes, got))
+				return STATUS_FAILURE;
+		}
+		left -= got > 0 ? got : 0;
+	}
+	return 0;
+}
+
+static void greet(const struct attached *attached, bool read_only)
+{
+	const char *name = attached->connection.name;
+
+	if (attached->keys)
+		note("%s: attached; Ctrl-A x leaves, and the guest runs on; Ctrl-A h helps", name);
+	if (!attached->writer && !read_only)
+		note("%s: somebody else types there: what you type is not sent", name);
+}
+
+static int attach(struct attached *attached, const char *name, bool read_only, bool only_replay)
+{
+	int status = STATUS_FAILURE;
+	json_t *result;
+
+	if (connection_open(&attached->connection, name, false) < 0)
+		return STATUS_FAILURE;
+	result = connection_call(&attached->connection,
+		json_pack("{s:s, s:b}", "request", "console", "write", !read_only && !only_replay));
+	if (!result)
+		return STATUS_FAILURE;
+	attached->writer = json_is_true(json_object_get(result, "writer"));
+	if (only_replay) {
+		status = replay(attached, integer_of(result, "replay"));
+	} else if (take_terminal(attached) == 0) {
+		greet(attached, read_only);
+		follow(attached);
+		give_terminal_back(attached);
+		if (attached->keys)
+			fputc('\n', stderr);
+		status = 0;
+	}
+	json_decref(result);
+	return status;
+}
+
+int command_console(int argc, char **argv)
+{
+	struct attached attached = { .connection = { .fd = -1, .pidfd = -1 }, .signal_fd = -1 };
+	bool read_only = false, only_replay = false;
+	const char *name;
+	int option, status;
+
+	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (option == 'h') {
+			fputs(command.help, stdout);
+			return 0;
+		}
+		if (option == '?')
+			return command_misused(&command, "no such option");
+		read_only |= option == OPTION_READ_ONLY;
+		only_replay |= option == OPTION_REPLAY;
+	}
+	name = command_name(&command, argc, argv);
+	if (!name)
+		return STATUS_FAILURE;
+	attached.signal_fd = take_signals();
+	status = attach(&attached, name, read_only, only_replay);
+	connection_close(&attached.connection);
+	close_fd(&attached.signal_fd);
+	return status;
+}

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The sockets of guests, by their names: where they are, who listens there, what dead guests have left. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "karma/control.h"
+#include "karma/log.h"
+#include "karma/util.h"
+
+#define SYSTEM_DIRECTORY "/run/karma"
+#define SUFFIX ".sock"
+#define BACKLOG 64
+
+struct directory {
+	char path[sizeof(((struct control_socket *)0)->path)];
+};
+
+bool control_name_is_valid(const char *name)
+{
+	size_t length = strspn(
+		name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
+
+	return length > 0 && length <= CONTROL_NAME_MAX && !name[length] && name[0] != '.' &&
+		name[0] != '-';
+}
+
+/* By its specification it is the user's own; what sudo leaves of another's is not. */
+static bool own_runtime_directory(struct directory *directory)
+{
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+	struct stat status;
+
+	return runtime && runtime[0] == '/' && stat(runtime, &status) == 0 &&
+		status.st_uid == geteuid() &&
+		snprintf(directory->path, sizeof(directory->path), "%s/karma", runtime) <
+			(int)sizeof(directory->path);
+}
+
+/* Where this user's guests may be; the first is where a new one's socket goes.  How many. */
+static unsigned find_directories(struct directory directories[2])
+{
+	unsigned count = own_runtime_directory(&directories[0]);
+
+	strcpy(directories[count].path, SYSTEM_DIRECTORY);
+	return count + (count == 0 || strcmp(directories[0].path, SYSTEM_DIRECTORY) != 0);
+}
+
+static int socket_address(
+	const struct directory *directory, const char *name, struct sockaddr_un *address)
+{
+	*address = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	if (snprintf(address->sun_path, sizeof(address->sun_path), "%s/%s" SUFFIX, directory->path,
+		    name) >= (int)sizeof(address->sun_path))
+		return -ENAMETOOLONG;
+	return 0;
+}
+
+/*
+ * A connection that doesn't wait, or -ECONNREFUSED for what a dead guest has left, -EAGAIN where too many
+ * others wait, -ENOENT where none is, for us at least.
+ */
+static int connect_to(const struct sockaddr_un *address)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int error;
+
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0)
+		return fd;
+	error = errno == EACCES ? -ENOENT : -errno;
+	close(fd);
+	return error;
+}
+
+/* 0 if somebody listens there, -ECONNREFUSED if nobody does any more, or another negative errno. */
+static int probe(const struct sockaddr_un *address)
+{
+	int fd;
+
+	/* The common case at a start, for which no socket has to be made. */
+	if (access(address->sun_path, F_OK) < 0)
+		return -errno;
+	fd = connect_to(address);
+	close_fd(&fd);
+	return fd >= 0 || fd == -EAGAIN ? 0 : fd;
+}
+
+/* With the directory locked, so that what is taken away is not another's new one. */
+static void clean(int directory_fd, const struct sockaddr_un *address)
+{
+	if (flock(directory_fd, LOCK_EX) == 0 && probe(address) == -ECONNREFUSED)
+		unlink(address->sun_path);
+}
+
+/* Make it if need be; nobody else may put anything there. */
+static int open_directory(const struct directory *directory)
+{
+	const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+	struct stat status;
+	int fd = open(directory->path, flags);
+
+	if (fd < 0 && errno == ENOENT && (mkdir(directory->path, 0700) == 0 || errno == EEXIST))
+		fd = open(directory->path, flags);
+	if (fd < 0)
+		return -errno;
+	/* Root's guests may be where the guests of a system's service are, by its user. */
+	if (fstat(fd, &status) == 0 && (status.st_uid == geteuid() || geteuid() == 0) &&
+		!(status.st_mode & 022))
+		return fd;
+	close(fd);
+	return -EPERM;
+}
+
+static int bind_and_listen(struct control_socket *to, const struct sockaddr_un *address)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct stat status;
+	int error;
+
+	if (fd < 0)
+		return -errno;
+	/* Before there is a path: the mode of the socket is that of the path (unix(7)). */
+	if (fchmod(fd, 0600) == 0 && bind(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 &&
+		listen(fd, BACKLOG) == 0 && stat(address->sun_path, &status) == 0) {
+		to->fd = fd;
+		memcpy(to->path, address->sun_path, sizeof(to->path));
+		to->device = status.st_dev;
+		to->inode = status.st_ino;
+		return 0;
+	}
+	error = -errno;
+	close(fd);
+	return error;
+}
+
+/* A name is used once, wherever its socket is.  With the first directory locked. */
+static bool is_used(const char *name, const struct directory *directories, unsigned count)
+{
+	struct sockaddr_un address;
+
+	for (unsigned i = 0; i < count; i++) {
+		int result = socket_address(&directories[i], name, &address);
+
+		if (result == 0)
+			result = probe(&address);
+		if (result == 0)
+			return true;
+		/* What a dead guest has left where ours is to be. */
+		if (i == 0 && result == -ECONNREFUSED)
+			unlink(address.sun_path);
+	}
+	return false;
+}
+
+static int listen_in(struct control_socket *socket, const char *name,
+	const struct directory *directories, unsigned count)
+{
+	cleanup_fd int fd = open_directory(&directories[0]);
+	struct sockaddr_un address;
+	int result = socket_address(&directories[0], name, &address);
+
+	if (fd < 0 || result < 0)
+		return fd < 0 ? fd : result;
+	if (flock(fd, LOCK_EX) < 0)
+		return -errno;
+	if (is_used(name, directories, count))
+		return -EADDRINUSE;
+	return bind_and_listen(socket, &address);
+}
+
+int control_listen(struct control_socket *socket, const char *name, bool quiet)
+{
+	struct directory directories[2];
+	unsigned count = find_directories(directories);
+	int result;
+
+	socket->fd = -1;
+	result = listen_in(socket, name, directories, count);
+	if (result == 0 || quiet)
+		return result;
+	if (result == -EADDRINUSE)
+		return fail(result, "--name %s: a guest with that name runs: give another, or end that one "
+				    "(`karma stop %s`)",
+			name, name);
+	return fail(result, "--name %s: can't make a socket in %s: %s: set XDG_RUNTIME_DIR to a directory "
+			    "of yours, or leave out --name",
+		name, directories[0].path, strerror(-result));
+}
+
+int control_listen_at(struct control_socket *socket, const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int result;
+
+	socket->fd = -1;
+	if (strlen(path) >= sizeof(address.sun_path))
+		return fail(-ENAMETOOLONG, "--console unix:%s: a socket's path has at most %zu bytes: give a "
+					   "shorter one",
+			path, sizeof(address.sun_path) - 1);
+	strcpy(address.sun_path, path);
+	if (probe(&address) == -ECONNREFUSED)
+		unlink(path);
+	result = bind_and_listen(socket, &address);
+	if (result < 0)
+		return fail(result, "--console unix:%s: %s: give the path of a socket that isn't there yet", path,
+			strerror(-result));
+	return 0;
+}
+
+void control_unlisten(struct control_socket *socket)
+{
+	struct stat status;
+
+	if (socket->fd < 0)
+		return;
+	if (stat(socket->path, &status) == 0 && status.st_dev == socket->device &&
+		status.st_ino == socket->inode)
+		unlink(socket->path);
+	close(socket->fd);
+	socket->fd = -1;
+}
+
+static int connect_in(const struct directory *directory, const char *name)
+{
+	struct sockaddr_un address;
+	int result = socket_address(directory, name, &address);
+
+	if (result == 0)
+		result = connect_to(&address);
+	if (result == -ECONNREFUSED) {
+		cleanup_fd int fd = open_directory(directory);
+
+		if (fd >= 0)
+			clean(fd, &address);
+		result = -ENOENT;
+	}
+	return result;
+}
+
+int control_connect(const char *name, pid_t *pid)
+{
+	struct directory directories[2];
+	unsigned count = find_directories(directories);
+	struct ucred peer;
+	socklen_t length = sizeof(peer);
+	int result = -ENOENT;
+
+	for (unsigned i = 0; i < count && result == -ENOENT; i++)
+		result = connect_in(&directories[i], name);
+	if (result < 0)
+		return result;
+	/* Who listens there may not be who we take it for. */
+	if (getsockopt(result, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0 ||
+		(peer.uid != geteuid() && peer.uid != 0 && geteuid() != 0)) {
+		close(result);
+		return -EPERM;
+	}
+	*pid = peer.pid;
+	return result;
+}
+
+struct list {
+	char (*names)[CONTROL_NAME_MAX + 1];
+	size_t count, room;
+};
+
+static int add_name(struct list *list, const char *name, size_t length)
+{
+	if (list->count == list->room) {
+		size_t room = list->room ? 2 * list->room : 64;
+		void *names = reallocarray(list->names, room, sizeof(*list->names));
+
+		if (!names)
+			return -ENOMEM;
+		list->names = names;
+		list->room = room;
+	}
+	memcpy(list->names[list->count], name, length);
+	list->names[list->count][length] = '\0';
+	if (control_name_is_valid(list->names[list->count]))
+		list->count++;
+	return 0;
+}
+
+static int list_directory(const struct directory *directory, struct list *list)
+{
+	DIR *stream = opendir(directory->path);
+	struct dirent *entry;
+	int result = 0;
+
+	/* Not there, or another user's: none of ours are in it. */
+	if (!stream)
+		return 0;
+	while (result == 0 && (entry = readdir(stream))) {
+		size_t length = strlen(entry->d_name);
+
+		if (length <= strlen(SUFFIX) || length - strlen(SUFFIX) > CONTROL_NAME_MAX ||
+			strcmp(entry->d_name + length - strlen(SUFFIX), SUFFIX) != 0)
+			continue;
+		result = add_name(list, entry->d_name, length - strlen(SUFFIX));
+	}
+	closedir(stream);
+	return result;
+}
+
+static int compare_names(const void *one, const void *other)
+{
+	return strverscmp(one, other);
+}
+
+int control_list(char (**names)[CONTROL_NAME_MAX + 1])
+{
+	struct directory directories[2];
+	unsigned count = find_directories(directories);
+	struct list list = { 0 };
+	size_t kept = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		if (list_directory(&directories[i], &list) < 0) {
+			free(list.names);
+			return -ENOMEM;
+		}
+	}
+	if (list.count)
+		qsort(list.names, list.count, sizeof(*list.names), compare_names);
+	for (size_t i = 0; i < list.count; i++) {
+		if (kept == 0 || strcmp(list.names[i], list.names[kept - 1]) != 0)
+			memmove(list.names[kept++], list.names[i], sizeof(*list.names));
+	}
+	*names = list.names;
+	return kept;
+}
