@@ -52,7 +52,7 @@ _karma_value() {	# OPTION
 		esac
 		;;
 	--balloon) _karma_words on off ;;
-	--console) _karma_words stdio pty none file: ;;
+	--console) _karma_words stdio pty none file: unix: ;;
 	--log-format) _karma_words text json ;;
 	--reboot) _karma_words exit restart ;;
 	--on-panic) _karma_words exit restart wait ;;
@@ -76,15 +76,30 @@ _karma_run() {
 	_karma_words "$_karma_options"
 }
 
+# Names of guests that run, and the options of a command for them.
+_karma_guests() {	# OPTION...
+	if [ "$previous" = --disk ]; then
+		_karma_words vda vdb vdc vdd
+	else
+		_karma_words "$* --help $(karma ps --names 2>/dev/null)"
+	fi
+}
+
 _karma() {
 	local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_karma_words run check config --help --version
+		_karma_words run check config ps stats console log pause resume stop wait resize balloon --help --version
 		return
 	fi
 	case ${COMP_WORDS[1]} in
 	run) _karma_run ;;
+	ps) _karma_words --json --names --help ;;
+	stats) _karma_guests --json --prometheus --watch ;;
+	console) _karma_guests --read-only --replay ;;
+	stop) _karma_guests --force ;;
+	resize) _karma_guests --disk ;;
+	log | pause | resume | wait | balloon) _karma_guests ;;
 	config)
 		if [ "$COMP_CWORD" -eq 2 ]; then _karma_words check; else _karma_configs; fi
 		;;
