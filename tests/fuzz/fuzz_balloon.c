@@ -90,7 +90,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint8_t kind = take(&script, 1);
 	struct driver driver;
 
-	driver_init(&driver, balloon_create(&environment), &ring);
+	driver_init(&driver, balloon_create(&environment, 0), &ring);
 	driver_start(&driver, &script);
 	meddling_start(kind, QUEUE_BYTES / 16);
 	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++)

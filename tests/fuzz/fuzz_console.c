@@ -38,8 +38,11 @@ static void open_terminal(uint8_t kind)
 	reading = out[0];
 	check(fcntl(typing, F_SETFL, O_NONBLOCK) == 0 && fcntl(reading, F_SETFL, O_NONBLOCK) == 0);
 	check(terminal_open(&terminal, "none", &ring) == 0);
-	terminal.in_fd = in[0];
+	terminal.in_fd = terminal.inputs[TERMINAL_USER].fd = in[0];
 	terminal.out_fd = out[1];
+	/* Nobody is attached: that input ends only with the process. */
+	close_fd(&terminal.inputs[TERMINAL_ATTACHED].fd);
+	terminal.inputs[TERMINAL_ATTACHED].fd = -1;
 	terminal.kept->input_ended = false;
 	terminal.interactive = kind & KIND_INTERACTIVE;
 	terminal.typed = kind & KIND_TYPED;
@@ -51,8 +54,8 @@ static void check_terminal(void)
 {
 	const struct terminal_kept *kept = terminal.kept;
 
-	check(kept->output_start < TERMINAL_OUTPUT_BYTES &&
-		kept->output_used <= TERMINAL_OUTPUT_BYTES);
+	check(kept->output_sent <= kept->output_written &&
+		kept->output_written - kept->output_sent <= TERMINAL_OUTPUT_BYTES);
 	check(kept->input_start < TERMINAL_INPUT_BYTES && kept->input_used <= TERMINAL_INPUT_BYTES);
 }
 
@@ -122,7 +125,7 @@ static void do_step(struct script *script)
 static void close_terminal(void)
 {
 	close_input();
-	while (terminal.output_busy || terminal.input_busy) {
+	while (terminal.output_busy || terminal.inputs[TERMINAL_USER].busy) {
 		read_output();
 		io_ring_run(&ring, false);
 	}

@@ -145,6 +145,9 @@ static void make_machine(void)
 	check(ftruncate(file, 0) == 0 && ftruncate(file, DISK_SECTORS * 512) == 0);
 	check(disk_open(&disk, &options, &ring) == 0);
 	check(terminal_open(&terminal, "none", &ring) == 0);
+	/* Nobody is attached: that input ends only with the process. */
+	close_fd(&terminal.inputs[TERMINAL_ATTACHED].fd);
+	terminal.inputs[TERMINAL_ATTACHED].fd = -1;
 	memset(&end, 0, sizeof(end));
 	net_init(&end, &end_ops, &ring);
 	end.queue_count = 1;
@@ -158,7 +161,7 @@ static void make_machine(void)
 	add(net_create(&environment, "eth0", &end, mac, 1500));
 	add(console_create(&environment, &terminal));
 	add(rng_create(&environment));
-	add(balloon_create(&environment));
+	add(balloon_create(&environment, 0));
 }
 
 /* With nothing under way that the next machine would find. */
@@ -332,7 +335,7 @@ static void host_event(unsigned what, struct script *script)
 		break;
 	case 1:
 		check(ftruncate(file, take(script, 1) * 512) == 0);
-		machine_measure(&machine);
+		machine_measure(&machine, -1);
 		break;
 	case 2:
 		net_set_link(&end, take(script, 1) & 1);
