@@ -84,6 +84,20 @@ test_example_one_command() {
 	expect_in out "^Linux .* $RELEASE "
 }
 
+test_example_by_name() {
+	export XDG_RUNTIME_DIR=$PWD
+	make_root web.img 'exec sleep 1000'
+	# What goes on until the user leaves goes on for a while.
+	example "Run a guest by its name" '
+		s|^karma ps|until karma ps --names \| grep -q web; do sleep 0.1; done; karma ps|
+		s|^karma console|timeout 5 karma console|
+		s|^karma stats|timeout 5 karma stats|'
+	expect_status 0
+	expect_in out '^web +[0-9]+ +(starting|running)'
+	[ "$(stat -c %s web.img)" = $((20 << 30)) ] || die "the disk has not grown"
+	[ -z "$(ls -A karma)" ] || die "left over: $(ls -A karma)"
+}
+
 test_example_ci_job() {
 	make_root tests.img
 	example "Run a test in a guest from a CI job"
