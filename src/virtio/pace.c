@@ -130,29 +130,24 @@ static void in_vain(struct pace *pace)
 }
 
 /* Notifications stay off.  A vCPU's own ring would make it leave the guest for each look. */
-static void poll_again(struct pace *pace, int64_t wait)
+static void look_polled(struct pace *pace, int64_t wait)
 {
-	if (wait < PACE_POLL_MIN)
-		wait = PACE_POLL_MIN;
-	if (wait > PACE_POLL_MAX)
-		wait = PACE_POLL_MAX;
 	pace->polled = true;
 	pace->notified = 0;
-	look_after(pace, wait, pace->queue->device->ring);
+	look_after(pace, wait < PACE_POLL_MAX ? wait : PACE_POLL_MAX, pace->queue->device->ring);
+}
+
+static void poll_again(struct pace *pace, int64_t wait)
+{
+	look_polled(pace, wait > PACE_POLL_MIN ? wait : PACE_POLL_MIN);
 }
 
 /* When this one is done; or, if there was none, when the guest has had some time to make it. */
 static void look_again(struct pace *pace, bool taken, int64_t now)
 {
-	int64_t wait = taken ? 0 : (now - pace->began) / PACE_LONG_SHARE;
-
-	if (wait > PACE_POLL_MAX)
-		wait = PACE_POLL_MAX;
+	look_polled(pace, taken ? 0 : (now - pace->began) / PACE_LONG_SHARE);
 	if (taken)
 		pace->began = now;
-	pace->polled = true;
-	pace->notified = 0;
-	look_after(pace, wait, pace->queue->device->ring);
 }
 
 /* Take what is there and may start, and what comes meanwhile; a ring of requests at most. */
