@@ -365,7 +365,7 @@ bench-block:
 bench-net:
 	$(Q)scripts/dependencies bench >&2
 	$(Q)$(MAKE) -s all guest $(BUILD)/bench/request-response >&2
-	$(call bench_with_kernel,net,--memory 4096)
+	$(call bench_with_kernel,net,--cpus 1 --memory 4096)
 
 bench-smp:
 	$(Q)scripts/dependencies soft >&2

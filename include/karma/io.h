@@ -6,7 +6,8 @@
  * A vCPU thread has a ring of its own beside, for requests that are complete, or nearly, when
  * io_uring has taken them: it takes these itself, with no other thread involved.  Before it enters
  * the guest it rests from its ring, and the I/O thread takes what is completed meanwhile, unless
- * that made the vCPU leave the guest: then the first of the two takes it.
+ * that made the vCPU leave the guest: then the first of the two takes it.  For what it waits with
+ * io_ring_poll_here() it always leaves the guest, and no other thread is woken for that.
  */
 #ifndef KARMA_IO_H
 #define KARMA_IO_H
@@ -27,6 +28,7 @@ struct io_op {
 
 	struct io_op *next;	/* io_ring_finish(), and whose it is before it is queued */
 	int result;
+	bool own;		/* io_ring_poll_here() */
 };
 
 struct io_write {
@@ -49,9 +51,14 @@ struct io_ring {
 	uint64_t wakes;
 	int wake_fd;		/* eventfd: something is complete on a ring whose owner rests */
 	struct io_ring *threads;	/* the list of the others */
+	int ones_fd;		/* eventfd: each read gives a 1, for ever */
 
 	/* Of a thread's own ring. */
 	struct io_ring *main, *next;
+	unsigned left_alone;	/* operations that may end without making the thread leave the guest */
+	struct iovec leave[2];	/* where the 1 goes: the thread's `leave` flag, and nowhere */
+	uint8_t nowhere[7];
+	struct io_op leave_op;
 };
 
 /*
@@ -63,9 +70,11 @@ void io_ring_release(struct io_ring *ring);
 
 /*
  * A thread's own ring: made before the I/O thread runs, released after it has ended, by any thread.
- * Statistics go to the main ring.
+ * Statistics go to the main ring.  leave: a flag that becomes 1 to make the thread leave the guest, or
+ * not enter it: immediate_exit of its struct kvm_run; NULL: there is no guest.
  */
-int io_ring_init_own(struct io_ring *ring, struct io_ring *main, unsigned in_flight);
+int io_ring_init_own(
+	struct io_ring *ring, struct io_ring *main, unsigned in_flight, uint8_t *leave);
 void io_ring_release_own(struct io_ring *ring);
 
 /* The calling thread has this ring from now on, and looks after it. */
@@ -109,6 +118,8 @@ void io_ring_fallocate(struct io_ring *ring, struct io_op *op, int fd, int mode,
 	uint64_t length);
 /* Wait until fd can be read (POLLIN) or written, once. */
 void io_ring_poll(struct io_ring *ring, struct io_op *op, int fd, unsigned events);
+/* The same on the calling thread's own ring, which it has: the thread leaves the guest for that. */
+void io_ring_poll_here(struct io_op *op, int fd, unsigned events);
 /* Wait for so long, which must stay until then; the result is -ETIME. */
 void io_ring_timeout(struct io_ring *ring, struct io_op *op, const struct __kernel_timespec *time);
 /* Let done() be called on the I/O thread. */

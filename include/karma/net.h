@@ -89,11 +89,14 @@ struct net_queue {
 	struct net *net;
 	unsigned index;
 	int fd;
-	_Atomic bool reading, writing;	/* an operation waits for that */
-	struct io_op readable_op, writable_op;
+	_Atomic bool reading, reading_here, writing;	/* an operation waits for that */
+	struct io_op readable_op, readable_here_op, writable_op;
 };
 
-/* What a device wants to know.  Called on the I/O thread, without a lock. */
+/*
+ * What a device wants to know.  Called without a lock, on the I/O thread, or, after
+ * net_wait_readable_here(), on the thread that waits.
+ */
 struct net_events {
 	void (*readable)(void *context, unsigned queue);
 	void (*writable)(void *context, unsigned queue);
@@ -134,6 +137,13 @@ void net_detach(struct net *net);
 /* Call readable() once there is a frame, or at once if one may be there; writable() likewise. */
 void net_wait_readable(struct net *net, unsigned queue);
 void net_wait_writable(struct net *net, unsigned queue);
+/*
+ * Call readable() on the calling thread, which is a vCPU's and leaves the guest for it: for who has
+ * to wait for that frame anyhow.  If the I/O thread waits as well, both are called.
+ */
+void net_wait_readable_here(struct net *net, unsigned queue);
+/* Whether a vCPU's thread waits. */
+bool net_waits_here(const struct net *net, unsigned queue);
 
 /* For backends. */
 void net_init(struct net *net, const struct net_ops *ops, struct io_ring *ring);

@@ -37,6 +37,11 @@ struct pace_ops {
 	enum pace_taken (*take)(struct virtq *queue);
 	/* Let the backend start what was begun. */
 	void (*start)(struct virtq *queue);
+	/*
+	 * Nobody waits for the end of a request: the driver looks for it whenever it has another reason
+	 * to.  So if one is alone, it is told a little later, and only if it has not seen by then.
+	 */
+	bool patient;
 };
 
 struct pace {
@@ -57,6 +62,10 @@ struct pace {
 	struct limit_turn turn;
 	struct io_op look_op;
 	struct __kernel_timespec delay;
+	bool untold;			/* the driver was not told of the last request */
+	bool telling;			/* tell_op is under way */
+	struct io_op tell_op;
+	struct __kernel_timespec tell_delay;
 	int64_t now;			/* ns: when it was last looked at, for who takes chains */
 	int64_t notified, gap;		/* ns: the last notification, the mean time between two */
 	int64_t wait;			/* ns; 0: not chosen yet */

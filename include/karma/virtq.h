@@ -92,6 +92,8 @@ void virtq_push_all(struct virtq *queue, const struct vring_used_elem *elements,
 
 /* Interrupt the guest if it wants to know of what was pushed. */
 void virtq_interrupt(struct virtq *queue);
+/* Whether that would send one now. */
+bool virtq_wants_interrupt(const struct virtq *queue);
 
 /* Ask the guest not to notify, while the device looks at the queue by itself. */
 void virtq_disable_notify(struct virtq *queue);

@@ -83,6 +83,17 @@ static void is_readable(struct io_op *op, int result)
 		net->events->readable(net->context, queue->index);
 }
 
+static void is_readable_here(struct io_op *op, int result)
+{
+	struct net_queue *queue = container_of(op, struct net_queue, readable_here_op);
+	struct net *net = queue->net;
+
+	(void)result;
+	queue->reading_here = false;
+	if (net->events)
+		net->events->readable(net->context, queue->index);
+}
+
 static void is_writable(struct io_op *op, int result)
 {
 	struct net_queue *queue = container_of(op, struct net_queue, writable_op);
@@ -106,6 +117,22 @@ void net_wait_readable(struct net *net, unsigned index)
 	else
 		io_ring_poll(net->ring, &queue->readable_op, queue->fd, POLLIN);
 	io_ring_submit(net->ring);
+}
+
+void net_wait_readable_here(struct net *net, unsigned index)
+{
+	struct net_queue *queue = &net->queues[index];
+
+	if (atomic_exchange(&queue->reading_here, true))
+		return;
+	queue->readable_here_op.done = is_readable_here;
+	io_ring_poll_here(&queue->readable_here_op, queue->fd, POLLIN);
+	io_ring_submit(io_ring_here(net->ring));
+}
+
+bool net_waits_here(const struct net *net, unsigned index)
+{
+	return net->queues[index].reading_here;
 }
 
 void net_wait_writable(struct net *net, unsigned index)

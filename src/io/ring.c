@@ -20,6 +20,8 @@ void __tsan_release(void *address);
 
 /* Submitted in one system call at most. */
 #define BATCH_MAX 256u
+/* As many as an eventfd counts: nobody reads them all. */
+#define ONES 0xfffffffffffffffeull
 /* Completions taken under the lock at a time. */
 #define TAKE_MAX 32u
 
@@ -77,23 +79,41 @@ static int restrict_and_enable(struct io_uring *uring)
 	return 0;
 }
 
+static int open_events(struct io_ring *ring)
+{
+	const uint64_t ones = ONES;
+
+	ring->wake_fd = eventfd(0, EFD_CLOEXEC);
+	ring->ones_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE);
+	if (ring->wake_fd < 0 || ring->ones_fd < 0)
+		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
+			strerror(errno));
+	return write_bytes(ring->ones_fd, &ones, sizeof(ones)) < 0 ? -errno : 0;
+}
+
+static void close_events(struct io_ring *ring)
+{
+	close_fd(&ring->wake_fd);
+	close_fd(&ring->ones_fd);
+}
+
 int io_ring_init(struct io_ring *ring, unsigned in_flight)
 {
 	int result;
 
-	*ring = (struct io_ring){ .wake_fd = eventfd(0, EFD_CLOEXEC) };
-	if (ring->wake_fd < 0)
-		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
-			strerror(errno));
+	*ring = (struct io_ring){ .wake_fd = -1, .ones_fd = -1 };
+	result = open_events(ring);
 	/* Two more: for the end, and for wake_fd. */
-	result = make_uring(&ring->uring, in_flight + 2);
-	if (result == 0) {
-		result = restrict_and_enable(&ring->uring);
-		if (result < 0)
-			io_uring_queue_exit(&ring->uring);
-	}
+	if (result == 0)
+		result = make_uring(&ring->uring, in_flight + 2);
 	if (result < 0) {
-		close(ring->wake_fd);
+		close_events(ring);
+		return result;
+	}
+	result = restrict_and_enable(&ring->uring);
+	if (result < 0) {
+		io_uring_queue_exit(&ring->uring);
+		close_events(ring);
 		return result;
 	}
 	pthread_mutex_init(&ring->lock, NULL);
@@ -103,16 +123,31 @@ int io_ring_init(struct io_ring *ring, unsigned in_flight)
 void io_ring_release(struct io_ring *ring)
 {
 	io_uring_queue_exit(&ring->uring);
-	close(ring->wake_fd);
+	close_events(ring);
 	pthread_mutex_destroy(&ring->lock);
 }
 
-int io_ring_init_own(struct io_ring *ring, struct io_ring *main, unsigned in_flight)
+static void left(struct io_op *op, int result)
+{
+	(void)op;
+	(void)result;
+}
+
+int io_ring_init_own(
+	struct io_ring *ring, struct io_ring *main, unsigned in_flight, uint8_t *leave)
 {
 	int result;
 
-	*ring = (struct io_ring){ .main = main, .wake_fd = -1 };
-	result = make_uring(&ring->uring, in_flight);
+	*ring = (struct io_ring){
+		.main = main,
+		.wake_fd = -1,
+		.ones_fd = -1,
+		.leave = { { leave, 1 }, { ring->nowhere, sizeof(ring->nowhere) } },
+		.leave_op.done = left,
+		.leave_op.own = true,
+	};
+	/* One more: io_ring_poll_here() takes two at a time. */
+	result = make_uring(&ring->uring, in_flight + 1);
 	if (result < 0)
 		return result;
 	result = io_uring_register_eventfd(&ring->uring, main->wake_fd);
@@ -172,7 +207,9 @@ void io_ring_resume(struct io_ring *own)
 bool io_ring_rest(struct io_ring *own)
 {
 	/* What was completed before the kernel sees this has not woken the I/O thread. */
-	__atomic_fetch_and(own->uring.cq.kflags, ~IORING_CQ_EVENTFD_DISABLED, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&own->left_alone, __ATOMIC_RELAXED))
+		__atomic_fetch_and(
+			own->uring.cq.kflags, ~IORING_CQ_EVENTFD_DISABLED, __ATOMIC_SEQ_CST);
 	if (!io_ring_ready(own))
 		return true;
 	io_ring_resume(own);
@@ -221,8 +258,10 @@ static struct io_uring_sqe *start_op(struct io_ring *ring)
 static void finish_op(struct io_ring *ring, struct io_uring_sqe *sqe, struct io_op *op)
 {
 	io_uring_sqe_set_data(sqe, op);
+	op->own = false;
 	__tsan_release(op);
 	count_up(&ring->operations, 1);
+	__atomic_fetch_add(&ring->left_alone, 1, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&ring->lock);
 }
 
@@ -264,9 +303,12 @@ void io_ring_write_chain(
 		if (i + 1 < count)
 			sqe->flags |= IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
 		io_uring_sqe_set_data(sqe, writes[i].op);
+		writes[i].op->own = false;
 		__tsan_release(writes[i].op);
 	}
 	count_up(&ring->operations, count);
+	/* They end as one. */
+	__atomic_fetch_add(&ring->left_alone, 1, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&ring->lock);
 }
 
@@ -293,6 +335,36 @@ void io_ring_poll(struct io_ring *ring, struct io_op *op, int fd, unsigned event
 
 	io_uring_prep_poll_add(sqe, fd, events);
 	finish_op(ring, sqe, op);
+}
+
+/*
+ * That it is complete makes the thread leave the guest, but not if it comes just before it enters: so
+ * the kernel then sets the thread's flag, too.
+ */
+void io_ring_poll_here(struct io_op *op, int fd, unsigned events)
+{
+	struct io_ring *ring = own_ring;
+	struct io_uring_sqe *sqe;
+
+	if (!ring->leave[0].iov_base) {
+		io_ring_poll(ring, op, fd, events);
+		return;
+	}
+	pthread_mutex_lock(&ring->lock);
+	while (io_uring_sq_space_left(&ring->uring) < 2)
+		submit_locked(ring);
+	sqe = io_uring_get_sqe(&ring->uring);
+	io_uring_prep_poll_add(sqe, fd, events);
+	sqe->flags |= IOSQE_IO_LINK;
+	io_uring_sqe_set_data(sqe, op);
+	op->own = true;
+	__tsan_release(op);
+	sqe = io_uring_get_sqe(&ring->uring);
+	io_uring_prep_readv(sqe, ring->main->ones_fd, ring->leave, ARRAY_SIZE(ring->leave), 0);
+	io_uring_sqe_set_data(sqe, &ring->leave_op);
+	__tsan_release(&ring->leave_op);
+	count_up(&ring->operations, 2);
+	pthread_mutex_unlock(&ring->lock);
 }
 
 void io_ring_timeout(struct io_ring *ring, struct io_op *op, const struct __kernel_timespec *time)
@@ -348,8 +420,11 @@ static unsigned take_completions(struct io_ring *ring, struct completion *taken)
 
 	pthread_mutex_lock(&ring->lock);
 	count = io_uring_peek_batch_cqe(&ring->uring, cqes, TAKE_MAX);
-	for (unsigned i = 0; i < count; i++)
+	for (unsigned i = 0; i < count; i++) {
 		taken[i] = (struct completion){ io_uring_cqe_get_data(cqes[i]), cqes[i]->res };
+		if (!taken[i].op->own)
+			__atomic_fetch_sub(&ring->left_alone, 1, __ATOMIC_RELAXED);
+	}
 	io_uring_cq_advance(&ring->uring, count);
 	pthread_mutex_unlock(&ring->lock);
 	return count;

@@ -53,6 +53,13 @@ struct receiver {
 	unsigned pair;
 	struct limit_turn turn;
 	bool starved;			/* of buffers */
+	/*
+	 * One frame comes in for each that goes out: the vCPU that sends waits for the next one by
+	 * itself.  The ring of the thread that has sent something since the last one, or NULL.
+	 */
+	_Atomic bool in_turns;
+	struct io_ring *_Atomic answered;
+	bool bulk;			/* the last frame was large */
 	bool waits;			/* for the limit */
 	struct io_op limit_op;
 	struct __kernel_timespec delay;
@@ -112,6 +119,8 @@ void receiver_release(struct receiver *receiver);
 void receiver_reset(struct receiver *receiver);
 /* Take frames as long as there are some, and buffers for them. */
 void receiver_serve(struct receiver *receiver);
+/* The thread that calls has sent a frame that is no part of a bulk transfer. */
+void receiver_answered(struct receiver *receiver);
 /* There are new buffers. */
 void receiver_notify(struct receiver *receiver);
 

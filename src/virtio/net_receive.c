@@ -157,7 +157,8 @@ static void deliver(struct receiver *receiver, size_t length)
 	virtq_push_all(receiver->queue, elements, count);
 	while (count--)
 		forget_first(receiver);
-	if (length > NET_BULK_BYTES)
+	receiver->bulk = length > NET_BULK_BYTES;
+	if (receiver->bulk)
 		receiver->device->transmitters[receiver->pair].bulk_until =
 			nanoseconds() + NET_BULK_NANOSECONDS;
 	net_count(receiver->device, NET_RECEIVED, 1);
@@ -266,18 +267,59 @@ static void limit_passed(struct io_op *op, int result)
 	pthread_mutex_unlock(receiver->queue->lock);
 }
 
+static bool is_vcpu(const struct receiver *receiver)
+{
+	struct io_ring *main = receiver->device->device.ring;
+
+	return io_ring_here(main) != main;
+}
+
+/* So many frames were there.  Who waits for the next? */
+static void wait_for_next(struct receiver *receiver, unsigned taken)
+{
+	struct net *net = receiver->device->net;
+	struct io_ring *here = io_ring_here(receiver->device->device.ring);
+
+	if (taken > 0) {
+		struct io_ring *answered = atomic_exchange(&receiver->answered, NULL);
+
+		receiver->in_turns = taken == 1 && answered && !receiver->bulk;
+		/* The guest sends on another vCPU by now: the I/O thread waits until that one does. */
+		if (is_vcpu(receiver) && answered != here)
+			receiver->in_turns = false;
+	}
+	if (!receiver->in_turns)
+		net_wait_readable(net, receiver->pair);
+	else if (is_vcpu(receiver))
+		net_wait_readable_here(net, receiver->pair);
+	else if (!net_waits_here(net, receiver->pair))
+		net_wait_readable(net, receiver->pair);
+}
+
+void receiver_answered(struct receiver *receiver)
+{
+	receiver->answered = io_ring_here(receiver->device->device.ring);
+	if (receiver->in_turns && is_vcpu(receiver))
+		net_wait_readable_here(receiver->device->net, receiver->pair);
+}
+
 void receiver_serve(struct receiver *receiver)
 {
 	struct net_device *device = receiver->device;
 	struct virtq *queue = receiver->queue;
 	enum outcome outcome = DONE;
+	unsigned taken = 0;
 
 	if (receiver->waits || receiver->pair >= device->pairs_used || !queue->size)
 		return;
 	receiver->starved = false;
 	/* No more than a ring of them in one go: others want their turn, too. */
 	for (unsigned i = 0; i < queue->size_max && outcome == DONE; i++) {
+		/* If one more is there, the wait for it ends at once. */
+		if (taken && receiver->in_turns)
+			break;
 		outcome = take_frame(receiver);
+		taken += outcome == DONE;
 		if (outcome == NO_BUFFERS && virtq_enable_notify(queue))
 			outcome = DONE;
 	}
@@ -286,7 +328,7 @@ void receiver_serve(struct receiver *receiver)
 	else
 		let_go(receiver);
 	if (outcome == DONE || outcome == NO_FRAME)
-		net_wait_readable(device->net, receiver->pair);
+		wait_for_next(receiver, taken);
 	receiver->starved = outcome == NO_BUFFERS;
 	virtq_interrupt(queue);
 }
@@ -307,7 +349,8 @@ void receiver_reset(struct receiver *receiver)
 {
 	receiver->first = receiver->count = receiver->iov_first = receiver->iov_count = 0;
 	receiver->bytes = receiver->unfinished = receiver->filled = 0;
-	receiver->starved = false;
+	receiver->starved = receiver->in_turns = false;
+	receiver->answered = NULL;
 }
 
 int receiver_init(struct receiver *receiver, struct net_device *device, unsigned pair)

@@ -102,7 +102,10 @@ static enum pace_taken send_frame(struct transmitter *transmitter)
 		return PACE_BLOCKED;
 	}
 	finish(transmitter, result);
-	return is_bulk(transmitter) ? PACE_TOOK_BULK : PACE_TOOK;
+	if (is_bulk(transmitter))
+		return PACE_TOOK_BULK;
+	receiver_answered(&transmitter->device->receivers[pair]);
+	return PACE_TOOK;
 }
 
 static struct transmitter *transmitter_of(struct virtq *queue)
@@ -153,7 +156,7 @@ static void start(struct virtq *queue)
 		net_wait_writable(net, pair);
 }
 
-static const struct pace_ops pace_ops = { .take = take, .start = start };
+static const struct pace_ops pace_ops = { .take = take, .start = start, .patient = true };
 
 void transmitter_init(struct transmitter *transmitter, struct net_device *device, unsigned pair)
 {

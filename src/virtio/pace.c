@@ -14,6 +14,9 @@
 #define PACE_INTERVAL_MIN 64u
 #define PACE_INTERVAL_MAX 4096u
 
+/* At most so long after a lone request the driver is told that it is done. */
+#define PACE_TELL_LATE 10000000ll	/* ns */
+
 /* Between two looks at a bulk transfer: half of what the last one took, and longer if in vain. */
 #define PACE_POLL_MIN 50000ll		/* ns */
 #define PACE_POLL_MAX 1000000ll
@@ -150,6 +153,42 @@ static void look_again(struct pace *pace, bool taken, int64_t now)
 		pace->began = now;
 }
 
+static void tell_late(struct io_op *op, int result)
+{
+	struct pace *pace = container_of(op, struct pace, tell_op);
+	struct virtio_device *device = pace->queue->device;
+
+	(void)result;
+	pthread_mutex_lock(pace->queue->lock);
+	pace->telling = false;
+	if (pace->untold && virtio_running(device))
+		virtq_interrupt(pace->queue);
+	pace->untold = false;
+	virtio_request_done(device);
+	pthread_mutex_unlock(pace->queue->lock);
+}
+
+/* One request alone, of a queue for which that is no hurry: more often than not the driver sees by itself. */
+static void tell(struct pace *pace, unsigned taken)
+{
+	struct virtio_device *device = pace->queue->device;
+
+	if (!pace->ops->patient || taken != 1 || pace->untold || device->ending) {
+		pace->untold = false;
+		virtq_interrupt(pace->queue);
+		return;
+	}
+	pace->untold = true;
+	if (pace->telling)
+		return;
+	pace->telling = true;
+	pace->tell_op.done = tell_late;
+	pace->tell_delay.tv_nsec = PACE_TELL_LATE;
+	virtio_request_started(device);
+	io_ring_timeout(device->ring, &pace->tell_op, &pace->tell_delay);
+	io_ring_submit(device->ring);
+}
+
 /* Take what is there and may start, and what comes meanwhile; a ring of requests at most. */
 static void serve(struct pace *pace)
 {
@@ -181,7 +220,7 @@ static void serve(struct pace *pace)
 	if (taken >= most)
 		virtio_again(queue);
 	pace->ops->start(queue);
-	virtq_interrupt(queue);
+	tell(pace, taken);
 }
 
 /* What came while we waited for it.  If it was worth it, another wait follows. */
@@ -260,6 +299,8 @@ void pace_notify(struct pace *pace)
 	if (pace->queue->again || pace->waiting || pace->blocked)
 		return;
 	virtq_disable_notify(pace->queue);
+	if (pace->untold && !virtq_wants_interrupt(pace->queue))
+		pace->untold = false;
 	pace->paid = false;
 	pace->empty = 0;
 	if (worth_waiting(pace))
@@ -283,7 +324,7 @@ void pace_reset(struct pace *pace)
 	pace->notified = pace->wait = 0;
 	pace->interval = 0;
 	pace->left = PACE_INTERVAL_MIN;
-	pace->blocked = false;
+	pace->blocked = pace->untold = false;
 }
 
 void pace_init(struct pace *pace, struct virtq *queue, const struct pace_ops *ops)

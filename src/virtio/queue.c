@@ -227,14 +227,13 @@ void virtq_push(struct virtq *queue, uint16_t head, uint32_t written)
 	virtq_push_all(queue, &(struct vring_used_elem){ .id = head, .len = written }, 1);
 }
 
-static bool wants_interrupt(struct virtq *queue)
+bool virtq_wants_interrupt(const struct virtq *queue)
 {
-	uint16_t old = queue->signalled_used, now = queue->next_used;
+	const uint16_t old = queue->signalled_used, now = queue->next_used;
 
 	/* Nothing was given back since the last time. */
-	if (now == old)
+	if (!queue->size || now == old)
 		return false;
-	queue->signalled_used = now;
 	if (!queue->event_idx)
 		return !(LOAD(queue->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT);
 	return vring_need_event(LOAD(queue->avail->ring[queue->size]), now, old);
@@ -242,11 +241,13 @@ static bool wants_interrupt(struct virtq *queue)
 
 void virtq_interrupt(struct virtq *queue)
 {
-	if (!queue->size)
-		return;
+	bool wanted;
+
 	/* The guest must see the used index before we look at whether it wants to be told. */
 	FULL_BARRIER();
-	if (!wants_interrupt(queue))
+	wanted = virtq_wants_interrupt(queue);
+	queue->signalled_used = queue->next_used;
+	if (!wanted)
 		return;
 	count_up(&queue->interrupts, 1);
 	if (queue->interrupt.address)

@@ -262,13 +262,17 @@ static void serve_exit(struct vcpu *vcpu)
 	}
 }
 
-/* Serve what is complete of the guest's requests; there is nothing left when it goes on. */
+/*
+ * Serve what is complete of the guest's requests; there is nothing left when it goes on.  What is
+ * complete, or kicks, after the flag was cleared sets it again, and KVM_RUN returns at once.
+ */
 static void before_guest(struct vcpu *vcpu)
 {
-	if (!vcpu->has_ring)
-		return;
-	while (!io_ring_rest(&vcpu->ring))
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	while (vcpu->has_ring && !io_ring_rest(&vcpu->ring)) {
 		io_ring_run(&vcpu->ring, false);
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	}
 }
 
 static void after_guest(struct vcpu *vcpu)
@@ -280,25 +284,24 @@ static void after_guest(struct vcpu *vcpu)
 /* While the guest is paused. */
 static void rest(struct vcpu *vcpu)
 {
-	before_guest(vcpu);
 	vm_rest(vcpu->vm);
 	after_guest(vcpu);
-	/* Before the next look at whether to stop or to rest again: a kick that comes later sticks. */
-	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	/* Linux is not to take the pause for a lockup.  One that has no such clock is not told. */
 	ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);
 }
 
 waiting_place static void run_vcpu(struct vcpu *vcpu)
 {
-	while (!atomic_load(&vcpu->vm->stopping)) {
+	for (;;) {
 		int result;
 
+		before_guest(vcpu);
+		if (atomic_load(&vcpu->vm->stopping))
+			return;
 		if (atomic_load(&vcpu->vm->paused)) {
 			rest(vcpu);
 			continue;
 		}
-		before_guest(vcpu);
 		result = ioctl(vcpu->fd, KVM_RUN, 0);
 		after_guest(vcpu);
 		if (result == 0) {
@@ -308,8 +311,6 @@ waiting_place static void run_vcpu(struct vcpu *vcpu)
 			vm_end(vcpu->vm, VM_FAILURE, 0);
 		}
 	}
-	/* Nobody else takes what this thread itself has finished. */
-	before_guest(vcpu);
 }
 
 static void ignore_signal(int number)

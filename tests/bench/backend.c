@@ -424,7 +424,7 @@ static void start(struct bench *bench)
 	check(guest_memory_init(&bench->memory, &memory) == 0, "can't have guest memory");
 	/* The device's requests, and what waits beside for one thing each. */
 	check(io_ring_init(&bench->main, BLK_QUEUE_SIZE_MAX + 8) == 0 &&
-			io_ring_init_own(&bench->own, &bench->main, BLK_QUEUE_SIZE_MAX + 8) == 0,
+			io_ring_init_own(&bench->own, &bench->main, BLK_QUEUE_SIZE_MAX + 8, NULL) == 0,
 		"can't have io_uring");
 	make_device(bench);
 	make_guest(bench);

@@ -1142,7 +1142,7 @@ static void run_vcpus(void)
 		vcpus[i].parts[1] = sim_alloc(&sim, SECTOR, 16);
 		vcpus[i].parts[2] = status_place();
 		ck_assert_int_eq(
-			io_ring_init_own(&vcpus[i].ring, &sim.ring, QUEUES * QUEUES_SIZE), 0);
+			io_ring_init_own(&vcpus[i].ring, &sim.ring, QUEUES * QUEUES_SIZE, NULL), 0);
 	}
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
 	for (unsigned i = 0; i < QUEUES; i++)

@@ -363,6 +363,11 @@ START_TEST(console_none_takes_all_and_gives_nothing)
 }
 END_TEST
 
+static bool is_written(void *context)
+{
+	return lseek(*(int *)context, 0, SEEK_END) == 13;
+}
+
 START_TEST(console_file_is_appended_to)
 {
 	char path[] = "/tmp/karma-console-XXXXXX", spec[64], text[64];
@@ -374,7 +379,7 @@ START_TEST(console_file_is_appended_to)
 	start(spec);
 	print("guest\n", 6);
 	assert_all_given_back(1);
-	sim_run_moment(&sim);
+	ck_assert(sim_run_until(&sim, is_written, &fd));
 	ck_assert_int_eq(pread(fd, text, sizeof(text), 0), 13);
 	ck_assert_mem_eq(text, "before\nguest\n", 13);
 	unlink(path);
@@ -816,12 +821,19 @@ START_TEST(control_a_a_sends_control_a)
 }
 END_TEST
 
+static bool has_left(void *unused)
+{
+	(void)unused;
+	return leaves > 0;
+}
+
 static void leave_body(void)
 {
 	start_interactive();
 	type("\x01");
 	sim_run_moment(&sim);
 	type("x");
+	ck_assert(sim_run_until(&sim, has_left, NULL));
 	assert_guest_gets("", 0);
 	ck_assert_uint_eq(leaves, 1);
 }
@@ -831,12 +843,6 @@ START_TEST(control_a_x_leaves)
 	in_session(leave_body);
 }
 END_TEST
-
-static bool has_left(void *unused)
-{
-	(void)unused;
-	return leaves > 0;
-}
 
 static void leave_full_body(void)
 {

@@ -1474,7 +1474,7 @@ START_TEST(vcpus_share_a_server_that_comes_and_goes)
 		vcpus[i].failed_flushes = 0;
 		vcpus[i].request = (struct guest_request){ .header.sector = 10 * i };
 		make_request(&vcpus[i].request);
-		ck_assert_int_eq(io_ring_init_own(&vcpus[i].ring, &sim.ring, QUEUES * 256), 0);
+		ck_assert_int_eq(io_ring_init_own(&vcpus[i].ring, &sim.ring, QUEUES * 256, NULL), 0);
 	}
 	ck_assert_int_eq(pthread_create(&memory.thread, NULL, serve_memory, &memory), 0);
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);

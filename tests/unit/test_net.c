@@ -565,6 +565,93 @@ START_TEST(acknowledgements_of_a_bulk_transfer_are_looked_at_without_notificatio
 }
 END_TEST
 
+START_TEST(lone_frame_is_told_late)
+{
+	send_frame(NULL, FRAME);
+	ck_assert_uint_eq(driver_interrupts(transmit), 0);
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(driver_interrupts(transmit), 1);
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(driver_interrupts(transmit), 0);
+}
+END_TEST
+
+START_TEST(driver_that_has_seen_a_lone_frame_is_not_told)
+{
+	for (unsigned i = 1; i <= 3; i++) {
+		send_frame(NULL, FRAME);
+		*driver_used_event(transmit) = i;
+	}
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(driver_interrupts(transmit), 0);
+}
+END_TEST
+
+START_TEST(driver_that_waits_is_told_of_the_second_frame_at_once)
+{
+	send_frame(NULL, FRAME);
+	ck_assert_uint_eq(driver_interrupts(transmit), 0);
+	send_frame(NULL, FRAME);
+	ck_assert_uint_eq(driver_interrupts(transmit), 1);
+}
+END_TEST
+
+START_TEST(reset_with_a_frame_untold)
+{
+	send_frame(NULL, FRAME);
+	sim_reset(&sim, 0);
+	start(1, device->offered);
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(driver_interrupts(transmit), 0);
+	send_frame(NULL, FRAME);
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(driver_interrupts(transmit), 1);
+}
+END_TEST
+
+START_TEST(vcpu_that_sends_and_receives_in_turns_waits_by_itself)
+{
+	struct io_ring own;
+	uint8_t leave = 0;
+
+	ck_assert_int_eq(io_ring_init_own(&own, &sim.ring, 1, &leave), 0);
+	for (unsigned i = 0; i < 8; i++)
+		offer_buffer(receive, 2000);
+	driver_kick(receive);
+	io_ring_enter(&own);
+	send_frame(NULL, FRAME);
+	io_ring_leave(&own);
+	/* The I/O thread waits for the first answer. */
+	ck_assert(!net_waits_here(&end, 0));
+	host_send(0, NULL, 0, FRAME);
+	driver_wait(receive);
+	io_ring_enter(&own);
+	for (unsigned i = 1; i <= 3; i++) {
+		send_frame(NULL, FRAME);
+		ck_assert(net_waits_here(&end, 0));
+		ck_assert(io_ring_rest(&own));
+		host_send(0, NULL, i, FRAME);
+		/* The I/O thread takes no part. */
+		ck_assert_uint_eq(leave, 1);
+		leave = 0;
+		io_ring_run(&own, false);
+		ck_assert_uint_eq(driver_used(receive), 1);
+		driver_wait(receive);
+	}
+	ck_assert(net_waits_here(&end, 0));
+	/* Two that come without anything sent between are no turns any more. */
+	host_send(0, NULL, 0, FRAME);
+	io_ring_run(&own, false);
+	ck_assert(!net_waits_here(&end, 0));
+	io_ring_leave(&own);
+	driver_wait(receive);
+	host_send(0, NULL, 0, FRAME);
+	driver_wait(receive);
+	ck_assert_uint_eq(counted("receive.frames"), 6);
+	io_ring_release_own(&own);
+}
+END_TEST
+
 START_TEST(frame_comes_in)
 {
 	uint64_t gpa = offer_buffer(receive, 2000);
@@ -1114,6 +1201,11 @@ Suite *net_suite(void)
 	tcase_add_test(full, reset_forgets_a_frame_that_waits_for_room);
 	tcase_add_test(full, bulk_transfer_is_looked_at_without_notifications);
 	tcase_add_test(full, acknowledgements_of_a_bulk_transfer_are_looked_at_without_notifications);
+	tcase_add_test(full, lone_frame_is_told_late);
+	tcase_add_test(full, driver_that_has_seen_a_lone_frame_is_not_told);
+	tcase_add_test(full, driver_that_waits_is_told_of_the_second_frame_at_once);
+	tcase_add_test(full, reset_with_a_frame_untold);
+	tcase_add_test(full, vcpu_that_sends_and_receives_in_turns_waits_by_itself);
 	tcase_add_test(full, frame_comes_in);
 	tcase_add_test(full, headers_of_received_frames_reach_the_guest);
 	tcase_add_test(full, large_frame_takes_several_buffers_at_once);

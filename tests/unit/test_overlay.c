@@ -866,7 +866,7 @@ START_TEST(threads_share_clusters)
 
 	for (unsigned i = 0; i < THREADS; i++) {
 		writers[i].index = i;
-		ck_assert_int_eq(io_ring_init_own(&writers[i].ring, &ring, SIM_RING_ENTRIES), 0);
+		ck_assert_int_eq(io_ring_init_own(&writers[i].ring, &ring, SIM_RING_ENTRIES, NULL), 0);
 	}
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
 	for (unsigned i = 0; i < THREADS; i++)

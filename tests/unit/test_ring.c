@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -40,7 +41,7 @@ static void probe_done(struct io_op *op, int result)
 static void setup(void)
 {
 	ck_assert_int_eq(io_ring_init(&ring, IN_FLIGHT), 0);
-	ck_assert_int_eq(io_ring_init_own(&own, &ring, IN_FLIGHT), 0);
+	ck_assert_int_eq(io_ring_init_own(&own, &ring, IN_FLIGHT, NULL), 0);
 	file = temporary_file(FILE_BYTES);
 	ended = afters_run = 0;
 }
@@ -175,6 +176,72 @@ START_TEST(owner_does_not_rest_over_something_complete)
 }
 END_TEST
 
+static bool is_raised(int fd)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+
+	return poll(&poll_fd, 1, 0) == 1;
+}
+
+START_TEST(owner_leaves_the_guest_for_what_it_waits_for)
+{
+	struct probe probe = { .op.done = probe_done };
+	uint8_t leave = 0;
+	int ends[2];
+
+	ck_assert_int_eq(pipe(ends), 0);
+	io_ring_release_own(&own);
+	ck_assert_int_eq(io_ring_init_own(&own, &ring, 1, &leave), 0);
+	io_ring_enter(&own);
+	for (unsigned i = 1; i <= 3; i++) {
+		char byte = 0;
+
+		io_ring_poll_here(&probe.op, ends[0], POLLIN);
+		io_ring_submit(&own);
+		ck_assert(io_ring_rest(&own));
+		ck_assert_uint_eq(leave, 0);
+		/* It becomes complete just when the thread is about to enter the guest. */
+		ck_assert_int_eq(write(ends[1], &byte, 1), 1);
+		ck_assert_uint_eq(leave, 1);
+		ck_assert(!is_raised(ring.wake_fd));
+		ck_assert(!io_ring_rest(&own));
+		io_ring_run(&own, false);
+		ck_assert_uint_eq(probe.done, i);
+		ck_assert_int_eq(probe.result, POLLIN);
+		ck_assert_int_eq(read(ends[0], &byte, 1), 1);
+		leave = 0;
+	}
+	close(ends[0]);
+	close(ends[1]);
+}
+END_TEST
+
+START_TEST(io_thread_is_told_of_what_ends_beside_what_the_owner_waits_for)
+{
+	static const struct __kernel_timespec time = { .tv_nsec = 2 * 1000 * 1000 };
+	struct probe waited = { .op.done = probe_done }, probe = { .op.done = probe_done };
+	pthread_t io_thread;
+	uint8_t leave = 0;
+	int ends[2];
+
+	ck_assert_int_eq(pipe(ends), 0);
+	io_ring_release_own(&own);
+	ck_assert_int_eq(io_ring_init_own(&own, &ring, 2, &leave), 0);
+	io_thread = start_io_thread();
+	io_ring_enter(&own);
+	io_ring_poll_here(&waited.op, ends[0], POLLIN);
+	io_ring_timeout(&own, &probe.op, &time);
+	io_ring_submit(&own);
+	ck_assert(io_ring_rest(&own));
+	wait_for(&probe);
+	ck_assert(pthread_equal(probe.thread, io_thread));
+	ck_assert_uint_eq(waited.done, 0);
+	stop_io_thread(io_thread);
+	close(ends[0]);
+	close(ends[1]);
+}
+END_TEST
+
 static void *leave_with_a_timeout(void *argument)
 {
 	static const struct __kernel_timespec time = { .tv_nsec = 20 * 1000 * 1000 };
@@ -298,7 +365,7 @@ START_TEST(counters_of_a_ring_go_to_the_main_one)
 	struct probe probe = { .op.done = probe_done };
 	struct io_ring another;
 
-	ck_assert_int_eq(io_ring_init_own(&another, &ring, IN_FLIGHT), 0);
+	ck_assert_int_eq(io_ring_init_own(&another, &ring, IN_FLIGHT, NULL), 0);
 	io_ring_wake(&another, &probe.op);
 	io_ring_submit(&another);
 	ck_assert_uint_eq(io_ring_run(&another, true), 1);
@@ -360,6 +427,8 @@ Suite *ring_suite(void)
 		io_thread_takes_what_a_worker_completes,
 		io_thread_takes_what_the_owner_completed_on_its_way,
 		owner_does_not_rest_over_something_complete,
+		owner_leaves_the_guest_for_what_it_waits_for,
+		io_thread_is_told_of_what_ends_beside_what_the_owner_waits_for,
 		io_thread_takes_all_of_a_ring_that_was_left,
 		io_thread_may_end_and_another_follow,
 		finished_operations_keep_their_order_and_do_not_wait,
