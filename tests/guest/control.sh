@@ -4,13 +4,28 @@
 #
 # Operating a guest by its name, in its sandbox: what tests/control does with guests that don't run.
 
-# operated OPTION...: start a guest called web, in a runtime directory of the test's own.
+# operated OPTION...: start a guest called web, in a runtime directory of the test's own, and wait
+# until it can be operated by that name.
 operated() {
 	export XDG_RUNTIME_DIR=$PWD
 	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --name web "$@"
+	local end=$((SECONDS + 60))
+	until [ -n "$(state_of web)" ]; do
+		if [ $SECONDS -ge $end ] || ! kill -0 "$guest_pid"; then die "karma ps does not show it: $(cat err)"; fi
+		sleep 0.1
+	done
 }
 
 state_of() { "$KARMA" ps | awk -v name="$1" '$1 == name { print $3 }'; }
+
+until_connected() {	# PID: of a `karma wait`; what it says then takes it no time
+	local end=$((SECONDS + 60))
+	until readlink "/proc/$1/fd/"* | grep -q '^socket:'; do
+		[ $SECONDS -lt $end ] || die "karma wait does not connect: $(cat wait.err)"
+		sleep 0.1
+	done
+	sleep 1
+}
 
 expect_state() {	# STATE
 	[ "$(state_of web)" = "$1" ] || die "state is $(state_of web), not $1"
@@ -79,9 +94,16 @@ test_console_is_replayed_typed_on_and_left() {
 	expect_in one early
 	expect_in other early
 	# A second one can't type, and is told so.
-	echo never | timeout 3 "$KARMA" console web >third 2>third.err || true
-	expect_in third.err 'somebody else types there'
-	expect_in third 'got first'
+	echo never | "$KARMA" console web >third 2>third.err &
+	local third=$!
+	end=$((SECONDS + 30))
+	until grep -q 'somebody else types there' third.err && grep -q 'got first' third; do
+		[ $SECONDS -lt $end ] || die "third: $(cat third third.err)"
+		sleep 0.2
+	done
+	sleep 1
+	kill $third
+	wait $third || true
 	# Who leaves does not end the guest.
 	kill $one
 	wait $one || true
@@ -132,7 +154,7 @@ test_console_socket_takes_any_client() {
 	command -v socat >/dev/null || skip "no socat: install it"
 	operated --console unix:"$PWD/console" -- sh -c 'echo early; read -r line; echo "got $line"; exit 9'
 	local end=$((SECONDS + 100))
-	until [ -S console ]; do
+	until listens "$PWD/console"; do
 		[ $SECONDS -lt $end ] || die "no socket: $(cat err)"
 		sleep 0.2
 	done
@@ -159,6 +181,8 @@ test_pause_holds_a_guest_and_its_watchdog() {
 	wait_for '^tick 3$' 100
 	"$KARMA" pause web
 	expect_state paused
+	# Devices end what they have begun.
+	sleep 1
 	cp out before
 	sleep 8
 	cmp -s before out || die "it runs on while paused: $(tail -n 2 out)"
@@ -184,7 +208,7 @@ test_stop_has_the_guest_power_off() {
 	wait_for '^up' 100
 	"$KARMA" wait web >/dev/null 2>wait.err &
 	local waiter=$!
-	sleep 1
+	until_connected $waiter
 	# A guest that is paused is let go on for it.
 	"$KARMA" pause web
 	"$KARMA" stop web
@@ -204,7 +228,7 @@ test_wait_exits_with_the_guests_status() {
 	wait_for '^up' 100
 	"$KARMA" wait web 2>wait.err &
 	local waiter=$!
-	sleep 1
+	until_connected $waiter
 	send go
 	end_guest
 	expect_status 42

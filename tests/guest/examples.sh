@@ -177,7 +177,7 @@ test_example_qcow2() {
 	make_root raw 'echo "from qcow2"; poweroff -f'
 	qemu-img convert -O qcow2 raw disk.qcow2
 	sha256sum disk.qcow2 >before
-	example "Run from a qcow2 image" "s|/run/|$PWD/|g; "'2i while [ ! -S disk.sock ]; do sleep 0.1; done
+	example "Run from a qcow2 image" "s|/run/|$PWD/|g; "'2i until grep -q " 00010000 .*disk\\.sock" /proc/net/unix; do sleep 0.1; done
 		$a status=$?; kill $!; exit $status'
 	expect_status 0
 	expect_in out '^from qcow2'

@@ -89,6 +89,11 @@ wait_for() {
 	done
 }
 
+# Whether somebody listens there: its path is to be seen before that.
+listens() {	# SOCKET, by the path that its server gave
+	grep -q " 00010000 .* $1\$" /proc/net/unix
+}
+
 end_guest() {	# wait for its end, and set $status
 	exec 7>&-
 	status=0

@@ -14,7 +14,7 @@ serve() {
 	server_pid=$!
 	trap 'clean_up; end_server' EXIT
 	for _ in $(seq 100); do
-		[ ! -S "$socket" ] || return 0
+		if listens "$socket"; then return 0; fi
 		sleep 0.1
 	done
 	cat server.log >&2
