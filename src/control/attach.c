@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* karma console: the user's terminal on a guest's console. */
 #include <errno.h>
-#include <getopt.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -27,15 +26,6 @@ static const struct command command = { "console",
 	"\n"
 	"Input that is no terminal is sent as it is, and output goes on after its end.\n"
 	"Exit status: 0, or 125 if karma failed.\n" };
-
-enum { OPTION_READ_ONLY = 256, OPTION_REPLAY };
-
-static const struct option options[] = {
-	{ "read-only", no_argument, NULL, OPTION_READ_ONLY },
-	{ "replay", no_argument, NULL, OPTION_REPLAY },
-	{ "help", no_argument, NULL, 'h' },
-	{ 0 },
-};
 
 struct attached {
 	struct connection connection;
@@ -274,20 +264,18 @@ static int attach(struct attached *attached, const char *name, bool read_only, b
 int command_console(int argc, char **argv)
 {
 	struct attached attached = { .connection = { .fd = -1, .pidfd = -1 }, .signal_fd = -1 };
-	bool read_only = false, only_replay = false;
+	int read_only = false, only_replay = false;
+	const struct option options[] = {
+		{ "read-only", no_argument, &read_only, true },
+		{ "replay", no_argument, &only_replay, true },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	int status = command_options(&command, options, argc, argv, NULL);
 	const char *name;
-	int option, status;
 
-	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-		if (option == 'h') {
-			fputs(command.help, stdout);
-			return 0;
-		}
-		if (option == '?')
-			return command_misused(&command, "no such option");
-		read_only |= option == OPTION_READ_ONLY;
-		only_replay |= option == OPTION_REPLAY;
-	}
+	if (status >= 0)
+		return status;
 	name = command_name(&command, argc, argv);
 	if (!name)
 		return STATUS_FAILURE;

@@ -2,8 +2,8 @@
 /* The commands' side of the control socket. */
 #include "client.h"
 
+#include <ctype.h>
 #include <errno.h>
-#include <getopt.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <string.h>
@@ -193,6 +193,39 @@ int command_misused(const struct command *command, const char *format, ...)
 	va_end(arguments);
 	fail(-EINVAL, "%s: see `karma %s --help`", text, command->name);
 	return STATUS_FAILURE;
+}
+
+static int refuse_option(const struct command *command, int code, char **argv)
+{
+	if (code == ':')
+		return command_misused(command, "%s: lacks its value", argv[optind - 1]);
+	/* One of a single letter. */
+	if (isgraph(optopt))
+		return command_misused(command, "-%c: is no option", optopt);
+	return command_misused(command, "%s: is no option, or short for several", argv[optind - 1]);
+}
+
+int command_options(const struct command *command, const struct option *options, int argc, char **argv,
+	const char **value)
+{
+	opterr = 0;
+	for (;;) {
+		int code = getopt_long(argc, argv, ":h", options, NULL);
+
+		switch (code) {
+		case -1:
+			return -1;
+		case 0:
+			if (optarg)
+				*value = optarg;
+			break;
+		case 'h':
+			fputs(command->help, stdout);
+			return 0;
+		default:
+			return refuse_option(command, code, argv);
+		}
+	}
 }
 
 const char *command_name(const struct command *command, int argc, char **argv)

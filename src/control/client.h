@@ -3,6 +3,7 @@
 #ifndef KARMA_CONTROL_CLIENT_H
 #define KARMA_CONTROL_CLIENT_H
 
+#include <getopt.h>
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -53,6 +54,13 @@ struct command {
 	const char *help;	/* all of `karma pause --help` */
 };
 
+/*
+ * Take the options of a command: each has a flag to set (getopt_long(3)), but for help, which is 'h'.  *value
+ * is that of the one that takes any; NULL where none does.  The exit status if there is nothing left to do,
+ * else -1.
+ */
+int command_options(const struct command *command, const struct option *options, int argc, char **argv,
+	const char **value);
 /* For an argument that is wrong: a message that points to --help, and the exit status. */
 int command_misused(const struct command *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));

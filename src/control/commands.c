@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* karma pause, resume, stop, wait, resize, balloon and log: one request to a guest each. */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
@@ -11,25 +10,14 @@
 #include "karma/log.h"
 #include "karma/util.h"
 
-enum { OPTION_FORCE = 256, OPTION_DISK };
-
 static const struct option only_help[] = {
 	{ "help", no_argument, NULL, 'h' },
 	{ 0 },
 };
 
-/* The exit status if there is nothing to do but help, or an option is wrong; else -1. */
 static int parse_only_help(const struct command *command, int argc, char **argv)
 {
-	switch (getopt_long(argc, argv, "h", only_help, NULL)) {
-	case -1:
-		return -1;
-	case 'h':
-		fputs(command->help, stdout);
-		return 0;
-	default:
-		return command_misused(command, "no such option");
-	}
+	return command_options(command, only_help, argc, argv, NULL);
 }
 
 /* What the guest returned, or NULL with a message printed.  Takes the request. */
@@ -134,23 +122,16 @@ static int stop_all(char **names, int count, bool force)
 
 int command_stop(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "force", no_argument, NULL, OPTION_FORCE },
+	int force = false;
+	const struct option options[] = {
+		{ "force", no_argument, &force, true },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
-	bool force = false;
-	int option;
+	int status = command_options(&stop, options, argc, argv, NULL);
 
-	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-		if (option == 'h') {
-			fputs(stop.help, stdout);
-			return 0;
-		}
-		if (option != OPTION_FORCE)
-			return command_misused(&stop, "no such option");
-		force = true;
-	}
+	if (status >= 0)
+		return status;
 	if (optind == argc)
 		return command_misused(&stop, "no NAME: give a guest's, as `karma ps` has it");
 	for (int i = optind; i < argc; i++) {
@@ -207,24 +188,18 @@ int command_resize(int argc, char **argv)
 		"  --disk DISK   as the guest calls it: vda, vdb, ...\n"
 		"\n"
 		"Exit status: 0, or 125 if karma failed.\n" };
-	static const struct option options[] = {
-		{ "disk", required_argument, NULL, OPTION_DISK },
+	int given;
+	const struct option options[] = {
+		{ "disk", required_argument, &given, true },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
 	const char *name, *disk = NULL;
+	int status = command_options(&command, options, argc, argv, &disk);
 	json_t *result;
-	int option;
 
-	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-		if (option == 'h') {
-			fputs(command.help, stdout);
-			return 0;
-		}
-		if (option != OPTION_DISK)
-			return command_misused(&command, "no such option");
-		disk = optarg;
-	}
+	if (status >= 0)
+		return status;
 	name = command_name(&command, argc, argv);
 	if (!name)
 		return STATUS_FAILURE;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* karma ps: the guests that run. */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -24,15 +23,6 @@ static const struct command command = { "ps",
 	"States: starting, running, paused, stopping (asked to power off), ending, halted (after a\n"
 	"panic, by --on-panic wait), restarting, silent (its supervisor does not answer).\n"
 	"Exit status: 0, or 125 if karma failed.\n" };
-
-enum { OPTION_JSON = 256, OPTION_NAMES };
-
-static const struct option options[] = {
-	{ "json", no_argument, NULL, OPTION_JSON },
-	{ "names", no_argument, NULL, OPTION_NAMES },
-	{ "help", no_argument, NULL, 'h' },
-	{ 0 },
-};
 
 /* Seconds, minutes, hours or days, whichever two tell most. */
 static void print_uptime(int64_t milliseconds)
@@ -140,22 +130,20 @@ static void drop_strange(json_t *all)
 
 int command_ps(int argc, char **argv)
 {
-	bool json = false, only_names = false;
+	int json = false, only_names = false;
+	const struct option options[] = {
+		{ "json", no_argument, &json, true },
+		{ "names", no_argument, &only_names, true },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	int count, status = command_options(&command, options, argc, argv, NULL);
 	char (*names)[CONTROL_NAME_MAX + 1] = NULL;
 	struct connection *connections;
 	json_t *all;
-	int option, count;
 
-	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-		if (option == 'h') {
-			fputs(command.help, stdout);
-			return 0;
-		}
-		if (option == '?')
-			return command_misused(&command, "no such option");
-		json |= option == OPTION_JSON;
-		only_names |= option == OPTION_NAMES;
-	}
+	if (status >= 0)
+		return status;
 	if (optind < argc)
 		return command_misused(&command, "%s: is one argument too many", argv[optind]);
 	count = control_list(&names);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* karma stats: what guests and their devices do, for people, for programs, and for Prometheus. */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <string.h>
@@ -25,15 +24,7 @@ static const struct command command = { "stats",
 	"\n"
 	"Exit status: 0, or 125 if a guest was not to be reached.\n" };
 
-enum { OPTION_JSON = 256, OPTION_PROMETHEUS, OPTION_WATCH };
-
-static const struct option options[] = {
-	{ "json", no_argument, NULL, OPTION_JSON },
-	{ "prometheus", no_argument, NULL, OPTION_PROMETHEUS },
-	{ "watch", no_argument, NULL, OPTION_WATCH },
-	{ "help", no_argument, NULL, 'h' },
-	{ 0 },
-};
+enum form { FORM_TEXT, FORM_JSON, FORM_PROMETHEUS, FORM_WATCH };
 
 /* { NAME: { "status": ..., "stats": ... }, ... } of those that answer; *complete is whether all did. */
 static json_t *ask_all(char **names, int count, bool quiet, bool *complete)
@@ -351,19 +342,19 @@ static int watch(char **names, int count)
 
 /* --- The command. */
 
-static int show(int form, char **names, int count, bool quiet)
+static int show(enum form form, char **names, int count, bool quiet)
 {
 	bool complete = true;
 	const char *name;
 	json_t *all, *guest;
 
-	if (form == OPTION_WATCH)
+	if (form == FORM_WATCH)
 		return watch(names, count);
 	all = ask_all(names, count, quiet, &complete);
-	if (form == OPTION_JSON) {
+	if (form == FORM_JSON) {
 		json_dumpf(all, stdout, JSON_INDENT(2));
 		putchar('\n');
-	} else if (form == OPTION_PROMETHEUS) {
+	} else if (form == FORM_PROMETHEUS) {
 		print_prometheus(all);
 	} else {
 		json_object_foreach(all, name, guest)
@@ -374,7 +365,7 @@ static int show(int form, char **names, int count, bool quiet)
 }
 
 /* Of all guests.  One may end meanwhile. */
-static int show_all(int form)
+static int show_all(enum form form)
 {
 	char (*names)[CONTROL_NAME_MAX + 1];
 	int count = control_list(&names), status = STATUS_FAILURE;
@@ -394,19 +385,21 @@ static int show_all(int form)
 
 int command_stats(int argc, char **argv)
 {
-	int option, form = 0;
+	int json = 0, prometheus = 0, watch = 0;
+	const struct option options[] = {
+		{ "json", no_argument, &json, FORM_JSON },
+		{ "prometheus", no_argument, &prometheus, FORM_PROMETHEUS },
+		{ "watch", no_argument, &watch, FORM_WATCH },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	int status = command_options(&command, options, argc, argv, NULL);
+	enum form form = json | prometheus | watch;
 
-	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-		if (option == 'h') {
-			fputs(command.help, stdout);
-			return 0;
-		}
-		if (option == '?')
-			return command_misused(&command, "no such option");
-		if (form && form != option)
-			return command_misused(&command, "give one of --json, --prometheus and --watch");
-		form = option;
-	}
+	if (status >= 0)
+		return status;
+	if (!!json + !!prometheus + !!watch > 1)
+		return command_misused(&command, "give one of --json, --prometheus and --watch");
 	for (int i = optind; i < argc; i++) {
 		if (!control_name_is_valid(argv[i]))
 			return command_misused(&command, "%s: is no guest's name", argv[i]);
