@@ -57,7 +57,7 @@ struct pace {
 	bool bulk, lengthy;		/* the last chain was PACE_TOOK_BULK, or _LONG */
 	bool polled;			/* by the I/O thread, without notifications */
 	unsigned empty;			/* looks in vain, since the last that was not */
-	int64_t began;			/* ns: when the last PACE_TOOK_LONG was taken */
+	int64_t began;			/* ns: when the last PACE_TOOK_LONG was taken, or the wait began */
 	int64_t limit_wait;		/* what the limit said last: 0, or ns */
 	struct limit_turn turn;
 	struct io_op look_op;

@@ -4,12 +4,14 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
 #include "karma/disk.h"
 #include "karma/iov.h"
@@ -36,6 +38,8 @@ struct file {
 	int fd;
 	uint64_t start;			/* the disk's byte 0 in the file */
 	bool direct;
+	bool in_memory;			/* tmpfs */
+	_Atomic bool waits;		/* in io_uring: see file_start() */
 	_Atomic int64_t slow_until;	/* CLOCK_MONOTONIC, nanoseconds: see write_at_once() */
 };
 
@@ -46,6 +50,9 @@ static _Thread_local struct batch {
 	struct disk_request *writes[IO_RING_CHAIN_MAX];
 	unsigned count;
 } batch;
+
+/* The calling thread queued such a read since it last submitted. */
+static _Thread_local bool read_from_memory;
 
 static struct file *file_of(struct disk *disk)
 {
@@ -253,24 +260,37 @@ static void transfer_done(struct io_op *op, int result)
 		request->done(request, 0);
 }
 
+static void transfer_here(struct disk_request *request)
+{
+	struct file *file = file_of(request->disk);
+	uint64_t offset = request->offset + file->start;
+	ssize_t result = request->operation == DISK_READ ?
+		preadv2(file->fd, request->iov, request->iov_count, offset, 0) :
+		pwritev2(file->fd, request->iov, request->iov_count, offset, 0);
+
+	io_ring_finish(&request->op, result < 0 ? -errno : (int)result);
+}
+
 /*
  * io_uring leaves a write to a file's page cache to a worker thread, since it may wait: for memory,
  * for the file system's journal.  It hardly ever does, and then takes less time than the way to the
- * worker and back; so we write by ourselves, until that takes long for once.
+ * worker and back; so we write by ourselves, until that takes long for once.  In memory, nothing does.
  */
 static void write_at_once(struct disk_request *request)
 {
 	struct file *file = file_of(request->disk);
-	int64_t start = nanoseconds(), end;
-	ssize_t result;
+	int64_t start, end;
 
+	if (file->in_memory) {
+		transfer_here(request);
+		return;
+	}
+	start = nanoseconds();
 	if (start < file->slow_until) {
 		queue_transfer(request);
 		return;
 	}
-	result = pwritev2(file->fd, request->iov, request->iov_count,
-		request->offset + file->start, 0);
-	io_ring_finish(&request->op, result < 0 ? -errno : (int)result);
+	transfer_here(request);
 	end = nanoseconds();
 	if (end - start > SLOW_NANOSECONDS)
 		file->slow_until = end + SLOW_PAUSE_NANOSECONDS;
@@ -347,11 +367,17 @@ static void add_to_batch(struct disk_request *request)
 
 static void start_transfer(struct disk_request *request)
 {
+	struct file *file = file_of(request->disk);
+
 	request->op.done = transfer_done;
-	if (request->operation == DISK_READ || file_of(request->disk)->direct)
+	if (file->waits) {
+		transfer_here(request);
+	} else if (request->operation == DISK_READ || file->direct) {
 		queue_transfer(request);
-	else
+		read_from_memory = file->in_memory && request->operation == DISK_READ;
+	} else {
 		add_to_batch(request);
+	}
 }
 
 static void start_large(struct io_op *op, int result)
@@ -472,9 +498,15 @@ static void file_submit(struct disk *disk, struct disk_request *request)
 	}
 }
 
+/* Of Linux's versions, some read tmpfs when they are asked, and others leave it to a worker, as writes. */
 static void file_start(struct disk *disk)
 {
-	io_ring_submit(io_ring_here(disk->ring));
+	struct io_ring *ring = io_ring_here(disk->ring);
+
+	io_ring_submit(ring);
+	if (read_from_memory && !io_ring_ready(ring))
+		file_of(disk)->waits = true;
+	read_from_memory = false;
 }
 
 static int file_measure(struct disk *disk, uint64_t *size)
@@ -508,6 +540,7 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 	cleanup_free struct file *file = calloc(1, sizeof(*file));
 	cleanup_fd int fd = -1;
 	struct stat status;
+	struct statfs system;
 	int result;
 
 	if (!file)
@@ -526,6 +559,7 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 	file->disk.write_zeroes = true;
 	file->disk.long_bytes = options->direct ? 0 : LARGE_BYTES;
 	file->direct = options->direct;
+	file->in_memory = !options->direct && fstatfs(fd, &system) == 0 && system.f_type == TMPFS_MAGIC;
 	file->fd = fd;
 	fd = -1;
 	*disk = &file->disk;

@@ -402,6 +402,9 @@ void io_ring_put_off(struct io_after *after)
 void io_ring_submit(struct io_ring *ring)
 {
 	run_all(&put_off);
+	/* Nobody else queues anything on a thread's own. */
+	if (ring == own_ring && !io_uring_sq_ready(&ring->uring))
+		return;
 	pthread_mutex_lock(&ring->lock);
 	if (io_uring_sq_ready(&ring->uring))
 		submit_locked(ring);
@@ -418,6 +421,8 @@ static unsigned take_completions(struct io_ring *ring, struct completion *taken)
 	struct io_uring_cqe *cqes[TAKE_MAX];
 	unsigned count;
 
+	if (!has_completions(ring))
+		return 0;
 	pthread_mutex_lock(&ring->lock);
 	count = io_uring_peek_batch_cqe(&ring->uring, cqes, TAKE_MAX);
 	for (unsigned i = 0; i < count; i++) {

@@ -63,8 +63,8 @@ static bool worth_waiting(struct pace *pace)
 
 	pace->now = now;
 	/* How long a pause is says nothing about the time between requests. */
-	if (gap > 2 * PACE_GAP_MAX)
-		gap = 2 * PACE_GAP_MAX;
+	if (gap > 2 * pace->gap)
+		gap = 2 * pace->gap;
 	/* Nor does the time since a wait, in which there were requests and no notifications. */
 	if (pace->notified)
 		pace->gap += (gap - pace->gap) / 8;
@@ -101,6 +101,7 @@ static void wait_for_more(struct pace *pace)
 	if (!pace->wait || pace->wait > most)
 		pace->wait = most;
 	pace->notified = 0;
+	pace->began = pace->now;
 	look_after(pace, pace->wait, io_ring_here(pace->queue->device->ring));
 }
 
@@ -227,7 +228,9 @@ static void serve(struct pace *pace)
 static void serve_paced(struct pace *pace)
 {
 	unsigned taken = take(pace);
-	bool pays = taken >= (pace->paid ? PACE_PAYS_STILL : PACE_PAYS);
+	/* Many, and in less time than one by one. */
+	bool pays = taken >= (pace->paid ? PACE_PAYS_STILL : PACE_PAYS) &&
+		pace->now - pace->began < taken * pace->gap;
 
 	if (taken >= PACE_PLENTY)
 		pace->wait -= pace->wait / 4;
