@@ -70,7 +70,7 @@ struct vm {
 	struct vcpu *vcpus;
 	unsigned vcpu_count;
 	unsigned started;		/* of the vCPUs' threads */
-	pthread_barrier_t ready;	/* for the guest: all threads are confined */
+	unsigned unconfined;		/* threads; the guest waits for them; under the park_lock */
 
 	_Atomic(enum vm_end) end;
 	unsigned end_status;
@@ -189,7 +189,8 @@ void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned vcpu_count);
 
 /* A vCPU's part, for vm.c. */
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cpuid2 *cpuid);
-int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry);
+/* Before its first KVM_RUN. */
+void vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry);
 void *vcpu_thread(void *vcpu);
 /* Before the first vCPU thread: a kick is a signal, which must have its handler by then. */
 void vcpu_prepare_kicks(void);

@@ -32,6 +32,8 @@ const struct kvm_need kvm_needs[] = {
 	{ KVM_CAP_EXT_CPUID, 1, "KVM_CAP_EXT_CPUID", "telling the guest of Karma" },
 	{ KVM_CAP_TSC_DEADLINE_TIMER, 1, "KVM_CAP_TSC_DEADLINE_TIMER", "the guest's timer" },
 	{ KVM_CAP_ADJUST_CLOCK, 1, "KVM_CAP_ADJUST_CLOCK", "the guest's clock" },
+	{ KVM_CAP_SYNC_REGS, KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS, "KVM_CAP_SYNC_REGS",
+		"the first registers" },
 	{ KVM_CAP_IMMEDIATE_EXIT, 1, "KVM_CAP_IMMEDIATE_EXIT", "stopping vCPUs" },
 	{ KVM_CAP_EXIT_HYPERCALL, 1 << KARMA_HYPERCALL, "KVM_CAP_EXIT_HYPERCALL",
 		"hypercalls (Linux 5.15 or later)" },

@@ -39,14 +39,10 @@ static int vcpu_failed(const struct vcpu *vcpu, const char *what)
 		strerror(errno));
 }
 
-static bool set_msr(struct vcpu *vcpu, uint32_t index, uint64_t value)
+static uint64_t apic_base(const struct vcpu *vcpu)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} msr = { .head.nmsrs = 1, .entry = { .index = index, .data = value } };
-
-	return ioctl(vcpu->fd, KVM_SET_MSRS, &msr) == 1;
+	return LAPIC_ADDRESS | APIC_BASE_ENABLE | APIC_BASE_X2APIC |
+		(vcpu->id == 0 ? APIC_BASE_FIRST_CPU : 0);
 }
 
 /*
@@ -56,14 +52,28 @@ static bool set_msr(struct vcpu *vcpu, uint32_t index, uint64_t value)
  */
 static int set_msrs(struct vcpu *vcpu)
 {
-	uint64_t apic_base = LAPIC_ADDRESS | APIC_BASE_ENABLE | APIC_BASE_X2APIC;
+	const struct kvm_msr_entry wanted[] = {
+		{ .index = MSR_APIC_BASE, .data = apic_base(vcpu) },
+		{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLE_WRITE_BACK },
+		{ .index = MSR_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING },
+	};
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entries[ARRAY_SIZE(wanted)];
+	} msrs;
+	unsigned next = 0;
 
-	if (vcpu->id == 0)
-		apic_base |= APIC_BASE_FIRST_CPU;
-	if (!set_msr(vcpu, MSR_APIC_BASE, apic_base))
-		return vcpu_failed(vcpu, "set its local APIC to x2APIC mode");
-	set_msr(vcpu, MSR_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK);
-	set_msr(vcpu, MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING);
+	/* KVM tells how many it has set: up to the first that the CPU lacks. */
+	while (next < ARRAY_SIZE(wanted)) {
+		int done;
+
+		msrs.head = (struct kvm_msrs){ .nmsrs = ARRAY_SIZE(wanted) - next };
+		memcpy(msrs.entries, wanted + next, msrs.head.nmsrs * sizeof(wanted[0]));
+		done = ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
+		if (next == 0 && done < 1)
+			return vcpu_failed(vcpu, "set its local APIC to x2APIC mode");
+		next += done < 0 ? 1 : done + 1;
+	}
 	return 0;
 }
 
@@ -112,38 +122,34 @@ static void set_segments(struct kvm_sregs *sregs, enum boot_protocol protocol)
 	sregs->tr = (struct kvm_segment){
 		.selector = BOOT_TSS, .limit = 0x67, .type = 11, .present = 1
 	};
+	sregs->ldt = (struct kvm_segment){ .limit = 0xffff, .type = 2, .present = 1 };
 	sregs->gdt = (struct kvm_dtable){ .base = BOOT_GDT, .limit = BOOT_TSS + 15 };
-	sregs->idt = (struct kvm_dtable){ 0 };
 }
 
-int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
+void vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
 {
-	struct kvm_regs registers = {
+	struct kvm_regs *registers = &vcpu->run->s.regs.regs;
+	struct kvm_sregs *sregs = &vcpu->run->s.regs.sregs;
+
+	*registers = (struct kvm_regs){
 		.rip = entry->entry.value,
 		.rsp = BOOT_STACK,
 		.rflags = 2,
 	};
-	struct kvm_sregs sregs;
-
-	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
-		return vcpu_failed(vcpu, "read its registers");
-	set_segments(&sregs, entry->protocol);
+	*sregs = (struct kvm_sregs){ .apic_base = apic_base(vcpu) };
+	set_segments(sregs, entry->protocol);
 	if (entry->protocol == BOOT_LINUX64) {
-		registers.rsi = entry->params.value;
-		sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
-		sregs.cr3 = BOOT_PAGE_TABLES;
-		sregs.cr4 = CR4_PAE;
-		sregs.efer = EFER_LME | EFER_LMA;
+		registers->rsi = entry->params.value;
+		sregs->cr0 = CR0_PE | CR0_ET | CR0_PG;
+		sregs->cr3 = BOOT_PAGE_TABLES;
+		sregs->cr4 = CR4_PAE;
+		sregs->efer = EFER_LME | EFER_LMA;
 	} else {
-		registers.rbx = entry->params.value;
-		sregs.cr0 = CR0_PE | CR0_ET;
-		sregs.cr4 = 0;
-		sregs.efer = 0;
+		registers->rbx = entry->params.value;
+		sregs->cr0 = CR0_PE | CR0_ET;
 	}
-	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) < 0 ||
-		ioctl(vcpu->fd, KVM_SET_REGS, &registers) < 0)
-		return vcpu_failed(vcpu, "set its registers");
-	return 0;
+	/* The first KVM_RUN takes them from there, which saves three system calls and what each loads. */
+	vcpu->run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
 }
 
 static uint64_t instruction_pointer(struct vcpu *vcpu)

@@ -229,7 +229,13 @@ bool vm_confine(struct vm *vm, enum sandbox_thread kind, struct vcpu *vcpu)
 
 	if (vm->confined && sandbox_filter(kind, &descriptors) < 0)
 		vm_end(vm, VM_FAILURE, 0);
-	pthread_barrier_wait(&vm->ready);
+	pthread_mutex_lock(&vm->park_lock);
+	if (--vm->unconfined == 0)
+		pthread_cond_broadcast(&vm->park_changed);
+	/* Who runs no guest need not wait: to sleep and be woken costs as much as a thread's start. */
+	while (vcpu && vm->unconfined)
+		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
+	pthread_mutex_unlock(&vm->park_lock);
 	return atomic_load(&vm->end) != VM_FAILURE;
 }
 
@@ -305,10 +311,9 @@ static int make_rings(struct vm *vm)
 
 int vm_prepare(struct vm *vm, const struct boot_entry *entry)
 {
-	int result = vcpu_set_entry(&vm->vcpus[0], entry);
+	int result = make_rings(vm);
 
-	if (result == 0)
-		result = make_rings(vm);
+	vcpu_set_entry(&vm->vcpus[0], entry);
 	for (unsigned i = 0; i < vm->vcpu_count && vm->stats; i++)
 		vm->vcpus[i].stats_fd = ioctl(vm->vcpus[i].fd, KVM_GET_STATS_FD, NULL);
 	return result;
@@ -326,11 +331,11 @@ unsigned vm_threads_max(const struct vm *vm)
 
 int vm_start(struct vm *vm)
 {
-	int result = -pthread_barrier_init(&vm->ready, NULL, 2 + vm->vcpu_count);
+	int result;
 
+	vm->unconfined = 2 + vm->vcpu_count;
 	vcpu_prepare_kicks();
-	if (result == 0)
-		result = start_thread(io_thread, vm);
+	result = start_thread(io_thread, vm);
 	while (vm->started < vm->vcpu_count && result == 0) {
 		result = start_thread(vcpu_thread, &vm->vcpus[vm->started]);
 		vm->started += result == 0;
