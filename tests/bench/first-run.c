@@ -3,9 +3,10 @@
  * Tell the CPU time that a monitor takes before its first KVM_RUN, by standing in for ioctl().
  *
  * At the first KVM_RUN the CPU time of the whole process so far, and of the one that Karma starts it
- * from, in microseconds, is written to the file that FIRST_RUN_FILE names, and for Karma behind it how much of that went into loading the
- * kernel; if FIRST_RUN_END is set, the process ends there.  So it can be measured wherever KVM makes
- * VMs and vCPUs, even if it can't run them.
+ * from, in microseconds, is written to the file that FIRST_RUN_FILE names.  For Karma three more follow
+ * on the line: how much of it went into loading the kernel, into loading the initramfs, and the rest.
+ * If FIRST_RUN_END is set, the process ends there.  So it can be measured wherever KVM makes VMs and
+ * vCPUs, even if it can't run them.
  *
  * There are two ways in.  As a shared library in LD_PRELOAD, for any monitor that is linked
  * dynamically.  Linked with Karma's own objects by --wrap for each function that has __wrap_ before
@@ -30,7 +31,7 @@
 /* Opened at the start: later, the monitor may have given up the right to open files. */
 static int report = -1;
 static bool ends;
-static long long kernel_time;
+static long long kernel_time, initramfs_time;
 static _Atomic long long *parent_time;	/* what Karma has taken until its guest's process was there */
 
 static void __attribute__((constructor)) open_file(void)
@@ -56,9 +57,10 @@ static long long cpu_time(void)
 
 static void tell_cpu_time(void)
 {
-	char text[64];
-	int length = snprintf(text, sizeof(text), "%lld %lld\n", cpu_time() + *parent_time,
-		kernel_time);
+	long long all = cpu_time() + *parent_time;
+	char text[96];
+	int length = snprintf(text, sizeof(text), "%lld %lld %lld %lld\n", all, kernel_time,
+		initramfs_time, all - kernel_time - initramfs_time);
 
 	if (write_bytes(report, text, length) != length)
 		_exit(EXIT_FAILURE);
@@ -108,6 +110,18 @@ int __wrap_bzimage_load(const void *memory, const void *file, void *image)
 	int result = __real_bzimage_load(memory, file, image);
 
 	kernel_time += cpu_time() - start;
+	return result;
+}
+
+int __real_initrd_load(const void *memory, const void *options, const void *image, void *initrd);
+int __wrap_initrd_load(const void *memory, const void *options, const void *image, void *initrd);
+
+int __wrap_initrd_load(const void *memory, const void *options, const void *image, void *initrd)
+{
+	long long start = cpu_time();
+	int result = __real_initrd_load(memory, options, image, initrd);
+
+	initramfs_time += cpu_time() - start;
 	return result;
 }
 #endif
