@@ -196,7 +196,10 @@ void *vcpu_thread(void *vcpu);
 void vcpu_prepare_kicks(void);
 void vcpu_kick(struct vcpu *vcpu);
 
-/* The calling thread's part of vm_start(); false if it can't be confined, or another can't. */
+/*
+ * The calling thread's part of vm_start(); false if it can't be confined, or another can't that came
+ * before it.  A vCPU's waits for all.
+ */
 bool vm_confine(struct vm *vm, enum sandbox_thread kind, struct vcpu *vcpu);
 /* A vCPU's thread, which rests while the vm is paused. */
 void vm_rest(struct vm *vm);

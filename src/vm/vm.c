@@ -232,7 +232,7 @@ bool vm_confine(struct vm *vm, enum sandbox_thread kind, struct vcpu *vcpu)
 	pthread_mutex_lock(&vm->park_lock);
 	if (--vm->unconfined == 0)
 		pthread_cond_broadcast(&vm->park_changed);
-	/* Who runs no guest need not wait: to sleep and be woken costs as much as a thread's start. */
+	/* Who runs no guest need not wait, nor be woken. */
 	while (vcpu && vm->unconfined)
 		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
 	pthread_mutex_unlock(&vm->park_lock);
