@@ -349,7 +349,8 @@ void receiver_reset(struct receiver *receiver)
 {
 	receiver->first = receiver->count = receiver->iov_first = receiver->iov_count = 0;
 	receiver->bytes = receiver->unfinished = receiver->filled = 0;
-	receiver->starved = receiver->in_turns = false;
+	receiver->starved = false;
+	receiver->in_turns = false;
 	receiver->answered = NULL;
 }
 
