@@ -799,26 +799,36 @@ static void leave_stale(const char *name)
 	close(socket.fd);
 }
 
-START_TEST(stale_sockets_are_taken_away)
+/* Guests of this machine may run beside, in the system's directory. */
+static bool is_listed(const char *name)
 {
 	char (*names)[CONTROL_NAME_MAX + 1];
+	int count = control_list(&names);
+	bool found = false;
+
+	ck_assert_int_ge(count, 0);
+	for (int i = 0; i < count; i++)
+		found = found || strcmp(names[i], name) == 0;
+	free(names);
+	return found;
+}
+
+START_TEST(stale_sockets_are_taken_away)
+{
 	struct control_socket socket;
 	pid_t pid;
 
-	leave_stale("web");
-	leave_stale("db");
-	ck_assert_int_eq(control_list(&names), 2);
-	ck_assert_str_eq(names[0], "db");
-	free(names);
+	leave_stale("unit-web");
+	leave_stale("unit-db");
+	ck_assert(is_listed("unit-web"));
+	ck_assert(is_listed("unit-db"));
 	/* By who asks, */
-	ck_assert_int_eq(control_connect("db", &pid), -ENOENT);
-	ck_assert_int_eq(control_list(&names), 1);
-	free(names);
+	ck_assert_int_eq(control_connect("unit-db", &pid), -ENOENT);
+	ck_assert(!is_listed("unit-db"));
 	/* and by who takes the name. */
-	ck_assert_int_eq(control_listen(&socket, "web", false), 0);
+	ck_assert_int_eq(control_listen(&socket, "unit-web", false), 0);
 	control_unlisten(&socket);
-	ck_assert_int_eq(control_list(&names), 0);
-	free(names);
+	ck_assert(!is_listed("unit-web"));
 }
 END_TEST
 
