@@ -137,9 +137,12 @@ void net_detach(struct net *net);
 /* Call readable() once there is a frame, or at once if one may be there; writable() likewise. */
 void net_wait_readable(struct net *net, unsigned queue);
 void net_wait_writable(struct net *net, unsigned queue);
+/* There is a frame, though the file descriptor may have nothing to read. */
+bool net_pending(const struct net *net, unsigned queue);
 /*
  * Call readable() on the calling thread, which is a vCPU's and leaves the guest for it: for who has
- * to wait for that frame anyhow.  If the I/O thread waits as well, both are called.
+ * to wait for that frame anyhow.  If the I/O thread waits as well, both are called.  For frames that
+ * are pending that is no wait.
  */
 void net_wait_readable_here(struct net *net, unsigned queue);
 /* Whether a vCPU's thread waits. */

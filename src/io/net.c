@@ -105,6 +105,11 @@ static void is_writable(struct io_op *op, int result)
 		net->events->writable(net->context, queue->index);
 }
 
+bool net_pending(const struct net *net, unsigned index)
+{
+	return net->ops->pending && net->ops->pending(net, index);
+}
+
 void net_wait_readable(struct net *net, unsigned index)
 {
 	struct net_queue *queue = &net->queues[index];
@@ -112,7 +117,7 @@ void net_wait_readable(struct net *net, unsigned index)
 	if (atomic_exchange(&queue->reading, true))
 		return;
 	queue->readable_op.done = is_readable;
-	if (net->ops->pending && net->ops->pending(net, index))
+	if (net_pending(net, index))
 		io_ring_wake(net->ring, &queue->readable_op);
 	else
 		io_ring_poll(net->ring, &queue->readable_op, queue->fd, POLLIN);

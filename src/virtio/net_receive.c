@@ -288,7 +288,7 @@ static void wait_for_next(struct receiver *receiver, unsigned taken)
 		if (is_vcpu(receiver) && answered != here)
 			receiver->in_turns = false;
 	}
-	if (!receiver->in_turns)
+	if (!receiver->in_turns || net_pending(net, receiver->pair))
 		net_wait_readable(net, receiver->pair);
 	else if (is_vcpu(receiver))
 		net_wait_readable_here(net, receiver->pair);
