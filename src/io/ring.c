@@ -88,7 +88,9 @@ static int open_events(struct io_ring *ring)
 	if (ring->wake_fd < 0 || ring->ones_fd < 0)
 		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
 			strerror(errno));
-	return write_bytes(ring->ones_fd, &ones, sizeof(ones)) < 0 ? -errno : 0;
+	if (write_bytes(ring->ones_fd, &ones, sizeof(ones)) < 0)
+		return fail(-errno, "eventfd: can't write to it: %s: see `karma check`", strerror(errno));
+	return 0;
 }
 
 static void close_events(struct io_ring *ring)
