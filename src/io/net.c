@@ -72,26 +72,30 @@ void net_end(struct net *net)
 }
 
 /* An error, too: who asked looks for itself, and it may be that the thread ended that had asked. */
+static void tell_readable(struct net_queue *queue)
+{
+	struct net *net = queue->net;
+
+	if (net->events)
+		net->events->readable(net->context, queue->index);
+}
+
 static void is_readable(struct io_op *op, int result)
 {
 	struct net_queue *queue = container_of(op, struct net_queue, readable_op);
-	struct net *net = queue->net;
 
 	(void)result;
 	queue->reading = false;
-	if (net->events)
-		net->events->readable(net->context, queue->index);
+	tell_readable(queue);
 }
 
 static void is_readable_here(struct io_op *op, int result)
 {
 	struct net_queue *queue = container_of(op, struct net_queue, readable_here_op);
-	struct net *net = queue->net;
 
 	(void)result;
 	queue->reading_here = false;
-	if (net->events)
-		net->events->readable(net->context, queue->index);
+	tell_readable(queue);
 }
 
 static void is_writable(struct io_op *op, int result)

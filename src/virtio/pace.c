@@ -62,7 +62,9 @@ static bool worth_waiting(struct pace *pace)
 	int64_t now = nanoseconds(), gap = now - pace->notified;
 
 	pace->now = now;
-	/* How long a pause is says nothing about the time between requests. */
+	/* How long a pause is says nothing about the time between requests, nor does a single gap. */
+	if (gap > 2 * PACE_GAP_MAX)
+		gap = 2 * PACE_GAP_MAX;
 	if (gap > 2 * pace->gap)
 		gap = 2 * pace->gap;
 	/* Nor does the time since a wait, in which there were requests and no notifications. */
