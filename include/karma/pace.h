@@ -3,7 +3,8 @@
  * When to serve a queue.  At once, on the vCPU that notifies, is best if the guest waits for each
  * request: one exit and one interrupt.  If it has many under way and adds them one by one, each would
  * still cost an exit and an interrupt, since each is done by the time that the next one comes.  Then
- * it is better to wait a little and to take many at a time; while we wait, the guest notifies nobody.
+ * it is better to wait a little and to take many at a time; while we wait, the guest notifies only if
+ * there are so many that it may have no more to do before they are done.
  * Which it is can't be seen but by trying: from time to time, the more rarely the more often it was
  * in vain.
  *
@@ -52,6 +53,7 @@ struct pace {
 
 	bool waiting;			/* for look_op */
 	bool paid;			/* since the guest last notified */
+	bool early;			/* so many came during the wait that the guest told of it */
 	bool held;			/* it waits for the limit */
 	bool blocked;			/* by the backend */
 	bool bulk, lengthy;		/* the last chain was PACE_TOOK_BULK, or _LONG */

@@ -25,6 +25,9 @@
 
 struct virtio_device;
 
+/* So the last one done is known later by an eighth of what it took, at most: it waited for as many. */
+#define VIRTQ_BACKLOG 8u
+
 struct virtq {
 	/* Fixed by the device and the monitor. */
 	struct virtio_device *device;
@@ -50,6 +53,11 @@ struct virtq {
 	uint16_t next_avail, next_used;
 	uint16_t signalled_used;	/* next_used when the guest last was interrupted */
 	const char *broken;		/* why, or NULL */
+	/*
+	 * Set by the device while it takes one chain after the other, without a notification: the guest
+	 * is not interrupted while VIRTQ_BACKLOG times as many chains wait as it has to be told of.
+	 */
+	bool steady;
 
 	struct io_op again_op;
 	bool again;		/* to be looked at again by the I/O thread */
@@ -100,5 +108,11 @@ void virtq_disable_notify(struct virtq *queue);
 
 /* Ask for notifications again; true if chains have come meanwhile, and must be popped. */
 bool virtq_enable_notify(struct virtq *queue);
+
+/*
+ * Ask for one notification when so many chains wait, where event indexes can say that; true if they do
+ * already.  Who asks looks at the queue by himself if it takes too long.
+ */
+bool virtq_notify_at(struct virtq *queue, unsigned waiting);
 
 #endif

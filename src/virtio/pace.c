@@ -8,8 +8,9 @@
 #define PACE_PAYS_STILL 3u		/* to go on, once it was */
 #define PACE_EMPTY 3u			/* looks in vain, once it was, before the guest has to notify again */
 #define PACE_FEW 12u			/* a longer wait would do better */
-#define PACE_PLENTY 24u			/* the guest may have to wait for us */
-#define PACE_WAIT_MAX 4000000ll		/* ns */
+#define PACE_PLENTY 24u			/* the guest may have to wait for us: it is to notify */
+#define PACE_WAIT_MIN 50000ll		/* ns: enough to make as many */
+#define PACE_WAIT_MAX 4000000ll
 #define PACE_GAP_MAX 2000000ll		/* ns: a queue that is less busy is served at once */
 #define PACE_INTERVAL_MIN 64u
 #define PACE_INTERVAL_MAX 4096u
@@ -94,17 +95,37 @@ static void look_after(struct pace *pace, int64_t ns, struct io_ring *ring)
 	io_ring_submit(ring);
 }
 
+/* So much has come that the wait, which goes on, has paid by now. */
+static void serve_early(struct pace *pace)
+{
+	unsigned taken = 0;
+
+	do {
+		taken += take(pace);
+	} while (virtq_notify_at(pace->queue, PACE_PLENTY) && taken < pace->queue->size_max &&
+		pace->limit_wait == 0 && !pace->blocked);
+	pace->early |= taken >= PACE_PLENTY;
+	pace->ops->start(pace->queue);
+	virtq_interrupt(pace->queue);
+}
+
+/* For a look by and by, or until so much has come that the guest may have nothing left to do. */
 static void wait_for_more(struct pace *pace)
 {
 	int64_t most = PACE_WAIT_GAPS * pace->gap;
 
+	if (most < PACE_WAIT_MIN)
+		most = PACE_WAIT_MIN;
 	if (most > PACE_WAIT_MAX)
 		most = PACE_WAIT_MAX;
 	if (!pace->wait || pace->wait > most)
 		pace->wait = most;
 	pace->notified = 0;
 	pace->began = pace->now;
+	pace->early = false;
 	look_after(pace, pace->wait, io_ring_here(pace->queue->device->ring));
+	if (virtq_notify_at(pace->queue, PACE_PLENTY))
+		serve_early(pace);
 }
 
 /* Requests are there and may not start yet.  The guest need not tell of more. */
@@ -151,6 +172,7 @@ static void poll_again(struct pace *pace, int64_t wait)
 /* When this one is done; or, if there was none, when the guest has had some time to make it. */
 static void look_again(struct pace *pace, bool taken, int64_t now)
 {
+	pace->queue->steady = taken;
 	look_polled(pace, taken ? 0 : (now - pace->began) / PACE_LONG_SHARE);
 	if (taken)
 		pace->began = now;
@@ -199,6 +221,7 @@ static void serve(struct pace *pace)
 	unsigned taken = 0, most = queue->size_max;
 	bool more;
 
+	queue->steady = false;
 	taken = take(pace);
 	if (taken && pace->bulk && !pace->blocked && !pace->limit_wait && !queue->device->ending) {
 		pace->empty = 0;
@@ -234,7 +257,9 @@ static void serve_paced(struct pace *pace)
 	bool pays = taken >= (pace->paid ? PACE_PAYS_STILL : PACE_PAYS) &&
 		pace->now - pace->began < taken * pace->gap;
 
-	if (taken >= PACE_PLENTY)
+	if (pace->early)
+		pays = true;
+	else if (taken >= PACE_PLENTY)
 		pace->wait -= pace->wait / 4;
 	else if (taken < PACE_FEW)
 		pace->wait += pace->wait / 4;
@@ -301,8 +326,15 @@ static void look(struct io_op *op, int result)
 void pace_notify(struct pace *pace)
 {
 	/* Somebody is going to look. */
-	if (pace->queue->again || pace->waiting || pace->blocked)
+	if (pace->queue->again || pace->blocked)
 		return;
+	if (pace->waiting) {
+		if (!pace->held && !pace->polled) {
+			pace->now = nanoseconds();
+			serve_early(pace);
+		}
+		return;
+	}
 	virtq_disable_notify(pace->queue);
 	if (pace->untold && !virtq_wants_interrupt(pace->queue))
 		pace->untold = false;
@@ -319,7 +351,10 @@ void pace_resume(struct pace *pace)
 	if (!pace->blocked)
 		return;
 	pace->blocked = false;
-	serve(pace);
+	if (pace->waiting)
+		serve_early(pace);
+	else
+		serve(pace);
 }
 
 void pace_reset(struct pace *pace)

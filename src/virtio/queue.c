@@ -38,6 +38,7 @@ static void forget_rings(struct virtq *queue)
 	queue->used = NULL;
 	queue->next_avail = queue->next_used = queue->signalled_used = 0;
 	queue->broken = NULL;
+	queue->steady = false;
 }
 
 void virtq_reset(struct virtq *queue)
@@ -239,10 +240,20 @@ bool virtq_wants_interrupt(const struct virtq *queue)
 	return vring_need_event(LOAD(queue->avail->ring[queue->size]), now, old);
 }
 
+static bool tell_later(const struct virtq *queue)
+{
+	uint16_t waiting = LOAD(queue->avail->idx) - queue->next_avail;
+	uint16_t untold = queue->next_used - queue->signalled_used;
+
+	return waiting >= VIRTQ_BACKLOG * untold;
+}
+
 void virtq_interrupt(struct virtq *queue)
 {
 	bool wanted;
 
+	if (queue->steady && tell_later(queue))
+		return;
 	/* The guest must see the used index before we look at whether it wants to be told. */
 	FULL_BARRIER();
 	wanted = virtq_wants_interrupt(queue);
@@ -276,4 +287,15 @@ bool virtq_enable_notify(struct virtq *queue)
 		STORE(queue->used->flags, 0);
 	FULL_BARRIER();
 	return LOAD(queue->avail->idx) != queue->next_avail;
+}
+
+bool virtq_notify_at(struct virtq *queue, unsigned waiting)
+{
+	if (!queue->size || queue->broken)
+		return false;
+	if (queue->event_idx) {
+		STORE(*avail_event(queue), queue->next_avail + waiting - 1);
+		FULL_BARRIER();
+	}
+	return (uint16_t)(LOAD(queue->avail->idx) - queue->next_avail) >= waiting;
 }

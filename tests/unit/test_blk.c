@@ -708,6 +708,40 @@ START_TEST(busy_queue_is_served_many_at_a_time)
 }
 END_TEST
 
+START_TEST(wait_for_more_is_over_when_many_have_come)
+{
+	const unsigned plenty = 24;
+
+	/* The waits are long, so that none is over before we look. */
+	ck_assert(notify_until_it_waits(1900000, 1000));
+	driver_interrupts(&queue);
+	for (unsigned round = 0; round < 3; round++) {
+		*driver_used_event(&queue) = queue.last_used;
+		while (blk->queues[0].next_avail + plenty - 1 != queue.avail->idx) {
+			ck_assert(!wants_notification());
+			publish_read(&queue, 1);
+		}
+		ck_assert(wants_notification());
+		publish_read(&queue, 1);
+		driver_kick(&queue);
+		ck_assert_uint_eq(blk->queues[0].next_avail, queue.avail->idx);
+		for (unsigned i = 0; i < plenty; i++)
+			driver_wait(&queue);
+		ck_assert_uint_eq(driver_interrupts(&queue), 1);
+	}
+	/* A guest that notifies at any time is served at once. */
+	publish_read(&queue, 1);
+	virtio_queue_notify(blk, 0);
+	ck_assert_uint_eq(blk->queues[0].next_avail, queue.avail->idx);
+	driver_wait(&queue);
+	/* Then it looks in vain, and asks to be notified. */
+	sim_run_moment(&sim);
+	ck_assert(wants_notification());
+	ck_assert_uint_eq(blk->in_flight, 0);
+	sim_set_clock(0);
+}
+END_TEST
+
 static bool has_looked(void *context)
 {
 	(void)context;
@@ -762,6 +796,35 @@ START_TEST(large_requests_are_served_one_after_the_other_without_notifications)
 	sim_run_moment(&sim);
 	ck_assert(wants_notification());
 	ck_assert_uint_eq(blk->in_flight, 0);
+}
+END_TEST
+
+/* Interrupts for so many that were there at once, in a guest that asks to be told of each. */
+static unsigned interrupts_of_large_reads(uint64_t to, unsigned count)
+{
+	driver_interrupts(&queue);
+	for (unsigned i = 0; i < count; i++)
+		publish_large_read(to);
+	driver_kick(&queue);
+	for (unsigned i = 0; i < count; i++)
+		driver_wait(&queue);
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(blk->queues[0].signalled_used, blk->queues[0].next_used);
+	ck_assert(!blk->queues[0].steady);
+	return driver_interrupts(&queue);
+}
+
+START_TEST(large_requests_are_told_of_together_while_many_more_wait)
+{
+	uint64_t large = sim_alloc(&sim, SEGMENT_BYTES_MAX, 4096);
+
+	ck_assert_int_eq(ftruncate(file, SEGMENT_BYTES_MAX), 0);
+	add_disk(descriptor_path(file), false, false, NULL);
+	sim_start_device(&sim, 0, FEATURES_INDIRECT | (blk->offered & 0xffffff), &queue, 1, QUEUE_SIZE);
+	/* Few: each as soon as it is done. */
+	ck_assert_uint_eq(interrupts_of_large_reads(large, 8), 8);
+	/* After 4, 8, 11, 14, 16, 18, 20, 22, 24, and then each; or one less. */
+	ck_assert_uint_le(interrupts_of_large_reads(large, 32), 17);
 }
 END_TEST
 
@@ -1616,6 +1679,7 @@ Suite *blk_suite(void)
 		queue_full_of_requests_is_served,
 		request_in_flight_raises_no_interrupt_before_its_end,
 		busy_queue_is_served_many_at_a_time,
+		wait_for_more_is_over_when_many_have_come,
 		pause_between_two_bursts_needs_no_notification,
 		guest_that_waits_for_each_request_is_not_kept_waiting_for_long,
 		queue_that_is_not_busy_is_served_at_once,
@@ -1639,6 +1703,7 @@ Suite *blk_suite(void)
 		topology_is_the_backends,
 		segments_are_as_large_as_promised,
 		large_requests_are_served_one_after_the_other_without_notifications,
+		large_requests_are_told_of_together_while_many_more_wait,
 		direct_disk_wants_whole_blocks,
 		disk_has_the_queues_it_tells_of,
 		vcpus_with_rings_of_their_own_share_a_disk,
