@@ -40,7 +40,8 @@ struct pace_ops {
 	void (*start)(struct virtq *queue);
 	/*
 	 * Nobody waits for the end of a request: the driver looks for it whenever it has another reason
-	 * to.  So if one is alone, it is told a little later, and only if it has not seen by then.
+	 * to.  So if one is alone, it is told a little later, and only if it has not seen by then; and no
+	 * number of them makes it notify during a wait.
 	 */
 	bool patient;
 };

@@ -103,7 +103,7 @@ static void serve_early(struct pace *pace)
 	do {
 		taken += take(pace);
 	} while (virtq_notify_at(pace->queue, PACE_PLENTY) && taken < pace->queue->size_max &&
-		pace->limit_wait == 0 && !pace->blocked);
+		pace->limit_wait == 0);
 	pace->early |= taken >= PACE_PLENTY;
 	pace->ops->start(pace->queue);
 	virtq_interrupt(pace->queue);
@@ -124,7 +124,7 @@ static void wait_for_more(struct pace *pace)
 	pace->began = pace->now;
 	pace->early = false;
 	look_after(pace, pace->wait, io_ring_here(pace->queue->device->ring));
-	if (virtq_notify_at(pace->queue, PACE_PLENTY))
+	if (!pace->ops->patient && virtq_notify_at(pace->queue, PACE_PLENTY))
 		serve_early(pace);
 }
 
@@ -329,7 +329,7 @@ void pace_notify(struct pace *pace)
 	if (pace->queue->again || pace->blocked)
 		return;
 	if (pace->waiting) {
-		if (!pace->held && !pace->polled) {
+		if (!pace->ops->patient && !pace->held && !pace->polled) {
 			pace->now = nanoseconds();
 			serve_early(pace);
 		}
@@ -351,10 +351,7 @@ void pace_resume(struct pace *pace)
 	if (!pace->blocked)
 		return;
 	pace->blocked = false;
-	if (pace->waiting)
-		serve_early(pace);
-	else
-		serve(pace);
+	serve(pace);
 }
 
 void pace_reset(struct pace *pace)

@@ -524,44 +524,6 @@ START_TEST(frames_wait_for_room_and_none_is_lost)
 }
 END_TEST
 
-static void publish_frame(unsigned seed, size_t length)
-{
-	struct part part = { guest_frame(NULL, seed, length), HEADER + length, false };
-
-	driver_publish(transmit, driver_chain(transmit, &part, 1));
-}
-
-START_TEST(frames_that_come_in_a_wait_for_more_find_no_room_and_none_is_lost)
-{
-	/* Frames one by one, until the device waits for more: the last one is still there. */
-	for (unsigned i = 1; transmit->used->idx == transmit->avail->idx; i++) {
-		ck_assert_uint_lt(i, 1000);
-		sim_set_clock(1000000000 + i * 1900000ll);
-		publish_frame(0, FRAME);
-		driver_kick(transmit);
-		while (host_frame(0) != -1)
-			;
-		if (transmit->used->idx == transmit->avail->idx)
-			driver_wait(transmit);
-	}
-	for (unsigned i = 1; i < 60; i++)
-		publish_frame(i, 8000);
-	driver_kick(transmit);
-	ck_assert_uint_lt(driver_used(transmit), 60);
-	ck_assert_int_eq(host_frame(0), FRAME);
-	for (unsigned i = 1; i < 60; i++) {
-		while (host_frame(0) == -1)
-			io_ring_run(&sim.ring, false);
-		assert_frame(got + HEADER, i, 8000);
-	}
-	sim_run_moment(&sim);
-	ck_assert_uint_eq(driver_used(transmit), 60);
-	ck_assert_uint_eq(counted("transmit.dropped"), 0);
-	ck_assert_uint_eq(device->in_flight, 0);
-	sim_set_clock(0);
-}
-END_TEST
-
 START_TEST(reset_forgets_a_frame_that_waits_for_room)
 {
 	fill_socket();
@@ -1262,7 +1224,6 @@ Suite *net_suite(void)
 	tcase_add_test(plain, offloads_that_were_not_accepted_are_refused);
 	tcase_add_test(full, frames_of_bad_lengths_are_refused);
 	tcase_add_test(full, frames_wait_for_room_and_none_is_lost);
-	tcase_add_test(full, frames_that_come_in_a_wait_for_more_find_no_room_and_none_is_lost);
 	tcase_add_test(full, reset_forgets_a_frame_that_waits_for_room);
 	tcase_add_test(full, bulk_transfer_is_looked_at_without_notifications);
 	tcase_add_test(full, acknowledgements_of_a_bulk_transfer_are_looked_at_without_notifications);
