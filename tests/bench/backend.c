@@ -8,8 +8,9 @@
  * The guest does with the queue what Linux's virtio_blk does: event indexes, a descriptor a request,
  * that leads to an indirect table; it notifies for each request, if the device asks for it.  The main
  * thread is its vCPU and goes round as the loop in src/vm/vcpu.c does.  Where that has KVM_RUN, here
- * is an epoll_wait(); where it has KVM_SIGNAL_MSI, a write to an eventfd.  Like KVM_RUN, epoll_wait()
- * ends with EINTR when io_uring has something complete for the thread.
+ * is an epoll_wait(); where it has KVM_SIGNAL_MSI, a write to an eventfd.  Both go by syscall(), since
+ * an ioctl is no cancellation point of the C library either.  Like KVM_RUN, epoll_wait() ends with
+ * EINTR when io_uring has something complete for the thread.
  *
  * --way  own     the vCPU serves its notifications and has a ring of its own, as in Karma
  *        handed  each notification goes to the I/O thread, by an eventfd
@@ -27,6 +28,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 
 #include "karma/devices.h"
 #include "karma/util.h"
@@ -227,10 +229,12 @@ static void take_used(struct guest *guest)
 static void send_interrupt(void *context, const struct karma_interrupt *interrupt)
 {
 	struct bench *bench = context;
+	const uint64_t one = 1;
 
 	(void)interrupt;
 	bench->interrupt = true;
-	check(eventfd_write(bench->interrupt_fd, 1) == 0, "can't send an interrupt");
+	check(syscall(SYS_write, bench->interrupt_fd, &one, sizeof(one)) == sizeof(one),
+		"can't send an interrupt");
 }
 
 /* Enter the kernel, and wait for an interrupt if told so; false if io_uring wants the thread. */
@@ -238,7 +242,8 @@ static bool enter(struct bench *bench, bool wait)
 {
 	struct epoll_event event;
 
-	return epoll_wait(bench->poll_fd, &event, 1, wait ? -1 : 0) >= 0 || errno != EINTR;
+	return syscall(SYS_epoll_wait, bench->poll_fd, &event, 1, wait ? -1 : 0) >= 0 ||
+		errno != EINTR;
 }
 
 static bool guest_idle(const struct guest *guest)
