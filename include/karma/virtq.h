@@ -25,7 +25,7 @@
 
 struct virtio_device;
 
-/* So the last one done is known later by an eighth of what it took, at most: it waited for as many. */
+/* So what is kept back is late by an eighth of the time that those which wait will take. */
 #define VIRTQ_BACKLOG 8u
 
 struct virtq {

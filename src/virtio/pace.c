@@ -98,11 +98,12 @@ static void look_after(struct pace *pace, int64_t ns, struct io_ring *ring)
 /* So much has come that the wait, which goes on, has paid by now. */
 static void serve_early(struct pace *pace)
 {
-	unsigned taken = 0;
+	unsigned taken = 0, last;
 
 	do {
-		taken += take(pace);
-	} while (virtq_notify_at(pace->queue, PACE_PLENTY) && taken < pace->queue->size_max &&
+		last = take(pace);
+		taken += last;
+	} while (virtq_notify_at(pace->queue, PACE_PLENTY) && last && taken < pace->queue->size_max &&
 		pace->limit_wait == 0);
 	pace->early |= taken >= PACE_PLENTY;
 	pace->ops->start(pace->queue);
