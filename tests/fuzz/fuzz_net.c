@@ -34,7 +34,7 @@
 
 #define STEPS_MAX 300u
 /* Of the first byte; rarely, since a limit's waits take long. */
-#define KIND_LIMITED(kind) (((kind)&0x1e) == 0x02)
+#define KIND_LIMITED(kind) (((kind)&0xfe) == 0x02)
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
