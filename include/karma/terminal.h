@@ -35,6 +35,7 @@ struct terminal_kept {
 	size_t input_start, input_used;
 	unsigned char output_dead, input_ended, escape;	/* 0: false */
 	unsigned char watched;		/* the supervisor's: it wants to know of output */
+	uint32_t attached_size;		/* the supervisor's: columns << 16 | rows; 0: unknown */
 	char last_input;
 	/* Last, so that they take no memory before they are used. */
 	char output[TERMINAL_OUTPUT_BYTES];
@@ -131,7 +132,10 @@ size_t terminal_look(const struct terminal *terminal, uint64_t *position, void *
 /* Whether to be told of output by watch_fd. */
 void terminal_watch(struct terminal *terminal, bool watched);
 
-/* Columns and rows; false if it has none. */
+/* For the supervisor: that of the terminal of one who is attached, from 1 to 65535. */
+void terminal_set_attached_size(struct terminal *terminal, unsigned columns, unsigned rows);
+
+/* Columns and rows: the user's own terminal's, else those that were set last; false if there are none. */
 bool terminal_size(const struct terminal *terminal, unsigned *columns, unsigned *rows);
 
 #endif

@@ -280,6 +280,9 @@ static int serve_order(struct run *run, const struct process_order *order)
 		run->balloon_bytes = order->value;
 		balloon_set(run->balloon, order->value);
 		return 0;
+	case ORDER_CONSOLE_SIZE:
+		console_resized(run->console);
+		return 0;
 	case ORDER_ALIVE:
 		return ask_io_thread(run);
 	case ORDER_STATISTICS:

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <termios.h>
@@ -14,6 +15,7 @@
 #include "karma/util.h"
 
 #define CHUNK 16384u
+#define SIZE_MILLISECONDS 1000	/* that the guest's process may take to learn the terminal's size */
 
 static const struct command command = { "console",
 	"usage: karma console [--read-only] [--replay] NAME\n"
@@ -84,7 +86,7 @@ static void give_terminal_back(const struct attached *attached)
 		tcsetattr(STDIN_FILENO, TCSADRAIN, &attached->saved);
 }
 
-/* Those that would end us, so that the terminal is given back. */
+/* Those that would end us, so that the terminal is given back, and that of its size. */
 static int take_signals(void)
 {
 	sigset_t set;
@@ -94,6 +96,7 @@ static int take_signals(void)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGQUIT);
+	sigaddset(&set, SIGWINCH);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	return signalfd(-1, &set, SFD_CLOEXEC);
@@ -168,6 +171,38 @@ static bool pass_on_output(struct attached *attached)
 	return got > 0 && write_all(bytes, got);
 }
 
+/* By a connection of its own, since on ours there are only the console's bytes.  Whoever types tells. */
+static void tell_size(const struct attached *attached)
+{
+	struct connection connection;
+	struct winsize size;
+	json_t *reply = NULL;
+
+	if (!attached->writer || !attached->keys || ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0 ||
+		!size.ws_col || !size.ws_row)
+		return;
+	/* A guest that has just ended, or is of an older version, has no use for it. */
+	if (connection_open(&connection, attached->connection.name, true) == 0 &&
+		connection_send(&connection, json_pack("{s:s, s:i, s:i}", "request", "console-size",
+			"columns", size.ws_col, "rows", size.ws_row)) == 0)
+		reply = connection_receive(&connection, SIZE_MILLISECONDS);
+	json_decref(reply);
+	connection_close(&connection);
+}
+
+/* True if it is one to end by. */
+static bool take_signal(const struct attached *attached)
+{
+	struct signalfd_siginfo signal;
+
+	if (read(attached->signal_fd, &signal, sizeof(signal)) != sizeof(signal))
+		return false;
+	if (signal.ssi_signo != SIGWINCH)
+		return true;
+	tell_size(attached);
+	return false;
+}
+
 /* Until the user leaves, or the guest. */
 static void follow(struct attached *attached)
 {
@@ -184,7 +219,7 @@ static void follow(struct attached *attached)
 
 		if (poll(watched, ARRAY_SIZE(watched), -1) < 0)
 			continue;
-		if (watched[2].revents)
+		if (watched[2].revents && take_signal(attached))
 			return;
 		if (watched[1].revents)
 			read_input(attached);
@@ -251,6 +286,7 @@ static int attach(struct attached *attached, const char *name, bool read_only, b
 		status = replay(attached, integer_of(result, "replay"));
 	} else if (take_terminal(attached) == 0) {
 		greet(attached, read_only);
+		tell_size(attached);
 		follow(attached);
 		give_terminal_back(attached);
 		if (attached->keys)

@@ -249,11 +249,27 @@ static void serve_console(struct control *control, struct control_client *client
 		json_pack("{s:b, s:I}", "writer", control->writer == client, "replay", (json_int_t)kept));
 }
 
+static void serve_console_size(
+	struct control *control, struct control_client *client, const json_t *request)
+{
+	json_int_t columns = json_integer_value(json_object_get(request, "columns"));
+	json_int_t rows = json_integer_value(json_object_get(request, "rows"));
+
+	if (columns < 1 || columns > UINT16_MAX || rows < 1 || rows > UINT16_MAX) {
+		request_refuse(client, "bad-request", "columns and rows are from 1 to %d", UINT16_MAX);
+		return;
+	}
+	terminal_set_attached_size(control->terminal, columns, rows);
+	ask(client, ORDER_CONSOLE_SIZE, 0);
+}
+
 static const struct request_kind kinds[] = {
 	{ "status", { { NULL } }, serve_status, NULL },
 	{ "stats", { { NULL } }, serve_stats, answer_stats },
 	{ "log", { { NULL } }, serve_log, NULL },
 	{ "console", { { "write", JSON_TRUE, false } }, serve_console, NULL },
+	{ "console-size", { { "columns", JSON_INTEGER, true }, { "rows", JSON_INTEGER, true } },
+		serve_console_size, answer_empty },
 	{ "pause", { { NULL } }, serve_pause, answer_empty },
 	{ "resume", { { NULL } }, serve_resume, answer_empty },
 	{ "stop", { { "force", JSON_TRUE, false } }, serve_stop, NULL },

@@ -404,12 +404,18 @@ void terminal_hand_on(struct terminal *terminal)
 
 bool terminal_size(const struct terminal *terminal, unsigned *columns, unsigned *rows)
 {
+	uint32_t attached = __atomic_load_n(&terminal->kept->attached_size, __ATOMIC_RELAXED);
 	struct winsize size;
 
 	if (terminal->out_fd < 0 || ioctl(terminal->out_fd, TIOCGWINSZ, &size) < 0 ||
 		size.ws_col == 0 || size.ws_row == 0)
-		return false;
+		size = (struct winsize){ .ws_col = attached >> 16, .ws_row = attached & 0xffff };
 	*columns = size.ws_col;
 	*rows = size.ws_row;
-	return true;
+	return size.ws_col && size.ws_row;
+}
+
+void terminal_set_attached_size(struct terminal *terminal, unsigned columns, unsigned rows)
+{
+	__atomic_store_n(&terminal->kept->attached_size, columns << 16 | rows, __ATOMIC_RELAXED);
 }

@@ -22,6 +22,7 @@ struct console {
 	struct virtq_chain chain;
 	size_t sent;
 	bool sending;
+	bool prints;		/* the guest has printed something since its driver's start */
 };
 
 /* Send on the chain at hand; true if all of it went. */
@@ -60,6 +61,14 @@ static bool next_chain(struct console *console)
 	return console->sending;
 }
 
+/* Linux reads the size when it is told of a change, once it has made a terminal of the console. */
+static void tell_size(struct console *console)
+{
+	if (!console->prints && console->config.cols)
+		virtio_config_changed(&console->device);
+	console->prints = true;
+}
+
 static void transmit(struct console *console)
 {
 	struct virtq *queue = &console->queues[TRANSMIT];
@@ -76,6 +85,8 @@ static void transmit(struct console *console)
 	if (taken == QUEUE_SIZE)
 		virtio_again(queue);
 	virtq_interrupt(queue);
+	if (taken)
+		tell_size(console);
 }
 
 /* Put input into one chain; false if there is no chain, or no input. */
@@ -145,7 +156,10 @@ static void output_ready(void *context)
 
 static void console_start(struct virtio_device *device)
 {
-	receive(container_of(device, struct console, device));
+	struct console *console = container_of(device, struct console, device);
+
+	console->prints = false;
+	receive(console);
 }
 
 static void console_reset(struct virtio_device *device)
@@ -188,18 +202,17 @@ struct virtio_device *console_create(
 {
 	struct console *console = calloc(1, sizeof(*console));
 	unsigned columns, rows;
-	uint64_t features = 0;
 
 	if (!console)
 		return NULL;
 	console->terminal = terminal;
+	/* Without one yet, it is 0 times 0, which is a terminal of unknown size to Linux, too. */
 	if (terminal_size(terminal, &columns, &rows)) {
-		features = 1ull << VIRTIO_CONSOLE_F_SIZE;
 		console->config.cols = columns;
 		console->config.rows = rows;
 	}
-	virtio_device_init(&console->device, &console_ops, "console", features, console->queues,
-		QUEUES, QUEUE_SIZE, environment);
+	virtio_device_init(&console->device, &console_ops, "console", 1ull << VIRTIO_CONSOLE_F_SIZE,
+		console->queues, QUEUES, QUEUE_SIZE, environment);
 	console->device.config = &console->config;
 	console->device.config_size = sizeof(console->config);
 	console->queues[RECEIVE].name = "receive";

@@ -150,6 +150,43 @@ test_console_on_a_terminal_says_how_to_leave() {
 	expect_status 143
 }
 
+test_console_tells_the_guest_the_size_of_the_terminal() {
+	command -v script >/dev/null || skip "no script(1): install bsdutils"
+	operated --reboot restart --console none -- sh -c '
+		while :; do
+			now=$(stty size 2>/dev/null </dev/hvc0)
+			[ "$now" = "$last" ] || echo "it is $now"
+			last=$now; usleep 100000
+		done &
+		echo up; read -r go; reboot -f'
+	mkfifo keys
+	script -qefc "stty rows 33 cols 99; tty >terminal; $KARMA console web" /dev/null <keys >screen 2>&1 &
+	local screen=$!
+	exec 8>keys
+	local end=$((SECONDS + 100))
+	until grep -aq 'it is 33 99' screen; do
+		[ $SECONDS -lt $end ] || die "screen: $(cat -v screen)"
+		sleep 0.2
+	done
+	stty -F "$(cat terminal)" rows 44 cols 111
+	until grep -aq 'it is 44 111' screen; do
+		[ $SECONDS -lt $end ] || die "screen: $(cat -v screen)"
+		sleep 0.2
+	done
+	# Started anew, it knows by itself.
+	printf 'go\n' >&8
+	until [ "$(grep -ac 'it is 44 111' screen)" = 2 ]; do
+		[ $SECONDS -lt $end ] || die "screen: $(cat -v screen)"
+		sleep 0.2
+	done
+	printf '\001x' >&8
+	exec 8>&-
+	wait $screen || true
+	"$KARMA" stop --force web
+	end_guest
+	expect_status 143
+}
+
 test_console_socket_takes_any_client() {
 	command -v socat >/dev/null || skip "no socat: install it"
 	operated --console unix:"$PWD/console" -- sh -c 'echo early; read -r line; echo "got $line"; exit 9'

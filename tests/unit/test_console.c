@@ -679,11 +679,34 @@ START_TEST(receive_chain_without_room_comes_back_empty)
 }
 END_TEST
 
-START_TEST(pipe_has_no_size)
+START_TEST(pipe_has_the_size_of_who_is_attached)
+{
+	const struct virtio_console_config *config;
+
+	start("stdio");
+	config = console->config;
+	ck_assert(console->offered & FEATURE(VIRTIO_CONSOLE_F_SIZE));
+	console_resized(console);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), 0);
+	ck_assert_uint_eq(config->cols, 0);
+	ck_assert_uint_eq(config->rows, 0);
+	terminal_set_attached_size(&terminal, UINT16_MAX, 43);
+	console_resized(console);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), KARMA_EVENT_CONFIG);
+	ck_assert_uint_eq(config->cols, UINT16_MAX);
+	ck_assert_uint_eq(config->rows, 43);
+}
+END_TEST
+
+START_TEST(size_is_told_again_when_the_guest_first_prints)
 {
 	start("stdio");
-	ck_assert(!(console->offered & FEATURE(VIRTIO_CONSOLE_F_SIZE)));
+	terminal_set_attached_size(&terminal, 80, 25);
 	console_resized(console);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), KARMA_EVENT_CONFIG);
+	print("one\n", 4);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), KARMA_EVENT_CONFIG);
+	print("two\n", 4);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_event, 0, 0), 0);
 }
 END_TEST
@@ -927,6 +950,8 @@ static void size_body(void)
 	int64_t generation;
 
 	start_interactive();
+	/* The user's own counts. */
+	terminal_set_attached_size(&terminal, 100, 50);
 	config = console->config;
 	ck_assert(console->offered & FEATURE(VIRTIO_CONSOLE_F_SIZE));
 	ck_assert_uint_eq(config->cols, 132);
@@ -1089,7 +1114,8 @@ Suite *console_suite(void)
 		input_larger_than_all_buffers_arrives_whole,
 		guest_that_does_not_listen_stops_the_writer,
 		receive_chain_without_room_comes_back_empty,
-		pipe_has_no_size,
+		pipe_has_the_size_of_who_is_attached,
+		size_is_told_again_when_the_guest_first_prints,
 		pty_is_named_and_works_both_ways,
 	};
 	const TTest *const sessions[] = {

@@ -537,6 +537,35 @@ START_TEST(only_the_last_64_kib_are_replayed)
 }
 END_TEST
 
+START_TEST(size_of_an_attached_terminal_is_passed_on)
+{
+	static const char *const wrong[] = {
+		"{\"request\":\"console-size\",\"columns\":0,\"rows\":25}",
+		"{\"request\":\"console-size\",\"columns\":80,\"rows\":65536}",
+		"{\"request\":\"console-size\",\"columns\":-1,\"rows\":25}",
+		"{\"request\":\"console-size\",\"columns\":80}",
+	};
+	unsigned columns, rows;
+	int fd = connect_client();
+
+	hear(fd);
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++)
+		assert_error(wrong[i], "bad-request");
+	ck_assert(!terminal_size(&terminal, &columns, &rows));
+	ck_assert_uint_eq(orders, 0);
+	say(fd, "{\"request\":\"console-size\",\"columns\":65535,\"rows\":25}\n");
+	turns(2);
+	ck_assert_uint_eq(last_order.kind, ORDER_CONSOLE_SIZE);
+	ck_assert(terminal_size(&terminal, &columns, &rows));
+	ck_assert_uint_eq(columns, 65535);
+	ck_assert_uint_eq(rows, 25);
+	answer(0);
+	hear(fd);
+	ck_assert_str_eq(received, "{\"return\":{}}\n");
+	close(fd);
+}
+END_TEST
+
 START_TEST(one_types_and_all_read)
 {
 	char typed[16] = "";
@@ -880,6 +909,7 @@ Suite *control_suite(void)
 	tcase_add_test(requests, a_client_that_only_asks_still_gets_its_answer);
 	tcase_add_test(requests, connections_are_bounded);
 	tcase_add_test(requests, console_is_replayed_and_goes_on);
+	tcase_add_test(requests, size_of_an_attached_terminal_is_passed_on);
 	tcase_add_test(requests, only_the_last_64_kib_are_replayed);
 	tcase_add_test(requests, one_types_and_all_read);
 	tcase_add_test(requests, a_guest_that_does_not_read_holds_up_its_writer_alone);
