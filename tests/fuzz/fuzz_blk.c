@@ -25,7 +25,7 @@
 #define DISK_BYTES_MAX (2 * DISK_BYTES)
 #define QUEUES 2u
 #define STEPS_MAX 200u
-/* Of the first byte; rarely, since a limit's waits take long. */
+/* Of the first byte; rarely, since a limit's waits take time. */
 #define KIND_LIMITED(kind) (((kind)&0x1e) == 0x02)
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -84,7 +84,6 @@ static void do_step(struct script *script)
 
 static void make_device(bool limited)
 {
-	static const struct limit_options few = { .requests = 20, .burst = 1 };
 	const struct virtio_environment environment = { &memory, &ring };
 	char path[32];
 	struct disk_options options = { .path = path };
@@ -95,7 +94,7 @@ static void make_device(bool limited)
 	check(disk_open(&disk, &options, &ring) == 0);
 	driver_init(&driver, blk_create(&environment, "vda", disk, "serial", QUEUES), &ring);
 	disk_bytes = DISK_BYTES;
-	limit_init(&limit, &few);
+	limit_init_short(&limit);
 	if (limited)
 		blk_limit(driver.device, &limit);
 }

@@ -45,6 +45,14 @@ static void store16(uint64_t gpa, uint16_t value)
 	memory_store(gpa + 1, value >> 8);
 }
 
+void limit_init_short(struct limit *limit)
+{
+	const struct limit_options options = { .bytes = 64 * MIB, .burst = 1 };
+
+	limit_init(limit, &options);
+	limit_take(limit, options.bytes);
+}
+
 /* --- Memory that changes. */
 
 /* Bytes from the start of each place, which are changed more often than what is behind. */
