@@ -289,6 +289,8 @@ copy_big() {
 	# A guest that is gone, or stuck, is to be told of, not waited for.
 	options+=(-o "ServerAliveInterval=15" -o "ServerAliveCountMax=6")
 	in_ns scp "${options[@]}" -P "$1" big "root@$2:/tmp/big" || scp_failed into
+	[ "$(in_ns ssh "${options[@]}" -p "$1" "root@$2" sha256sum /tmp/big)" = "$(sha256sum <big | sed 's,-$,/tmp/big,')" ] ||
+		die "what came is not what was sent"
 	in_ns scp "${options[@]}" -P "$1" "root@$2:/tmp/big" back || scp_failed "out of"
 	cmp big back || die "what came back is not what was sent"
 }
