@@ -34,12 +34,12 @@ static bool may_start(struct pace *pace)
 	return pace->limit_wait == 0;
 }
 
-/* Take what is there and may start, but no more than a ring of it in one go; how many. */
-static unsigned take(struct pace *pace)
+/* Take what is there and may start, of so many at most; how many. */
+static unsigned take(struct pace *pace, unsigned most)
 {
 	unsigned taken = 0;
 
-	while (taken < pace->queue->size_max && may_start(pace)) {
+	while (taken < most && may_start(pace)) {
 		enum pace_taken result = pace->ops->take(pace->queue);
 
 		pace->blocked = result == PACE_BLOCKED;
@@ -98,13 +98,12 @@ static void look_after(struct pace *pace, int64_t ns, struct io_ring *ring)
 /* So much has come that the wait, which goes on, has paid by now. */
 static void serve_early(struct pace *pace)
 {
-	unsigned taken = 0, last;
+	unsigned taken = 0, most = pace->queue->size_max, last;
 
 	do {
-		last = take(pace);
+		last = take(pace, most - taken);
 		taken += last;
-	} while (virtq_notify_at(pace->queue, PACE_PLENTY) && last && taken < pace->queue->size_max &&
-		pace->limit_wait == 0);
+	} while (virtq_notify_at(pace->queue, PACE_PLENTY) && last && taken < most && pace->limit_wait == 0);
 	pace->early |= taken >= PACE_PLENTY;
 	pace->ops->start(pace->queue);
 	virtq_interrupt(pace->queue);
@@ -219,11 +218,11 @@ static void tell(struct pace *pace, unsigned taken)
 static void serve(struct pace *pace)
 {
 	struct virtq *queue = pace->queue;
-	unsigned taken = 0, most = queue->size_max;
+	unsigned most = queue->size_max, taken;
 	bool more;
 
 	queue->steady = false;
-	taken = take(pace);
+	taken = take(pace, most);
 	if (taken && pace->bulk && !pace->blocked && !pace->limit_wait && !queue->device->ending) {
 		pace->empty = 0;
 		let_go(pace);
@@ -236,7 +235,7 @@ static void serve(struct pace *pace)
 		return;
 	}
 	do {
-		taken += take(pace);
+		taken += take(pace, most - taken);
 		more = !pace->blocked && virtq_enable_notify(queue);
 	} while (more && taken < most && pace->limit_wait == 0);
 	/* What is held back when the guest has ended stays undone: nobody is to wait for that. */
@@ -253,7 +252,7 @@ static void serve(struct pace *pace)
 /* What came while we waited for it.  If it was worth it, another wait follows. */
 static void serve_paced(struct pace *pace)
 {
-	unsigned taken = take(pace);
+	unsigned taken = take(pace, pace->queue->size_max);
 	/* Many, and in less time than one by one. */
 	bool pays = taken >= (pace->paid ? PACE_PAYS_STILL : PACE_PAYS) &&
 		pace->now - pace->began < taken * pace->gap;
@@ -283,7 +282,7 @@ static void serve_paced(struct pace *pace)
 static void serve_polled(struct pace *pace)
 {
 	int64_t start = nanoseconds();
-	unsigned taken = take(pace);
+	unsigned taken = take(pace, pace->queue->size_max);
 
 	pace->empty = taken ? 0 : pace->empty + 1;
 	if (pace->empty == (pace->lengthy ? PACE_LONG_EMPTY : PACE_POLL_EMPTY) || pace->limit_wait ||

@@ -37,8 +37,16 @@ static ssize_t end_receive(
 	return got < 0 ? -errno : got;
 }
 
+static unsigned swallowed;
+static void (*meanwhile)(void);	/* what the guest does while a frame is sent, which goes nowhere then */
+
 static int end_send(struct net *net, unsigned queue, struct iovec *iov, unsigned count)
 {
+	if (meanwhile) {
+		swallowed++;
+		meanwhile();
+		return 0;
+	}
 	return writev(net->queues[queue].fd, iov, count) < 0 ? -errno : 0;
 }
 
@@ -114,6 +122,8 @@ static void add_device(unsigned pairs, unsigned offloads, unsigned mtu)
 	offloads_set = queues_set = gones = 0;
 	pending = false;
 	refuse_offloads = false;
+	swallowed = 0;
+	meanwhile = NULL;
 	make_end(&sim, pairs, offloads);
 	device = net_create(&sim.environment, "eth0", &end, mac, mtu);
 	ck_assert_uint_eq(sim_add(&sim, device), 0);
@@ -360,6 +370,34 @@ START_TEST(many_frames_go_out_in_order_by_one_notification)
 		ck_assert_int_eq(host_frame(0), FRAME);
 		assert_frame(got + HEADER, i, FRAME);
 	}
+}
+END_TEST
+
+static uint16_t sent_again;
+
+static void send_again(void)
+{
+	driver_publish(transmit, sent_again);
+}
+
+START_TEST(one_notification_sends_a_ring_of_frames_at_most)
+{
+	struct part part = { guest_frame(NULL, 0, FRAME), HEADER + FRAME, false };
+	unsigned most = device->queues[1].size_max;
+
+	sent_again = driver_chain(transmit, &part, 1);
+	/* From another CPU, the guest adds one for each that is sent. */
+	meanwhile = send_again;
+	send_again();
+	driver_kick(transmit);
+	ck_assert_uint_eq(swallowed, most);
+	/* The rest has its turn, behind others'. */
+	io_ring_run(&sim.ring, true);
+	ck_assert_uint_gt(swallowed, most);
+	meanwhile = NULL;
+	sim_run_moment(&sim);
+	ck_assert_int_eq(host_frame(0), FRAME);
+	ck_assert(!device->queues[1].broken);
 }
 END_TEST
 
@@ -1218,6 +1256,7 @@ Suite *net_suite(void)
 	tcase_add_test(full, frame_goes_out);
 	tcase_add_test(full, frame_goes_out_however_it_is_cut);
 	tcase_add_test(full, many_frames_go_out_in_order_by_one_notification);
+	tcase_add_test(full, one_notification_sends_a_ring_of_frames_at_most);
 	tcase_add_test(full, good_headers_reach_the_other_end);
 	tcase_add_test(full, what_a_header_must_not_say_does_not_get_out);
 	tcase_add_test(full, headers_that_lie_are_refused);
