@@ -132,7 +132,7 @@ size_t terminal_look(const struct terminal *terminal, uint64_t *position, void *
 /* Whether to be told of output by watch_fd. */
 void terminal_watch(struct terminal *terminal, bool watched);
 
-/* For the supervisor: that of the terminal of one who is attached, from 1 to 65535. */
+/* For the supervisor: the size of the terminal of one who is attached; each from 1 to 65535. */
 void terminal_set_attached_size(struct terminal *terminal, unsigned columns, unsigned rows);
 
 /* Columns and rows: the user's own terminal's, else those that were set last; false if there are none. */
