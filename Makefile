@@ -11,8 +11,8 @@ comma := ,
 
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)
-# Bound at the start: all of it read-only from then on, and no look-up later.
-HARDENING := -pie -Wl,-z,relro,-z,now,-z,noexecstack
+# All libraries are in it: to load and bind the C library would be a twelfth of a start.
+PROGRAM_LDFLAGS := -static-pie -Wl,-z,relro,-z,now,-z,noexecstack
 LIBS := liburing liblzma libzstd libdeflate inih jansson
 
 GUEST_DIR := $(PREFIX)/lib/karma/guest
@@ -24,8 +24,7 @@ KARMA_CFLAGS := -std=gnu11 $(WARNINGS) -pthread -fPIE -fstack-protector-strong \
 # Not for the sanitizers, which look closer.
 FORTIFY := -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3
 LIB_CFLAGS = $(shell pkg-config --cflags $(LIBS))
-# All but the C library are linked in: to load and bind them would take a twelfth of a start.
-LIB_LDLIBS = -Wl,-Bstatic $(shell pkg-config --libs $(LIBS)) -Wl,-Bdynamic
+LIB_LDLIBS = $(shell pkg-config --static --libs $(LIBS))
 
 SOURCES := $(wildcard src/*.c src/*/*.c hypercalls/*.c)
 OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o)
@@ -41,11 +40,8 @@ KVER ?=
 
 .DELETE_ON_ERROR:
 
-# `make STATIC=1` builds, and with install installs, a program that needs no library of its host.
-PROGRAM := $(BUILD)/karma$(if $(STATIC),-static)
-
 .PHONY: all
-all: $(PROGRAM)
+all: $(BUILD)/karma
 
 .PHONY: help
 help:
@@ -62,7 +58,6 @@ help:
 	@echo 'make fuzz          fuzz what parses bytes, FUZZ_SECONDS=N each; a short run is in check'
 	@echo 'make soak          guest after guest, SOAK_RUNS=200 of them: is anything left behind?'
 	@echo 'make soak-disk     kill after kill while fio writes: is all there that was flushed?'
-	@echo 'make STATIC=1      build/karma-static, which needs no library of its host; install takes it too'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall takes it away'
 	@echo 'make deb           Debian packages, in build/: karma, karma-guest and karma-guest-dkms'
 	@echo 'make iso           build/karma.iso, to boot: it takes to a guest at once; check-iso tries it'
@@ -95,14 +90,7 @@ $(BUILD)/man/karma-hypercalls.7: man/karma-hypercalls.7.in include/karma/abi.h s
 
 $(BUILD)/karma: $(OBJECTS)
 	$(call say,LINK  $@)
-	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(HARDENING) $(LDFLAGS) -o $@ $^ $(LIB_LDLIBS)
-
-# Of the C library only what looks up users and hosts by name is not in there (--user, nbd://HOST).
-$(BUILD)/karma-static: $(OBJECTS)
-	$(call say,LINK  $@)
-	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) -static-pie $(HARDENING:-pie=) $(LDFLAGS) -o $@ $^ \
-		$$(pkg-config --static --libs $(LIBS))
-	$(Q)size $@
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(PROGRAM_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LDLIBS)
 
 # Where an installed program looks for its guests' initramfs.
 $(BUILD)/gen/prefix: FORCE
@@ -193,10 +181,10 @@ $(BUILD)/test/debian.img: tests/guest/make-debian-image
 	$(Q)tests/guest/make-debian-image $@
 
 # As on a minimal host, and without an initramfs: the tests have one.
-$(BUILD)/test/installed: $(BUILD)/karma-static $(wildcard systemd/*) Makefile
+$(BUILD)/test/installed: $(BUILD)/karma $(wildcard systemd/*) Makefile
 	$(call say,INSTALL $@)
 	$(Q)rm -rf $@
-	$(Q)$(MAKE) -s install STATIC=1 PREFIX=/usr/local DESTDIR=$(abspath $@)
+	$(Q)$(MAKE) -s install PREFIX=/usr/local DESTDIR=$(abspath $@)
 	$(Q)rm -rf $@/usr/local/lib/karma
 	$(Q)touch $@
 
@@ -220,7 +208,7 @@ TAKEOVER_WRAPS := sandbox_filter vm_start io_ring_loop ioctl cpu_has_virtualizat
 $(BUILD)/test/karma-takeover: $(OBJECTS) $(BUILD)/obj/tests/takeover/takeover.o
 	@mkdir -p $(@D)
 	$(call say,LINK  $@)
-	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(HARDENING) $(LDFLAGS) \
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(PROGRAM_LDFLAGS) $(LDFLAGS) \
 		$(addprefix -Wl$(comma)--wrap=,$(TAKEOVER_WRAPS)) -o $@ $^ $(LIB_LDLIBS)
 
 .PHONY: check-takeover
@@ -232,7 +220,7 @@ check-takeover: all $(BUILD)/test/karma-takeover $(TINY)
 $(BUILD)/test/karma-idle: $(OBJECTS) $(BUILD)/obj/tests/control/idle.o
 	@mkdir -p $(@D)
 	$(call say,LINK  $@)
-	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(HARDENING) $(LDFLAGS) \
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(PROGRAM_LDFLAGS) $(LDFLAGS) \
 		$(addprefix -Wl$(comma)--wrap=,ioctl cpu_has_virtualization) -o $@ $^ $(LIB_LDLIBS)
 
 # Fifty guests at once, operated by their names.
@@ -317,7 +305,7 @@ $(BUILD)/bench/first-run.o: tests/bench/first-run.c Makefile
 # Karma as it is, but for what tells its CPU time at the first KVM_RUN.
 $(BUILD)/bench/karma-start: $(OBJECTS) $(BUILD)/bench/first-run.o
 	$(call say,LINK  $@)
-	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(HARDENING) $(LDFLAGS) \
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(PROGRAM_LDFLAGS) $(LDFLAGS) \
 		-Wl,--wrap=ioctl,--wrap=sandbox_fork,--wrap=cpu_has_virtualization,--wrap=elf_load,--wrap=bzimage_load,--wrap=initrd_load \
 		-o $@ $^ $(LIB_LDLIBS)
 
@@ -394,7 +382,7 @@ FUZZ_OBJECTS := $(patsubst %.c,$(BUILD)/test/obj-fuzz/%.o,$(PARTS) tests/fuzz/gu
 
 # What a fuzzer puts something of its own in the place of.
 $(BUILD)/test/fuzz_passt: FUZZ_WRAPS := socketpair pipe2 posix_spawnp
-$(BUILD)/test/fuzz_options: FUZZ_WRAPS := getaddrinfo
+$(BUILD)/test/fuzz_options: FUZZ_WRAPS := getent
 
 $(BUILD)/test/obj-fuzz/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -451,7 +439,7 @@ install_text = sed 's|/usr/local/|$(PREFIX)/|g; s|/etc/karma|$(SYSCONFDIR)/karma
 
 .PHONY: install
 install: all docs
-	install -D -m 755 $(PROGRAM) $(INSTALLED)/bin/karma
+	install -D -m 755 $(BUILD)/karma $(INSTALLED)/bin/karma
 	for page in $(MAN_PAGES); do \
 		$(call install_text,$$page,$(INSTALLED)/share/man/man$${page##*.}/$${page##*/}) || exit 1; \
 	done
@@ -502,9 +490,9 @@ deb: dist
 	$(Q)scripts/make-deb $(BUILD)/karma-$(VERSION).tar.xz $(BUILD)
 
 .PHONY: iso
-iso: $(BUILD)/karma-static guest-kernel
+iso: $(BUILD)/karma guest-kernel
 	scripts/dependencies iso
-	$(Q)scripts/make-iso $(BUILD)/karma-static $(BUILD)/karma.iso
+	$(Q)scripts/make-iso $(BUILD)/karma $(BUILD)/karma.iso
 
 .PHONY: check-iso
 check-iso: iso

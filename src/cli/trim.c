@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Give back what only the start needed of the program and its libraries. */
+/* Give back what only the start needed of the program. */
 #include <elf.h>
 #include <link.h>
 #include <string.h>
@@ -21,7 +21,7 @@ struct segments {
 
 /*
  * Pages of a segment that is never written are the file's, and come back when they are touched.
- * The loader has written to some that are read-only by now (RELRO), but those lie in a segment
+ * Relocation has written to some that are read-only by now (RELRO), but those lie in a segment
  * that is writable by its header.
  */
 waiting_place static int collect(struct dl_phdr_info *object, size_t size, void *context)
@@ -42,7 +42,7 @@ waiting_place static int collect(struct dl_phdr_info *object, size_t size, void 
 	return 0;
 }
 
-/* Without the C library, whose pages would come back for it, sixteen at a time. */
+/* Not by madvise(), whose pages would come back for it, sixteen at a time. */
 waiting_place static void unmap(uintptr_t start, size_t length)
 {
 	long result;

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* NBD: the addresses of servers, as a user writes them. */
+#include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
+#include <net/if.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
 
+#include "karma/getent.h"
 #include "karma/log.h"
 #include "karma/nbd.h"
 #include "karma/util.h"
 
-#define PORT "10809"	/* IANA's for nbd */
+#define PORT 10809	/* IANA's for nbd */
+#define ANSWER_BYTES 4096
 
 bool nbd_is_address(const char *text)
 {
@@ -43,22 +47,91 @@ static int add_unix(const char *text, const char *path, struct nbd_address *addr
 	return 0;
 }
 
-static int look_up(
-	const char *text, const char *host, const char *port, struct nbd_address *address)
+/* IPv6 with what is behind a %: the interface that an address of a link is on (RFC 4007, section 11). */
+static bool parse_ipv6(const char *text, struct sockaddr_in6 *place)
 {
-	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
-	struct addrinfo *list;
-	int result = getaddrinfo(host, port, &hints, &list);
+	char digits[INET6_ADDRSTRLEN];
+	size_t length = strcspn(text, "%");
+	const char *zone = text[length] ? text + length + 1 : NULL;
+	char *end;
 
-	if (result)
-		return fail(-ENOENT, "disk %s: can't look up `%s`, port `%s`: %s: correct the address",
-			text, host, port, gai_strerror(result));
-	for (struct addrinfo *at = list; at && address->count < NBD_ADDRESSES_MAX; at = at->ai_next) {
-		memcpy(&address->addresses[address->count], at->ai_addr, at->ai_addrlen);
-		address->lengths[address->count++] = at->ai_addrlen;
+	if (length >= sizeof(digits))
+		return false;
+	memcpy(digits, text, length);
+	digits[length] = '\0';
+	place->sin6_family = AF_INET6;
+	if (inet_pton(AF_INET6, digits, &place->sin6_addr) != 1)
+		return false;
+	if (!zone)
+		return true;
+	place->sin6_scope_id = if_nametoindex(zone);
+	if (!place->sin6_scope_id)
+		place->sin6_scope_id = strtoul(zone, &end, 10);
+	return place->sin6_scope_id != 0;
+}
+
+/* One more address of the server, if it is one. */
+static bool add_ip(const char *text, uint16_t port, struct nbd_address *address)
+{
+	struct sockaddr_storage *place = &address->addresses[address->count];
+	struct sockaddr_in *ipv4 = (struct sockaddr_in *)place;
+	struct sockaddr_in6 *ipv6 = (struct sockaddr_in6 *)place;
+
+	*place = (struct sockaddr_storage){ 0 };
+	if (inet_pton(AF_INET, text, &ipv4->sin_addr) == 1) {
+		ipv4->sin_family = AF_INET;
+		address->lengths[address->count] = sizeof(*ipv4);
+	} else if (parse_ipv6(text, ipv6)) {
+		address->lengths[address->count] = sizeof(*ipv6);
+	} else {
+		return false;
 	}
-	freeaddrinfo(list);
+	/* Both families have it in the same place. */
+	ipv4->sin_port = htons(port);
+	address->count++;
+	return true;
+}
+
+/* Lines of `getent ahosts`: an address, and a kind of socket; each address has one for streams. */
+static void add_answer(char *lines, uint16_t port, struct nbd_address *address)
+{
+	char *line;
+
+	while ((line = strsep(&lines, "\n")) && address->count < NBD_ADDRESSES_MAX) {
+		char *ip = strsep(&line, " \t");
+
+		if (line && strncmp(line + strspn(line, " \t"), "STREAM", 6) == 0)
+			add_ip(ip, port, address);
+	}
+}
+
+static int look_up(const char *text, const char *host, uint16_t port, struct nbd_address *address)
+{
+	char answer[ANSWER_BYTES];
+	int result;
+
+	if (add_ip(host, port, address))
+		return 0;
+	result = getent("ahosts", host, answer, sizeof(answer));
+	if (result == 0)
+		add_answer(answer, port, address);
+	if (result < 0 && result != -ENOENT)
+		return result;
+	if (address->count == 0)
+		return fail(-ENOENT, "disk %s: no host has the name `%s`: give one that `getent ahosts` has, "
+				     "or an IP address",
+			text, host);
 	return 0;
+}
+
+/* 1 to 65535, and nothing else. */
+static bool parse_port(const char *text, uint16_t *port)
+{
+	char *end;
+	unsigned long number = strtoul(text, &end, 10);
+
+	*port = number;
+	return text[0] >= '0' && text[0] <= '9' && !*end && number >= 1 && number <= UINT16_MAX;
 }
 
 static int hex_digit(char digit)
@@ -105,6 +178,7 @@ static int parse_host(const char *text, char *host, struct nbd_address *address)
 {
 	char *export = strchr(host, '/');
 	char *end = strchr(host, ']');
+	uint16_t number = PORT;
 	char *port;
 
 	if (strchr(host, '?') || strchr(host, '@'))
@@ -125,9 +199,9 @@ static int parse_host(const char *text, char *host, struct nbd_address *address)
 		if (port)
 			*port++ = '\0';
 	}
-	if (!host[0] || (port && !port[0]) || !decode(host))
+	if (!host[0] || (port && !parse_port(port, &number)) || !decode(host))
 		return refuse_form(text);
-	return look_up(text, host, port ? port : PORT, address);
+	return look_up(text, host, number, address);
 }
 
 /* [EXPORT]?socket=PATH, without what is before it */

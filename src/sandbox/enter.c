@@ -5,35 +5,55 @@
 #include <grp.h>
 #include <malloc.h>
 #include <linux/capability.h>
-#include <pwd.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "internal.h"
+#include "karma/getent.h"
 #include "karma/log.h"
 #include "karma/util.h"
+
+/* passwd(5): name, password, user, group, and more, with colons between. */
+static bool parse_user(char *line, uid_t *uid, gid_t *gid)
+{
+	char *end;
+
+	strsep(&line, ":");
+	strsep(&line, ":");
+	if (!line)
+		return false;
+	*uid = strtoul(line, &end, 10);
+	if (end == line || *end != ':')
+		return false;
+	line = end + 1;
+	*gid = strtoul(line, &end, 10);
+	return end > line && *end == ':';
+}
 
 static int find_user(struct sandbox *sandbox)
 {
 	const char *name = sandbox->options.user;
-	struct passwd *user;
+	char line[1024];
+	int result;
 
 	if (!name)
 		return 0;
 	if (geteuid() != 0)
 		return fail(-EPERM, "--user %s: only root can become another user: leave it out", name);
-	errno = 0;
-	user = getpwnam(name);
-	if (!user)
-		return fail(errno ? -errno : -ENOENT, "--user %s: %s: give a user that `getent passwd` has",
-			name, errno ? strerror(errno) : "there is no such user");
-	if (user->pw_uid == 0)
+	result = getent("passwd", name, line, sizeof(line));
+	if (result == 0 && !parse_user(line, &sandbox->uid, &sandbox->gid))
+		result = -ENOENT;
+	if (result == -ENOENT)
+		return fail(result, "--user %s: there is no such user: give one that `getent passwd` has",
+			name);
+	if (result < 0)
+		return result;
+	if (sandbox->uid == 0)
 		return fail(-EINVAL, "--user %s: is root: give another, or leave it out", name);
-	sandbox->uid = user->pw_uid;
-	sandbox->gid = user->pw_gid;
 	return 0;
 }
 

@@ -36,6 +36,7 @@ Suite *cpuid_suite(void);
 Suite *boot_suite(void);
 Suite *load_suite(void);
 Suite *watchdog_suite(void);
+Suite *getent_suite(void);
 Suite *notify_suite(void);
 Suite *unpack_suite(void);
 Suite *limit_suite(void);

@@ -47,6 +47,7 @@ int main(void)
 		options_suite,
 		config_suite,
 		log_suite,
+		getent_suite,
 		cpuid_suite,
 		boot_suite,
 		load_suite,
