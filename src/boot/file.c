@@ -81,10 +81,29 @@ int boot_file_read(const struct boot_file *file, uint64_t offset, void *to, uint
 	return 0;
 }
 
+/* Where the data goes on, from an offset on, and where the next hole is; to the end of all, if need be. */
+static void find_data(const struct boot_file *file, uint64_t end, uint64_t *from, uint64_t *to)
+{
+	off_t data = lseek(file->fd, (off_t)*from, SEEK_DATA);
+	off_t hole;
+
+	/* There is none, unless it is shorter by now: then reading says so. */
+	if (data < 0 && errno == ENXIO && lseek(file->fd, 0, SEEK_END) >= (off_t)end)
+		data = (off_t)end;
+	/* A file system that can't tell. */
+	if (data < 0)
+		data = (off_t)*from;
+	hole = lseek(file->fd, data, SEEK_HOLE);
+	*from = (uint64_t)data < end ? (uint64_t)data : end;
+	*to = hole > data && (uint64_t)hole < end ? (uint64_t)hole : end;
+}
+
 int boot_file_load(const struct boot_file *file, uint64_t offset, const struct guest_memory *memory,
 	uint64_t address, uint64_t length)
 {
-	void *to;
+	uint64_t end = offset + length, hole;
+	uint8_t *to;
+	int result = 0;
 
 	if (length == 0)
 		return 0;
@@ -92,5 +111,9 @@ int boot_file_load(const struct boot_file *file, uint64_t offset, const struct g
 	if (!to)
 		return fail(-EFAULT, "%s %s: 0x%" PRIx64 " is not guest memory: give more --memory",
 			file->what, file->path, address);
-	return boot_file_read(file, offset, to, length);
+	for (uint64_t at = offset; at < end && result == 0; at = hole) {
+		find_data(file, end, &at, &hole);
+		result = boot_file_read(file, at, to + (at - offset), hole - at);
+	}
+	return result;
 }

@@ -26,7 +26,10 @@ void boot_file_close(struct boot_file *file);
 /* Read exactly length bytes; 0, or a negative errno with a message printed. */
 int boot_file_read(const struct boot_file *file, uint64_t offset, void *to, uint64_t length);
 
-/* Like boot_file_read, into guest memory at address, which boot_check_range() has let pass. */
+/*
+ * Like boot_file_read, into guest memory at address, which boot_check_range() has let pass.  It is zero
+ * still, so holes in the file are not read.
+ */
 int boot_file_load(const struct boot_file *file, uint64_t offset, const struct guest_memory *memory,
 	uint64_t address, uint64_t length);
 

@@ -8,15 +8,20 @@
  * whole and on the disk, and counts only if it is ours and nobody else can write it.  An empty one
  * says that this kernel can't be booted unpacked.  Whatever goes wrong here, the guest can still
  * unpack the kernel by itself: no message, no error.
+ *
+ * Half of a kernel is zeroes, between its parts and where its variables are.  They are holes in the file,
+ * which boot_file_load() passes over.
  */
 #include <dirent.h>
 #include <endian.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <libdeflate.h>
 #include <lzma.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <zstd.h>
@@ -24,31 +29,54 @@
 #include "internal.h"
 
 #define PREFIX "vmlinux-"
+#define UNFINISHED_PREFIX "unpacking-"
 #define NAME_BYTES 160
 #define TOUCH_SECONDS (24 * 3600)
 #define UNUSED_SECONDS (31 * 24 * 3600)
+#define UNFINISHED_SECONDS 3600
 #define UNPACKED_MAX (1 * GIB)
 #define CHUNK (256 * KIB)
+#define HOLE (64 * KIB)		/* divides CHUNK */
 #define XZ_MEMORY_MAX (256 * MIB)
 
-/* What is packed, and where what comes out goes. */
+/* What is packed, and the file into which it comes, with as many bytes as there are so far. */
 struct job {
 	const uint8_t *packed;
 	size_t packed_size;
-	FILE *out;
+	int out;
+	uint64_t written;
+	bool out_failed;
 	uint8_t chunk[CHUNK];
 };
 
-static bool put(struct job *job, size_t size, uint64_t *total)
+static bool is_zero(const uint8_t *bytes, size_t size)
 {
-	*total += size;
-	return *total <= UNPACKED_MAX && fwrite(job->chunk, 1, size, job->out) == size;
+	return bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0;
+}
+
+static bool put(struct job *job, const uint8_t *bytes, size_t size)
+{
+	while (size) {
+		size_t part = HOLE - job->written % HOLE;
+
+		if (part > size)
+			part = size;
+		if (job->written + part > UNPACKED_MAX)
+			return false;
+		job->out_failed = !is_zero(bytes, part) &&
+			pwrite(job->out, bytes, part, job->written) != (ssize_t)part;
+		if (job->out_failed)
+			return false;
+		job->written += part;
+		bytes += part;
+		size -= part;
+	}
+	return true;
 }
 
 static bool unpack_xz(struct job *job)
 {
 	lzma_stream stream = LZMA_STREAM_INIT;
-	uint64_t total = 0;
 	lzma_ret result;
 	bool good = true;
 
@@ -60,7 +88,7 @@ static bool unpack_xz(struct job *job)
 		stream.next_out = job->chunk;
 		stream.avail_out = sizeof(job->chunk);
 		result = lzma_code(&stream, LZMA_RUN);
-		good = put(job, sizeof(job->chunk) - stream.avail_out, &total);
+		good = put(job, job->chunk, sizeof(job->chunk) - stream.avail_out);
 	} while (good && result == LZMA_OK);
 	lzma_end(&stream);
 	return good && result == LZMA_STREAM_END;
@@ -83,7 +111,7 @@ static bool unpack_gzip(struct job *job)
 	bool good = decompressor && unpacked &&
 		libdeflate_gzip_decompress(decompressor, job->packed, job->packed_size, unpacked,
 			size, NULL) == LIBDEFLATE_SUCCESS &&
-		fwrite(unpacked, 1, size, job->out) == size;
+		put(job, unpacked, size);
 
 	free(unpacked);
 	libdeflate_free_decompressor(decompressor);
@@ -94,7 +122,6 @@ static bool unpack_zstd(struct job *job)
 {
 	ZSTD_DCtx *context = ZSTD_createDCtx();
 	ZSTD_inBuffer in = { job->packed, job->packed_size, 0 };
-	uint64_t total = 0;
 	bool good = context != NULL;
 	size_t left = 1;
 
@@ -105,7 +132,7 @@ static bool unpack_zstd(struct job *job)
 
 		left = ZSTD_decompressStream(context, &out, &in);
 		good = !ZSTD_isError(left) && (out.pos || in.pos > before) &&
-			put(job, out.pos, &total);
+			put(job, job->chunk, out.pos);
 	}
 	ZSTD_freeDCtx(context);
 	return good;
@@ -192,22 +219,37 @@ static bool find_unpacked(int cache, const char *name, struct boot_file *unpacke
 	return false;
 }
 
-/* Unused for a month: its kernel is gone.  A kernel in use is touched once a day. */
+/*
+ * Unused for a month: its kernel is gone.  A kernel in use is touched once a day.  Unfinished for an hour:
+ * who was unpacking it was killed.
+ */
+static bool is_unused(int cache, const char *name)
+{
+	time_t seconds;
+	struct stat status;
+
+	if (strncmp(name, PREFIX, strlen(PREFIX)) == 0)
+		seconds = UNUSED_SECONDS;
+	else if (strncmp(name, UNFINISHED_PREFIX, strlen(UNFINISHED_PREFIX)) == 0)
+		seconds = UNFINISHED_SECONDS;
+	else
+		return false;
+	return fstatat(cache, name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+		status.st_mtime < time(NULL) - seconds;
+}
+
 static void clean_cache(int cache)
 {
 	int fd = openat(cache, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
 	struct dirent *entry;
-	struct stat status;
 
 	if (!directory) {
 		close_fd(&fd);
 		return;
 	}
 	while ((entry = readdir(directory))) {
-		if (strncmp(entry->d_name, PREFIX, strlen(PREFIX)) == 0 &&
-			fstatat(cache, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
-			status.st_mtime < time(NULL) - UNUSED_SECONDS)
+		if (is_unused(cache, entry->d_name))
 			unlinkat(cache, entry->d_name, 0);
 	}
 	closedir(directory);
@@ -232,50 +274,44 @@ static bool is_elf(const struct boot_file *file)
 /* Into a file of another name, which gets its own when all is well. */
 static void fill_cache(int cache, const char *unfinished, const char *name, struct job *job)
 {
-	struct boot_file file = { .what = "kernel", .path = name };
-	bool good = unpack(job);
-	struct stat status;
+	struct boot_file file = { .what = "kernel", .path = name, .fd = job->out };
+	bool good = unpack(job) && ftruncate(job->out, job->written) == 0;
 
-	/* In any case: what stays behind in the buffer would be written later. */
-	good = fflush(job->out) == 0 && good;
-	file.fd = fileno(job->out);
-	good = good && fstat(file.fd, &status) == 0;
-	file.size = good ? status.st_size : 0;
+	/* That the disk is full, say, is not the kernel's fault. */
+	if (job->out_failed)
+		return;
+	file.size = job->written;
 	if (!good || !is_elf(&file))
-		good = ftruncate(file.fd, 0) == 0;
+		good = ftruncate(job->out, 0) == 0;
 	/* If another guest was faster, its file is as good, and may be in use. */
-	if (good && fdatasync(file.fd) == 0 && linkat(cache, unfinished, cache, name, 0) < 0)
+	if (good && fdatasync(job->out) == 0 && linkat(cache, unfinished, cache, name, 0) < 0)
 		return;
 }
 
 static void unpack_into_cache(int cache, const char *name, const struct boot_file *bzimage,
 	uint64_t offset, uint64_t length)
 {
-	cleanup_free struct job *job = malloc(sizeof(*job));
+	cleanup_free struct job *job = calloc(1, sizeof(*job));
 	cleanup_free uint8_t *packed = malloc(length);
-	char unfinished[NAME_BYTES + 16];
-	FILE *out;
-	int fd;
+	char unfinished[sizeof(UNFINISHED_PREFIX) + 16];
+	uint64_t number = 0;
+	cleanup_fd int out = -1;
 
-	/* Not every file system has O_TMPFILE.  Should we be killed, it goes like others unused. */
-	snprintf(unfinished, sizeof(unfinished), "%s.%d", name, (int)getpid());
-	fd = openat(cache, unfinished, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR | O_CLOEXEC, 0600);
-	if (fd < 0)
+	clean_cache(cache);
+	if (!job || !packed || pread(bzimage->fd, packed, length, offset) != (ssize_t)length)
 		return;
-	out = fdopen(fd, "w+");
-
-	if (job && packed && out && pread(bzimage->fd, packed, length, offset) == (ssize_t)length) {
-		job->packed = packed;
-		job->packed_size = length;
-		job->out = out;
-		clean_cache(cache);
-		fill_cache(cache, unfinished, name, job);
-	}
+	/* Not every file system has O_TMPFILE, and all guests' processes have the same number, 1. */
+	if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+		return;
+	snprintf(unfinished, sizeof(unfinished), UNFINISHED_PREFIX "%016" PRIx64, number);
+	out = openat(cache, unfinished, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR | O_CLOEXEC, 0600);
+	if (out < 0)
+		return;
+	job->packed = packed;
+	job->packed_size = length;
+	job->out = out;
+	fill_cache(cache, unfinished, name, job);
 	unlinkat(cache, unfinished, 0);
-	if (out)
-		fclose(out);
-	else
-		close(fd);
 }
 
 bool boot_unpack(const struct boot_file *bzimage, uint64_t offset, uint64_t length,

@@ -628,6 +628,33 @@ START_TEST(release_lies)
 }
 END_TEST
 
+/* Data here and there, and holes between, before and behind: in guest memory all is as it would be read. */
+START_TEST(holes_in_a_file_are_zeroes)
+{
+	static const uint64_t places[] = { 0, 0x30000, 0x31000, 0x90000 };
+	const char *initrds[] = { initrd_path };
+	struct boot_options options = { .initrds = initrds, .initrd_count = 1 };
+	static uint8_t whole[MIB];
+	struct boot_entry entry;
+
+	for (unsigned from = 0; from < ARRAY_SIZE(places); from++) {
+		cleanup_fd int fd = -1;
+
+		resize_guest(GUEST_BYTES);
+		write_file(kernel_path, image, make_bzimage());
+		write_sparse(initrd_path, sizeof(whole));
+		fd = open(initrd_path, O_WRONLY | O_CLOEXEC);
+		memset(whole, 0, sizeof(whole));
+		for (unsigned i = from; i < ARRAY_SIZE(places); i++) {
+			memset(whole + places[i], 'a' + i, 0x1000);
+			ck_assert_int_eq(pwrite(fd, whole + places[i], 0x1000, (off_t)places[i]), 0x1000);
+		}
+		ck_assert_int_eq(load(&options, &entry), 0);
+		ck_assert_mem_eq(guest(zero_page()->hdr.ramdisk_image, sizeof(whole)), whole, sizeof(whole));
+	}
+}
+END_TEST
+
 START_TEST(initrds_are_joined)
 {
 	const char *initrds[] = { initrd_path, second_path };
@@ -1078,6 +1105,7 @@ Suite *boot_suite(void)
 		bzimage_cut_short,
 		cmdline_limits,
 		elf_loads,
+		holes_in_a_file_are_zeroes,
 		elf_entry_of_8_bytes,
 		elf_initrd_is_a_module,
 		elf_lies,

@@ -7,9 +7,12 @@
 #include <glob.h>
 #include <libdeflate.h>
 #include <lzma.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <zstd.h>
 
 #include "../../src/boot/internal.h"
@@ -154,6 +157,22 @@ START_TEST(kernels_are_unpacked)
 }
 END_TEST
 
+START_TEST(zeroes_are_holes_in_the_file)
+{
+	void (*const packers[])(void) = { pack_gzip, pack_xz, pack_zstd };
+	struct stat status;
+
+	memset(kernel + 0x10000, 0, 0x20000);
+	memset(kernel + 0x40000, 0, KERNEL_BYTES - 0x40000);
+	packers[_i]();
+	write_bzimage();
+	ck_assert(take());
+	assert_whole();
+	ck_assert_int_eq(fstat(unpacked.fd, &status), 0);
+	ck_assert_int_le(status.st_blocks * 512, 0x20000);
+}
+END_TEST
+
 START_TEST(the_second_time_it_comes_from_the_cache)
 {
 	static const char mark[] = "taken from the cache";
@@ -201,6 +220,20 @@ START_TEST(a_kernel_cut_short_is_left_to_the_guest)
 	packed_size /= 2;
 	write_bzimage();
 	ck_assert(!take());
+}
+END_TEST
+
+START_TEST(a_cache_without_room_is_no_fault_of_the_kernel)
+{
+	const struct rlimit small = { 0x10000, RLIM_INFINITY }, large = { RLIM_INFINITY, RLIM_INFINITY };
+
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &small), 0);
+	ck_assert(!take());
+	cached(0);
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &large), 0);
+	ck_assert(take());
+	assert_whole();
 }
 END_TEST
 
@@ -320,6 +353,40 @@ START_TEST(what_was_not_used_for_long_is_cleaned_away)
 }
 END_TEST
 
+static void leave_unfinished(const char *name, time_t age)
+{
+	struct timespec times[2] = { { .tv_sec = time(NULL) - age }, { .tv_sec = time(NULL) - age } };
+	char path[128];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", cache, name);
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(futimens(fd, times), 0);
+	close(fd);
+}
+
+static bool is_left(const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", cache, name);
+	return access(path, F_OK) == 0;
+}
+
+START_TEST(what_a_killed_guest_left_unfinished_stops_nobody_and_is_cleaned_away)
+{
+	leave_unfinished("unpacking-0000000000000001", 2 * 3600);
+	leave_unfinished("unpacking-0000000000000002", 10);
+	leave_unfinished("somebody-elses", 1000 * 24 * 3600);
+	ck_assert(take());
+	assert_whole();
+	ck_assert(!is_left("unpacking-0000000000000001"));
+	ck_assert(is_left("unpacking-0000000000000002"));
+	ck_assert(is_left("somebody-elses"));
+}
+END_TEST
+
 Suite *unpack_suite(void)
 {
 	const TTest *const tests[] = {
@@ -327,6 +394,7 @@ Suite *unpack_suite(void)
 		a_changed_kernel_does_not_find_the_old,
 		a_damaged_kernel_is_left_to_the_guest,
 		a_kernel_cut_short_is_left_to_the_guest,
+		a_cache_without_room_is_no_fault_of_the_kernel,
 		what_is_no_elf_file_is_left_to_the_guest,
 		what_is_unpacked_is_entered_where_it_says,
 		an_entry_outside_of_what_is_loaded_is_refused,
@@ -336,6 +404,7 @@ Suite *unpack_suite(void)
 		a_link_in_the_cache_is_not_followed,
 		without_a_cache_nothing_is_unpacked,
 		what_was_not_used_for_long_is_cleaned_away,
+		what_a_killed_guest_left_unfinished_stops_nobody_and_is_cleaned_away,
 	};
 	Suite *suite = suite_create("unpack");
 	TCase *unpack = tcase_create("unpack");
@@ -343,6 +412,7 @@ Suite *unpack_suite(void)
 	tcase_add_checked_fixture(unpack, setup, teardown);
 	tcase_set_timeout(unpack, 60);
 	tcase_add_loop_test(unpack, kernels_are_unpacked, 0, 3);
+	tcase_add_loop_test(unpack, zeroes_are_holes_in_the_file, 0, 3);
 	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
 		tcase_add_test(unpack, tests[i]);
 	suite_add_tcase(suite, unpack);
