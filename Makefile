@@ -306,7 +306,7 @@ $(BUILD)/bench/first-run.o: tests/bench/first-run.c Makefile
 $(BUILD)/bench/karma-start: $(OBJECTS) $(BUILD)/bench/first-run.o
 	$(call say,LINK  $@)
 	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(PROGRAM_LDFLAGS) $(LDFLAGS) \
-		-Wl,--wrap=ioctl,--wrap=sandbox_fork,--wrap=cpu_has_virtualization,--wrap=elf_load,--wrap=bzimage_load,--wrap=initrd_load \
+		-Wl,--wrap=ioctl,--wrap=sandbox_fork,--wrap=kvm_open,--wrap=cpu_has_virtualization,--wrap=elf_load,--wrap=bzimage_load,--wrap=initrd_load \
 		-o $@ $^ $(LIB_LDLIBS)
 
 # The devices and what is below them, and a guest in the place of KVM.

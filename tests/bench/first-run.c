@@ -8,12 +8,16 @@
  * If FIRST_RUN_END is set, the process ends there.  So it can be measured wherever KVM makes VMs and
  * vCPUs, even if it can't run them.
  *
+ * Where there is no KVM at all, FIRST_RUN_NO_KVM has Karma start with a stand-in, whose calls do next to
+ * nothing: what is told then is Karma's own part, and KVM's is missing.
+ *
  * There are two ways in.  As a shared library in LD_PRELOAD, for any monitor that is linked
  * dynamically.  Linked with Karma's own objects by --wrap for each function that has __wrap_ before
  * its name below (compile it with FIRST_RUN_WRAP then), however those are linked; with FIRST_RUN_END,
  * Karma takes the CPU for one with SVM or VT-x, so that it starts as it does there.
  */
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/kvm.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -28,9 +32,11 @@
 
 #include "karma/util.h"
 
+#define VCPU_BYTES 12288	/* of struct kvm_run and what KVM has behind it */
+
 /* Opened at the start: later, the monitor may have given up the right to open files. */
 static int report = -1;
-static bool ends;
+static bool ends, no_kvm;
 static long long kernel_time, initramfs_time;
 static _Atomic long long *parent_time;	/* what Karma has taken until its guest's process was there */
 
@@ -45,6 +51,7 @@ static void __attribute__((constructor)) open_file(void)
 	if (parent_time == MAP_FAILED)
 		_exit(EXIT_FAILURE);
 	ends = getenv("FIRST_RUN_END") != NULL;
+	no_kvm = getenv("FIRST_RUN_NO_KVM") != NULL;
 }
 
 static long long cpu_time(void)
@@ -75,6 +82,39 @@ bool __wrap_cpu_has_virtualization(void);
 bool __wrap_cpu_has_virtualization(void)
 {
 	return ends || __real_cpu_has_virtualization();
+}
+
+int __real_kvm_open(void);
+int __wrap_kvm_open(void);
+
+int __wrap_kvm_open(void)
+{
+	return no_kvm ? memfd_create("kvm", MFD_CLOEXEC) : __real_kvm_open();
+}
+
+/* Files in the place of the VM and its vCPUs, and all is well. */
+static int stand_in(unsigned long request, void *argument)
+{
+	int fd;
+
+	switch (request) {
+	case KVM_CHECK_EXTENSION:
+		return INT_MAX;
+	case KVM_GET_VCPU_MMAP_SIZE:
+		return VCPU_BYTES;
+	case KVM_CREATE_VM:
+		return memfd_create("vm", MFD_CLOEXEC);
+	case KVM_CREATE_VCPU:
+		fd = memfd_create("vcpu", MFD_CLOEXEC);
+		return ftruncate(fd, VCPU_BYTES) < 0 ? -1 : fd;
+	case KVM_GET_SUPPORTED_CPUID:
+		((struct kvm_cpuid2 *)argument)->nent = 0;
+		return 0;
+	case KVM_SET_MSRS:
+		return ((struct kvm_msrs *)argument)->nmsrs;
+	default:
+		return 0;
+	}
 }
 
 pid_t __real_sandbox_fork(void *sandbox, int *pidfd);
@@ -142,5 +182,9 @@ int ioctl(int fd, unsigned long request, ...)
 		if (ends)
 			_exit(EXIT_SUCCESS);
 	}
+#ifdef FIRST_RUN_WRAP
+	if (no_kvm && _IOC_TYPE(request) == KVMIO)
+		return stand_in(request, argument);
+#endif
 	return syscall(SYS_ioctl, fd, request, argument);
 }
