@@ -31,6 +31,9 @@ OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o)
 # All but main(): what tests link with.
 PARTS := $(filter-out src/cli/main.c,$(SOURCES))
 
+# What `make check` and `make fuzz` do at a time.
+JOBS ?= $(shell nproc)
+
 # `make V=1` shows the commands.
 Q := $(if $(V),,@)
 say = $(if $(V),,@echo "  $(1)")
@@ -58,6 +61,7 @@ help:
 	@echo 'make fuzz          fuzz what parses bytes, FUZZ_SECONDS=N each; a short run is in check'
 	@echo 'make soak          guest after guest, SOAK_RUNS=200 of them: is anything left behind?'
 	@echo 'make soak-disk     kill after kill while fio writes: is all there that was flushed?'
+	@echo 'make soak-net      large copies over networks, whole and in time'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall takes it away'
 	@echo 'make deb           Debian packages, in build/: karma, karma-guest and karma-guest-dkms'
 	@echo 'make iso           build/karma.iso, to boot: it takes to a guest at once; check-iso tries it'
@@ -181,17 +185,21 @@ $(BUILD)/test/debian.img: tests/guest/make-debian-image
 	$(Q)tests/guest/make-debian-image $@
 
 # As on a minimal host, and without an initramfs: the tests have one.
-$(BUILD)/test/installed: $(BUILD)/karma $(wildcard systemd/*) Makefile
+$(BUILD)/test/installed: $(BUILD)/karma $(BUILD)/man/karma-hypercalls.7 $(wildcard systemd/*) Makefile
 	$(call say,INSTALL $@)
 	$(Q)rm -rf $@
 	$(Q)$(MAKE) -s install PREFIX=/usr/local DESTDIR=$(abspath $@)
 	$(Q)rm -rf $@/usr/local/lib/karma
 	$(Q)touch $@
 
-.PHONY: unit
-unit: $(BUILD)/test/unit-asan $(BUILD)/test/unit-tsan
-	$(BUILD)/test/unit-asan
-	TSAN_OPTIONS=suppressions=tests/unit/tsan.supp $(BUILD)/test/unit-tsan
+.PHONY: unit unit-asan unit-tsan
+unit: unit-asan unit-tsan
+
+unit-asan: $(BUILD)/test/unit-asan
+	$<
+
+unit-tsan: $(BUILD)/test/unit-tsan
+	TSAN_OPTIONS=suppressions=tests/unit/tsan.supp $<
 
 # The tests with whole guests, in soft hosts where this machine has no KVM that works.
 # $(1): options of tests/guest/check, $(2): tests.
@@ -214,7 +222,7 @@ $(BUILD)/test/karma-takeover: $(OBJECTS) $(BUILD)/obj/tests/takeover/takeover.o
 .PHONY: check-takeover
 check-takeover: all $(BUILD)/test/karma-takeover $(TINY)
 	$(Q)if tests/takeover/run --can; then tests/takeover/run; else \
-		scripts/soft-host --timeout 900 -- tests/takeover/run; fi
+		scripts/soft-host --cpus 1 --timeout 900 -- tests/takeover/run; fi
 
 # Karma as it is, but for guests that never run.
 $(BUILD)/test/karma-idle: $(OBJECTS) $(BUILD)/obj/tests/control/idle.o
@@ -227,7 +235,7 @@ $(BUILD)/test/karma-idle: $(OBJECTS) $(BUILD)/obj/tests/control/idle.o
 .PHONY: check-control
 check-control: all $(BUILD)/test/karma-idle $(TINY)
 	$(Q)if tests/control/run --can; then tests/control/run; else \
-		scripts/soft-host --memory 4096 --timeout 900 -- tests/control/run; fi
+		scripts/soft-host --cpus 1 --memory 4096 --timeout 900 -- tests/control/run; fi
 
 $(BUILD)/test/inject: tests/inject/inject.c Makefile
 	@mkdir -p $(@D)
@@ -238,7 +246,7 @@ $(BUILD)/test/inject: tests/inject/inject.c Makefile
 .PHONY: check-inject
 check-inject: $(BUILD)/test/inject $(BUILD)/bench/karma-start $(TINY)
 	$(Q)if tests/inject/run --can; then tests/inject/run; else \
-		scripts/soft-host --timeout 1500 -- tests/inject/run; fi
+		scripts/soft-host --cpus 1 --timeout 1500 -- tests/inject/run; fi
 
 # The Debian packages in clean roots, which takes minutes: not part of check.
 .PHONY: check-packages
@@ -272,6 +280,14 @@ soak-disk: export KARMA_TEST_LIMIT = 1400
 soak-disk: all guest
 	scripts/dependencies test
 	$(call guest_tests,--host --memory --host 3072,'test_fio_*')
+
+# Copies of 200 MB each way, by ssh, over TAPs and passt.
+.PHONY: soak-net
+soak-net: export KARMA_COPY_MEGABYTES = 200
+soak-net: export KARMA_TEST_LIMIT = 1400
+soak-net: all guest $(BUILD)/test/debian.img
+	scripts/dependencies test
+	$(call guest_tests,--host --memory --host 6144,'test_net_*large_copies*')
 
 # --- Benchmarks.
 
@@ -399,31 +415,41 @@ $(BUILD)/test/obj-fuzz/src/sandbox/seccomp.o: $(FILTERS)
 
 -include $(FUZZ_OBJECTS:.o=.d) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.d)
 
-.PHONY: fuzz fuzzers
+FUZZ_EACH := $(FUZZERS:$(BUILD)/test/fuzz_%=fuzz-%)
+
+.PHONY: fuzz fuzzers $(FUZZ_EACH)
 fuzzers: $(FUZZERS)
 
 fuzz:
-	$(Q)$(MAKE) -j$$(nproc) fuzzers
-	for fuzzer in $(FUZZERS); do \
-		name=$${fuzzer##*/fuzz_} && mkdir -p $(BUILD)/fuzz/$$name && \
-		KARMA_CACHE_DIR= $$fuzzer $(if $(FUZZ_SECONDS),-max_total_time=$(FUZZ_SECONDS),-runs=$(FUZZ_RUNS)) \
-			-timeout=120 -close_fd_mask=2 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$$name \
-			$$(ls -d tests/fuzz/corpus/$$name 2>/dev/null) || exit 1; \
-	done
+	$(Q)$(MAKE) -j$(JOBS) $(FUZZ_EACH)
 
-.PHONY: check
+$(FUZZ_EACH): fuzz-%: $(BUILD)/test/fuzz_%
+	@mkdir -p $(BUILD)/fuzz/$*
+	KARMA_CACHE_DIR= $< $(if $(FUZZ_SECONDS),-max_total_time=$(FUZZ_SECONDS),-runs=$(FUZZ_RUNS)) \
+		-timeout=120 -close_fd_mask=2 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$* \
+		$(wildcard tests/fuzz/corpus/$*)
+
+.PHONY: check-docs check-hardening
+check-docs: all docs
+	tests/check-docs
+
+check-hardening: all
+	tests/check-hardening
+
+# What is built for the tests, the tests that take one CPU each, and those that take all.
+.PHONY: check check-programs check-parts
 check:
 	scripts/dependencies test
-	$(MAKE) all docs
-	tests/check-docs
-	tests/check-hardening
-	$(MAKE) check-scripts fuzz
-	$(MAKE) unit
-	$(MAKE) check-takeover
-	$(MAKE) check-control
-	$(MAKE) check-inject
+	$(MAKE) -j$(JOBS) check-programs
+	$(MAKE) -j$(JOBS) --output-sync=$(if $(MAKE_TERMOUT),line,target) check-parts
 	$(MAKE) check-guest
 	$(MAKE) check-guest-shadow
+
+check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit-tsan karma-takeover karma-idle inject \
+	hostile debian.img installed) $(TINY) $(BUILD)/bench/karma-start
+
+check-parts: check-inject unit-asan unit-tsan check-takeover check-control check-docs check-hardening check-scripts \
+	$(FUZZ_EACH)
 
 # --- Installation.
 

@@ -264,6 +264,8 @@ test_net_comes_back_with_a_guest_that_reboots() {
 
 DEBIAN=$KARMA_ROOT/build/test/debian.img
 
+# Large copies, of KARMA_COPY_MEGABYTES (50) each way: `make soak-net` has more.
+
 # In the guest, on a Debian root that is not written: sshd, for the key of the test.
 SSHD='mkdir -p /run/sshd; echo "$KEY" >/tmp/keys
 	/usr/sbin/sshd -o AuthorizedKeysFile=/tmp/keys -o StrictModes=no && echo sshd runs; read end'
@@ -272,7 +274,7 @@ make_key() {
 	[ -r "$DEBIAN" ] || die "no $DEBIAN: see tests/guest/make-debian-image"
 	command -v ssh >/dev/null || skip "ssh is not installed: run scripts/dependencies test"
 	ssh-keygen -q -t ed25519 -N '' -f key
-	head -c 200000000 /dev/urandom >big
+	head -c "${KARMA_COPY_MEGABYTES:-50}000000" /dev/urandom >big
 }
 
 scp_failed() {
@@ -299,7 +301,7 @@ copy_by_tap() {	# QUEUES
 	make_namespace
 	make_key
 	if [ "$1" = 1 ]; then make_tap tap0; else make_tap tap0 multi_queue; fi
-	LIMIT=380 start_guest_in_ns --memory 1G --cpus "$1" --disk "$DEBIAN,ro" --net "tap=tap0,queues=$1" \
+	LIMIT=$((${KARMA_TEST_LIMIT:-400} - 20)) start_guest_in_ns --memory 1G --cpus "$1" --disk "$DEBIAN,ro" --net "tap=tap0,queues=$1" \
 		--cmdline "$STATIC" -- env KEY="$(cat key.pub)" sh -c "$SSHD"
 	wait_for "sshd runs" 120
 	copy_big 22 "$GUEST"
@@ -308,11 +310,11 @@ copy_by_tap() {	# QUEUES
 	expect_status 0
 }
 
-test_net_200_mb_by_scp_over_a_tap() { copy_by_tap 1; }
+test_net_large_copies_by_scp_over_a_tap() { copy_by_tap 1; }
 
-test_net_200_mb_by_scp_over_four_pairs_of_queues() { copy_by_tap 4; }
+test_net_large_copies_by_scp_over_four_pairs_of_queues() { copy_by_tap 4; }
 
-test_net_user_debian_updates_and_takes_200_mb_by_scp() {
+test_net_user_debian_updates_and_takes_large_copies_by_scp() {
 	command -v passt >/dev/null || skip "passt is not installed: run scripts/dependencies test"
 	make_routed_namespace
 	make_key
@@ -322,7 +324,7 @@ test_net_user_debian_updates_and_takes_200_mb_by_scp() {
 	printf 'Date: %s\nSHA256:\n %s %s Packages\n' "$(date -u -R)" \
 		"$(sha256sum mirror/Packages | cut -d ' ' -f 1)" "$(stat -c %s mirror/Packages)" >mirror/Release
 	in_ns busybox httpd -f -p 127.0.0.1:8000 -h mirror &
-	LIMIT=380 start_user_guest --memory 1G --disk "$DEBIAN,ro" --net user,publish=2222:22 \
+	LIMIT=$((${KARMA_TEST_LIMIT:-400} - 20)) start_user_guest --memory 1G --disk "$DEBIAN,ro" --net user,publish=2222:22 \
 		-- env KEY="$(cat key.pub)" sh -c '
 		echo "deb [trusted=yes] http://192.0.2.1:8000 ./" >/tmp/list
 		mkdir -p /tmp/lists /tmp/cache
