@@ -106,6 +106,14 @@ $(BUILD)/obj/src/cli/load.o: $(BUILD)/gen/prefix
 .PHONY: FORCE
 FORCE:
 
+# What is linked in, told in a line where it is not there.
+.PHONY: libraries
+libraries:
+	$(Q)pkg-config --exists --print-errors --short-errors $(LIBS) libseccomp || \
+		{ echo 'What the build needs is not installed: run scripts/dependencies build' >&2; exit 1; }
+
+$(OBJECTS) $(BUILD)/gen/compile-filters: | libraries
+
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CC    $<)
