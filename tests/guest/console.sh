@@ -70,9 +70,9 @@ on_terminal() {
 
 wait_screen() {	# PATTERN SECONDS
 	local end=$((SECONDS + $2))
-	until grep -aEq -- "$1" screen; do
+	until printed "$1" screen; do
 		[ $SECONDS -lt $end ] || { cat -v screen >&2; die "no '$1' on the screen"; }
-		sleep 0.1
+		nap 0.1
 	done
 }
 

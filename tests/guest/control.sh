@@ -12,7 +12,7 @@ operated() {
 	local end=$((SECONDS + 60))
 	until [ -n "$(state_of web)" ]; do
 		if [ $SECONDS -ge $end ] || ! kill -0 "$guest_pid"; then die "karma ps does not show it: $(cat err)"; fi
-		sleep 0.1
+		nap 0.1
 	done
 }
 
@@ -22,7 +22,7 @@ until_connected() {	# PID: of a `karma wait`; what it says then takes it no time
 	local end=$((SECONDS + 60))
 	until readlink "/proc/$1/fd/"* | grep -q '^socket:'; do
 		[ $SECONDS -lt $end ] || die "karma wait does not connect: $(cat wait.err)"
-		sleep 0.1
+		nap 0.1
 	done
 	sleep 1
 }
@@ -77,7 +77,7 @@ test_console_is_replayed_typed_on_and_left() {
 	local end=$((SECONDS + 100))
 	until "$KARMA" console --replay web 2>/dev/null | grep -q early; do
 		[ $SECONDS -lt $end ] || die "nothing is replayed: $(cat err)"
-		sleep 0.2
+		nap 0.2
 	done
 	mkfifo keys
 	"$KARMA" console web <keys >one 2>one.err &
@@ -87,9 +87,9 @@ test_console_is_replayed_typed_on_and_left() {
 	local other=$!
 	echo first >&8
 	end=$((SECONDS + 30))
-	until grep -q 'got first' one && grep -q 'got first' other; do
+	until printed 'got first' one && printed 'got first' other; do
 		[ $SECONDS -lt $end ] || die "one: $(cat one one.err) other: $(cat other other.err)"
-		sleep 0.2
+		nap 0.2
 	done
 	expect_in one early
 	expect_in other early
@@ -97,9 +97,9 @@ test_console_is_replayed_typed_on_and_left() {
 	echo never | "$KARMA" console web >third 2>third.err &
 	local third=$!
 	end=$((SECONDS + 30))
-	until grep -q 'somebody else types there' third.err && grep -q 'got first' third; do
+	until printed 'somebody else types there' third.err && printed 'got first' third; do
 		[ $SECONDS -lt $end ] || die "third: $(cat third third.err)"
-		sleep 0.2
+		nap 0.2
 	done
 	sleep 1
 	kill $third
@@ -127,19 +127,19 @@ test_console_on_a_terminal_says_how_to_leave() {
 	local screen=$!
 	exec 8>keys
 	local end=$((SECONDS + 100))
-	until grep -aq 'Ctrl-A x leaves' screen && grep -aq early screen; do
+	until printed 'Ctrl-A x leaves' screen && printed early screen; do
 		[ $SECONDS -lt $end ] || die "screen: $(cat -v screen)"
-		sleep 0.2
+		nap 0.2
 	done
 	printf 'typed\n' >&8
-	until [ "$(grep -ac typed screen)" -ge 1 ]; do
+	until printed typed screen; do
 		[ $SECONDS -lt $end ] || die "screen: $(cat -v screen)"
-		sleep 0.2
+		nap 0.2
 	done
 	printf '\001x' >&8
-	until grep -aq 'left with 0' screen; do
+	until printed 'left with 0' screen; do
 		[ $SECONDS -lt $end ] || die "screen: $(cat -v screen)"
-		sleep 0.2
+		nap 0.2
 	done
 	exec 8>&-
 	wait $screen || true
@@ -164,20 +164,20 @@ test_console_tells_the_guest_the_size_of_the_terminal() {
 	local screen=$!
 	exec 8>keys
 	local end=$((SECONDS + 100))
-	until grep -aq 'it is 33 99' screen; do
+	until printed 'it is 33 99' screen; do
 		[ $SECONDS -lt $end ] || die "screen: $(cat -v screen)"
-		sleep 0.2
+		nap 0.2
 	done
 	stty -F "$(cat terminal)" rows 44 cols 111
-	until grep -aq 'it is 44 111' screen; do
+	until printed 'it is 44 111' screen; do
 		[ $SECONDS -lt $end ] || die "screen: $(cat -v screen)"
-		sleep 0.2
+		nap 0.2
 	done
 	# Started anew, it knows by itself.
 	printf 'go\n' >&8
-	until [ "$(grep -ac 'it is 44 111' screen)" = 2 ]; do
+	until printed 'it is 44 111' screen 2; do
 		[ $SECONDS -lt $end ] || die "screen: $(cat -v screen)"
-		sleep 0.2
+		nap 0.2
 	done
 	printf '\001x' >&8
 	exec 8>&-
@@ -193,16 +193,16 @@ test_console_socket_takes_any_client() {
 	local end=$((SECONDS + 100))
 	until listens "$PWD/console"; do
 		[ $SECONDS -lt $end ] || die "no socket: $(cat err)"
-		sleep 0.2
+		nap 0.2
 	done
 	[ "$(stat -c %a console)" = 600 ] || die "mode $(stat -c %a console)"
 	mkfifo keys
 	socat - UNIX-CONNECT:console <keys >screen 2>socat.err &
 	local client=$!
 	exec 8>keys
-	until grep -q early screen; do
+	until printed early screen; do
 		[ $SECONDS -lt $end ] || die "screen: $(cat screen socat.err)"
-		sleep 0.2
+		nap 0.2
 	done
 	echo hello >&8
 	end_guest
@@ -289,10 +289,10 @@ test_resize_lets_the_guest_see_a_disk_that_grew() {
 	expect_status 125
 	expect_in resize.err 'vdb: the guest has no such disk'
 	local end=$((SECONDS + 30))
-	until grep -qx 24576 out; do
+	until printed '^24576$'; do
 		[ $SECONDS -lt $end ] || die "the guest sees $(tail -n 1 out)"
 		send size
-		sleep 0.5
+		nap 0.5
 	done
 	"$KARMA" log web >messages
 	expect_in messages '^[0-9-]+ [0-9:]+  karma: web: disk vda: has 12582912 bytes now'
@@ -307,12 +307,12 @@ test_balloon_takes_memory_and_gives_it_back() {
 	local end=$((SECONDS + 100))
 	until [ "$("$KARMA" balloon web | tail -n 1)" = "actual 67108864" ]; do
 		[ $SECONDS -lt $end ] || die "balloon: $("$KARMA" balloon web)"
-		sleep 0.5
+		nap 0.5
 	done
 	"$KARMA" balloon web 0
 	until [ "$("$KARMA" balloon web | tail -n 1)" = "actual 0" ]; do
 		[ $SECONDS -lt $end ] || die "balloon: $("$KARMA" balloon web)"
-		sleep 0.5
+		nap 0.5
 	done
 	status=0
 	"$KARMA" balloon web 256M 2>balloon.err || status=$?
@@ -326,9 +326,9 @@ test_a_guest_that_is_started_anew_stays_attached() {
 	operated --reboot restart --console none -- sh -c 'echo boot; sleep 1; reboot -f'
 	"$KARMA" console --read-only web </dev/null >screen 2>screen.err &
 	local client=$! end=$((SECONDS + 100))
-	until [ "$(grep -c boot screen)" -ge 2 ]; do
+	until printed boot screen 2; do
 		[ $SECONDS -lt $end ] || die "screen: $(cat screen screen.err) err: $(cat err)"
-		sleep 0.5
+		nap 0.5
 	done
 	"$KARMA" stop --force web
 	end_guest

@@ -158,7 +158,7 @@ test_disk_grows_under_a_running_guest() {
 	# Shorter: the guest is not told, and only what is gone fails.
 	truncate -s 32M disk
 	kill -HUP "$guest_pid"
-	until grep -q "has only 33554432 bytes" err; do sleep 0.1; done
+	until printed "has only 33554432 bytes" err; do nap 0.1; done
 	send go
 	wait_for "read fails" 20
 	[ "$(grep -c "size 48" out)" = 2 ] || die "the size changed: $(cat out)"
@@ -217,7 +217,7 @@ test_an_image_in_use_is_refused() {
 	truncate -s 1M disk
 	flock disk sleep 60 &
 	guest_pid=$!
-	sleep 0.5
+	nap 0.5
 	guest --disk disk -- true
 	expect_status 125
 	expect_in err "in use by another guest"

@@ -84,7 +84,7 @@ test_sigterm_ends_a_guest_that_does_not_power_off() {
 	start_guest --grace 2 --kernel "$TINY/hang"
 	wait_for "hanging" 20
 	kill -TERM "$guest_pid"
-	sleep 0.5
+	nap 0.5
 	kill -0 "$guest_pid" || die "the guest got no time"
 	end_guest
 	expect_status 143
@@ -95,7 +95,7 @@ test_second_sigterm_ends_the_guest_at_once() {
 	start_guest --grace 100 --kernel "$TINY/hang"
 	wait_for "hanging" 20
 	kill -TERM "$guest_pid"
-	sleep 0.5
+	nap 0.5
 	kill -TERM "$guest_pid"
 	end_guest
 	expect_status 143

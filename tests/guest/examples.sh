@@ -39,11 +39,9 @@ example() {
 make_root() {	# IMAGE INIT-LINE...
 	local image=$1
 	shift
-	local applet
 	make_busybox_root root
-	for applet in $(busybox --list); do
-		[ -e "root/bin/$applet" ] || ln -s busybox "root/bin/$applet"
-	done
+	# shellcheck disable=SC2046
+	link_busybox root $(busybox --list)
 	mkdir -p root/sbin root/etc root/srv root/usr/lib/tests root/usr/bin
 	printf '%s\n' '#!/bin/sh' "$@" >root/sbin/init
 	echo 'NAME="the image"' >root/etc/os-release
@@ -89,7 +87,7 @@ test_example_by_name() {
 	make_root web.img 'exec sleep 1000'
 	# What goes on until the user leaves goes on for a while.
 	example "Run a guest by its name" '
-		s|^karma ps|until karma ps --names \| grep -q web; do sleep 0.1; done; karma ps|
+		s|^karma ps|until karma ps --names \| grep -q web; do sleep 0.5; done; karma ps|
 		s|^karma console|timeout 5 karma console|
 		s|^karma stats|timeout 5 karma stats|'
 	expect_status 0

@@ -21,7 +21,7 @@ hostile() {
 			now=$(sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$process/status" 2>/dev/null) || true
 			[ -z "$now" ] || resident=$now
 		fi
-		sleep 0.1
+		nap 0.1
 	done
 	end_guest
 }

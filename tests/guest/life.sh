@@ -10,10 +10,10 @@ lines() { grep -c -- "$1" "$2" || true; }	# PATTERN FILE
 # wait_for_lines PATTERN COUNT SECONDS: until the guest has printed so many.
 wait_for_lines() {
 	local end=$((SECONDS + $3))
-	until [ "$(lines "$1" out)" -ge "$2" ]; do
+	until printed "$1" out "$2"; do
 		kill -0 "$guest_pid" 2>/dev/null || die "guest ended early: $(cat out err)"
 		[ $SECONDS -lt $end ] || die "only $(lines "$1" out) of $2 '$1': $(cat out err)"
-		sleep 0.05
+		nap 0.05
 	done
 }
 
@@ -32,7 +32,7 @@ look_at_holdings() {
 		[ ${#list[@]} -le "$children" ] || children=${#list[@]}
 		mapfile -t list <"/proc/$guest_pid/maps"
 		[ ${#list[@]} -le "$areas" ] || areas=${#list[@]}
-		sleep 0.02
+		nap 0.02
 	done
 }
 
@@ -83,7 +83,7 @@ test_restart_keeps_the_disk_locked() {
 	wait_for_lines start 2 20
 	for _ in 1 2 3 4 5; do
 		! flock -n disk true || die "the disk is not locked"
-		sleep 0.3
+		nap 0.3
 	done
 	kill -INT "$guest_pid"
 	end_guest
@@ -165,7 +165,7 @@ test_restarts_leave_nothing_behind() {
 test_sigterm_between_starts_ends_it() {
 	start_guest --reboot restart --kernel "$TINY/reset"
 	wait_for_lines start 2 20
-	sleep 0.4
+	nap 0.4
 	kill -TERM "$guest_pid"
 	end_guest
 	expect_status 0
@@ -325,7 +325,7 @@ orphan() {	# OPTION...
 	) 7>&- &
 	parent=$!
 	local end=$((SECONDS + 10))
-	until [ -s pid ]; do [ $SECONDS -lt $end ] || die "no start"; sleep 0.05; done
+	until [ -s pid ]; do [ $SECONDS -lt $end ] || die "no start"; nap 0.05; done
 	guest_pid=$(cat pid)
 }
 
@@ -333,7 +333,7 @@ wait_until_gone() {	# SECONDS
 	local end=$((SECONDS + $1))
 	while kill -0 "$guest_pid" 2>/dev/null; do
 		[ $SECONDS -lt $end ] || die "karma is still there: $(cat out err)"
-		sleep 0.1
+		nap 0.1
 	done
 }
 
@@ -393,7 +393,7 @@ test_terminal_that_is_closed_ends_its_guest() {
 	script -qec "echo \$\$ >pid; exec $KARMA run --kernel $TINY/hang --timeout 60" /dev/null \
 		>out 2>err </dev/null &
 	guest_pid=$!
-	until [ -s pid ]; do sleep 0.1; done
+	until [ -s pid ]; do nap 0.1; done
 	monitor=$(cat pid)
 	sleep 3
 	kill -HUP "$monitor"
@@ -402,7 +402,7 @@ test_terminal_that_is_closed_ends_its_guest() {
 	kill -9 "$guest_pid"
 	for ((i = 0; i < 100; i++)); do
 		kill -0 "$monitor" 2>/dev/null || return 0
-		sleep 0.1
+		nap 0.1
 	done
 	kill -9 "$monitor"
 	die "the guest outlives its terminal"

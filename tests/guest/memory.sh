@@ -22,7 +22,7 @@ fill_and_free() {
 	end=$((SECONDS + 60))
 	until [ "$(resident)" -lt $((full - 150 * 1024)) ]; do
 		[ $SECONDS -lt $end ] || die "still $(resident) kB resident of $full kB"
-		sleep 0.5
+		nap 0.5
 	done
 }
 

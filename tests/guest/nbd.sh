@@ -15,7 +15,7 @@ serve() {
 	trap 'clean_up; end_server' EXIT
 	for _ in $(seq 100); do
 		if listens "$socket"; then return 0; fi
-		sleep 0.1
+		nap 0.1
 	done
 	cat server.log >&2
 	die "no server: $*"
@@ -106,7 +106,7 @@ test_server_is_reached_by_tcp_and_uri() {
 	trap 'clean_up; end_server' EXIT
 	for _ in $(seq 100); do
 		! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
-		sleep 0.1
+		nap 0.1
 	done
 	guest --disk "nbd://127.0.0.1:$port/an%20export,ro" --cmdline root= -- head -c 12 /dev/vda
 	expect_status 0
@@ -174,7 +174,7 @@ test_server_killed_and_started_again_and_again_has_all_that_was_synced() {
 	for stop in 10 20 35 50; do
 		wait_for "synced $stop\$" 100
 		end_server KILL
-		sleep 0.5
+		nap 0.5
 		kit file image
 	done
 	wait_for "synced 65\$" 60

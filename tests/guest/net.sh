@@ -214,7 +214,7 @@ test_net_passt_that_can_not_publish_is_told() {
 	command -v passt >/dev/null || skip "passt is not installed: run scripts/dependencies test"
 	make_routed_namespace
 	in_ns busybox httpd -f -p 127.0.0.1:8080 -h . &
-	sleep 0.5
+	nap 0.5
 	status=0
 	as_user "$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" \
 		--net user,publish=127.0.0.1:8080:80 -- true >out 2>err </dev/null || status=$?
@@ -243,8 +243,7 @@ test_net_comes_back_with_a_guest_that_reboots() {
 	make_namespace
 	make_tap tap0
 	make_busybox_root tree
-	mkdir -p tree/bin
-	for applet in ping ip udhcpc; do ln -s busybox tree/bin/$applet; done
+	link_busybox tree ping ip udhcpc
 	cat >tree/bin/count <<-END
 		#!/bin/sh
 		n=\$((\$(cat /data/starts 2>/dev/null || echo 0) + 1))

@@ -148,6 +148,6 @@ test_killed_supervisor_takes_the_guest_with_it() {
 	local end=$((SECONDS + 10))
 	while kill -0 "$process" 2>/dev/null; do
 		[ $SECONDS -lt $end ] || die "the guest runs on"
-		sleep 0.1
+		nap 0.1
 	done
 }

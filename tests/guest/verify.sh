@@ -16,12 +16,9 @@
 
 make_fio_root() {	# FILE: a disk with fio
 	command -v fio >/dev/null || skip "fio is not installed: run scripts/dependencies test"
-	local file
 	mkdir fio-root
 	make_busybox_root fio-root
-	for file in $(command -v fio) $(ldd "$(command -v fio)" | grep -o '/[^ ]*'); do
-		install -D "$(readlink -f "$file")" "fio-root$file"
-	done
+	{ command -v fio; ldd "$(command -v fio)" | grep -o '/[^ ]*'; } | xargs cp -L --parents -t fio-root
 	cat >fio-root/bin/generations <<-'END'
 	#!/bin/sh
 	# generations AREA-MIB LAST: check that generation LAST is there, and write those that follow.
@@ -65,21 +62,23 @@ start_generations() {	# LAST DISK-OPTION
 	expect_in out "^verified $1"
 }
 
-milliseconds() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
-
 # What has been flushed goes to $last; the guest waits for our word, so that we know of all of it.
 write_for() {	# MILLISECONDS
-	local end=$(($(milliseconds) + $1)) number
+	local end=$((${EPOCHREALTIME/[.,]/} + $1 * 1000)) lines line
 	send go
-	while [ "$(milliseconds)" -lt $end ] || [ "$last" -lt 2 ]; do
-		sleep 0.02
+	while [ "${EPOCHREALTIME/[.,]/}" -lt $end ] || [ "$last" -lt 2 ]; do
+		nap 0.02
 		kill -0 "$guest_pid" 2>/dev/null || die "the guest ended: $(cat out err)"
-		expect_not_in out "fio failed"
-		number=$(sed -n 's/^flushed //p' out | tail -n 1)
-		if [ "${number:-0}" -gt "$last" ]; then
-			last=$number
-			send go
-		fi
+		mapfile -t lines <out
+		for line in "${lines[@]}"; do
+			case $line in
+			"fio failed"*) die "$(cat out err)" ;;
+			"flushed $((last + 1))")
+				last=$((last + 1))
+				send go
+				;;
+			esac
+		done
 	done
 }
 
