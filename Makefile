@@ -451,12 +451,11 @@ check:
 	$(MAKE) -j$(JOBS) check-programs
 	$(MAKE) -j$(JOBS) --output-sync=$(if $(MAKE_TERMOUT),line,target) check-parts
 	$(MAKE) check-guest
-	$(MAKE) check-guest-shadow
 
 check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit-tsan karma-takeover karma-idle inject \
 	hostile debian.img installed) $(TINY) $(BUILD)/bench/karma-start
 
-check-parts: check-inject unit-asan unit-tsan check-takeover check-control check-docs check-hardening check-scripts \
+check-parts: check-inject unit-asan unit-tsan check-guest-shadow check-takeover check-control check-docs check-hardening check-scripts \
 	$(FUZZ_EACH)
 
 # --- Installation.

@@ -263,7 +263,7 @@ test_net_comes_back_with_a_guest_that_reboots() {
 
 DEBIAN=$KARMA_ROOT/build/test/debian.img
 
-# Large copies, of KARMA_COPY_MEGABYTES (50) each way: `make soak-net` has more.
+# Large copies, of KARMA_COPY_MEGABYTES (30) each way: `make soak-net` has more.
 
 # In the guest, on a Debian root that is not written: sshd, for the key of the test.
 SSHD='mkdir -p /run/sshd; echo "$KEY" >/tmp/keys
@@ -273,7 +273,7 @@ make_key() {
 	[ -r "$DEBIAN" ] || die "no $DEBIAN: see tests/guest/make-debian-image"
 	command -v ssh >/dev/null || skip "ssh is not installed: run scripts/dependencies test"
 	ssh-keygen -q -t ed25519 -N '' -f key
-	head -c "${KARMA_COPY_MEGABYTES:-50}000000" /dev/urandom >big
+	head -c "${KARMA_COPY_MEGABYTES:-30}000000" /dev/urandom >big
 }
 
 scp_failed() {
