@@ -5,6 +5,7 @@
 #include <linux/virtio_ids.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "guest.h"
@@ -33,6 +34,8 @@ static void start(uint64_t memory)
 
 static void setup(void)
 {
+	/* Where small pages were freed, khugepaged may make a huge one at any time. */
+	ck_assert_int_eq(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), 0);
 	start(SIM_MEMORY);
 	memset(sim_at(&sim, SPARE, SPARE_PAGES * PAGE_BYTES), 0xa5, SPARE_PAGES * PAGE_BYTES);
 }
