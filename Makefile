@@ -203,8 +203,9 @@ $(BUILD)/test/installed: $(BUILD)/karma $(BUILD)/man/karma-hypercalls.7 $(wildca
 .PHONY: unit unit-asan unit-tsan
 unit: unit-asan unit-tsan
 
+# LeakSanitizer goes through all that is kept of what was freed, at the end of each test.
 unit-asan: $(BUILD)/test/unit-asan
-	$<
+	ASAN_OPTIONS=quarantine_size_mb=16 $<
 
 unit-tsan: $(BUILD)/test/unit-tsan
 	TSAN_OPTIONS=suppressions=tests/unit/tsan.supp $<

@@ -634,7 +634,7 @@ START_TEST(holes_in_a_file_are_zeroes)
 	static const uint64_t places[] = { 0, 0x30000, 0x31000, 0x90000 };
 	const char *initrds[] = { initrd_path };
 	struct boot_options options = { .initrds = initrds, .initrd_count = 1 };
-	static uint8_t whole[MIB];
+	uint8_t whole[MIB];
 	struct boot_entry entry;
 
 	for (unsigned from = 0; from < ARRAY_SIZE(places); from++) {

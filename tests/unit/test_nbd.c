@@ -547,7 +547,7 @@ END_TEST
 /* More buffers than go into one message, more bytes than the socket takes. */
 START_TEST(server_that_is_slow_to_read_gets_all)
 {
-	static uint8_t bytes[3][SIZE / 2], got[SIZE / 2];
+	uint8_t bytes[3][SIZE / 2], got[SIZE / 2];
 	struct try tries[3];
 	struct command command;
 
@@ -569,7 +569,7 @@ END_TEST
 
 START_TEST(server_has_so_many_commands_at_a_time)
 {
-	static struct try tries[200];
+	struct try tries[200];
 	static uint8_t bytes[512];
 	static uint64_t cookies[200];
 
@@ -920,7 +920,7 @@ END_TEST
 
 START_TEST(part_of_a_message_is_sent_again_as_a_whole)
 {
-	static uint8_t bytes[SIZE], got[SIZE];
+	uint8_t bytes[SIZE], got[SIZE];
 	struct try tries[2];
 
 	fill(bytes, 0, sizeof(bytes));
@@ -1003,7 +1003,7 @@ END_TEST
 
 START_TEST(reply_before_all_was_sent_ends_the_connection)
 {
-	static uint8_t bytes[SIZE], got[SIZE];
+	uint8_t bytes[SIZE] = { 0 }, got[SIZE];
 	struct command command;
 	struct try try;
 

@@ -101,7 +101,7 @@ static bool take(void)
 
 static void assert_whole(void)
 {
-	static uint8_t got[KERNEL_BYTES];
+	uint8_t got[KERNEL_BYTES];
 
 	ck_assert_uint_eq(unpacked.size, KERNEL_BYTES);
 	ck_assert_int_eq(boot_file_read(&unpacked, 0, got, sizeof(got)), 0);
