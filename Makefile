@@ -203,9 +203,10 @@ $(BUILD)/test/installed: $(BUILD)/karma $(BUILD)/man/karma-hypercalls.7 $(wildca
 .PHONY: unit unit-asan unit-tsan
 unit: unit-asan unit-tsan
 
-# LeakSanitizer goes through all that is kept of what was freed, at the end of each test.
+# At the end of each test, LeakSanitizer goes through all static data and what is kept of what was freed: so
+# little is kept, and large buffers of a test are on its stack.
 unit-asan: $(BUILD)/test/unit-asan
-	ASAN_OPTIONS=quarantine_size_mb=16 $<
+	ASAN_OPTIONS=quarantine_size_mb=16:$$ASAN_OPTIONS $<
 
 unit-tsan: $(BUILD)/test/unit-tsan
 	TSAN_OPTIONS=suppressions=tests/unit/tsan.supp $<

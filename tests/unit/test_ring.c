@@ -85,9 +85,9 @@ static void wait_for(struct probe *probe)
 
 /*
  * The owner rests, and so the I/O thread takes it.  If it was complete before that, the owner takes
- * it, unless the I/O thread is about to: it may have been woken.
+ * it, unless the I/O thread is about to: it may have been woken.  Whether it rested.
  */
-static void rest_until_done(struct probe *probe, pthread_t io_thread)
+static bool rest_until_done(struct probe *probe, pthread_t io_thread)
 {
 	bool rests = io_ring_rest(&own);
 
@@ -96,6 +96,7 @@ static void rest_until_done(struct probe *probe, pthread_t io_thread)
 	wait_for(probe);
 	if (rests)
 		ck_assert(pthread_equal(probe->thread, io_thread));
+	return rests;
 }
 
 START_TEST(thread_without_a_ring_has_the_main_one)
@@ -130,6 +131,7 @@ END_TEST
 START_TEST(io_thread_takes_what_a_worker_completes)
 {
 	pthread_t io_thread = start_io_thread();
+	unsigned rests = 0;
 
 	io_ring_enter(&own);
 	for (unsigned i = 0; i < 50; i++) {
@@ -139,9 +141,10 @@ START_TEST(io_thread_takes_what_a_worker_completes)
 		io_ring_resume(&own);
 		io_ring_datasync(&own, &probe.op, file);
 		io_ring_submit(&own);
-		rest_until_done(&probe, io_thread);
+		rests += rest_until_done(&probe, io_thread);
 		ck_assert_int_eq(probe.result, 0);
 	}
+	ck_assert_uint_gt(rests, 0);
 	stop_io_thread(io_thread);
 }
 END_TEST
@@ -150,6 +153,7 @@ START_TEST(io_thread_takes_what_the_owner_completed_on_its_way)
 {
 	static const struct __kernel_timespec time = { .tv_nsec = 2 * 1000 * 1000 };
 	pthread_t io_thread = start_io_thread();
+	unsigned rests = 0;
 
 	/* The kernel has the owner complete it by itself, just when it thought that all was taken. */
 	io_ring_enter(&own);
@@ -159,9 +163,10 @@ START_TEST(io_thread_takes_what_the_owner_completed_on_its_way)
 		io_ring_resume(&own);
 		io_ring_timeout(&own, &probe.op, &time);
 		io_ring_submit(&own);
-		rest_until_done(&probe, io_thread);
+		rests += rest_until_done(&probe, io_thread);
 		ck_assert_int_eq(probe.result, -ETIME);
 	}
+	ck_assert_uint_gt(rests, 0);
 	stop_io_thread(io_thread);
 }
 END_TEST
@@ -226,7 +231,7 @@ END_TEST
 
 START_TEST(io_thread_is_told_of_what_ends_beside_what_the_owner_waits_for)
 {
-	static const struct __kernel_timespec time = { .tv_nsec = 2 * 1000 * 1000 };
+	static const struct __kernel_timespec time = { .tv_nsec = 50 * 1000 * 1000 };
 	struct probe waited = { .op.done = probe_done }, probe = { .op.done = probe_done };
 	pthread_t io_thread;
 	uint8_t leave = 0;
@@ -240,7 +245,7 @@ START_TEST(io_thread_is_told_of_what_ends_beside_what_the_owner_waits_for)
 	io_ring_poll_here(&waited.op, ends[0], POLLIN);
 	io_ring_timeout(&own, &probe.op, &time);
 	io_ring_submit(&own);
-	rest_until_done(&probe, io_thread);
+	ck_assert(rest_until_done(&probe, io_thread));
 	ck_assert_uint_eq(waited.done, 0);
 	stop_io_thread(io_thread);
 	close(ends[0]);
