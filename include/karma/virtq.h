@@ -68,13 +68,19 @@ struct virtq {
 	uint64_t notifications, interrupts, chains;
 };
 
+/*
+ * Bytes of a chain, of both kinds together: 2^32 would be allowed (virtio 1.2, section 2.7.5.2), but the
+ * length that goes back for it has 32 bits.
+ */
+#define VIRTQ_CHAIN_BYTES_MAX UINT32_MAX
+
 /* A descriptor chain: first what the device reads, then what it writes. */
 struct virtq_chain {
 	uint16_t head;
 	struct iovec *iov;	/* the caller's; entries of no length are left out */
 	unsigned out_count;	/* iov[0 .. out_count) is readable */
 	unsigned in_count;	/* iov[out_count .. out_count + in_count) is writable */
-	size_t out_bytes, in_bytes;
+	size_t out_bytes, in_bytes;	/* VIRTQ_CHAIN_BYTES_MAX together, at most */
 };
 
 /*

@@ -44,7 +44,7 @@ struct net_device;
 struct held_chain {
 	uint16_t head;
 	uint16_t buffers;
-	uint32_t bytes;
+	uint32_t bytes;			/* VIRTQ_CHAIN_BYTES_MAX at most */
 };
 
 struct receiver {

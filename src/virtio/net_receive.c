@@ -61,7 +61,7 @@ static bool hold_chain(struct receiver *receiver)
 	receiver->chains[receiver->first + receiver->count++] = (struct held_chain){
 		.head = chain.head,
 		.buffers = chain.in_count,
-		.bytes = chain.in_bytes < UINT32_MAX ? chain.in_bytes : UINT32_MAX,
+		.bytes = chain.in_bytes,
 	};
 	receiver->iov_count += chain.in_count;
 	receiver->bytes += chain.in_bytes;
@@ -145,7 +145,7 @@ static void deliver(struct receiver *receiver, size_t length)
 	size_t left = length;
 	uint16_t count = 0;
 
-	while (left > 0) {
+	while (left > 0 && count < receiver->count) {
 		const struct held_chain *chain = &receiver->chains[receiver->first + count];
 		uint32_t part = left < chain->bytes ? left : chain->bytes;
 

@@ -135,6 +135,8 @@ static int add_buffer(struct virtq *queue, unsigned capacity, const struct vring
 		return 0;
 	if (count == capacity)
 		return set_broken(queue, "a chain with more buffers than the device takes");
+	if (descriptor->len > VIRTQ_CHAIN_BYTES_MAX - chain->out_bytes - chain->in_bytes)
+		return set_broken(queue, "a chain of 4 GiB or more");
 	chain->iov[count] = (struct iovec){ buffer, descriptor->len };
 	if (in) {
 		chain->in_count++;

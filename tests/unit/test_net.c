@@ -275,6 +275,31 @@ START_TEST(configuration_tells_address_link_and_mtu)
 }
 END_TEST
 
+/* Buffers that are all of memory each, and together 4 GiB: none of it is counted in 32 bits and in 64. */
+START_TEST(receive_chain_of_4_gib_breaks_the_device)
+{
+	static struct part parts[NET_QUEUE_SIZE];
+	const uint64_t features[] = { FEATURES_BASE, FEATURES_BASE | FEATURE(VIRTIO_NET_F_MRG_RXBUF) };
+
+	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
+		add_device(1, ALL_OFFLOADS, 0);
+		sim_start_device(&sim, 0, features[i], queues, 3, NET_QUEUE_SIZE);
+		for (unsigned j = 0; j < NET_QUEUE_SIZE; j++)
+			parts[j] = (struct part){ 0, SIM_MEMORY, true };
+		driver_publish(receive, driver_chain_indirect(receive, parts, NET_QUEUE_SIZE));
+		offer_buffer(receive, 64);
+		driver_kick(receive);
+		/* One that fits a buffer of any kind, and one that only the first would hold. */
+		host_send(0, NULL, 0, 14);
+		host_send(0, NULL, 0, 1000);
+		sim_run_moment(&sim);
+		ck_assert_int_eq(sim_status(&sim, 0), STATUS_BROKEN);
+		ck_assert_uint_eq(driver_used(receive), 0);
+		teardown();
+	}
+}
+END_TEST
+
 START_TEST(mtu_is_told)
 {
 	add_device(1, 0, 9000);
@@ -1248,6 +1273,7 @@ Suite *net_suite(void)
 	TCase *pairs = make_case("pairs", setup_pairs, teardown);
 
 	tcase_add_test(own, mtu_is_told);
+	tcase_add_test(own, receive_chain_of_4_gib_breaks_the_device);
 	tcase_add_test(own, offloads_are_those_of_the_other_end);
 	tcase_add_test(own, limit_holds_each_direction_back);
 	tcase_add_test(own, device_that_a_limit_holds_back_is_reset);

@@ -383,6 +383,35 @@ START_TEST(buffers_at_the_edges_of_the_hole)
 }
 END_TEST
 
+/* A chain of four buffers of 1 GiB, of which the last one is shorter by so much. */
+static void publish_long_chain(unsigned readable, uint32_t less)
+{
+	enable(FEATURES_INDIRECT);
+	for (unsigned i = 0; i < 4; i++)
+		describe(&descriptors[i], 0, i < 3 ? GIB : GIB - less,
+			(i < readable ? 0 : WRITE) | (i < 3 ? NEXT : 0), i + 1);
+	publish(0);
+}
+
+START_TEST(chain_of_4_gib_breaks)
+{
+	for (unsigned readable = 0; readable <= 4; readable++) {
+		publish_long_chain(readable, 0);
+		assert_broken("4 GiB");
+	}
+}
+END_TEST
+
+START_TEST(chain_of_a_byte_less_than_4_gib_is_taken)
+{
+	for (unsigned readable = 0; readable <= 4; readable++) {
+		publish_long_chain(readable, 1);
+		ck_assert_int_eq(pop(), 1);
+		ck_assert_uint_eq(chain.out_bytes + chain.in_bytes, UINT32_MAX);
+	}
+}
+END_TEST
+
 START_TEST(indirect_chain_is_taken)
 {
 	describe(&descriptors[5], TABLE, 48, INDIRECT, 0);
@@ -1001,6 +1030,8 @@ Suite *queue_suite(void)
 	tcase_set_timeout(large, 20);
 	tcase_add_test(large, buffers_at_the_edges_of_the_hole);
 	tcase_add_test(large, rings_at_the_hole);
+	tcase_add_test(large, chain_of_4_gib_breaks);
+	tcase_add_test(large, chain_of_a_byte_less_than_4_gib_is_taken);
 	suite_add_tcase(suite, large);
 	return suite;
 }
