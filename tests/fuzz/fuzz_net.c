@@ -24,7 +24,8 @@
 #define PAIRS 2u
 #define QUEUES (2 * PAIRS + 1)
 #define QUEUE_ENTRIES 16u
-#define GUEST_BYTES (512 * KIB)
+/* Enough for a chain of more than 4 GiB, if each of its buffers is half of it. */
+#define GUEST_BYTES (1 * GIB)
 /* In guest memory: a page for the rings of each queue, then the buffers. */
 #define RINGS 0x1000u
 #define DRIVER_AREA 0x400u
@@ -146,19 +147,36 @@ static void reset(struct virtio_device *device, struct io_ring *ring)
 		io_ring_run(ring, true);
 }
 
+/* Mostly few; at times as many as can be. */
+static unsigned take_count(struct script *script)
+{
+	uint8_t byte = take(script, 1);
+
+	return byte < 0xf0 ? 1 + byte % 4 : QUEUE_ENTRIES;
+}
+
+/* Mostly what a frame may have; at times up to half of memory. */
+static uint32_t take_length_of_buffer(struct script *script)
+{
+	uint32_t length = take(script, 1);
+	uint8_t shift = take(script, 1);
+
+	return length << (shift < 0xf0 ? shift % 10 : 21);
+}
+
 /* A chain in the place of a queue's first descriptors, made available. */
 static void publish(struct script *script, unsigned queue)
 {
 	uint8_t *page = memory_at(RINGS + queue * 0x1000u, 0x1000);
 	struct vring_desc *descriptors = (void *)page;
 	struct vring_avail *avail = (void *)(page + DRIVER_AREA);
-	unsigned first = take(script, 1) % QUEUE_ENTRIES, count = 1 + take(script, 1) % 4;
+	unsigned first = take(script, 1) % QUEUE_ENTRIES, count = take_count(script);
 	uint16_t index = __atomic_load_n(&avail->idx, __ATOMIC_RELAXED);
 
 	for (unsigned i = 0; i < count; i++)
 		descriptors[(first + i) % QUEUE_ENTRIES] = (struct vring_desc){
 			.addr = BUFFERS + take(script, 3) % BUFFER_BYTES,
-			.len = take(script, 1) << take(script, 1) % 10,
+			.len = take_length_of_buffer(script),
 			.flags = (take(script, 1) & 2) | (i + 1 < count ? 1 : 0),
 			.next = (first + i + 1) % QUEUE_ENTRIES,
 		};

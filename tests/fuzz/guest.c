@@ -19,11 +19,13 @@ void memory_make(size_t bytes)
 	check(area != MAP_FAILED && mremap(memory.base, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
 					    area + PAGE_BYTES) == area + PAGE_BYTES);
 	memory.base = area + PAGE_BYTES;
+	/* What is touched is cleared after each input. */
+	madvise(memory.base, bytes, MADV_NOHUGEPAGE);
 }
 
 void memory_clear(void)
 {
-	memset(memory.base, 0, memory.size);
+	check(madvise(memory.base, memory.size, MADV_DONTNEED) == 0);
 }
 
 void *memory_at(uint64_t gpa, size_t length)
@@ -57,6 +59,8 @@ void limit_init_short(struct limit *limit)
 
 /* Bytes from the start of each place, which are changed more often than what is behind. */
 #define HOT_BYTES 128u
+/* Where rings and headers are. */
+#define MEDDLED_BYTES (512 * KIB)
 
 static atomic_bool meddling;
 static pthread_t meddler;
@@ -72,7 +76,7 @@ static void *meddle(void *seed)
 		random ^= random << 13;
 		random ^= random >> 7;
 		random ^= random << 17;
-		at = (random >> 8) % memory.size;
+		at = (random >> 8) % (memory.size < MEDDLED_BYTES ? memory.size : MEDDLED_BYTES);
 		if (random & 3)
 			at = at - at % meddling_stride + at % HOT_BYTES;
 		__atomic_fetch_xor(memory.base + at, 1u << (random >> 61), __ATOMIC_RELAXED);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# shellcheck shell=bash disable=SC2034,SC2154 # variables of the library
+# shellcheck shell=bash disable=SC2034,SC2154,SC2016 # variables of the library; Perl's own
 #
 # A guest that attacks (tests/guest/hostile), with four CPUs at once.  The monitor must be there
 # afterwards and its devices work, or the guest must have come to the end that it deserves; in the
@@ -12,7 +12,7 @@ hostile() {
 	local attack=$1 process now
 	shift
 	head -c 8M /dev/urandom >disk
-	"$KARMA" run --kernel "$KARMA_ROOT/build/test/hostile" --memory ${GUEST_MIB}M --cpus 4 --disk disk \
+	"${KARMA_IN_NS[@]}" "$KARMA" run --kernel "$KARMA_ROOT/build/test/hostile" --memory ${GUEST_MIB}M --cpus 4 --disk disk \
 		--cmdline "hostile=$attack cpus=4" --timeout 90 --stats "$@" >out 2>err &
 	guest_pid=$!
 	resident=0
@@ -24,6 +24,16 @@ hostile() {
 		nap 0.1
 	done
 	end_guest
+}
+
+# A TAP on which frames come all the time, of more than one size.
+make_flooded_tap() {
+	make_namespace
+	make_tap tap0
+	ip -n "$ns" neigh add "$GUEST" lladdr 02:00:00:00:00:77 dev tap0
+	in_ns perl -MIO::Socket::INET -e '
+		$socket = IO::Socket::INET->new(Proto => "udp", PeerAddr => shift) or die $!;
+		for (;;) { $socket->send("x" x $_) for 1, 1000; select undef, undef, undef, 0.02 }' "$GUEST:9" &
 }
 
 # Attacks that a monitor survives: the guest itself then looks whether its devices work.
@@ -42,9 +52,18 @@ test_hostile_calls_from_all_cpus() {
 }
 
 test_hostile_rings_that_change_under_the_device() {
-	hostile rings
+	make_flooded_tap
+	hostile rings --net tap=tap0
 	expect_survived
 	expect_in err "its driver broke the"
+}
+
+# More than 4 GiB in one chain takes a guest of no more than 17 MiB.
+test_hostile_receive_chain_longer_than_memory() {
+	make_flooded_tap
+	hostile long-chain --net tap=tap0
+	expect_survived
+	expect_in err "its driver broke the receive queue \\(a chain of 4 GiB or more"
 }
 
 test_hostile_notify_storm_on_queues_that_are_not_there() {

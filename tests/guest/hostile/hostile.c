@@ -4,6 +4,7 @@
  * makes.  What it does is named on its command line, by hostile=NAME cpus=N; if the monitor is still
  * there afterwards, it ends with status 42, and with 1 if a device doesn't do what it must.
  */
+#include <linux/virtio_ids.h>
 #include <linux/virtio_ring.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -16,6 +17,7 @@
 
 #define TRAMPOLINE 0x9000u
 #define CPUS_MAX 8u
+#define DEVICES_MAX 16u
 
 /* The memory that it is started with: --memory 64M. */
 #define MEMORY_END (64u << 20)
@@ -230,8 +232,19 @@ static bool start_device(uint32_t device, uint64_t features, const struct karma_
 	return true;
 }
 
+/* The device of that kind, from a number on; DEVICES_MAX if there is none. */
+static uint32_t find_device(uint32_t id, uint32_t from)
+{
+	struct karma_device_info info;
+
+	while (from < DEVICES_MAX && (call(KARMA_CALL_device_info, from, (uintptr_t)&info) < 0 || info.device_id != id))
+		from++;
+	return from;
+}
+
 #define SIZE 64u
 #define ALL_FEATURES ~0ull
+#define VERSION_1 (1ull << 32)
 
 static uint64_t lie(uint64_t *seed, uint64_t good)
 {
@@ -270,6 +283,8 @@ static void rings(unsigned cpu)
 {
 	uint8_t *area = (uint8_t *)(uintptr_t)(AREA_AT + (cpu & ~1u) * AREA_BYTES);
 	uint64_t seed = 0x9e3779b97f4a7c15ull * (cpu + 1);
+	/* The last device, which would take any memory away, even what this runs in. */
+	uint32_t devices = find_device(VIRTIO_ID_BALLOON, 0);
 
 	if (cpu % 2) {
 		for (unsigned i = 0; i < 1000000; i++)
@@ -277,7 +292,7 @@ static void rings(unsigned cpu)
 		return;
 	}
 	for (unsigned round = 0; round < 300; round++) {
-		uint32_t device = round % 3;
+		uint32_t device = round % devices;
 		struct karma_queue_setup setup = rings_at(area, SIZE);
 
 		if (random_next(&seed) % 8 == 0) {
@@ -296,6 +311,38 @@ static void rings(unsigned cpu)
 	}
 }
 
+#define NEEDS_RESET 64
+#define LONG_CHAIN 256u
+
+/* Buffers for frames, in one chain of many times this guest's memory, which no device may take. */
+static void long_chain(unsigned cpu)
+{
+	uint8_t *area = (uint8_t *)(uintptr_t)AREA_AT;
+	struct karma_queue_setup setup = rings_at(area, LONG_CHAIN);
+	struct vring_desc *descriptors = (void *)area;
+	struct vring_desc *table = (void *)(area + 0x10000);
+	struct vring_avail *avail = (void *)(area + 0x4000);
+	uint32_t network = find_device(VIRTIO_ID_NET, 0);
+	uint64_t buffer = AREA_AT + AREA_BYTES;
+
+	if (cpu)
+		return;
+	for (unsigned i = 0; i < LONG_CHAIN; i++)
+		table[i] = (struct vring_desc){ buffer, MEMORY_END - buffer,
+			VRING_DESC_F_WRITE | (i + 1 < LONG_CHAIN ? VRING_DESC_F_NEXT : 0), i + 1 };
+	descriptors[0] = (struct vring_desc){ (uintptr_t)table, LONG_CHAIN * sizeof(*table), VRING_DESC_F_INDIRECT, 0 };
+	descriptors[1] = (struct vring_desc){ buffer, 64, VRING_DESC_F_WRITE, 0 };
+	avail->ring[1] = 1;
+	avail->idx = 2;
+	if (!start_device(network, VERSION_1 | 1ull << VIRTIO_RING_F_INDIRECT_DESC, &setup, 1))
+		finish(BAD);
+	call(KARMA_CALL_queue_notify, network, 0);
+	say("waiting\n");
+	/* The device looks at its buffers when a frame comes. */
+	while (!(call(KARMA_CALL_device_status, network, 0) & NEEDS_RESET))
+		__asm__ volatile("pause");
+}
+
 /* The first device is a disk: read its first sector as a driver does. */
 static void read_sector(void)
 {
@@ -306,7 +353,7 @@ static void read_sector(void)
 	volatile struct vring_used *used = (void *)(area + 0x6000);
 	uint8_t *header = area + 0x10000;
 
-	for (uint32_t device = 0; device < 3; device++) {
+	for (uint32_t device = 0; device < find_device(VIRTIO_ID_BALLOON, 0); device++) {
 		if (reset(device, 1000000))
 			continue;
 		say("a device does not reset\n");
@@ -314,7 +361,7 @@ static void read_sector(void)
 	}
 	for (unsigned i = 0; i < 0x20000; i++)
 		area[i] = 0;
-	if (!start_device(0, 1ull << 32, &setup, 1))
+	if (!start_device(0, VERSION_1, &setup, 1))
 		finish(BAD);
 	header[0x800] = 0xff;
 	descriptors[0] = (struct vring_desc){ (uintptr_t)header, 16, VRING_DESC_F_NEXT, 1 };
@@ -359,7 +406,7 @@ static void resets(unsigned cpu)
 			avail->ring[i / 3] = i;
 		}
 		avail->idx = 20;
-		start_device(0, 1ull << 32, &setup, 1);
+		start_device(0, VERSION_1, &setup, 1);
 		call(KARMA_CALL_queue_notify, 0, 0);
 		call(KARMA_CALL_device_set_status, 0, 0);
 	}
@@ -490,6 +537,7 @@ static const struct {
 } attacks[] = {
 	{ "calls", calls, false },
 	{ "rings", rings, true },
+	{ "long-chain", long_chain, true },
 	{ "storm", storm, true },
 	{ "resets", resets, true },
 	{ "ports", ports, true },
