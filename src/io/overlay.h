@@ -8,6 +8,9 @@
  * In memory the map tells which clusters are in the file.  A bit is set when the cluster's data have
  * been written, and never cleared.  In the file it may be set only when these are on the disk: who
  * writes the map has to see to that.
+ *
+ * The map in memory outlives a process that is killed, at any instruction.  So a block's state is
+ * changed before its bits are, and it is BLOCK_CLEAN only while all of them are on the disk.
  */
 #ifndef KARMA_IO_OVERLAY_H
 #define KARMA_IO_OVERLAY_H
@@ -24,13 +27,19 @@
 #define OVERLAY_BLOCK 4096u		/* bytes of the map, which are written together */
 #define OVERLAY_BLOCK_CLUSTERS (OVERLAY_BLOCK * 8)
 
+enum overlay_block {
+	BLOCK_CLEAN,	/* what new memory has: the file has all of its bits, on the disk */
+	BLOCK_DIRTY,
+	BLOCK_WRITTEN,	/* by the round of flushes that is under way, and none was set since */
+};
+
 struct overlay_map {
 	int fd;			/* of the file, locked */
 	uint64_t size;		/* of the disk, in bytes */
 	uint64_t data_start;	/* where the disk's byte 0 is in the file */
 	/* In memory that the processes of guests share, one after the other. */
 	uint64_t *present;	/* a bit for each cluster; read by any thread */
-	uint8_t *dirty;		/* for each block, not 0: the file has not all of its bits */
+	uint8_t *states;	/* of each block: enum overlay_block */
 	size_t blocks;
 };
 

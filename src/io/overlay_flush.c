@@ -18,7 +18,7 @@ static int take_dirty(struct overlay *overlay)
 	size_t count = 0;
 
 	for (size_t i = 0; i < map->blocks; i++)
-		count += map->dirty[i] != 0;
+		count += map->states[i] != BLOCK_CLEAN;
 	round->count = round->next = 0;
 	if (!count)
 		return 0;
@@ -27,12 +27,12 @@ static int take_dirty(struct overlay *overlay)
 	if (!round->copy || !round->blocks)
 		return -ENOMEM;
 	for (size_t i = 0; i < map->blocks; i++) {
-		if (!map->dirty[i])
+		if (map->states[i] == BLOCK_CLEAN)
 			continue;
 		memcpy(round->copy + round->count * OVERLAY_BLOCK,
 			(uint8_t *)map->present + i * OVERLAY_BLOCK, OVERLAY_BLOCK);
 		round->blocks[round->count++] = i;
-		map->dirty[i] = false;
+		map->states[i] = BLOCK_WRITTEN;
 	}
 	return 0;
 }
@@ -46,9 +46,13 @@ static void end_round(struct overlay *overlay, int error)
 	bool again;
 
 	pthread_mutex_lock(&overlay->lock);
-	/* What is not known to be in the file has to be written again. */
-	for (size_t i = 0; error && i < round->count; i++)
-		overlay->map.dirty[round->blocks[i]] = true;
+	/* What is not known to be in the file has to be written again, and what was set meanwhile. */
+	for (size_t i = 0; !error && i < round->count; i++) {
+		uint8_t *state = &overlay->map.states[round->blocks[i]];
+
+		if (*state == BLOCK_WRITTEN)
+			*state = BLOCK_CLEAN;
+	}
 	free(round->copy);
 	free(round->blocks);
 	*round = (struct round){ 0 };

@@ -56,6 +56,10 @@ uint64_t overlay_run_end(const struct overlay_map *map, uint64_t first, uint64_t
 
 void overlay_set(struct overlay_map *map, uint64_t first, uint64_t last)
 {
+	/* Before the bits: their release keeps the order. */
+	for (uint64_t block = first / OVERLAY_BLOCK_CLUSTERS;
+		block <= last / OVERLAY_BLOCK_CLUSTERS; block++)
+		map->states[block] = BLOCK_DIRTY;
 	for (uint64_t word = first / 64; word <= last / 64; word++) {
 		uint64_t bits = UINT64_MAX;
 
@@ -65,9 +69,6 @@ void overlay_set(struct overlay_map *map, uint64_t first, uint64_t last)
 			bits &= UINT64_MAX >> (63 - last % 64);
 		__atomic_fetch_or(&map->present[word], bits, __ATOMIC_RELEASE);
 	}
-	for (uint64_t block = first / OVERLAY_BLOCK_CLUSTERS;
-		block <= last / OVERLAY_BLOCK_CLUSTERS; block++)
-		map->dirty[block] = true;
 }
 
 static struct header make_header(
@@ -238,8 +239,8 @@ static void *zeroes(size_t size)
 static int allocate(struct overlay_map *map, const struct disk_options *options)
 {
 	map->present = zeroes(map->blocks * OVERLAY_BLOCK);
-	map->dirty = zeroes(map->blocks);
-	return map->present && map->dirty ? 0 : REFUSE(-ENOMEM, options, "out of memory");
+	map->states = zeroes(map->blocks);
+	return map->present && map->states ? 0 : REFUSE(-ENOMEM, options, "out of memory");
 }
 
 static int open_map(struct overlay_map *map, const struct disk_options *options)
@@ -263,8 +264,8 @@ static int open_map(struct overlay_map *map, const struct disk_options *options)
 static void release(struct overlay_map *map)
 {
 	close_fd(&map->fd);
-	if (map->dirty)
-		munmap(map->dirty, map->blocks);
+	if (map->states)
+		munmap(map->states, map->blocks);
 	if (map->present)
 		munmap(map->present, map->blocks * OVERLAY_BLOCK);
 	*map = (struct overlay_map){ .fd = -1 };
@@ -294,7 +295,7 @@ static int store(struct overlay_map *map)
 	bool synced = false;
 
 	for (size_t i = 0; i < map->blocks; i++) {
-		if (!map->dirty[i])
+		if (map->states[i] == BLOCK_CLEAN)
 			continue;
 		if (!synced && fdatasync(map->fd) < 0)
 			return -errno;

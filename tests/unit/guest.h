@@ -42,6 +42,7 @@ Suite *unpack_suite(void);
 Suite *limit_suite(void);
 Suite *file_suite(void);
 Suite *overlay_suite(void);
+Suite *overlay_death_suite(void);
 Suite *net_suite(void);
 Suite *nbd_suite(void);
 Suite *passt_suite(void);

@@ -57,6 +57,7 @@ int main(void)
 		limit_suite,
 		file_suite,
 		overlay_suite,
+		overlay_death_suite,
 		net_suite,
 		nbd_suite,
 		passt_suite,

@@ -968,8 +968,8 @@ END_TEST
 START_TEST(ranges_of_the_map_are_exact)
 {
 	uint64_t words[4], expected[4];
-	uint8_t dirty[1];
-	struct overlay_map map = { .present = words, .dirty = dirty, .blocks = 1 };
+	uint8_t states[1];
+	struct overlay_map map = { .present = words, .states = states, .blocks = 1 };
 
 	for (unsigned first = 0; first < 256; first += 3) {
 		for (unsigned last = first; last < 256; last++) {
