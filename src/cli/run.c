@@ -48,7 +48,7 @@ static const char help[] =
 	"  --on-panic exit|restart|wait  what a panic does; wait keeps the guest (exit)\n"
 	"  --watchdog SECONDS     a guest that is silent for so long counts as panicked\n"
 	"  --die-with-parent      when karma's parent ends, do what SIGTERM does\n"
-	"  --strict, --stats      end it when it uses absent I/O ports; print counters\n"
+	"  --strict, --stats      end it when it uses absent ports or memory; print counters\n"
 	"  --user NAME, --cgroup PATH  for root: what the guest's process is to run as, and in\n"
 	"  --no-sandbox           leave that process all the rights that it was started with\n"
 	"COMMAND runs in the initramfs, or on the disk's root, and its status is karma's.\n"

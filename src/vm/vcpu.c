@@ -190,7 +190,22 @@ static bool serve_acpi(struct vcpu *vcpu, uint16_t port, bool out, uint8_t *data
 	return true;
 }
 
-/* As on an empty bus: reads give all ones, writes go nowhere. */
+/* As on an empty bus: reads give all ones, writes go nowhere.  kind is that of the place. */
+static void serve_absent(
+	struct vcpu *vcpu, const char *kind, uint64_t place, bool write, void *data, size_t length)
+{
+	char what[120];
+
+	if (!write)
+		memset(data, 0xff, length);
+	if (!vcpu->vm->strict)
+		return;
+	snprintf(what, sizeof(what),
+		"it %s %s 0x%" PRIx64 ", where there is nothing, and --strict forbids that",
+		write ? "wrote to" : "read from", kind, place);
+	crashed(vcpu, what);
+}
+
 static void serve_port(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
@@ -200,26 +215,15 @@ static void serve_port(struct vcpu *vcpu)
 
 	if (length == 1 && serve_acpi(vcpu, run->io.port, out, data))
 		return;
-	if (!out)
-		memset(data, 0xff, length);
-	if (vcpu->vm->strict) {
-		char what[80];
-
-		snprintf(what, sizeof(what), "it %s I/O port 0x%x, and --strict forbids that",
-			out ? "wrote to" : "read from", run->io.port);
-		crashed(vcpu, what);
-	}
+	serve_absent(vcpu, "I/O port", run->io.port, out, data, length);
 }
 
 static void serve_mmio(struct vcpu *vcpu)
 {
-	char what[120];
+	struct kvm_run *run = vcpu->run;
 
-	snprintf(what, sizeof(what),
-		"it %s address 0x%" PRIx64 ", where there is no memory and no device",
-		vcpu->run->mmio.is_write ? "wrote to" : "read from",
-		(uint64_t)vcpu->run->mmio.phys_addr);
-	crashed(vcpu, what);
+	serve_absent(vcpu, "address", run->mmio.phys_addr, run->mmio.is_write, run->mmio.data,
+		sizeof(run->mmio.data));
 }
 
 static void serve_internal_error(struct vcpu *vcpu)

@@ -372,8 +372,8 @@ test_parents_death_is_nothing_to_others() {
 test_no_end_leaves_anything_on_the_terminal() {
 	command -v script >/dev/null || skip "no script(1)"
 	local kernel mode
-	for kernel in reset panic triple-fault mmio; do
-		script -qec "stty -a >before; $KARMA run --kernel $TINY/$kernel --timeout 20
+	for kernel in reset panic triple-fault port; do
+		script -qec "stty -a >before; $KARMA run --kernel $TINY/$kernel --strict --timeout 20
 			stty -a >after" /dev/null >out 2>err </dev/null || true
 		cmp before after || die "$kernel: the terminal's mode changed"
 	done

@@ -460,9 +460,32 @@ static void msrs(unsigned cpu)
 	scan_msrs(0xc0010000, 0xc0010200);
 }
 
+/* Reads must give ones of any size, at the end of memory too, where one is half of each. */
 static void absent_memory(unsigned cpu)
 {
-	*(volatile uint32_t *)(uintptr_t)(0xc8000000u + cpu * 4096) = 1;
+	volatile uint64_t *edge = (volatile uint64_t *)(uintptr_t)(MEMORY_END - 4);
+
+	for (uint64_t at = MEMORY_END + cpu * 8; at < 0xfe000000u; at += 4u << 20) {
+		*(volatile uint32_t *)(uintptr_t)(at & ~7ull) = 1;
+		if (*(volatile uint8_t *)(uintptr_t)at != UINT8_MAX ||
+			*(volatile uint64_t *)(uintptr_t)(at + 1) != UINT64_MAX)
+			finish(BAD);
+	}
+	for (unsigned i = 0; i < 100; i++) {
+		*edge = i;
+		if (*edge >> 32 != UINT32_MAX)
+			finish(BAD);
+	}
+	/* As a string: from there into memory. */
+	for (unsigned i = 0; i < 8; i++) {
+		const void *from = (void *)(uintptr_t)(0xc8000000u + i);
+		void *to = (void *)(uintptr_t)(AREA_AT + cpu * AREA_BYTES);
+		uint64_t count = 100;
+
+		__asm__ volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(count) : : "memory");
+		if (*((uint8_t *)to - 1) != UINT8_MAX)
+			finish(BAD);
+	}
 }
 
 static void triple_fault(unsigned cpu)
@@ -542,7 +565,7 @@ static const struct {
 	{ "resets", resets, true },
 	{ "ports", ports, true },
 	{ "msrs", msrs, true },
-	{ "absent-memory", absent_memory, false },
+	{ "absent-memory", absent_memory, true },
 	{ "triple-fault", triple_fault, false },
 	{ "halt", halt, false },
 	{ "runaway", runaway, true },
