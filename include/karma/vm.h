@@ -24,6 +24,8 @@
 
 #define VCPUS_MAX 64u
 #define KVM_EXIT_KINDS 64u	/* exit reasons that are counted one by one */
+/* Three pages in the hole, of which KVM makes a TSS for real mode on VT-x without unrestricted guest. */
+#define VM_TSS_ADDRESS 0xfffbd000ul
 
 /* Why a guest came to its end; the first reason counts. */
 enum vm_end {

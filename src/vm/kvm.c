@@ -125,7 +125,8 @@ static int make_probe_vcpu(int kvm, void *memory)
 	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
 	int vcpu;
 
-	if (vm < 0 || ioctl(vm, KVM_ENABLE_CAP, &local_apics) < 0 ||
+	if (vm < 0 || ioctl(vm, KVM_SET_TSS_ADDR, VM_TSS_ADDRESS) < 0 ||
+		ioctl(vm, KVM_ENABLE_CAP, &local_apics) < 0 ||
 		ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) < 0 ||
 		ioctl(vm, KVM_ENABLE_CAP, &hypercalls) < 0)
 		return -errno;

@@ -16,8 +16,7 @@
 #define STACK_BYTES (256 * KIB)
 /* Of io_uring, for operations of no device's: the console's, and its manager. */
 #define IO_THREADS_MORE 32u
-/* In the hole, for VT-x without unrestricted guest: three pages and one. */
-#define TSS_ADDRESS 0xfffbd000u
+/* Below the TSS, for VT-x without unrestricted guest, too: one page. */
 #define IDENTITY_MAP_ADDRESS 0xfffbc000ull
 
 static int kvm_failed(const char *what)
@@ -70,7 +69,7 @@ static int set_up_vm(struct vm *vm)
 	struct kvm_enable_cap local_apics = { .cap = KVM_CAP_SPLIT_IRQCHIP };
 	uint64_t identity_map = IDENTITY_MAP_ADDRESS;
 
-	if (ioctl(vm->vm_fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_ADDRESS) < 0 ||
+	if (ioctl(vm->vm_fd, KVM_SET_TSS_ADDR, VM_TSS_ADDRESS) < 0 ||
 		ioctl(vm->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0)
 		return kvm_failed("place its own pages");
 	if (ioctl(vm->vm_fd, KVM_ENABLE_CAP, &local_apics) < 0)
