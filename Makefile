@@ -446,19 +446,19 @@ check-docs: all docs
 check-hardening: all
 	tests/check-hardening
 
-# What is built for the tests, the tests that take one CPU each, and those that take all.
-.PHONY: check check-programs check-parts
+# What is built for the tests; those of them that take one CPU each, the longest first, and those that take all.
+.PHONY: check check-programs
 check:
 	scripts/dependencies test
 	$(MAKE) -j$(JOBS) check-programs
-	$(MAKE) -j$(JOBS) --output-sync=$(if $(MAKE_TERMOUT),line,target) check-parts
-	$(MAKE) check-guest
+	MAKE='$(MAKE)' tests/check $(JOBS) $(CHECK_BESIDE) -- $(CHECK_ALONE)
 
 check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit-tsan karma-takeover karma-idle inject \
 	hostile debian.img installed) $(TINY) $(BUILD)/bench/karma-start
 
-check-parts: check-inject unit-asan unit-tsan check-guest-shadow check-takeover check-control check-docs check-hardening check-scripts \
-	$(FUZZ_EACH)
+CHECK_BESIDE := check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control check-docs \
+	check-hardening check-scripts $(FUZZ_EACH)
+CHECK_ALONE := check-guest
 
 # --- Installation.
 
