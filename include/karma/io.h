@@ -135,7 +135,10 @@ void io_ring_finish(struct io_op *op, int result);
  */
 int64_t io_ring_now(void);
 
-/* Take what is complete, waiting for one at least if wait is set; how many there were. */
+/*
+ * Take what is complete when it is called, waiting for one at least if wait is set; how many there were.
+ * What is completed or finished meanwhile is left to the next run (io_ring_ready()).
+ */
 unsigned io_ring_run(struct io_ring *ring, bool wait);
 
 /*

@@ -182,17 +182,17 @@ void io_ring_release_own(struct io_ring *ring)
 }
 
 /* As io_uring_cq_ready() has it, but for a head that another thread may move. */
-static bool has_completions(const struct io_ring *ring)
+static unsigned completions(const struct io_ring *ring)
 {
 	const struct io_uring_cq *queue = &ring->uring.cq;
+	unsigned head = __atomic_load_n(queue->khead, __ATOMIC_ACQUIRE);
 
-	return __atomic_load_n(queue->ktail, __ATOMIC_ACQUIRE) !=
-		__atomic_load_n(queue->khead, __ATOMIC_RELAXED);
+	return __atomic_load_n(queue->ktail, __ATOMIC_ACQUIRE) - head;
 }
 
 bool io_ring_ready(const struct io_ring *ring)
 {
-	return finished || has_completions(ring);
+	return finished || completions(ring);
 }
 
 void io_ring_enter(struct io_ring *own)
@@ -418,15 +418,15 @@ struct completion {
 	int result;
 };
 
-static unsigned take_completions(struct io_ring *ring, struct completion *taken)
+static unsigned take_completions(struct io_ring *ring, struct completion *taken, unsigned most)
 {
 	struct io_uring_cqe *cqes[TAKE_MAX];
 	unsigned count;
 
-	if (!has_completions(ring))
+	if (most == 0)
 		return 0;
 	pthread_mutex_lock(&ring->lock);
-	count = io_uring_peek_batch_cqe(&ring->uring, cqes, TAKE_MAX);
+	count = io_uring_peek_batch_cqe(&ring->uring, cqes, most < TAKE_MAX ? most : TAKE_MAX);
 	for (unsigned i = 0; i < count; i++) {
 		taken[i] = (struct completion){ io_uring_cqe_get_data(cqes[i]), cqes[i]->res };
 		if (!taken[i].op->own)
@@ -479,26 +479,27 @@ waiting_place unsigned io_ring_run(struct io_ring *ring, bool wait)
 {
 	struct completion taken[TAKE_MAX];
 	struct io_uring_cqe *first;
-	unsigned count, all = 0;
+	unsigned left, count, all = 0;
 
 	if (wait && !finished && io_uring_wait_cqe(&ring->uring, &first) < 0)
 		return 0;
+	/* Not what is completed meanwhile: operations that queue the next would hold up the caller. */
+	left = completions(ring);
 	do {
-		count = take_completions(ring, taken);
+		count = take_completions(ring, taken, left);
+		left -= count;
 		completing = true;
 		completed_at = 0;
 		for (unsigned i = 0; i < count; i++) {
 			__tsan_acquire(taken[i].op);
 			taken[i].op->done(taken[i].op, taken[i].result);
 		}
-		count += run_finished();
+		all += count + run_finished();
 		completing = false;
 		run_all(&afters);
-		all += count;
-		/* What the functions queued: this thread's ring is not always the one that it took from. */
-		if (count == 0)
-			io_ring_submit(io_ring_here(ring->main ? ring->main : ring));
-	} while (count > 0 || finished);
+	} while (count > 0 && left > 0);
+	/* What the functions queued: this thread's ring is not always the one that it took from. */
+	io_ring_submit(io_ring_here(ring->main ? ring->main : ring));
 	return all;
 }
 
@@ -509,7 +510,7 @@ static void wake_done(struct io_op *op, int result)
 	(void)result;
 	main->wake_armed = false;
 	for (struct io_ring *ring = main->threads; ring; ring = ring->next) {
-		if (has_completions(ring))
+		if (completions(ring))
 			io_ring_run(ring, false);
 	}
 }
