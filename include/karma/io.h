@@ -105,6 +105,13 @@ void io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct 
 void io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
 	unsigned count, uint64_t offset);
 /*
+ * A write to what may have no room for it, at its file position: a worker of io_uring waits, and nobody
+ * else.  Without, Linux 6.9 and later writes to a terminal at once if that has room for a byte, and waits
+ * for the rest in io_uring_enter(2), with the ring locked.
+ */
+void io_ring_writev_async(
+	struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned count);
+/*
  * One write after the other, for one completion: done() of the last one is called if all are whole, or
  * else that of the first which is not; then those behind it have not been tried.  Up to
  * IO_RING_CHAIN_MAX of them, and only if io_ring_can_chain(): Linux 5.17, and a ring that large.

@@ -52,7 +52,7 @@ static int make_uring(struct io_uring *uring, unsigned in_flight)
 
 /*
  * All that may ever be asked of a ring: filters of system calls don't see it.  Of the flags, only
- * those of a chain, and with no change to the ring itself.
+ * those of a chain and that for a worker, and with no change to the ring itself.
  */
 static int restrict_and_enable(struct io_uring *uring)
 {
@@ -62,7 +62,7 @@ static int restrict_and_enable(struct io_uring *uring)
 	struct io_uring_restriction restrictions[ARRAY_SIZE(allowed) + 1] = {
 		[ARRAY_SIZE(allowed)] = {
 			.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED,
-			.sqe_flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS,
+			.sqe_flags = IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS | IOSQE_ASYNC,
 		},
 	};
 
@@ -282,6 +282,16 @@ void io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct
 	struct io_uring_sqe *sqe = start_op(ring);
 
 	io_uring_prep_writev(sqe, fd, iov, count, offset);
+	finish_op(ring, sqe, op);
+}
+
+void io_ring_writev_async(
+	struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned count)
+{
+	struct io_uring_sqe *sqe = start_op(ring);
+
+	io_uring_prep_writev(sqe, fd, iov, count, (uint64_t)-1);
+	sqe->flags |= IOSQE_ASYNC;
 	finish_op(ring, sqe, op);
 }
 

@@ -122,7 +122,7 @@ static void map_more_memory(void)
 
 /* --- Operations of the rings, which filters don't see. */
 
-enum operation { OPEN, CONNECT, SEND, ACCEPT, SPLICE, UNLINK, FIXED, ASYNC };
+enum operation { OPEN, CONNECT, SEND, ACCEPT, SPLICE, UNLINK, FIXED, DRAIN };
 
 static void prepare(struct io_uring_sqe *sqe, enum operation operation)
 {
@@ -149,9 +149,9 @@ static void prepare(struct io_uring_sqe *sqe, enum operation operation)
 		io_uring_prep_nop(sqe);
 		sqe->flags |= IOSQE_FIXED_FILE;
 		break;
-	case ASYNC:
+	case DRAIN:
 		io_uring_prep_nop(sqe);
-		sqe->flags |= IOSQE_ASYNC;
+		sqe->flags |= IOSQE_IO_DRAIN;
 		break;
 	}
 }
@@ -175,7 +175,7 @@ static void use_ring(const char *name, struct io_ring *ring, enum operation oper
 static const char *const operations[] = {
 	[OPEN] = "ring_open", [CONNECT] = "ring_connect", [SEND] = "ring_send",
 	[ACCEPT] = "ring_accept", [SPLICE] = "ring_splice", [UNLINK] = "ring_unlink",
-	[FIXED] = "ring_fixed_file", [ASYNC] = "ring_async",
+	[FIXED] = "ring_fixed_file", [DRAIN] = "ring_drain",
 };
 
 /* --- What lies behind the filters. */

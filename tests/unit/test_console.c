@@ -197,6 +197,12 @@ static const char *print_lots(void)
 	return text;
 }
 
+static bool all_is_sent(void *unused)
+{
+	(void)unused;
+	return terminal_pending(&terminal) == 0;
+}
+
 START_TEST(output_reaches_the_pipe)
 {
 	start("stdio");
@@ -205,7 +211,7 @@ START_TEST(output_reaches_the_pipe)
 	assert_user_gets(from_guest[0], "hello, user\n", 12);
 	assert_all_given_back(2);
 	ck_assert_uint_eq(queues[TRANSMIT].used->ring[0].len, 0);
-	ck_assert_uint_eq(terminal_pending(&terminal), 0);
+	ck_assert(sim_run_until(&sim, all_is_sent, NULL));
 }
 END_TEST
 
@@ -741,6 +747,25 @@ START_TEST(pty_is_named_and_works_both_ways)
 }
 END_TEST
 
+/* The guest's disks go by the same rings. */
+START_TEST(pty_that_nobody_reads_holds_up_nobody_else)
+{
+	const char *text;
+	int user;
+
+	start("pty");
+	user = open(ptsname(terminal.out_fd), O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	ck_assert_int_ge(user, 0);
+	text = print_lots();
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(terminal_pending(&terminal), TERMINAL_OUTPUT_BYTES);
+	ck_assert_uint_lt(driver_used(&queues[TRANSMIT]), QUEUE_SIZE);
+	assert_user_gets(user, text, LOTS);
+	assert_all_given_back(QUEUE_SIZE);
+	close(user);
+}
+END_TEST
+
 /*
  * With a controlling terminal: each of these runs in a session of its own, as its leader, with
  * the terminal's other end, which is the user's, at hand.
@@ -1117,6 +1142,7 @@ Suite *console_suite(void)
 		pipe_has_the_size_of_who_is_attached,
 		size_is_told_again_when_the_guest_first_prints,
 		pty_is_named_and_works_both_ways,
+		pty_that_nobody_reads_holds_up_nobody_else,
 	};
 	const TTest *const sessions[] = {
 		every_key_goes_to_the_guest,

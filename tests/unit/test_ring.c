@@ -7,6 +7,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <termios.h>
 
 #include "guest.h"
 
@@ -464,6 +467,133 @@ START_TEST(counters_of_a_ring_go_to_the_main_one)
 	ck_assert_uint_eq(ring.submissions, 1);
 }
 END_TEST
+
+/* A descriptor that takes less than a test writes, its other end, and one that keeps a pty in order. */
+struct ends {
+	int writer, reader, slave;
+};
+
+static void open_pty(struct ends *ends)
+{
+	ends->writer = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	ck_assert_int_ge(ends->writer, 0);
+	ck_assert_int_eq(grantpt(ends->writer), 0);
+	ck_assert_int_eq(unlockpt(ends->writer), 0);
+	ends->slave = open(ptsname(ends->writer), O_RDWR | O_NOCTTY | O_CLOEXEC);
+	ck_assert_int_ge(ends->slave, 0);
+}
+
+/* As of --console pty: nobody reads the slave, which is raw. */
+static void open_master(struct ends *ends)
+{
+	struct termios mode;
+
+	open_pty(ends);
+	ck_assert_int_eq(tcgetattr(ends->slave, &mode), 0);
+	cfmakeraw(&mode);
+	ck_assert_int_eq(tcsetattr(ends->slave, TCSANOW, &mode), 0);
+	ends->reader = ends->slave;
+}
+
+/* The user's terminal, which an emulator or sshd reads. */
+static void open_terminal(struct ends *ends)
+{
+	open_pty(ends);
+	ends->reader = ends->writer;
+	ends->writer = ends->slave;
+}
+
+/* The same after Ctrl-S. */
+static void open_stopped_terminal(struct ends *ends)
+{
+	open_terminal(ends);
+	ck_assert_int_eq(tcflow(ends->slave, TCOOFF), 0);
+}
+
+static void open_pipe(struct ends *ends)
+{
+	int fds[2];
+
+	ck_assert_int_eq(pipe2(fds, O_CLOEXEC), 0);
+	*ends = (struct ends){ fds[1], fds[0], -1 };
+}
+
+static void open_fifo(struct ends *ends)
+{
+	char path[] = "/tmp/karma-test-XXXXXX";
+
+	ck_assert_ptr_nonnull(mkdtemp(path));
+	ck_assert_int_eq(chdir(path), 0);
+	ck_assert_int_eq(mkfifo("fifo", 0600), 0);
+	ends->reader = open("fifo", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	ends->writer = open("fifo", O_WRONLY | O_CLOEXEC);
+	ck_assert_int_ge(ends->reader, 0);
+	ck_assert_int_ge(ends->writer, 0);
+	ck_assert_int_eq(unlink("fifo"), 0);
+	ck_assert_int_eq(chdir("/"), 0);
+	ck_assert_int_eq(rmdir(path), 0);
+}
+
+static void open_socket(struct ends *ends)
+{
+	int fds[2];
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	*ends = (struct ends){ fds[1], fds[0], -1 };
+}
+
+static void (*const openers[])(struct ends *) = {
+	open_master, open_terminal, open_stopped_terminal, open_pipe, open_fifo, open_socket,
+};
+
+static char text[8 * MIB];
+
+static void write_lots(struct probe *probe, int fd)
+{
+	static const struct iovec iov = { text, sizeof(text) };
+
+	probe->done = 0;
+	io_ring_writev_async(&ring, &probe->op, fd, &iov, 1);
+	io_ring_submit(&ring);
+}
+
+/* Nobody reads: it waits for room, and the ring goes on.  Where it does not, this hangs. */
+START_TEST(write_that_finds_no_room_holds_up_nobody)
+{
+	const struct timespec pause = { .tv_nsec = 1000 * 1000 };
+	struct ends ends = { -1, -1, -1 };
+	struct probe written = { .op.done = probe_done };
+
+	openers[_i](&ends);
+	write_lots(&written, ends.writer);
+	for (unsigned i = 0; i < 20; i++) {
+		struct probe other = { .op.done = probe_done };
+
+		io_ring_wake(&ring, &other.op);
+		io_ring_submit(&ring);
+		while (!other.done)
+			io_ring_run(&ring, true);
+		/* Some take a part. */
+		if (written.done)
+			write_lots(&written, ends.writer);
+		nanosleep(&pause, NULL);
+	}
+	ck_assert_uint_eq(written.done, 0);
+	ck_assert_int_eq(fcntl(ends.reader, F_SETFL, O_NONBLOCK), 0);
+	tcflow(ends.slave, TCOON);
+	while (!written.done) {
+		char bytes[4096];
+
+		if (read(ends.reader, bytes, sizeof(bytes)) < 0)
+			nanosleep(&pause, NULL);
+		io_ring_run(&ring, false);
+	}
+	ck_assert_int_gt(written.result, 0);
+	close(ends.reader);
+	close(ends.writer);
+}
+END_TEST
+
 /* What a thread that a guest has taken over could write into a ring. */
 START_TEST(ring_refuses_what_no_device_asks_for)
 {
@@ -487,7 +617,7 @@ START_TEST(ring_refuses_what_no_device_asks_for)
 			break;
 		case 3:
 			io_uring_prep_nop(sqe);
-			sqe->flags = IOSQE_ASYNC;
+			sqe->flags = IOSQE_IO_DRAIN;
 			break;
 		case 4:
 			io_uring_prep_nop(sqe);
@@ -535,6 +665,8 @@ Suite *ring_suite(void)
 	tcase_set_timeout(test_case, 60);
 	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
 		tcase_add_test(test_case, tests[i]);
+	tcase_add_loop_test(
+		test_case, write_that_finds_no_room_holds_up_nobody, 0, ARRAY_SIZE(openers));
 	suite_add_tcase(suite, test_case);
 	return suite;
 }
