@@ -43,6 +43,7 @@
 #include <linux/version.h>
 #include <linux/virtio.h>
 #include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
 #include <linux/virtio_ring.h>
 #include <linux/workqueue.h>
 #include <asm/hw_irq.h>
@@ -365,9 +366,21 @@ static u64 karma_get_features(struct virtio_device *vdev)
 	return to_karma_device(vdev)->features;
 }
 
+/*
+ * Of Karma's own, which virtio's core and drivers know nothing of.  The first hvc is the kernel's
+ * console, as the command line has it, and takes a single ^O for the beginning of a sysrq.
+ */
+static u64 karma_own_features(const struct karma_device *kdev)
+{
+	if (kdev->vdev.id.device != VIRTIO_ID_CONSOLE || !IS_ENABLED(CONFIG_MAGIC_SYSRQ))
+		return 0;
+	return kdev->features & BIT_ULL(KARMA_CONSOLE_F_SYSRQ);
+}
+
 static int karma_finalize_features(struct virtio_device *vdev)
 {
 	struct karma_device *kdev = to_karma_device(vdev);
+	u64 features;
 	long ret;
 
 	vring_transport_features(vdev);
@@ -379,11 +392,12 @@ static int karma_finalize_features(struct virtio_device *vdev)
 		dev_err(&vdev->dev, "the device does not offer VIRTIO_F_VERSION_1\n");
 		return -EINVAL;
 	}
+	features = vdev->features | karma_own_features(kdev);
 	ret = karma_call(KARMA_CALL_device_accept, KARMA_ARG(kdev->number, 0),
-			 lower_32_bits(vdev->features));
+			 lower_32_bits(features));
 	if (ret >= 0)
 		ret = karma_call(KARMA_CALL_device_accept, KARMA_ARG(kdev->number, 1),
-				 upper_32_bits(vdev->features));
+				 upper_32_bits(features));
 	return ret < 0 ? ret : 0;
 }
 

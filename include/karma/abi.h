@@ -145,6 +145,13 @@ enum karma_call {
 #define KARMA_WATCHDOG_STOP	1u
 
 /*
+ * A feature of the console (a bit of its own, as virtio 1.2, section 2.2, leaves those from 50 on to a
+ * type of device): the byte 0x0f of input comes twice, for a guest that takes a single one for the
+ * beginning of a command to its kernel, as Linux does (hvc_console.c, CONFIG_MAGIC_SYSRQ).
+ */
+#define KARMA_CONSOLE_F_SYSRQ	63
+
+/*
  * Interrupts are messages to local APICs, as those of PCI (MSI: Intel SDM volume 3, section 11.11).
  * The guest chooses one for each queue, which a reset of the device forgets, and one that says that
  * there is an event: it calls event until that returns 0.  An event is a kind and a device number.

@@ -24,6 +24,7 @@
 #define TERMINAL_OUTPUT_BYTES 65536u
 #define TERMINAL_INPUT_BYTES 4096u
 #define TERMINAL_ESCAPE 0x01	/* Ctrl-A */
+#define TERMINAL_SYSRQ 0x0f	/* Ctrl-O */
 
 /*
  * What is left for the next guest when one is started anew, in a process of its own: in memory that
@@ -72,6 +73,7 @@ struct terminal {
 	struct io_op output_op;
 
 	bool input_held, eof_wanted;
+	bool doubles_sysrq, first_given;	/* first_given: the byte comes once more */
 	struct terminal_input inputs[TERMINAL_INPUTS];
 
 	void (*input_ready)(void *context);	/* there is input to read */
@@ -100,6 +102,12 @@ int terminal_start(struct terminal *terminal);
  */
 void terminal_hold_input(struct terminal *terminal);
 void terminal_release_input(struct terminal *terminal);
+
+/*
+ * A driver of the guest's console starts: from now on, give the byte TERMINAL_SYSRQ of input twice, or
+ * once as any other.
+ */
+void terminal_double_sysrq(struct terminal *terminal, bool twice);
 
 /* Start to take input, for whoever is attached. */
 void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),

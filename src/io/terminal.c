@@ -338,16 +338,30 @@ bool terminal_has_input(struct terminal *terminal)
 	return has;
 }
 
+/* With the lock held; false if there is no byte now. */
+static bool give_byte(struct terminal *terminal, char *to)
+{
+	struct terminal_kept *kept = terminal->kept;
+
+	if (!kept->input_used || terminal->input_held)
+		return false;
+	*to = kept->input[kept->input_start];
+	terminal->first_given =
+		terminal->doubles_sysrq && *to == TERMINAL_SYSRQ && !terminal->first_given;
+	if (terminal->first_given)
+		return true;
+	kept->input_start = (kept->input_start + 1) % TERMINAL_INPUT_BYTES;
+	kept->input_used--;
+	return true;
+}
+
 size_t terminal_read(struct terminal *terminal, void *to, size_t length)
 {
 	size_t given = 0;
 
 	pthread_mutex_lock(&terminal->lock);
-	while (given < length && terminal->kept->input_used && !terminal->input_held) {
-		((char *)to)[given++] = terminal->kept->input[terminal->kept->input_start];
-		terminal->kept->input_start = (terminal->kept->input_start + 1) % TERMINAL_INPUT_BYTES;
-		terminal->kept->input_used--;
-	}
+	while (given < length && give_byte(terminal, (char *)to + given))
+		given++;
 	if (given)
 		start_input(terminal);
 	pthread_mutex_unlock(&terminal->lock);
@@ -373,6 +387,14 @@ void terminal_release_input(struct terminal *terminal)
 	/* What came before it was held. */
 	if (terminal->input_ready)
 		terminal->input_ready(terminal->context);
+}
+
+void terminal_double_sysrq(struct terminal *terminal, bool twice)
+{
+	pthread_mutex_lock(&terminal->lock);
+	terminal->doubles_sysrq = twice;
+	terminal->first_given = false;
+	pthread_mutex_unlock(&terminal->lock);
 }
 
 void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),

@@ -3,6 +3,7 @@
 #include <linux/virtio_console.h>
 #include <linux/virtio_ids.h>
 
+#include "karma/abi.h"
 #include "karma/devices.h"
 #include "karma/util.h"
 
@@ -159,6 +160,7 @@ static void console_start(struct virtio_device *device)
 	struct console *console = container_of(device, struct console, device);
 
 	console->prints = false;
+	terminal_double_sysrq(console->terminal, device->accepted & (1ull << KARMA_CONSOLE_F_SYSRQ));
 	receive(console);
 }
 
@@ -211,8 +213,9 @@ struct virtio_device *console_create(
 		console->config.cols = columns;
 		console->config.rows = rows;
 	}
-	virtio_device_init(&console->device, &console_ops, "console", 1ull << VIRTIO_CONSOLE_F_SIZE,
-		console->queues, QUEUES, QUEUE_SIZE, environment);
+	virtio_device_init(&console->device, &console_ops, "console",
+		1ull << VIRTIO_CONSOLE_F_SIZE | 1ull << KARMA_CONSOLE_F_SYSRQ, console->queues, QUEUES,
+		QUEUE_SIZE, environment);
 	console->device.config = &console->config;
 	console->device.config_size = sizeof(console->config);
 	console->queues[RECEIVE].name = "receive";

@@ -17,10 +17,11 @@ test_output_is_the_commands_bytes() {
 
 test_input_from_a_pipe_reaches_the_command_and_ends() {
 	status=0
-	printf 'first\nlast without newline' | "$KARMA" run --kernel "$KARMA_KERNEL" \
-		--initrd "$INITRAMFS" --timeout "$LIMIT" -- cat >out 2>err || status=$?
-	expect_status 0
-	printf 'first\nlast without newline' >want
+	# Ctrl-O, b would have Linux reset.
+	printf 'first\nabc\x0fbdef\nlast without newline' >want
+	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" -- \
+		sh -c 'cat; exit 7' <want >out 2>err || status=$?
+	expect_status 7
 	cmp want out || die "$(od -c out)"
 }
 
@@ -88,6 +89,12 @@ test_ctrl_a_x_leaves_and_the_terminal_is_as_before() {
 	wait_screen "/dev/hvc0" 20
 	printf '\001h' >&7
 	wait_screen "Ctrl-A a  send Ctrl-A" 10
+	# Every key: all bytes in raw mode, with Ctrl-A twice, as it is sent then.
+	perl -e 'print map { chr } 0 .. 255' >bytes
+	printf '\nstty raw -echo; echo raw; dd bs=1 count=256 2>/dev/null | sha256sum\n' >&7
+	wait_screen "^raw" 20
+	sed 's/\x01/&&/' bytes >&7
+	wait_screen "$(sha256sum <bytes)" 20
 	printf '\001x' >&7
 	wait_screen "left with 130" 20
 	exec 7>&-

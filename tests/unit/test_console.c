@@ -616,6 +616,35 @@ START_TEST(control_a_of_a_pipe_is_a_byte_like_any)
 }
 END_TEST
 
+#define FEATURES_SYSRQ (FEATURES_INDIRECT | FEATURES_EVENT | FEATURE(KARMA_CONSOLE_F_SYSRQ))
+
+START_TEST(control_o_comes_twice_to_a_driver_that_wants_it_so)
+{
+	start("stdio");
+	sim_reset(&sim, 0);
+	sim_start_device(&sim, 0, FEATURES_SYSRQ, queues, 2, QUEUE_SIZE);
+	/* In pieces of three bytes, so that a pair is in two of them. */
+	listen_with(4, 3);
+	ck_assert_int_eq(write(to_guest[1], "ab\x0f\x0f" "c\x0f", 6), 6);
+	assert_guest_gets_text("ab\x0f\x0f\x0f\x0f" "c\x0f\x0f");
+}
+END_TEST
+
+START_TEST(control_o_comes_once_after_a_reset_between_the_two)
+{
+	start("stdio");
+	sim_reset(&sim, 0);
+	sim_start_device(&sim, 0, FEATURES_SYSRQ, queues, 2, QUEUE_SIZE);
+	listen_with(1, 1);
+	ck_assert_int_eq(write(to_guest[1], "\x0f!", 2), 2);
+	sim_run_moment(&sim);
+	sim_reset(&sim, 0);
+	sim_start_device(&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT, queues, 2, QUEUE_SIZE);
+	listen_with(4, 1);
+	assert_guest_gets_text("\x0f!");
+}
+END_TEST
+
 static char input_text[LOTS];
 static size_t fed;
 
@@ -1136,6 +1165,8 @@ Suite *console_suite(void)
 		input_from_a_file_ends_too,
 		input_from_dev_null_is_one_end_of_file,
 		control_a_of_a_pipe_is_a_byte_like_any,
+		control_o_comes_twice_to_a_driver_that_wants_it_so,
+		control_o_comes_once_after_a_reset_between_the_two,
 		input_larger_than_all_buffers_arrives_whole,
 		guest_that_does_not_listen_stops_the_writer,
 		receive_chain_without_room_comes_back_empty,
