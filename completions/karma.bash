@@ -3,7 +3,7 @@
 #
 # Completion of karma's command line for bash.
 
-_karma_options='--config --print-config --kernel --initrd --disk --net --cpus --memory --balloon
+_karma_options='--config --print-config --kernel --initrd --disk --net --cpus --memory --balloon --pmu
 	--cmdline --console --name --log-format --timeout --grace --reboot --on-panic --watchdog
 	--die-with-parent --strict --stats --user --cgroup --no-sandbox --help'
 
@@ -51,7 +51,7 @@ _karma_value() {	# OPTION
 		*,*) _karma_list hugepages=on hugepages=off shared=on shared=off ;;
 		esac
 		;;
-	--balloon) _karma_words on off ;;
+	--balloon | --pmu) _karma_words on off ;;
 	--console) _karma_words stdio pty none file: unix: ;;
 	--log-format) _karma_words text json ;;
 	--reboot) _karma_words exit restart ;;

@@ -69,6 +69,7 @@ struct run_options {
 	unsigned cpus;
 	struct memory_options memory;
 	bool balloon;
+	bool pmu;
 	const char *cmdline;
 	const char *name;
 	const char *console;

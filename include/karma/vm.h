@@ -65,6 +65,7 @@ struct vm {
 	struct io_ring *ring;		/* the caller's, as is the terminal */
 	struct terminal *terminal;
 	int up_fd;			/* eventfd of the caller's, written when the guest is up; or -1 */
+	bool pmu;			/* the guest has performance counters */
 	bool strict;			/* end the guest at an access to what is absent */
 	bool stats;			/* stats_print() will be called */
 	bool confined;			/* threads are, by sandbox_filter() */
@@ -96,7 +97,7 @@ struct vm {
  * errno with a message printed.  They are there until the process ends: each start of a guest has
  * one of its own.  Devices are added to vm->machine (machine_add()) before vm_prepare().
  */
-int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus);
+int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, bool pmu);
 
 /* Make all that the threads need, with the devices there and before the sandbox closes. */
 int vm_prepare(struct vm *vm, const struct boot_entry *entry);
@@ -188,6 +189,8 @@ void stats_visit(struct vm *vm, void (*visit)(void *context, const struct stats_
 #define CPUID_ENTRIES_MAX 256
 #define CPUID_ENTRIES_ADDED 4
 void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned vcpu_count);
+/* Take the performance counters out. */
+void cpuid_hide_pmu(struct kvm_cpuid2 *cpuid);
 
 /* A vCPU's part, for vm.c. */
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cpuid2 *cpuid);

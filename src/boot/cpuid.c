@@ -6,12 +6,21 @@
 #include "karma/vm.h"
 
 /* Intel SDM volume 2, CPUID; AMD64 APM volume 3, appendix E. */
+#define LEAF1_ECX_DTES64 (1u << 2)
 #define LEAF1_ECX_VMX (1u << 5)
+#define LEAF1_ECX_PDCM (1u << 15)
 #define LEAF1_ECX_X2APIC (1u << 21)
 #define LEAF1_ECX_TSC_DEADLINE (1u << 24)
 #define LEAF1_ECX_HYPERVISOR (1u << 31)
+#define LEAF1_EDX_DS (1u << 21)
 #define LEAF1_EDX_HTT (1u << 28)
+#define LEAF7_EDX_ARCH_LBR (1u << 19)
+#define LEAF_PERFMON 0xau
+#define LEAF_LBR 0x1cu
+#define LEAF_AMD_PERFMON 0x80000022u
 #define EXTENDED1_ECX_SVM (1u << 2)
+#define EXTENDED1_ECX_IBS (1u << 10)
+#define EXTENDED1_ECX_PERFCTR (1u << 23 | 1u << 24 | 1u << 28)	/* core, north bridge, L3 */
 #define LEVEL_SMT 1u
 #define LEVEL_CORE 2u
 
@@ -99,6 +108,32 @@ static void append_karma(struct kvm_cpuid2 *cpuid)
 		.ebx = KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS,
 		.ecx = KARMA_WINDOW_BASE,
 	});
+}
+
+void cpuid_hide_pmu(struct kvm_cpuid2 *cpuid)
+{
+	for (unsigned i = 0; i < cpuid->nent; i++) {
+		struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
+
+		switch (entry->function) {
+		case 1:
+			entry->ecx &= ~(LEAF1_ECX_DTES64 | LEAF1_ECX_PDCM);
+			entry->edx &= ~LEAF1_EDX_DS;
+			break;
+		case 7:
+			if (entry->index == 0)
+				entry->edx &= ~LEAF7_EDX_ARCH_LBR;
+			break;
+		case 0x80000001:
+			entry->ecx &= ~(EXTENDED1_ECX_IBS | EXTENDED1_ECX_PERFCTR);
+			break;
+		case LEAF_PERFMON:
+		case LEAF_LBR:
+		case LEAF_AMD_PERFMON:
+			entry->eax = entry->ebx = entry->ecx = entry->edx = 0;
+			break;
+		}
+	}
 }
 
 void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned count)

@@ -151,7 +151,7 @@ static int start_guest(struct run *run)
 	hand_on(run);
 	result = io_ring_init(&run->ring, most_in_flight(&run->options));
 	if (result == 0)
-		result = vm_init(&run->vm, &run->options.memory, run->options.cpus);
+		result = vm_init(&run->vm, &run->options.memory, run->options.cpus, run->options.pmu);
 	if (result < 0)
 		return result;
 	run->vm.ring = &run->ring;

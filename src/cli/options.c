@@ -192,6 +192,7 @@ static const struct setting settings[] = {
 	{ "cpus", "N", SETTING_NUMBER, AT(cpus), .least = 1, .most = VCPUS_MAX },
 	{ "memory", "SIZE", SETTING_OTHER, .parse = parse_memory, .print = print_memory },
 	{ "balloon", "on|off", SETTING_SWITCH, AT(balloon) },
+	{ "pmu", "on|off", SETTING_SWITCH, AT(pmu) },
 	{ "console", "WHERE", SETTING_TEXT, AT(console), .least = 1 },
 	{ "log-format", "text|json", SETTING_CHOICE, AT(log_format), .choices = log_formats },
 	{ "timeout", "SECONDS", SETTING_NUMBER, AT(timeout), .least = 1, .most = TIMEOUT_MAX },

@@ -38,6 +38,7 @@ static const char help[] =
 	"  --memory SIZE[,hugepages=on|off][,shared=on|off]  such as 256M or 2G (512M);\n"
 	"                         of huge pages; in a file that other processes can map\n"
 	"  --balloon on|off       give memory that the guest frees back to the host (on)\n"
+	"  --pmu on|off           give the guest the CPU's performance counters (off)\n"
 	"  --cmdline TEXT         added to the kernel's command line; root= there wins\n"
 	"  --console WHERE        stdio, pty, none, file:PATH or unix:PATH (stdio)\n"
 	"  --name NAME            the guest's name, for karma ps, stop and others (karma-PID)\n"

@@ -59,6 +59,21 @@ static int map_memory(struct vm *vm)
 	return 0;
 }
 
+/* KVM knows how to since Linux 5.18; before, what CPUID does not tell of is all that can be had. */
+static int turn_pmu_off(struct vm *vm)
+{
+	struct kvm_enable_cap pmu = {
+		.cap = KVM_CAP_PMU_CAPABILITY,
+		.args = { KVM_PMU_CAP_DISABLE },
+	};
+
+	if (vm->pmu ||
+		!(ioctl(vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PMU_CAPABILITY) & KVM_PMU_CAP_DISABLE))
+		return 0;
+	return ioctl(vm->vm_fd, KVM_ENABLE_CAP, &pmu) < 0 ?
+		kvm_failed("turn the performance counters off") : 0;
+}
+
 static int set_up_vm(struct vm *vm)
 {
 	struct kvm_enable_cap hypercalls = {
@@ -76,7 +91,7 @@ static int set_up_vm(struct vm *vm)
 		return kvm_failed("give the vCPUs local APICs");
 	if (ioctl(vm->vm_fd, KVM_ENABLE_CAP, &hypercalls) < 0)
 		return kvm_failed("hand on hypercalls");
-	return 0;
+	return turn_pmu_off(vm);
 }
 
 /* Not zeroed, since most of it is never touched. */
@@ -100,6 +115,8 @@ static int make_vcpus(struct vm *vm, unsigned cpus)
 		return fail(-ENOMEM, "vCPUs: out of memory");
 	if (ioctl(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, supported) < 0)
 		return kvm_failed("tell which CPU features it supports");
+	if (!vm->pmu)
+		cpuid_hide_pmu(supported);
 	for (unsigned i = 0; i < cpus; i++) {
 		int result;
 
@@ -194,11 +211,18 @@ static int make_vm(struct vm *vm)
 	return set_up_vm(vm);
 }
 
-int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus)
+int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, bool pmu)
 {
 	int result;
 
-	*vm = (struct vm){ .pid = getpid(), .kvm_fd = -1, .vm_fd = -1, .up_fd = -1, .end_fd = -1 };
+	*vm = (struct vm){
+		.pid = getpid(),
+		.kvm_fd = -1,
+		.vm_fd = -1,
+		.up_fd = -1,
+		.end_fd = -1,
+		.pmu = pmu,
+	};
 	pthread_mutex_init(&vm->park_lock, NULL);
 	pthread_cond_init(&vm->park_changed, NULL);
 	machine_init(&vm->machine, &vm->memory, &machine_ops);

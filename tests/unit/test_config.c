@@ -78,6 +78,7 @@ static const char everything[] =
 	"cpus=4\n"
 	"\tmemory : 1G,hugepages=on,shared=on\r\n"
 	"balloon = off\n"
+	"pmu = on\n"
 	"console = pty\n"
 	"log-format = json\n"
 	"timeout = 30\n"
@@ -135,6 +136,7 @@ static void check_guest(void)
 	ck_assert_uint_eq(options.cpus, 4);
 	ck_assert_uint_eq(options.memory.size, GIB);
 	ck_assert(options.memory.huge_pages && options.memory.shared && !options.balloon);
+	ck_assert(options.pmu);
 	ck_assert_str_eq(options.console, "pty");
 	ck_assert_uint_eq(options.timeout, 30);
 	ck_assert_uint_eq(options.grace, 0);

@@ -34,6 +34,8 @@ static void setup(void)
 			.index = 3,
 			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 			.eax = 0xfc1fc163 },
+		{ .function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ebx = 0x219c97a9, .edx = ~0u },
+		{ .function = 0xa, .eax = 0x08300805, .ecx = 0xf, .edx = 0x8604 },
 		{ .function = 0xb,
 			.index = 0,
 			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
@@ -46,11 +48,13 @@ static void setup(void)
 			.index = 0,
 			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 			.edx = 77 },
+		{ .function = 0x1c, .eax = 0x4000000b, .ebx = 7, .ecx = 7 },
 		{ .function = LEAF_KVM, .eax = LEAF_KVM_FEATURES, .ebx = 0x4b4d564b },
 		{ .function = LEAF_KVM_FEATURES, .eax = KVM_OFFERS },
 		{ .function = 0x80000001, .ecx = 0xffffffff, .edx = 0x2fd3fbff },
 		{ .function = 0x80000008, .eax = 0x3030, .ecx = 0x7007 },
 		{ .function = 0x8000001e, .eax = 9, .ebx = 0x0104, .ecx = 0x0303 },
+		{ .function = 0x80000022, .eax = 1, .ebx = 6 },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(host); i++)
@@ -147,6 +151,40 @@ START_TEST(guest_has_neither_vmx_nor_svm)
 }
 END_TEST
 
+static void assert_zero(uint32_t function)
+{
+	const struct kvm_cpuid_entry2 *entry = find(function, 0);
+
+	ck_assert_ptr_nonnull(entry);
+	ck_assert_msg(!(entry->eax | entry->ebx | entry->ecx | entry->edx), "leaf %#x", function);
+}
+
+START_TEST(hidden_pmu_is_in_no_leaf)
+{
+	setup();
+	cpuid_hide_pmu(&cpuid.header);
+	assert_zero(0xa);
+	assert_zero(0x1c);
+	assert_zero(0x80000022);
+	/* PDCM and the 64-bit debug store, the debug store, last branch records; all else stays. */
+	ck_assert_uint_eq(find(1, 0)->ecx, 0x7efafbff & ~(1u << 21 | 1u << 15 | 1u << 2));
+	ck_assert_uint_eq(find(1, 0)->edx, 0x0789fbff & ~(1u << 21));
+	ck_assert_uint_eq(find(7, 0)->edx, ~(1u << 19));
+	ck_assert_uint_eq(find(7, 0)->ebx, 0x219c97a9);
+	/* AMD's: IBS, and counters of the core, the north bridge and L3. */
+	ck_assert_uint_eq(find(0x80000001, 0)->ecx, ~(1u << 10 | 1u << 23 | 1u << 24 | 1u << 28));
+}
+END_TEST
+
+START_TEST(pmu_is_left_alone_otherwise)
+{
+	adjust(0, 1);
+	ck_assert_uint_eq(find(0xa, 0)->eax, 0x08300805);
+	ck_assert_uint_eq(find(0x80000022, 0)->ebx, 6);
+	ck_assert_uint_eq(find(0x80000001, 0)->ecx & 1u << 23, 1u << 23);
+}
+END_TEST
+
 START_TEST(every_vcpu_has_its_apic_id)
 {
 	for (unsigned vcpu = 0; vcpu < VCPUS_MAX; vcpu++) {
@@ -224,6 +262,8 @@ Suite *cpuid_suite(void)
 		kvms_paravirtual_features_are_the_guests,
 		what_linux_needs_is_set,
 		guest_has_neither_vmx_nor_svm,
+		hidden_pmu_is_in_no_leaf,
+		pmu_is_left_alone_otherwise,
 		every_vcpu_has_its_apic_id,
 		vcpus_are_cores_of_one_package,
 		one_vcpu_has_no_siblings,

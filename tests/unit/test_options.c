@@ -234,6 +234,15 @@ START_TEST(bad_memory_flags_are_refused)
 }
 END_TEST
 
+START_TEST(pmu_is_off_unless_it_is_switched_on)
+{
+	ck_assert_int_eq(parse("--kernel k"), 0);
+	ck_assert(!options.pmu);
+	ck_assert_int_eq(parse("--kernel k --pmu on"), 0);
+	ck_assert(options.pmu);
+}
+END_TEST
+
 START_TEST(balloon_is_on_unless_it_is_switched_off)
 {
 	ck_assert_int_eq(parse("--kernel k"), 0);
@@ -567,6 +576,7 @@ Suite *options_suite(void)
 		bad_sizes_of_memory_are_refused,
 		memory_with_flags,
 		bad_memory_flags_are_refused,
+		pmu_is_off_unless_it_is_switched_on,
 		balloon_is_on_unless_it_is_switched_off,
 		disks_with_flags,
 		disks_on_nbd_servers,
