@@ -10,6 +10,7 @@
 #ifndef KARMA_BOOT_H
 #define KARMA_BOOT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -44,8 +45,75 @@ struct boot_entry {
 	gpa_t params;	/* RSI for BOOT_LINUX64, EBX for BOOT_PVH */
 };
 
+/* A regular, not empty file, open for reading. */
+struct boot_file {
+	const char *what; /* "kernel" or "initrd", for messages */
+	const char *path;
+	int fd;
+	uint64_t size;
+	uint32_t *sums;	/* malloc'ed, of its blocks, each of which is checked when it is read; or NULL */
+};
+
+#define BOOT_FILE_NONE ((struct boot_file){ .fd = -1 })
+#define BOOT_CACHE_NAME 160
+
+/* A kernel's file, and what is packed in it. */
+struct boot_kernel {
+	struct boot_file file;			/* bzImage or ELF vmlinux */
+	uint64_t payload, payload_bytes;	/* where a bzImage has what is packed in it; 0: nowhere */
+	int cache;				/* the user's cache of unpacked kernels, or -1 */
+	char cache_name[BOOT_CACHE_NAME];	/* this kernel's file there */
+	bool is_known;				/* to the cache */
+	struct boot_file unpacked;		/* what it has, of an fd of -1 if that is nothing */
+};
+
+#define BOOT_KERNEL_NONE ((struct boot_kernel){ .file = BOOT_FILE_NONE, .cache = -1, .unpacked = BOOT_FILE_NONE })
+#define cleanup_boot_kernel __attribute__((cleanup(boot_kernel_close)))
+
+/*
+ * Open the kernel and what the user's cache has of it.  In the supervisor: in a user namespace nobody can
+ * tell whose the cache is.  0, or a negative errno; boot_kernel_close() in any case.
+ */
+int boot_kernel_open(struct boot_kernel *kernel, const char *path);
+void boot_kernel_close(struct boot_kernel *kernel);
+
+/*
+ * Unpack a kernel that the cache does not know: begin a file there, whose name comes to unfinished, and
+ * which is the caller's to close; have it written by boot_unpack() in a process of its own; end it, which
+ * opens it if it is whole.
+ */
+bool boot_unpack_can(const struct boot_kernel *kernel);
+int boot_cache_begin(const struct boot_kernel *kernel, char unfinished[BOOT_CACHE_NAME]);
+void boot_cache_end(struct boot_kernel *kernel, const char *unfinished, int out, bool whole);
+
+#define BOOT_UNPACKED_MAX (512ull << 20)	/* the kernel's own KERNEL_IMAGE_SIZE, without KASLR */
+
+struct unpacking {
+	const struct boot_kernel *kernel;
+	int out;
+	uint8_t *packed, *bytes, *memory;
+	size_t packed_size, size, taken;
+	uint32_t *sums;
+	void *gzip, *zstd;
+};
+
+enum unpack_end {
+	UNPACK_DONE,
+	UNPACK_DAMAGED,
+	UNPACK_UNKNOWN,		/* by a form that only the guest may know */
+	UNPACK_NO_ROOM,		/* in the cache, or in memory */
+};
+
+/*
+ * Take all memory that it needs, no more than most for what is unpacked, and read what is packed: false if
+ * that can't be.  From then on boot_unpack() makes no system call but pwrite64() to out.
+ */
+bool boot_unpack_begin(struct unpacking *unpacking, const struct boot_kernel *kernel, int out,
+	uint64_t most);
+enum unpack_end boot_unpack(struct unpacking *unpacking);
+
 struct boot_options {
-	const char *kernel;		/* bzImage or ELF vmlinux */
+	const struct boot_kernel *kernel;
 	const char *const *initrds;	/* concatenated in order, each padded to 4 bytes */
 	size_t initrd_count;
 	const void *extra_cpio;		/* appended as a last initrd, if extra_cpio_size > 0 */

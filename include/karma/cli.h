@@ -106,12 +106,12 @@ int run_options_print(const struct run_options *options, FILE *file);
 void run_options_release(struct run_options *options);
 
 /*
- * Put into guest memory what the options name: the kernel, its command line, the initramfs or
- * Karma's own, and the command with what it is to know of its terminal.  Fills entry.  Once for
+ * Put into guest memory what the options name: the kernel, which is open, its command line, the initramfs
+ * or Karma's own, and the command with what it is to know of its terminal.  Fills entry.  Once for
  * each start, before its first vCPU: files are read anew.  0, or a negative errno with a message
  * printed.
  */
-int guest_load(const struct run_options *options, const struct terminal *terminal,
-	struct guest_memory *memory, struct boot_entry *entry);
+int guest_load(const struct run_options *options, const struct boot_kernel *kernel,
+	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry);
 
 #endif

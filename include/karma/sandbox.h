@@ -64,6 +64,7 @@ enum sandbox_thread {
 	SANDBOX_MAIN,
 	SANDBOX_IO,
 	SANDBOX_VCPU,
+	SANDBOX_UNPACKER,	/* the only one of a process of its own: it unpacks a kernel */
 };
 
 /* The descriptors on which a thread may make ioctls; -1 for what it has not. */

@@ -71,26 +71,54 @@ static int fail_foreign(const struct boot_file *file, const uint8_t *head, size_
 		file->path);
 }
 
-static int load_kernel(
-	const struct guest_memory *memory, const char *path, struct boot_image *image)
+static int read_head(const struct boot_file *file, uint8_t head[HEAD_BYTES], size_t *size)
 {
-	cleanup_boot_file struct boot_file file = BOOT_FILE_NONE;
+	*size = file->size < HEAD_BYTES ? file->size : HEAD_BYTES;
+	return boot_file_read(file, 0, head, *size);
+}
+
+int boot_kernel_open(struct boot_kernel *kernel, const char *path)
+{
 	uint8_t head[HEAD_BYTES];
-	size_t size;
+	size_t size = 0;
 	int result;
 
-	result = boot_file_open(&file, "kernel", path);
-	if (result < 0)
+	*kernel = BOOT_KERNEL_NONE;
+	result = boot_file_open(&kernel->file, "kernel", path);
+	if (result == 0)
+		result = read_head(&kernel->file, head, &size);
+	if (result < 0 || !bzimage_is(head, size))
 		return result;
-	size = file.size < sizeof(head) ? file.size : sizeof(head);
-	result = boot_file_read(&file, 0, head, size);
+	kernel->unpacked.what = kernel->file.what;
+	kernel->unpacked.path = kernel->file.path;
+	result = bzimage_find_payload(&kernel->file, &kernel->payload, &kernel->payload_bytes);
+	if (result == 0 && kernel->payload_bytes)
+		kernel->is_known = boot_cache_find(kernel);
+	return result;
+}
+
+void boot_kernel_close(struct boot_kernel *kernel)
+{
+	boot_file_close(&kernel->file);
+	boot_file_close(&kernel->unpacked);
+	close_fd(&kernel->cache);
+	kernel->cache = -1;
+}
+
+static int load_kernel(const struct guest_memory *memory, const struct boot_kernel *kernel,
+	struct boot_image *image)
+{
+	uint8_t head[HEAD_BYTES];
+	size_t size = 0;
+	int result = read_head(&kernel->file, head, &size);
+
 	if (result < 0)
 		return result;
 	if (elf_is(head, size))
-		return elf_load(memory, &file, image);
+		return elf_load(memory, &kernel->file, image);
 	if (bzimage_is(head, size))
-		return bzimage_load(memory, &file, image);
-	return fail_foreign(&file, head, size);
+		return bzimage_load(memory, kernel, image);
+	return fail_foreign(&kernel->file, head, size);
 }
 
 uint64_t boot_memory_hint(uint64_t bytes)

@@ -101,25 +101,48 @@ static int load_packed(const struct guest_memory *memory, const struct boot_file
 	return boot_file_load(file, parts->setup, memory, header->pref_address, parts->code);
 }
 
+int bzimage_find_payload(const struct boot_file *file, uint64_t *offset, uint64_t *bytes)
+{
+	struct setup_header header;
+	struct parts parts;
+	int result = read_header(file, &header);
+
+	if (result == 0)
+		result = find_parts(file, &header, &parts);
+	if (result < 0)
+		return result;
+	/* "payload_offset" counts from the protected-mode code. */
+	*offset = parts.setup + header.payload_offset;
+	*bytes = *offset + header.payload_length <= file->size ? header.payload_length : 0;
+	return 0;
+}
+
 /*
  * What is unpacked takes the same boot_params as what unpacks it, by an entry that asks for the same:
  * 64-bit mode, and all that it touches at first mapped one to one.
  */
-static int load_code(const struct guest_memory *memory, const struct boot_file *file,
+static int load_code(const struct guest_memory *memory, const struct boot_kernel *kernel,
 	const struct parts *parts, struct boot_image *image)
 {
-	cleanup_boot_file struct boot_file unpacked = BOOT_FILE_NONE;
+	int result = -EBADMSG;
 
-	/* "payload_offset" counts from the protected-mode code. */
-	if (boot_unpack(file, parts->setup + image->header.payload_offset,
-		    image->header.payload_length, &unpacked))
-		return elf_load_unpacked(memory, &unpacked, image);
-	return load_packed(memory, file, parts, image);
+	if (kernel->unpacked.fd >= 0)
+		result = elf_load_unpacked(memory, &kernel->unpacked, image);
+	if (result != -EBADMSG)
+		return result;
+	if (kernel->unpacked.fd >= 0) {
+		note("kernel %s: what the cache had of it is damaged, and is thrown away: the guest unpacks "
+		     "it by itself this time",
+			kernel->file.path);
+		boot_cache_discard(kernel);
+	}
+	return load_packed(memory, &kernel->file, parts, image);
 }
 
-int bzimage_load(
-	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image)
+int bzimage_load(const struct guest_memory *memory, const struct boot_kernel *kernel,
+	struct boot_image *image)
 {
+	const struct boot_file *file = &kernel->file;
 	struct setup_header *header = &image->header;
 	struct parts parts;
 	int result;
@@ -139,7 +162,7 @@ int bzimage_load(
 	image->initrd_max = header->initrd_addr_max;
 	image->initrd_above_4g = header->xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G;
 	image->cmdline_max = header->cmdline_size;
-	return load_code(memory, file, &parts, image);
+	return load_code(memory, kernel, &parts, image);
 }
 
 int bzimage_write_params(const struct guest_memory *memory, const struct boot_image *image,

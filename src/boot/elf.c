@@ -167,6 +167,19 @@ static int check_segment(const struct guest_memory *memory, const struct boot_fi
 	return 0;
 }
 
+/* Of a file that turned out to be damaged: another kernel is to find zeroes. */
+static void unload_segments(const struct guest_memory *memory, const struct program_headers *table,
+	size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		const Elf64_Phdr *segment = &table->header[i];
+
+		if (is_loaded(segment))
+			memset(guest_memory_at(memory, GPA(segment->p_paddr), segment->p_memsz), 0,
+				segment->p_filesz);
+	}
+}
+
 static int load_segments(const struct guest_memory *memory, const struct boot_file *file,
 	const struct program_headers *table, uint64_t *end)
 {
@@ -184,6 +197,8 @@ static int load_segments(const struct guest_memory *memory, const struct boot_fi
 		/* Guest memory is zero, and so what lies behind p_filesz is as well. */
 		result = boot_file_load(
 			file, segment->p_offset, memory, segment->p_paddr, segment->p_filesz);
+		if (result == -EBADMSG)
+			unload_segments(memory, table, i + 1);
 		if (result < 0)
 			return result;
 		if (segment->p_paddr + segment->p_memsz > *end)

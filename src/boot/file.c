@@ -54,12 +54,16 @@ void boot_file_close(struct boot_file *file)
 {
 	close_fd(&file->fd);
 	file->fd = -1;
+	free(file->sums);
+	file->sums = NULL;
 }
 
 int boot_file_read(const struct boot_file *file, uint64_t offset, void *to, uint64_t length)
 {
 	uint8_t *at = to;
 
+	if (file->sums)
+		return boot_cache_read(file, offset, to, length, false);
 	while (length > 0) {
 		ssize_t got = pread(file->fd, at, length, (off_t)offset);
 
@@ -111,6 +115,8 @@ int boot_file_load(const struct boot_file *file, uint64_t offset, const struct g
 	if (!to)
 		return fail(-EFAULT, "%s %s: 0x%" PRIx64 " is not guest memory: give more --memory",
 			file->what, file->path, address);
+	if (file->sums)
+		return boot_cache_read(file, offset, to, length, true);
 	for (uint64_t at = offset; at < end && result == 0; at = hole) {
 		find_data(file, end, &at, &hole);
 		result = boot_file_read(file, at, to + (at - offset), hole - at);

@@ -8,22 +8,13 @@
 #include "karma/boot.h"
 #include "karma/util.h"
 
-/* A regular, not empty file, open for reading. */
-struct boot_file {
-	const char *what; /* "kernel" or "initrd", for messages */
-	const char *path;
-	int fd;
-	uint64_t size;
-};
-
-#define BOOT_FILE_NONE ((struct boot_file){ .fd = -1 })
 #define cleanup_boot_file __attribute__((cleanup(boot_file_close)))
 
 /* 0, or a negative errno with a message printed; never blocks on what the path names. */
 int boot_file_open(struct boot_file *file, const char *what, const char *path);
 void boot_file_close(struct boot_file *file);
 
-/* Read exactly length bytes; 0, or a negative errno with a message printed. */
+/* Read exactly length bytes; 0, or a negative errno with a message printed, but for -EBADMSG of a file with sums. */
 int boot_file_read(const struct boot_file *file, uint64_t offset, void *to, uint64_t length);
 
 /*
@@ -55,17 +46,33 @@ int boot_check_range(const struct boot_file *file, const struct guest_memory *me
 	uint64_t address, uint64_t size);
 int boot_write(const struct guest_memory *memory, uint64_t address, const void *from, size_t size);
 
-/*
- * The kernel that is packed at [offset, offset + length) of a bzImage, as an ELF file from the user's
- * cache; false if it can't be had that way.  The caller closes unpacked.
- */
-bool boot_unpack(const struct boot_file *bzimage, uint64_t offset, uint64_t length,
-	struct boot_file *unpacked);
+/* The cache's part of boot_kernel_open(): whether it knows the kernel. */
+bool boot_cache_find(struct boot_kernel *kernel);
+void boot_cache_discard(const struct boot_kernel *kernel);
+
+/* What boot_unpack_begin() maps for xz: its dictionary, 64 MiB at most by xz's own presets, and more. */
+#define XZ_MEMORY_MAX (256 * MIB)
+#define BOOT_CACHE_BLOCK (64 * KIB)
+
+static inline uint64_t boot_cache_blocks(uint64_t size)
+{
+	return (size + BOOT_CACHE_BLOCK - 1) / BOOT_CACHE_BLOCK;
+}
+
+/* Write size bytes to out in the form of the cache; sums has room for its blocks. */
+bool boot_cache_write(const struct boot_kernel *kernel, int out, const uint8_t *bytes, uint64_t size,
+	uint32_t *sums);
+
+/* Read from a file that has sums; -EBADMSG, without a message, if it is damaged. */
+int boot_cache_read(const struct boot_file *file, uint64_t offset, uint8_t *to, uint64_t length,
+	bool is_zeroed);
 
 bool bzimage_is(const void *head, size_t size);
+/* Where its payload is; 0 bytes if it has none that could be. */
+int bzimage_find_payload(const struct boot_file *file, uint64_t *offset, uint64_t *bytes);
 /* Unpacked where that can be, since a guest takes long to unpack itself. */
-int bzimage_load(
-	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image);
+int bzimage_load(const struct guest_memory *memory, const struct boot_kernel *kernel,
+	struct boot_image *image);
 int bzimage_write_params(const struct guest_memory *memory, const struct boot_image *image,
 	const struct boot_initrd *initrd);
 
@@ -77,7 +84,10 @@ bool elf_is(const void *head, size_t size);
 /* To be entered by PVH; fills all of image that PVH needs. */
 int elf_load(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image);
-/* What a bzImage unpacks itself to, with that one's 64-bit entry; fills image's entry and end. */
+/*
+ * What a bzImage unpacks itself to, with that one's 64-bit entry; fills image's entry and end.  -EBADMSG,
+ * without a message and with guest memory zero as before, if the cache's file is damaged.
+ */
 int elf_load_unpacked(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image);
 int elf_write_params(const struct guest_memory *memory, const struct boot_initrd *initrd);

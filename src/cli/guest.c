@@ -162,7 +162,8 @@ static int start_guest(struct run *run)
 	run->vm.machine.watchdog = run->options.watchdog;
 	if (run->options.command)
 		terminal_hold_input(&run->terminal);
-	result = guest_load(&run->options, &run->terminal, &run->vm.memory, &entry);
+	result = guest_load(&run->options, &run->kernel, &run->terminal, &run->vm.memory, &entry);
+	boot_kernel_close(&run->kernel);
 	if (result == 0)
 		result = add_devices(run);
 	if (result == 0)

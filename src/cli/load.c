@@ -143,14 +143,14 @@ static int find_initramfs(const struct run_options *options, char **path)
 	return options->command ? -ENOENT : 0;
 }
 
-int guest_load(const struct run_options *options, const struct terminal *terminal,
-	struct guest_memory *memory, struct boot_entry *entry)
+int guest_load(const struct run_options *options, const struct boot_kernel *kernel,
+	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry)
 {
 	cleanup_free char *cmdline = make_cmdline(options);
 	cleanup_free char *initramfs = NULL;
 	cleanup_free void *cpio = NULL;
 	struct boot_options boot = {
-		.kernel = options->kernel,
+		.kernel = kernel,
 		.initrds = options->initrds,
 		.initrd_count = options->initrd_count,
 		.cmdline = cmdline,

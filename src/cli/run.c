@@ -305,17 +305,21 @@ waiting_place static void supervise(struct run *run)
 /* The supervisor, from a start to its end: the status, and whether there is to be another. */
 static int run_once(struct run *run, bool *again)
 {
-	pid_t pid;
+	pid_t pid = -1;
 
 	run->kept->again = false;
 	report_reset(run->report);
 	*again = false;
-	pid = process_start(&run->process, &run->sandbox);
-	if (pid < 0)
+	if (run_open_kernel(run) == 0)
+		pid = process_start(&run->process, &run->sandbox);
+	if (pid < 0) {
+		boot_kernel_close(&run->kernel);
 		return STATUS_FAILURE;
+	}
 	/* All that it has made ends with it. */
 	if (pid == 0)
 		_exit(run_guest_process(run));
+	boot_kernel_close(&run->kernel);
 	run->starts++;
 	operate_started(run);
 	supervise(run);

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "karma/boot.h"
 #include "karma/cli.h"
 #include "karma/control.h"
 #include "karma/disk.h"
@@ -60,6 +61,7 @@ struct run {
 
 	/* Made anew for each start, in a process of its own. */
 	unsigned starts;		/* before this one */
+	struct boot_kernel kernel;
 	struct process process;
 	struct io_ring ring;
 	struct vm vm;
@@ -94,6 +96,9 @@ static inline bool run_has_balloon(const struct run *run)
 
 /* In the supervisor and in the guest's process: how large a file may become; 0: nobody knows. */
 uint64_t run_largest_file(const struct run *run);
+
+/* In the supervisor, for each start; unpacks it if need be.  0, or a negative errno with a message printed. */
+int run_open_kernel(struct run *run);
 
 /* In a new process: the guest, from its start to its end; the exit status. */
 int run_guest_process(struct run *run);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <zstd.h>
 
 #include "../../src/boot/internal.h"
 #include "script.h"
@@ -138,20 +139,57 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	return 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+/* What takes a process of its own elsewhere, so that a sanitizer sees it. */
+static void unpack(struct boot_kernel *kernel)
 {
-	cleanup_fd int fd = memfd_create("kernel", MFD_CLOEXEC);
-	struct guest_memory memory;
-	struct boot_entry entry;
-	char path[32], release[64];
+	char unfinished[BOOT_CACHE_NAME];
+	cleanup_fd int out = boot_cache_begin(kernel, unfinished);
+	struct unpacking unpacking;
+	bool whole;
+	size_t room;
+
+	check(out >= 0);
+	whole = boot_unpack_begin(&unpacking, kernel, out, GUEST_BYTES);
+	room = unpacking.size;
+	whole = whole && boot_unpack(&unpacking) == UNPACK_DONE;
+	if (unpacking.memory)
+		munmap(unpacking.memory, XZ_MEMORY_MAX);
+	if (unpacking.bytes)
+		munmap(unpacking.bytes, room);
+	free(unpacking.packed);
+	free(unpacking.sums);
+	libdeflate_free_decompressor(unpacking.gzip);
+	ZSTD_freeDCtx(unpacking.zstd);
+	boot_cache_end(kernel, unfinished, out, whole);
+}
+
+static void load(const struct guest_memory *memory, const char *path)
+{
+	cleanup_boot_kernel struct boot_kernel kernel = BOOT_KERNEL_NONE;
 	const char *initrds[] = { path };
-	struct boot_options options = {
-		.kernel = path,
+	const struct boot_options options = {
+		.kernel = &kernel,
 		.initrds = initrds,
 		.initrd_count = 1,
 		.cmdline = CMDLINE,
 		.cpus = 1,
 	};
+	struct guest_memory loaded = *memory;
+	struct boot_entry entry;
+
+	if (boot_kernel_open(&kernel, path) < 0)
+		return;
+	if (kernel.cache >= 0 && boot_unpack_can(&kernel))
+		unpack(&kernel);
+	if (boot_load(&loaded, &options, &entry) == 0)
+		check(guest_memory_at(&loaded, entry.entry, 1) != NULL);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	cleanup_fd int fd = memfd_create("kernel", MFD_CLOEXEC);
+	struct guest_memory memory;
+	char path[32], release[64];
 
 	if (size > FILE_BYTES_MAX)
 		return 0;
@@ -160,8 +198,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size > 0)
 		write_file(fd, data[0] % KINDS, data + 1, size - 1);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (boot_load(&memory, &options, &entry) == 0)
-		check(guest_memory_at(&memory, entry.entry, 1) != NULL);
+	load(&memory, path);
 	boot_kernel_release(path, release, sizeof(release));
 	guest_memory_release(&memory);
 	empty_cache();

@@ -571,6 +571,14 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	return 0;
 }
 
+static int load(struct boot_entry *entry)
+{
+	cleanup_boot_kernel struct boot_kernel opened = BOOT_KERNEL_NONE;
+	int result = boot_kernel_open(&opened, options.kernel);
+
+	return result == 0 ? guest_load(&options, &opened, &terminal, &memory, entry) : result;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct script script = { data, data + size };
@@ -582,7 +590,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	take_kernel(&script);
 	take_options(&script);
 	write_kernel();
-	result = guest_load(&options, &terminal, &memory, &entry);
+	result = load(&entry);
 	check_result(result, CPIO_SLACK + 4 * WORDS_MAX * TEXT_MAX);
 	if (result == 0) {
 		check_guest(&entry);

@@ -175,14 +175,23 @@ static size_t make_elf(void)
 	return ELF_BYTES;
 }
 
-static int load(const struct boot_options *options, struct boot_entry *entry)
+static int load_path(const char *path, const struct boot_options *options, struct boot_entry *entry)
 {
+	cleanup_boot_kernel struct boot_kernel kernel = BOOT_KERNEL_NONE;
 	struct boot_options complete = *options;
+	int result = boot_kernel_open(&kernel, path);
 
-	complete.kernel = options->kernel ?: kernel_path;
+	if (result < 0)
+		return result;
+	complete.kernel = &kernel;
 	complete.cmdline = options->cmdline ?: "quiet";
 	complete.cpus = options->cpus ?: 1;
 	return boot_load(&memory, &complete, entry);
+}
+
+static int load(const struct boot_options *options, struct boot_entry *entry)
+{
+	return load_path(kernel_path, options, entry);
 }
 
 /* Send what goes to stderr into a file of its own; returns the stderr there was. */
@@ -229,9 +238,20 @@ static void expect_failure(
 	expect_message(result, error, path, message);
 }
 
+static void expect_bad_path(const char *path, int error, const char *message)
+{
+	struct boot_entry entry;
+	int to, saved, result;
+
+	saved = divert_messages(&to);
+	result = load_path(path, &(struct boot_options){ 0 }, &entry);
+	restore_messages(to, saved);
+	expect_message(result, error, path, message);
+}
+
 static void expect_bad_kernel(int error, const char *message)
 {
-	expect_failure(&(struct boot_options){ 0 }, error, kernel_path, message);
+	expect_bad_path(kernel_path, error, message);
 }
 
 static void expect_lies(size_t (*make)(void), const struct lie *lies, size_t count)
@@ -536,10 +556,8 @@ START_TEST(files_that_are_none)
 	ck_assert_int_eq(unlink(kernel_path), 0);
 	ck_assert_int_eq(mkfifo(kernel_path, 0600), 0);
 	expect_bad_kernel(-EINVAL, "is a FIFO");
-	expect_failure(&(struct boot_options){ .kernel = directory }, -EINVAL, directory,
-		"is a directory");
-	expect_failure(&(struct boot_options){ .kernel = "/dev/null" }, -EINVAL, "/dev/null",
-		"is a character device");
+	expect_bad_path(directory, -EINVAL, "is a directory");
+	expect_bad_path("/dev/null", -EINVAL, "is a character device");
 
 	ck_assert_int_eq(unlink(kernel_path), 0);
 	saved = divert_messages(&to);
@@ -573,7 +591,7 @@ START_TEST(kernel_from_a_descriptor)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	make_bzimage();
 	ck_assert_int_eq(write(fd, image, BZIMAGE_BYTES), BZIMAGE_BYTES);
-	ck_assert_int_eq(load(&(struct boot_options){ .kernel = path }, &entry), 0);
+	ck_assert_int_eq(load_path(path, &(struct boot_options){ 0 }, &entry), 0);
 }
 END_TEST
 
@@ -1088,7 +1106,7 @@ START_TEST(real_kernel)
 	if (!path)
 		return;
 	resize_guest(512 * MIB);
-	ck_assert_int_eq(load(&(struct boot_options){ .kernel = path }, &entry), 0);
+	ck_assert_int_eq(load_path(path, &(struct boot_options){ 0 }, &entry), 0);
 	if (entry.protocol == BOOT_LINUX64) {
 		ck_assert_int_eq(boot_kernel_release(path, release, sizeof(release)), 0);
 		ck_assert_uint_gt(strlen(release), 0);

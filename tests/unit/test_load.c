@@ -189,8 +189,10 @@ END_TEST
 static int load(const struct run_options *options)
 {
 	static const struct terminal terminal;
+	cleanup_boot_kernel struct boot_kernel kernel = BOOT_KERNEL_NONE;
 
-	return guest_load(options, &terminal, &memory, &entry);
+	ck_assert_int_eq(boot_kernel_open(&kernel, options->kernel), 0);
+	return guest_load(options, &kernel, &terminal, &memory, &entry);
 }
 
 static const char *loaded_cmdline(void)

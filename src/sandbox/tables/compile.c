@@ -42,6 +42,7 @@ struct line {
 static const struct line vcpu_lines[] = { SANDBOX_VCPU_CALLS(LINE) };
 static const struct line io_lines[] = { SANDBOX_IO_CALLS(LINE) };
 static const struct line main_lines[] = { SANDBOX_MAIN_CALLS(LINE) };
+static const struct line unpacker_lines[] = { SANDBOX_UNPACKER_CALLS(LINE) };
 
 static void die(const char *what, int error)
 {
@@ -117,6 +118,7 @@ int main(void)
 	print_filter("vcpu", vcpu_lines, ARRAY_SIZE(vcpu_lines));
 	print_filter("io", io_lines, ARRAY_SIZE(io_lines));
 	print_filter("main", main_lines, ARRAY_SIZE(main_lines));
+	print_filter("unpacker", unpacker_lines, ARRAY_SIZE(unpacker_lines));
 	print_names();
 	return fflush(stdout) == 0 ? 0 : EXIT_FAILURE;
 }

@@ -76,6 +76,11 @@
 	CALL(brk, "memory that is freed", ANY) \
 	CALL(exit_group, "end", ANY)
 
+/* Of the process that unpacks a kernel, which has one descriptor, and all its memory before. */
+#define SANDBOX_UNPACKER_CALLS(CALL) \
+	CALL(pwrite64, "write what was unpacked", ANY) \
+	CALL(exit_group, "end", ANY)
+
 /*
  * Numbers that are known only when the thread runs: the filter has these in their place until
  * then.  No argument that a table names has one of them as its value.

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Open the kernel in the supervisor, for each start, and have it unpacked if the cache does not know it: in a
+ * process that has what is packed in its memory, one descriptor to write to, and nothing else.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "karma/log.h"
+#include "run.h"
+
+#define CPU_SECONDS 60u
+#define FILE_BYTES_MAX (BOOT_UNPACKED_MAX + MIB)	/* with its sums */
+
+static void close_all_but(int fd)
+{
+	if (fd > 0)
+		close_range(0, fd - 1, 0);
+	close_range(fd + 1, ~0u, 0);
+}
+
+/* What the process does; its exit status. */
+static enum unpack_end unpack(const struct boot_kernel *kernel, int out, const struct sandbox *sandbox,
+	uint64_t most)
+{
+	const struct rlimit cpu = { CPU_SECONDS, CPU_SECONDS };
+	const struct sandbox_bounds bounds = { .file_bytes = FILE_BYTES_MAX, .threads = 1 };
+	const struct sandbox_descriptors none = { -1, -1, -1 };
+	struct unpacking unpacking;
+
+	if (!boot_unpack_begin(&unpacking, kernel, out, most) || setrlimit(RLIMIT_CPU, &cpu) < 0 ||
+		sandbox_enter(sandbox, &bounds) < 0)
+		return UNPACK_NO_ROOM;
+	close_all_but(out);
+	if (!sandbox->options.off && sandbox_filter(SANDBOX_UNPACKER, &none) < 0)
+		return UNPACK_NO_ROOM;
+	return boot_unpack(&unpacking);
+}
+
+static int wait_for_unpacker(const struct boot_kernel *kernel, pid_t pid, bool *whole)
+{
+	const char *path = kernel->file.path;
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	*whole = WIFEXITED(status) && WEXITSTATUS(status) == UNPACK_DONE;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == UNPACK_DAMAGED)
+		return fail(-ENOEXEC, "kernel %s: what is packed in it can't be unpacked: the file is damaged; "
+				      "copy it again",
+			path);
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+		return fail(-ENOEXEC, "kernel %s: to unpack it takes more than %u seconds of CPU time, or more "
+				      "memory than the host has: give another",
+			path, CPU_SECONDS);
+	if (WIFSIGNALED(status))
+		return fail(-ENOEXEC, "kernel %s: unpacking it was ended by signal %d (%s): the file may be "
+				      "made to attack its host: give another, and report it as SECURITY.md says",
+			path, WTERMSIG(status), strsignal(WTERMSIG(status)));
+	return 0;
+}
+
+static int unpack_into_cache(struct boot_kernel *kernel, const struct run *run)
+{
+	struct sandbox sandbox = run->sandbox;
+	char unfinished[BOOT_CACHE_NAME];
+	cleanup_fd int out = boot_cache_begin(kernel, unfinished), pidfd = -1;
+	bool whole = false;
+	int result = 0;
+	pid_t pid;
+
+	/* It is for the guest's process to tell what the host lacks. */
+	sandbox.told = true;
+	pid = out < 0 ? -1 : sandbox_fork(&sandbox, &pidfd);
+	/* The bare call: what a sanitizer adds to _exit() is forbidden by now. */
+	if (pid == 0)
+		syscall(SYS_exit_group, unpack(kernel, out, &sandbox, run->options.memory.size));
+	if (pid > 0)
+		result = wait_for_unpacker(kernel, pid, &whole);
+	if (out >= 0)
+		boot_cache_end(kernel, unfinished, out, whole);
+	return result;
+}
+
+int run_open_kernel(struct run *run)
+{
+	struct boot_kernel *kernel = &run->kernel;
+	int result = boot_kernel_open(kernel, run->options.kernel);
+
+	/* Whatever else goes wrong, the guest can unpack its kernel by itself. */
+	if (result == 0 && kernel->cache >= 0 && !kernel->is_known && boot_unpack_can(kernel))
+		result = unpack_into_cache(kernel, run);
+	return result;
+}
