@@ -22,7 +22,6 @@ struct nbd_address {
 	socklen_t lengths[NBD_ADDRESSES_MAX];
 	unsigned count;
 	char export_name[NBD_NAME_MAX + 1];
-	unsigned server;	/* nbd_add_server() */
 };
 
 /* Whether a disk's name is one of these:
@@ -93,19 +92,6 @@ struct nbd_link {
 int nbd_link_open(struct nbd_link *link, const struct nbd_address *address, unsigned index);
 int nbd_link_go_on(struct nbd_link *link);
 void nbd_link_close(struct nbd_link *link);
-
-/*
- * A process in the sandbox can't connect, so it has another do so, by numbers: that of a server, which
- * both know since before the one was forked off, and of one of its addresses.  nbd_connect() is for
- * the other: a socket that is connected, or soon will be, or a negative errno.
- */
-#define NBD_SERVERS_MAX 64u
-typedef int nbd_dialer(void *context, unsigned server, unsigned index);
-int nbd_add_server(struct nbd_address *address);
-void nbd_remove_server(const struct nbd_address *address);
-int nbd_connect(unsigned server, unsigned index);
-/* Who connects for this process from here on. */
-void nbd_set_dialer(nbd_dialer *dial, void *context);
 
 /* "Transmission phase"; all numbers are big endian. */
 #define NBD_REQUEST_BYTES 28u

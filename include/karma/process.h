@@ -17,7 +17,6 @@ struct process {
 	int pidfd;		/* readable when it has ended */
 	int orders[2];		/* a pipe, to it: struct process_order */
 	int answers;		/* eventfd: an order was served, as the report has it */
-	int calls[2];		/* sockets: ours, for what it asks of the supervisor, and its own */
 };
 
 /*
@@ -54,20 +53,6 @@ void process_tell_answer(const struct process *process);
 void process_hear_answer(const struct process *process);
 /* In the new process: the next order; ORDER_NONE if there is none now. */
 struct process_order process_take_order(const struct process *process);
-
-/* A server of the user's that the guest's process may have to find again. */
-struct process_call {
-	unsigned server, index;
-};
-
-/*
- * In the new process: a socket to that server's address, which the supervisor connects; a negative
- * errno.  It waits for the supervisor, who waits for nobody.
- */
-int process_connect(const struct process *process, const struct process_call *call);
-
-/* In the supervisor, when calls[0] can be read: serve a call by a function that takes its numbers. */
-void process_serve(const struct process *process, int (*connect)(unsigned server, unsigned index));
 
 /* No file of its may grow beyond that; 0: no bound.  Raises what sandbox_enter() has set. */
 void process_allow(const struct process *process, uint64_t file_bytes);

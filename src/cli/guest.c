@@ -10,7 +10,7 @@
 #include "karma/boot.h"
 #include "karma/devices.h"
 #include "karma/log.h"
-#include "karma/nbd.h"
+#include "karma/nbd_server.h"
 #include "run.h"
 
 #define OTHERS_IN_FLIGHT 16
@@ -26,13 +26,6 @@ static void user_leaves(void *context)
 	process_signal(&run->process, SIGINT);
 }
 
-static int have_connected(void *context, unsigned server, unsigned index)
-{
-	struct run *run = context;
-
-	return process_connect(&run->process, &(struct process_call){ server, index });
-}
-
 /* Nothing of the guest before is here, but what it has left in the shared memory. */
 static void hand_on(struct run *run)
 {
@@ -40,7 +33,7 @@ static void hand_on(struct run *run)
 	close_fd(&run->signal_fd);
 	notify_hand_on(&run->notify);
 	control_leave(&run->control);
-	nbd_set_dialer(have_connected, run);
+	nbd_servers_hand_on();
 	terminal_hand_on(&run->terminal);
 	run->terminal.leave = user_leaves;
 	run->terminal.leave_context = run;

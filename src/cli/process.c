@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "karma/log.h"
@@ -15,8 +14,7 @@
 
 static void close_all(const struct process *process)
 {
-	const int fds[] = { process->orders[0], process->orders[1], process->answers, process->calls[0],
-		process->calls[1] };
+	const int fds[] = { process->orders[0], process->orders[1], process->answers };
 
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
 		if (fds[i] >= 0)
@@ -26,16 +24,13 @@ static void close_all(const struct process *process)
 
 static int open_all(struct process *process)
 {
-	*process = (struct process){ .orders = { -1, -1 }, .answers = -1, .calls = { -1, -1 } };
+	*process = (struct process){ .orders = { -1, -1 }, .answers = -1 };
 	if (pipe2(process->orders, O_CLOEXEC | O_NONBLOCK) < 0)
 		return fail(-errno, "pipe: %s: raise the limit of open files (ulimit -n)",
 			strerror(errno));
 	process->answers = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (process->answers < 0)
 		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
-			strerror(errno));
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, process->calls) < 0)
-		return fail(-errno, "socketpair: %s: raise the limit of open files (ulimit -n)",
 			strerror(errno));
 	return 0;
 }
@@ -93,73 +88,6 @@ struct process_order process_take_order(const struct process *process)
 	if (read_bytes(process->orders[0], &order, sizeof(order)) != sizeof(order))
 		order.kind = ORDER_NONE;
 	return order;
-}
-
-/* The answer to a call: a result, and with it a descriptor if that is 0. */
-struct answer {
-	int result;
-	union {
-		struct cmsghdr head;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control;
-};
-
-static struct msghdr message_of(struct answer *answer, struct iovec *iov)
-{
-	*iov = (struct iovec){ &answer->result, sizeof(answer->result) };
-	return (struct msghdr){
-		.msg_iov = iov,
-		.msg_iovlen = 1,
-		.msg_control = answer->control.bytes,
-		.msg_controllen = sizeof(answer->control.bytes),
-	};
-}
-
-int process_connect(const struct process *process, const struct process_call *call)
-{
-	struct answer answer = { .result = -EIO };
-	struct iovec iov;
-	struct msghdr message = message_of(&answer, &iov);
-	int fd;
-
-	if (write_bytes(process->calls[1], call, sizeof(*call)) < 0 ||
-		recvmsg(process->calls[1], &message, MSG_CMSG_CLOEXEC) < 0)
-		return -errno;
-	if (answer.result < 0)
-		return answer.result;
-	if (message.msg_controllen < CMSG_LEN(sizeof(fd)))
-		return -EMFILE;
-	memcpy(&fd, CMSG_DATA(&answer.control.head), sizeof(fd));
-	return fd;
-}
-
-void process_serve(const struct process *process, int (*connect)(unsigned server, unsigned index))
-{
-	struct process_call call;
-	struct answer answer = { 0 };
-	struct iovec iov;
-	struct msghdr message = message_of(&answer, &iov);
-	int fd;
-
-	if (recv(process->calls[0], &call, sizeof(call), MSG_DONTWAIT) != sizeof(call))
-		return;
-	fd = connect(call.server, call.index);
-	if (fd < 0) {
-		answer.result = fd;
-		message.msg_control = NULL;
-		message.msg_controllen = 0;
-	} else {
-		answer.control.head = (struct cmsghdr){
-			.cmsg_len = CMSG_LEN(sizeof(fd)),
-			.cmsg_level = SOL_SOCKET,
-			.cmsg_type = SCM_RIGHTS,
-		};
-		memcpy(CMSG_DATA(&answer.control.head), &fd, sizeof(fd));
-	}
-	/* Who does not take its answers gets none. */
-	if (sendmsg(process->calls[0], &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		note("can't pass on a connection: %s", strerror(errno));
-	close_fd(&fd);
 }
 
 void process_allow(const struct process *process, uint64_t file_bytes)

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 
 #include "karma/log.h"
-#include "karma/nbd.h"
+#include "karma/nbd_server.h"
 #include "run.h"
 
 /* Of --die-with-parent; nobody else sends it. */
@@ -265,19 +265,21 @@ static int sooner(int one, int other)
 /* What the guest's process, signals and clients want, until that process ends. */
 waiting_place static void supervise(struct run *run)
 {
-	struct pollfd watched[4 + NOTIFY_EVENTS + CONTROL_POLLS];
-	struct pollfd *const notify = watched + 4, *const control = notify + NOTIFY_EVENTS;
+	struct pollfd watched[3 + NOTIFY_EVENTS + CONTROL_POLLS + NBD_SERVERS_MAX];
+	struct pollfd *const notify = watched + 3, *const control = notify + NOTIFY_EVENTS;
+	struct pollfd *const nbd = control + CONTROL_POLLS;
 	bool trimmed = false;
 
 	watched[0] = (struct pollfd){ .fd = run->process.pidfd, .events = POLLIN };
 	watched[1] = (struct pollfd){ .fd = run->signal_fd, .events = POLLIN };
-	watched[2] = (struct pollfd){ .fd = run->process.calls[0], .events = POLLIN };
-	watched[3] = (struct pollfd){ .fd = run->process.answers, .events = POLLIN };
+	watched[2] = (struct pollfd){ .fd = run->process.answers, .events = POLLIN };
 	do {
 		unsigned clients = control_poll(&run->control, control);
 		int timeout = sooner(control_timeout(&run->control), notify_timeout(&run->notify));
 
+		timeout = sooner(timeout, nbd_servers_timeout());
 		notify_watch(&run->notify, notify);
+		nbd_servers_watch(nbd);
 		/* Right before a wait that may be long, so that what was touched to get here goes too. */
 		if (!trimmed && run->control.client_count == 0) {
 			malloc_trim(0);
@@ -290,15 +292,14 @@ waiting_place static void supervise(struct run *run)
 		trimmed = false;
 		if (watched[1].revents)
 			pass_on_signal(run);
-		if (watched[2].revents)
-			process_serve(&run->process, nbd_connect);
-		if (watched[3].revents) {
+		if (watched[2].revents) {
 			process_hear_answer(&run->process);
 			control_answered(&run->control);
 		}
 		if (notify_serve(&run->notify, notify))
 			process_order(&run->process, &(struct process_order){ .kind = ORDER_ALIVE });
 		control_serve(&run->control, control, clients);
+		nbd_servers_serve(nbd);
 	} while (!watched[0].revents);
 }
 
@@ -310,9 +311,10 @@ static int run_once(struct run *run, bool *again)
 	run->kept->again = false;
 	report_reset(run->report);
 	*again = false;
-	if (run_open_kernel(run) == 0)
+	if (run_open_kernel(run) == 0 && nbd_servers_open() == 0)
 		pid = process_start(&run->process, &run->sandbox);
 	if (pid < 0) {
+		nbd_servers_close();
 		boot_kernel_close(&run->kernel);
 		return STATUS_FAILURE;
 	}
@@ -324,6 +326,7 @@ static int run_once(struct run *run, bool *again)
 	operate_started(run);
 	supervise(run);
 	operate_ended(run);
+	nbd_servers_close();
 	*again = run->kept->again && !run->leaving;
 	return process_wait(&run->process, STATUS_FAILURE);
 }

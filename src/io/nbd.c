@@ -13,7 +13,7 @@
 
 #include "karma/disk.h"
 #include "karma/log.h"
-#include "karma/nbd.h"
+#include "karma/nbd_server.h"
 #include "karma/nbd_transmission.h"
 #include "karma/util.h"
 
@@ -27,7 +27,7 @@
 
 enum nbd_state {
 	AWAY,		/* no connection: the next try is at retry_at */
-	GREETING,	/* until greeting_until */
+	CALLING,	/* the supervisor was asked for one */
 	UP,
 };
 
@@ -40,16 +40,13 @@ struct nbd_event {
 
 struct nbd {
 	struct disk disk;
-	struct nbd_address address;
+	struct nbd_server server;
 	const char *path;	/* the options' */
-	uint64_t size;		/* of the export, as it was told to who has the disk */
 	int64_t timeout;	/* ns */
 
 	struct nbd_transmission transmission;	/* its lock is that of all that follows */
 	enum nbd_state state;
-	struct nbd_link link;
-	unsigned address_index;
-	int64_t retry_at, greeting_until, delay;
+	int64_t retry_at, delay;
 
 	int64_t answered_at;	/* the last answer, or when there was the first request to answer */
 	uint64_t answers;	/* by then */
@@ -84,16 +81,26 @@ static unsigned timeout_seconds(const struct nbd *nbd)
 
 static void try_later(struct nbd *nbd)
 {
-	nbd_link_close(&nbd->link);
 	nbd->state = AWAY;
 	nbd->retry_at = nanoseconds() + nbd->delay;
 	nbd->delay = nbd->delay * 2 < DELAY_MAX ? nbd->delay * 2 : DELAY_MAX;
-	nbd->address_index = (nbd->address_index + 1) % nbd->address.count;
+}
+
+/* Whoever polls it still learns of its end. */
+static void end_connection(struct nbd *nbd)
+{
+	int fd = nbd->transmission.fd;
+
+	if (fd < 0)
+		return;
+	nbd_break(&nbd->transmission);
+	shutdown(fd, SHUT_RDWR);
+	close(fd);
 }
 
 static void lose(struct nbd *nbd, const char *why)
 {
-	nbd_break(&nbd->transmission);
+	end_connection(nbd);
 	try_later(nbd);
 	if (!nbd->told_lost)
 		note("disk %s: the server is lost (%s): requests wait for it, up to %u s", nbd->path,
@@ -101,59 +108,38 @@ static void lose(struct nbd *nbd, const char *why)
 	nbd->told_lost = true;
 }
 
-/* Whether the export is what the guest knows; otherwise why not. */
-static bool is_the_same(const struct nbd *nbd, const struct nbd_export *export, const char **why)
+static void begin(struct nbd *nbd, int fd, const struct nbd_export *export)
 {
-	uint16_t missing = nbd->transmission.export.flags & ~export->flags &
-		(NBD_SEND_FLUSH | NBD_SEND_TRIM | NBD_SEND_WRITE_ZEROES);
-
-	*why = NULL;
-	if (export->size < nbd->size)
-		*why = "its export is smaller now";
-	else if (export->block_min > nbd->disk.block_size)
-		*why = "its export has larger blocks now";
-	else if ((export->flags & NBD_READ_ONLY) && !nbd->disk.read_only)
-		*why = "its export can't be written any more";
-	else if (missing)
-		*why = "it can do less with its export now";
-	return !*why;
-}
-
-static void greet(struct nbd *nbd)
-{
-	const struct nbd_export *export = &nbd->link.greeting.export;
-	int result = nbd_link_go_on(&nbd->link);
-	const char *why;
-
-	if (result == 0 && nanoseconds() < nbd->greeting_until)
-		return;
-	if (result <= 0) {
-		try_later(nbd);
-		return;
-	}
-	if (!is_the_same(nbd, export, &why)) {
-		if (!nbd->told_refused)
-			note("disk %s: the server is not taken back, since %s: have it served as it was",
-				nbd->path, why);
-		nbd->told_refused = true;
-		try_later(nbd);
-		return;
-	}
-	nbd_begin(&nbd->transmission, nbd->link.fd, export);
+	nbd_begin(&nbd->transmission, fd, export);
 	nbd->state = UP;
 	nbd->given_up = nbd->told_refused = false;
 }
 
-static void connect_again(struct nbd *nbd)
+static void call(struct nbd *nbd)
 {
 	if (nanoseconds() < nbd->retry_at)
 		return;
-	if (nbd_link_open(&nbd->link, &nbd->address, nbd->address_index) < 0) {
+	nbd->state = CALLING;
+	if (nbd_server_ask(&nbd->server) < 0)
 		try_later(nbd);
+}
+
+static void hear(struct nbd *nbd)
+{
+	struct nbd_answer answer;
+	int result = nbd_server_hear(&nbd->server, &answer);
+
+	if (result == -EAGAIN)
+		return;
+	if (result >= 0) {
+		begin(nbd, result, &answer.export);
 		return;
 	}
-	nbd->state = GREETING;
-	nbd->greeting_until = nanoseconds() + GREETING_LIMIT;
+	if (result == -ESTALE && !nbd->told_refused)
+		note("disk %s: the server is not taken back, since %s: have it served as it was",
+			nbd->path, answer.problem);
+	nbd->told_refused = nbd->told_refused || result == -ESTALE;
+	try_later(nbd);
 }
 
 /* It is back when it has answered: one that closes each connection at once is not. */
@@ -204,14 +190,36 @@ static void look_at_clock(struct nbd *nbd)
 		give_up(nbd);
 }
 
+/* If there is no room for it, the server does without. */
+static void send_farewell(int fd)
+{
+	uint8_t bytes[NBD_REQUEST_BYTES];
+
+	nbd_put_request(bytes, &(struct nbd_request){ .command = NBD_DISCONNECT });
+	if (write_bytes(fd, bytes, sizeof(bytes)) < 0)
+		return;
+}
+
+/* The guest has ended.  Only this process knows that no request was sent in part, since none waits. */
+static void leave(struct nbd *nbd)
+{
+	nbd->hurry = false;
+	if (nbd->state != UP)
+		return;
+	send_farewell(nbd->transmission.fd);
+	end_connection(nbd);
+	nbd->state = AWAY;
+	nbd->retry_at = INT64_MAX;
+}
+
 /* --- Events. */
 
-static void poll_for(struct nbd *nbd, struct nbd_event *event, unsigned events)
+static void poll_for(struct nbd *nbd, struct nbd_event *event, int fd, unsigned events)
 {
 	if (event->armed)
 		return;
 	event->armed = true;
-	io_ring_poll(nbd->disk.ring, &event->op, nbd->link.fd, events);
+	io_ring_poll(nbd->disk.ring, &event->op, fd, events);
 }
 
 static void start_tick(struct nbd *nbd)
@@ -232,13 +240,15 @@ static void wake(struct nbd *nbd)
 	io_ring_wake(nbd->disk.ring, &nbd->woken.op);
 }
 
-/* A poll that still is for a connection that was closed ends at once: see nbd_link_close(). */
+/* A poll that still is for a connection that was closed ends at once: see end_connection(). */
 static void wait_for_events(struct nbd *nbd)
 {
+	int fd = nbd->transmission.fd;
+
 	if (nbd->state != AWAY)
-		poll_for(nbd, &nbd->readable, nbd->state == UP ? POLLIN : nbd->link.events);
+		poll_for(nbd, &nbd->readable, nbd->state == UP ? fd : nbd->server.calls[1], POLLIN);
 	if (nbd->transmission.blocked)
-		poll_for(nbd, &nbd->writable, POLLOUT);
+		poll_for(nbd, &nbd->writable, fd, POLLOUT);
 	if (nbd->transmission.waiting || nbd->state != UP)
 		start_tick(nbd);
 }
@@ -253,15 +263,15 @@ static void serve(struct nbd *nbd)
 	if (why)
 		lose(nbd, why);
 	if (nbd->state == AWAY)
-		connect_again(nbd);
-	if (nbd->state == GREETING)
-		greet(nbd);
+		call(nbd);
+	if (nbd->state == CALLING)
+		hear(nbd);
 	nbd_send(&nbd->transmission);
 	look_at_clock(nbd);
 	tell_of_lost_writes(nbd);
 	ended = nbd_take_ended(&nbd->transmission);
-	if (!nbd->transmission.waiting)
-		nbd->hurry = false;
+	if (nbd->hurry && !nbd->transmission.waiting)
+		leave(nbd);
 	wait_for_events(nbd);
 	unlock(nbd);
 	while (ended) {
@@ -319,7 +329,7 @@ static int nbd_measure(struct disk *disk, uint64_t *size)
 	struct nbd *nbd = nbd_of(disk);
 
 	lock(nbd);
-	*size = nbd->size = nbd->transmission.export.size;
+	*size = nbd->transmission.export.size;
 	unlock(nbd);
 	return 0;
 }
@@ -329,9 +339,8 @@ static void nbd_hurry(struct disk *disk)
 	struct nbd *nbd = nbd_of(disk);
 
 	lock(nbd);
-	nbd->hurry = nbd->transmission.waiting > 0;
-	if (nbd->hurry)
-		wake(nbd);
+	nbd->hurry = true;
+	wake(nbd);
 	unlock(nbd);
 	io_ring_submit(disk->ring);
 }
@@ -339,60 +348,14 @@ static void nbd_hurry(struct disk *disk)
 static void nbd_close(struct disk *disk)
 {
 	struct nbd *nbd = nbd_of(disk);
-	uint8_t bytes[NBD_REQUEST_BYTES];
 
-	/* A farewell, if there is room for it: the server does without as well. */
-	if (nbd->state == UP && nbd->transmission.sent == 0) {
-		nbd_put_request(bytes, &(struct nbd_request){ .command = NBD_DISCONNECT });
-		if (write_bytes(nbd->link.fd, bytes, sizeof(bytes)) < 0)
-			nbd->state = AWAY;
-	}
-	nbd_link_close(&nbd->link);
-	nbd_remove_server(&nbd->address);
+	end_connection(nbd);
+	nbd_server_release(&nbd->server);
 	nbd_transmission_release(&nbd->transmission);
 	free(nbd);
 }
 
 /* --- The start, on its thread alone. */
-
-/* The whole greeting, waiting for it. */
-static int greet_now(struct nbd *nbd, int64_t until)
-{
-	int result;
-
-	while ((result = nbd_link_go_on(&nbd->link)) == 0) {
-		struct pollfd ready = { .fd = nbd->link.fd, .events = nbd->link.events };
-		int64_t left = until - nanoseconds();
-
-		if (left <= 0) {
-			nbd_link_close(&nbd->link);
-			snprintf(nbd->link.greeting.problem, sizeof(nbd->link.greeting.problem),
-				"the server does not answer: see whether it hangs");
-			return -ETIMEDOUT;
-		}
-		poll(&ready, 1, left / 1000000 + 1);
-	}
-	return result < 0 ? result : 0;
-}
-
-static int connect_now(struct nbd *nbd)
-{
-	int64_t limit = nbd->timeout < GREETING_LIMIT ? nbd->timeout : GREETING_LIMIT;
-	int64_t until = nanoseconds() + limit;
-	int result = -ENOENT;
-
-	for (unsigned i = 0; i < nbd->address.count && result < 0; i++) {
-		nbd->address_index = i;
-		result = nbd_link_open(&nbd->link, &nbd->address, i);
-		if (result == 0)
-			result = greet_now(nbd, until);
-	}
-	if (result < 0)
-		return fail(result, "disk %s: %s", nbd->path, nbd->link.greeting.problem);
-	nbd_begin(&nbd->transmission, nbd->link.fd, &nbd->link.greeting.export);
-	nbd->state = UP;
-	return 0;
-}
 
 static int take_export(struct nbd *nbd, const struct disk_options *options)
 {
@@ -404,7 +367,9 @@ static int take_export(struct nbd *nbd, const struct disk_options *options)
 			options->path);
 	if (export->size < export->block_min)
 		return fail(-EINVAL, "disk %s: is empty: give the server's export a size", options->path);
-	disk->size = nbd->size = export->size;
+	nbd->server.export = *export;
+	nbd->server.read_only = options->read_only;
+	disk->size = export->size;
 	disk->block_size = export->block_min;
 	disk->physical_block_size = export->block_preferred;
 	disk->read_only = options->read_only;
@@ -419,17 +384,36 @@ static int take_export(struct nbd *nbd, const struct disk_options *options)
  * The process that had the connection may have lost it, and found another that ended with it.  What it
  * had been told and not flushed, nobody knows any more; its guest has ended.
  */
+static int connect_again(struct nbd *nbd)
+{
+	struct pollfd answered = { .fd = nbd->server.calls[1], .events = POLLIN };
+	struct nbd_answer answer;
+	int result = nbd_server_ask(&nbd->server);
+
+	if (result == 0)
+		result = -EAGAIN;
+	while (result == -EAGAIN) {
+		poll(&answered, 1, -1);
+		result = nbd_server_hear(&nbd->server, &answer);
+	}
+	if (result < 0)
+		return fail(result, "disk %s: %s%s", nbd->path,
+			answer.problem[0] ? answer.problem : strerror(-result),
+			result == -ESTALE ? ": have it served as it was" : "");
+	begin(nbd, result, &answer.export);
+	return 0;
+}
+
 static int nbd_begin_guest(struct disk *disk, bool again)
 {
 	struct nbd *nbd = nbd_of(disk);
-	const char *why;
+	int result;
 
 	if (again) {
-		nbd_link_close(&nbd->link);
-		if (connect_now(nbd) < 0)
-			return -ENOTCONN;
-		if (!is_the_same(nbd, &nbd->link.greeting.export, &why))
-			return fail(-ESTALE, "disk %s: %s: have it served as it was", nbd->path, why);
+		end_connection(nbd);
+		result = connect_again(nbd);
+		if (result < 0)
+			return result;
 	}
 	/* Before there is a request: the server may be lost by then. */
 	wait_for_events(nbd);
@@ -445,6 +429,18 @@ static const struct disk_backend nbd_backend = {
 	.hurry = nbd_hurry,
 	.close = nbd_close,
 };
+
+static int connect_first(struct nbd *nbd)
+{
+	struct nbd_link *link = &nbd->server.link;
+	int result = nbd_server_connect(&nbd->server);
+
+	if (result < 0)
+		return fail(result, "disk %s: %s", nbd->path, link->greeting.problem);
+	begin(nbd, link->fd, &link->greeting.export);
+	link->fd = -1;
+	return 0;
+}
 
 static struct nbd *make(const struct disk_options *options, struct io_ring *ring)
 {
@@ -462,7 +458,8 @@ static struct nbd *make(const struct disk_options *options, struct io_ring *ring
 	nbd->path = options->path;
 	nbd->timeout = (options->timeout ? options->timeout : TIMEOUT_DEFAULT) * SECOND;
 	nbd->delay = DELAY_MIN;
-	nbd->link.fd = -1;
+	nbd->server.limit = nbd->timeout < GREETING_LIMIT ? nbd->timeout : GREETING_LIMIT;
+	nbd_server_init(&nbd->server);
 	nbd_transmission_init(&nbd->transmission);
 	return nbd;
 }
@@ -474,11 +471,11 @@ int nbd_open(struct disk **disk, const struct disk_options *options, struct io_r
 
 	if (!nbd)
 		return fail(-ENOMEM, "disk %s: out of memory", options->path);
-	result = nbd_parse_address(options->path, &nbd->address);
+	result = nbd_parse_address(options->path, &nbd->server.address);
 	if (result == 0)
-		result = nbd_add_server(&nbd->address);
+		result = nbd_server_add(&nbd->server);
 	if (result == 0)
-		result = connect_now(nbd);
+		result = connect_first(nbd);
 	if (result == 0)
 		result = take_export(nbd, options);
 	if (result < 0) {

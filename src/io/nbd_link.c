@@ -76,47 +76,12 @@ static int connect_to(const struct nbd_address *address, unsigned index)
 	return result;
 }
 
-static const struct nbd_address *servers[NBD_SERVERS_MAX];
-static unsigned server_count;
-static nbd_dialer *dialer;
-static void *dialer_context;
-
-int nbd_add_server(struct nbd_address *address)
-{
-	if (server_count == NBD_SERVERS_MAX)
-		return -ENOSPC;
-	address->server = server_count;
-	servers[server_count++] = address;
-	return 0;
-}
-
-void nbd_remove_server(const struct nbd_address *address)
-{
-	if (address->server < server_count && servers[address->server] == address)
-		servers[address->server] = NULL;
-	while (server_count && !servers[server_count - 1])
-		server_count--;
-}
-
-int nbd_connect(unsigned server, unsigned index)
-{
-	if (server >= server_count || !servers[server] || index >= servers[server]->count)
-		return -EINVAL;
-	return connect_to(servers[server], index);
-}
-
-void nbd_set_dialer(nbd_dialer *dial, void *context)
-{
-	dialer = dial;
-	dialer_context = context;
-}
-
 int nbd_link_open(struct nbd_link *link, const struct nbd_address *address, unsigned index)
 {
 	nbd_greeting_start(&link->greeting, address->export_name);
 	link->connected = false;
 	link->events = POLLOUT;
-	link->fd = dialer ? dialer(dialer_context, address->server, index) : connect_to(address, index);
+	link->fd = connect_to(address, index);
 	if (link->fd < 0) {
 		int result = link->fd;
 

@@ -120,6 +120,78 @@ static void map_more_memory(void)
 	tell("GOT THROUGH", "guest_memory: %ld (%s)", result, strerror(errno));
 }
 
+/* --- Another export of the NBD server that one of the disks is on. */
+
+#define DESCRIPTORS 64
+#define PATIENCE_NANOSECONDS 3000000000ll
+
+union control {
+	struct cmsghdr head;
+	char bytes[CMSG_SPACE(sizeof(int))];
+};
+
+/* A connection that the supervisor passes on, if it is asked by this descriptor. */
+static int ask_for_connection(int fd)
+{
+	int64_t end = nanoseconds() + PATIENCE_NANOSECONDS;
+	union control control;
+	struct msghdr message;
+	ssize_t count;
+	int passed;
+
+	if (write_bytes(fd, page, 8) < 0)
+		return -1;
+	do {
+		message = (struct msghdr){ .msg_iov = &iov, .msg_iovlen = 1,
+			.msg_control = control.bytes, .msg_controllen = sizeof(control.bytes) };
+		count = recvmsg(fd, &message, MSG_DONTWAIT);
+		if (count == 0 || (count < 0 && errno != EAGAIN) || nanoseconds() > end)
+			return -1;
+	} while (count < 0 || message.msg_controllen < CMSG_LEN(sizeof(passed)));
+	memcpy(&passed, CMSG_DATA(&control.head), sizeof(passed));
+	return passed;
+}
+
+/* Whether these bytes come from it, before it ends or is silent. */
+static bool says(int fd, const char *bytes, size_t length)
+{
+	int64_t end = nanoseconds() + PATIENCE_NANOSECONDS;
+	uint8_t said[4096];
+	size_t got = 0;
+
+	while (nanoseconds() < end && got < sizeof(said)) {
+		struct iovec room = { said + got, sizeof(said) - got };
+		struct msghdr message = { .msg_iov = &room, .msg_iovlen = 1 };
+		ssize_t count = recvmsg(fd, &message, MSG_DONTWAIT);
+
+		if (count == 0)
+			break;
+		got += count > 0 ? count : 0;
+		if (memmem(said, got, bytes, length))
+			return true;
+	}
+	return false;
+}
+
+/* NBD_OPT_GO for the export "another", as fixed newstyle negotiation has it; and what an answer begins with. */
+static const char nbd_option[] = "\0\0\0\3IHAVEOPT\0\0\0\7\0\0\0\15\0\0\0\7another\0\0";
+static const char nbd_option_reply[] = "\0\3\350\211\4\125\145\251";
+
+static void choose_export(void)
+{
+	int fd = -1;
+
+	for (int asked = 3; asked < DESCRIPTORS && fd < 0; asked++)
+		fd = ask_for_connection(asked);
+	if (fd < 0)
+		tell("FAILED", "nbd_option: nobody has passed on a connection");
+	says(fd, "IHAVEOPT", 8);
+	if (write_bytes(fd, nbd_option, sizeof(nbd_option) - 1) < 0)
+		tell("denied", "nbd_option: %s", strerror(errno));
+	tell(says(fd, nbd_option_reply, sizeof(nbd_option_reply) - 1) ? "GOT THROUGH" : "denied",
+		"nbd_option: another export");
+}
+
 /* --- Operations of the rings, which filters don't see. */
 
 enum operation { OPEN, CONNECT, SEND, ACCEPT, SPLICE, UNLINK, FIXED, DRAIN };
@@ -274,6 +346,7 @@ static void list(void)
 	for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
 		puts(calls[i].name);
 	puts("guest_memory");
+	puts("nbd_option");
 	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
 		puts(operations[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(bare_attacks); i++)
@@ -311,6 +384,8 @@ static void take_over(const char *thread, struct io_ring *ring)
 	}
 	if (strcmp("guest_memory", wanted_attack) == 0)
 		map_more_memory();
+	if (strcmp("nbd_option", wanted_attack) == 0)
+		choose_export();
 	for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
 		if (strcmp(operations[i], wanted_attack) == 0)
 			use_ring(operations[i], ring, i);

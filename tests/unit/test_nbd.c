@@ -8,10 +8,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #include "guest.h"
 #include "karma/iov.h"
-#include "karma/nbd.h"
+#include "karma/nbd_server.h"
 
 #define SECOND 1000000000ll
 #define START (1000 * SECOND)
@@ -142,6 +143,41 @@ static void *accept_and_speak(void *unused)
 	return NULL;
 }
 
+/* The supervisor, which connects again. */
+static struct {
+	pthread_t thread;
+	_Atomic bool runs;
+} supervisor;
+
+static void *supervise(void *unused)
+{
+	struct pollfd polls[NBD_SERVERS_MAX];
+
+	(void)unused;
+	while (supervisor.runs) {
+		nbd_servers_watch(polls);
+		poll(polls, NBD_SERVERS_MAX, 10);
+		nbd_servers_serve(polls);
+	}
+	return NULL;
+}
+
+static void start_supervisor(void)
+{
+	ck_assert_int_eq(nbd_servers_open(), 0);
+	supervisor.runs = true;
+	ck_assert_int_eq(pthread_create(&supervisor.thread, NULL, supervise, NULL), 0);
+}
+
+static void stop_supervisor(void)
+{
+	if (!supervisor.runs)
+		return;
+	supervisor.runs = false;
+	pthread_join(supervisor.thread, NULL);
+	nbd_servers_close();
+}
+
 static int open_it(const struct disk_options *options)
 {
 	pthread_t thread;
@@ -152,7 +188,10 @@ static int open_it(const struct disk_options *options)
 	disk = NULL;
 	result = disk_open(&disk, options, &sim.ring);
 	pthread_join(thread, NULL);
-	return result == 0 ? disk_begin(disk, false) : result;
+	if (result < 0)
+		return result;
+	start_supervisor();
+	return disk_begin(disk, false);
 }
 
 static int open_disk(void)
@@ -408,6 +447,7 @@ static void setup(void)
 static void teardown(void)
 {
 	sim_set_clock(0);
+	stop_supervisor();
 	sim_release(&sim);
 	if (disk)
 		disk_close(disk);
@@ -1202,6 +1242,62 @@ START_TEST(end_of_the_guest_does_not_wait_for_a_server)
 }
 END_TEST
 
+START_TEST(end_of_the_guest_is_a_farewell)
+{
+	write_well(512);
+	disk_hurry(disk);
+	hear_command(NBD_DISCONNECT, 0, 0);
+	hear_it_hang_up();
+}
+END_TEST
+
+/* In a process of its own, which ends with a part of a write sent. */
+static void send_a_part(void)
+{
+	static uint8_t bytes[SIZE];
+	struct try try;
+	pid_t pid = fork();
+	int status;
+
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		if (io_ring_init(&sim.ring, SIM_RING_ENTRIES) < 0)
+			_exit(1);
+		start(&try, DISK_WRITE, 0, bytes, sizeof(bytes));
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+}
+
+static size_t hear_all(void)
+{
+	static uint8_t bytes[4096];
+	size_t all = 0;
+	ssize_t count;
+
+	while ((count = recv(server, bytes, sizeof(bytes), MSG_DONTWAIT)) > 0)
+		all += count;
+	return all;
+}
+
+/* Its bytes would be the last ones of what is written. */
+START_TEST(request_that_was_sent_in_part_is_followed_by_nothing)
+{
+	size_t heard;
+
+	send_a_part();
+	heard = hear_all();
+	ck_assert_uint_gt(heard, 28);
+	ck_assert_uint_lt(heard, SIZE);
+	stop_supervisor();
+	disk_close(disk);
+	disk = NULL;
+	ck_assert_uint_eq(hear_all(), 0);
+	ck_assert(has_hung_up(NULL));
+}
+END_TEST
+
 START_TEST(export_that_has_changed_is_not_taken)
 {
 	const char *text;
@@ -1241,6 +1337,33 @@ START_TEST(export_that_has_changed_is_not_taken)
 }
 END_TEST
 
+static int begin_again(void)
+{
+	pthread_t thread;
+	int result;
+
+	hang_up();
+	ck_assert_int_eq(pthread_create(&thread, NULL, accept_and_speak, NULL), 0);
+	result = disk_begin(disk, true);
+	pthread_join(thread, NULL);
+	hear_greeting();
+	return result;
+}
+
+START_TEST(next_start_has_a_connection_of_its_own)
+{
+	const char *text;
+
+	ck_assert_int_eq(begin_again(), 0);
+	flush_well();
+	offer(SIZE / 2, FLAGS_ALL);
+	messages_begin();
+	ck_assert_int_eq(begin_again(), -ESTALE);
+	text = messages_end();
+	ck_assert_msg(strstr(text, "smaller now: have it served as it was"), "messages: %s", text);
+}
+END_TEST
+
 START_TEST(greeting_that_hangs_or_ends_is_tried_again)
 {
 	hang_up();
@@ -1251,6 +1374,122 @@ START_TEST(greeting_that_hangs_or_ends_is_tried_again)
 	offer(SIZE, FLAGS_ALL);
 	come_back();
 	flush_well();
+}
+END_TEST
+
+/* --- The supervisor and a guest's process that was taken over, step by step. */
+
+static struct nbd_server wanted;
+static struct pollfd polls[NBD_SERVERS_MAX];
+
+static void setup_wanted(void)
+{
+	setup_place();
+	wanted = (struct nbd_server){
+		.limit = 10 * SECOND,
+		.export = { .size = SIZE, .flags = FLAGS_ALL, .block_min = 512 },
+	};
+	nbd_server_init(&wanted);
+	ck_assert_int_eq(nbd_parse_address(name, &wanted.address), 0);
+	ck_assert_int_eq(nbd_server_add(&wanted), 0);
+	ck_assert_int_eq(nbd_servers_open(), 0);
+}
+
+static void teardown_wanted(void)
+{
+	nbd_server_release(&wanted);
+	teardown();
+}
+
+/* All that the supervisor can do; whether it would wait then. */
+static bool supervisor_waits(void)
+{
+	for (unsigned i = 0; i < 100; i++) {
+		nbd_servers_watch(polls);
+		if (poll(polls, NBD_SERVERS_MAX, 0) == 0)
+			return true;
+		nbd_servers_serve(polls);
+	}
+	return false;
+}
+
+static void ask_and_accept(void)
+{
+	ck_assert_int_eq(nbd_server_ask(&wanted), 0);
+	ck_assert(supervisor_waits());
+	ck_assert(can_accept(NULL));
+}
+
+static void say_and_serve(size_t from, size_t to)
+{
+	ck_assert_int_eq(send(server, script.bytes + from, to - from, MSG_NOSIGNAL), to - from);
+	ck_assert(supervisor_waits());
+}
+
+START_TEST(connection_is_passed_on_when_the_greeting_is_over)
+{
+	struct nbd_answer answer;
+	uint8_t byte;
+	int fd;
+
+	offer(SIZE, FLAGS_ALL);
+	ask_and_accept();
+	for (size_t at = 0; at < script.length; at++) {
+		ck_assert_int_eq(nbd_server_hear(&wanted, &answer), -EAGAIN);
+		say_and_serve(at, at + 1);
+	}
+	hear_greeting();
+	fd = nbd_server_hear(&wanted, &answer);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_uint_eq(answer.export.size, SIZE);
+	ck_assert_uint_eq(answer.export.flags, FLAGS_ALL);
+	/* Nobody else has it. */
+	close(fd);
+	ck_assert_int_eq(recv(server, &byte, 1, 0), 0);
+}
+END_TEST
+
+START_TEST(other_export_than_the_disks_is_not_passed_on)
+{
+	struct nbd_answer answer;
+
+	offer(SIZE - 512, FLAGS_ALL);
+	ask_and_accept();
+	say_and_serve(0, script.length);
+	hear_greeting();
+	ck_assert_int_eq(nbd_server_hear(&wanted, &answer), -ESTALE);
+	ck_assert_str_eq(answer.problem, "its export is smaller now");
+	ck_assert(has_hung_up(NULL));
+}
+END_TEST
+
+START_TEST(supervisor_waits_for_no_server_and_no_process)
+{
+	struct nbd_answer answer;
+
+	sim_set_clock(START);
+	/* More calls than one are served in turn. */
+	for (unsigned i = 0; i < 3; i++)
+		ck_assert_int_eq(nbd_server_ask(&wanted), 0);
+	ask_and_accept();
+	ck_assert_int_gt(nbd_servers_timeout(), 9000);
+	ck_assert_int_eq(nbd_server_hear(&wanted, &answer), -EAGAIN);
+	sim_set_clock(START + 10 * SECOND);
+	ck_assert_int_eq(nbd_servers_timeout(), 1);
+	sim_set_clock(START + 10 * SECOND + 1000000);
+	nbd_servers_serve(polls);
+	ck_assert_int_eq(nbd_server_hear(&wanted, &answer), -ETIMEDOUT);
+	ck_assert(has_hung_up(NULL));
+	/* One that takes no answers, and one that lets nobody answer. */
+	close(listener);
+	for (unsigned i = 0; i < 2000; i++) {
+		nbd_server_ask(&wanted);
+		ck_assert(supervisor_waits());
+	}
+	shutdown(wanted.calls[1], SHUT_RDWR);
+	ck_assert(supervisor_waits());
+	ck_assert_int_eq(nbd_servers_timeout(), -1);
+	sim_set_clock(0);
 }
 END_TEST
 
@@ -1598,7 +1837,10 @@ Suite *nbd_suite(void)
 		requests_wait_for_so_long_and_the_disk_comes_back,
 		server_that_falls_silent_counts_as_lost,
 		end_of_the_guest_does_not_wait_for_a_server,
+		end_of_the_guest_is_a_farewell,
+		request_that_was_sent_in_part_is_followed_by_nothing,
 		export_that_has_changed_is_not_taken,
+		next_start_has_a_connection_of_its_own,
 		greeting_that_hangs_or_ends_is_tried_again,
 		guest_sees_what_the_server_can,
 		guest_sees_errors_of_the_server,
@@ -1619,10 +1861,16 @@ Suite *nbd_suite(void)
 		no_server_is_told,
 		guest_is_not_offered_what_the_server_can_not,
 	};
+	const TTest *const asked[] = {
+		connection_is_passed_on_when_the_greeting_is_over,
+		other_export_than_the_disks_is_not_passed_on,
+		supervisor_waits_for_no_server_and_no_process,
+	};
 	const TTest *const addresses[] = { addresses_of_servers, what_is_no_address_is_refused };
 	Suite *suite = suite_create("nbd");
 	TCase *connected = tcase_create("connected");
 	TCase *first = tcase_create("opening");
+	TCase *supervised = tcase_create("supervisor");
 	TCase *alone = tcase_create("addresses");
 
 	tcase_add_checked_fixture(connected, setup, teardown);
@@ -1633,10 +1881,15 @@ Suite *nbd_suite(void)
 	tcase_set_timeout(first, 60);
 	for (size_t i = 0; i < ARRAY_SIZE(opening); i++)
 		tcase_add_test(first, opening[i]);
+	tcase_add_checked_fixture(supervised, setup_wanted, teardown_wanted);
+	tcase_set_timeout(supervised, 60);
+	for (size_t i = 0; i < ARRAY_SIZE(asked); i++)
+		tcase_add_test(supervised, asked[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(addresses); i++)
 		tcase_add_test(alone, addresses[i]);
 	suite_add_tcase(suite, connected);
 	suite_add_tcase(suite, first);
+	suite_add_tcase(suite, supervised);
 	suite_add_tcase(suite, alone);
 	return suite;
 }

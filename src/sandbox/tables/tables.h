@@ -51,8 +51,6 @@
 	CALL(madvise, "the balloon's pages in shared memory, likewise", ADVICE(MADV_REMOVE)) \
 	CALL(brk, "memory for a request to an overlay", ANY) \
 	CALL(recvmsg, "an NBD connection that the supervisor has made", ANY) \
-	CALL(poll, "whether it is connected", ANY) \
-	CALL(getsockopt, "why it is not", ANY) \
 	CALL(shutdown, "end one that failed", ANY) \
 	CALL(close, "likewise", ANY) \
 	CALL(restart_syscall, "wait on, after a stop", ANY) \
