@@ -9,6 +9,7 @@
 #ifndef KARMA_DISK_H
 #define KARMA_DISK_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -105,6 +106,15 @@ void disk_close(struct disk *disk);
  * 0, or a negative errno.
  */
 int disk_measure(struct disk *disk, uint64_t *size);
+
+/*
+ * Threads that are in a system call for a disk, which may take as long as that does (a server of NFS that is
+ * away, a file system that is frozen): whoever wants a sign of life has to do without theirs.  Counted at
+ * calls from then on, which may be in memory that processes share.
+ */
+void disk_count_calls(atomic_uint *calls);
+void disk_call_begins(void);
+void disk_call_ends(void);
 
 /* Queue a request; disk_start() starts what the calling thread has queued. */
 static inline void disk_submit(struct disk *disk, struct disk_request *request)

@@ -38,8 +38,11 @@ void notify_hand_on(struct notify *notify);
 /* What the supervisor waits for, NOTIFY_EVENTS of them, and for how long; -1: for ever. */
 void notify_watch(const struct notify *notify, struct pollfd *events);
 int notify_timeout(const struct notify *notify);
-/* Tell of the signs that came.  True: it is time to ask the guest's process for a sign of life. */
-bool notify_serve(struct notify *notify, const struct pollfd *events);
+/*
+ * Tell of the signs that came.  waits: the guest's process waits for a disk, and so lives though it may give no sign.
+ * True: it is time to ask it for a sign of life.
+ */
+bool notify_serve(struct notify *notify, const struct pollfd *events, bool waits);
 
 /* The guest is to end, and may take so many seconds for that. */
 void notify_stopping(const struct notify *notify, unsigned seconds);

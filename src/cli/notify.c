@@ -134,7 +134,7 @@ static void take_sign(int fd)
 		return;
 }
 
-bool notify_serve(struct notify *notify, const struct pollfd *events)
+bool notify_serve(struct notify *notify, const struct pollfd *events, bool waits)
 {
 	if (events[0].revents) {
 		notify->up = true;
@@ -149,6 +149,8 @@ bool notify_serve(struct notify *notify, const struct pollfd *events)
 	/* What came before the question is no answer. */
 	if (!notify->asked)
 		take_sign(notify->alive_fd);
+	else if (waits)
+		send_state(notify, "WATCHDOG=1");
 	notify->asked = true;
 	notify->ask_at = milliseconds() + notify->interval;
 	return true;

@@ -128,6 +128,7 @@ static int make_kept(struct run *run)
 		return fail(-errno, "out of memory");
 	run->kept = kept;
 	run->kept_bytes = size;
+	disk_count_calls(&run->kept->disk_calls);
 	return 0;
 }
 
@@ -296,7 +297,7 @@ waiting_place static void supervise(struct run *run)
 			process_hear_answer(&run->process);
 			control_answered(&run->control);
 		}
-		if (notify_serve(&run->notify, notify))
+		if (notify_serve(&run->notify, notify, atomic_load(&run->kept->disk_calls)))
 			process_order(&run->process, &(struct process_order){ .kind = ORDER_ALIVE });
 		control_serve(&run->control, control, clients);
 		nbd_servers_serve(nbd);
@@ -309,6 +310,7 @@ static int run_once(struct run *run, bool *again)
 	pid_t pid = -1;
 
 	run->kept->again = false;
+	atomic_store(&run->kept->disk_calls, 0);
 	report_reset(run->report);
 	*again = false;
 	if (run_open_kernel(run) == 0 && nbd_servers_open() == 0)

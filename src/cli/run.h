@@ -30,6 +30,7 @@
 struct run_kept {
 	unsigned char again;		/* the guest is to be started anew */
 	unsigned char told_of_pause;
+	atomic_uint disk_calls;		/* disk_count_calls() */
 	struct limit limits[];		/* one for each disk: a restart brings no new burst */
 };
 

@@ -43,6 +43,23 @@ void disk_close(struct disk *disk)
 		disk->backend->close(disk);
 }
 
+static atomic_uint own_calls, *calls = &own_calls;
+
+void disk_count_calls(atomic_uint *count)
+{
+	calls = count;
+}
+
+void disk_call_begins(void)
+{
+	atomic_fetch_add(calls, 1);
+}
+
+void disk_call_ends(void)
+{
+	atomic_fetch_sub(calls, 1);
+}
+
 void disk_fit_size(struct disk *disk, const char *path)
 {
 	uint64_t rest = disk->size % disk->block_size;

@@ -264,10 +264,13 @@ static void transfer_here(struct disk_request *request)
 {
 	struct file *file = file_of(request->disk);
 	uint64_t offset = request->offset + file->start;
-	ssize_t result = request->operation == DISK_READ ?
+	ssize_t result;
+
+	disk_call_begins();
+	result = request->operation == DISK_READ ?
 		preadv2(file->fd, request->iov, request->iov_count, offset, 0) :
 		pwritev2(file->fd, request->iov, request->iov_count, offset, 0);
-
+	disk_call_ends();
 	io_ring_finish(&request->op, result < 0 ? -errno : (int)result);
 }
 
@@ -512,8 +515,11 @@ static void file_start(struct disk *disk)
 static int file_measure(struct disk *disk, uint64_t *size)
 {
 	/* A call that the sandbox allows, and the same for files and devices; nobody uses the position. */
-	off_t end = lseek(file_of(disk)->fd, 0, SEEK_END);
+	off_t end;
 
+	disk_call_begins();
+	end = lseek(file_of(disk)->fd, 0, SEEK_END);
+	disk_call_ends();
 	if (end < 0)
 		return -errno;
 	*size = end;

@@ -301,6 +301,27 @@ START_TEST(zeroes_are_made_in_the_way_that_the_host_knows)
 }
 END_TEST
 
+static atomic_uint in_calls;
+static unsigned in_calls_seen;
+
+static bool see_in_calls(struct host_call *call)
+{
+	if (call->kind == HOST_WRITE && !call->op)
+		in_calls_seen += atomic_load(&in_calls);
+	return false;
+}
+
+/* Such as one to a file system that is frozen: no sign of life is to depend on it. */
+START_TEST(write_that_may_wait_is_known)
+{
+	sim_host = see_in_calls;
+	disk_count_calls(&in_calls);
+	ck_assert_int_eq(transfer(DISK_WRITE), 0);
+	ck_assert_uint_eq(in_calls_seen, 1);
+	ck_assert_uint_eq(atomic_load(&in_calls), 0);
+}
+END_TEST
+
 Suite *file_suite(void)
 {
 	const TTest *const tests[] = {
@@ -310,6 +331,7 @@ Suite *file_suite(void)
 		errors_are_passed_on,
 		writes_that_are_started_together_all_end,
 		many_writes_are_few_system_calls,
+		write_that_may_wait_is_known,
 		zeroes_are_made_in_the_way_that_the_host_knows,
 	};
 	TCase *tcase = tcase_create("faults");

@@ -56,12 +56,14 @@ static const char *told(void)
 	return text;
 }
 
+static bool waits;	/* for a disk */
+
 /* One turn of the supervisor's loop, which waits for nothing. */
 static bool look(void)
 {
 	notify_watch(&notify, events);
 	ck_assert_int_ge(poll(events, NOTIFY_EVENTS, 0), 0);
-	return notify_serve(&notify, events);
+	return notify_serve(&notify, events, waits);
 }
 
 START_TEST(without_a_manager_nothing_happens)
@@ -149,6 +151,26 @@ START_TEST(watchdog_is_fed_by_signs_of_life_alone)
 }
 END_TEST
 
+START_TEST(process_that_waits_for_a_disk_lives)
+{
+	setenv("WATCHDOG_USEC", "4000", 1);
+	ck_assert_int_eq(notify_open(&notify), 0);
+	waits = true;
+	/* It may still answer. */
+	ck_assert(look());
+	ck_assert_str_eq(told(), "");
+	for (int i = 0; i < 3; i++) {
+		usleep(3000);
+		ck_assert(look());
+		ck_assert_str_eq(told(), "WATCHDOG=1");
+	}
+	waits = false;
+	usleep(3000);
+	ck_assert(look());
+	ck_assert_str_eq(told(), "");
+}
+END_TEST
+
 START_TEST(sign_without_a_question_is_none)
 {
 	setenv("WATCHDOG_USEC", "60000000", 1);
@@ -196,6 +218,7 @@ Suite *notify_suite(void)
 		abstract_socket_is_a_manager_too,
 		manager_that_is_not_there_is_an_error,
 		watchdog_is_fed_by_signs_of_life_alone,
+		process_that_waits_for_a_disk_lives,
 		sign_without_a_question_is_none,
 		watchdog_of_another_process_is_not_ours,
 		guests_process_has_not_the_managers_socket,
