@@ -107,7 +107,17 @@ static void make_call(const struct call *call)
 	const uintptr_t *a = call->arguments;
 	long result = syscall(call->number, a[0], a[1], a[2], a[3], a[4], a[5]);
 
-	tell("GOT THROUGH", "%s: %ld (%s)", call->name, result, strerror(errno));
+	/* It does nothing, but is no sign of a break-out. */
+	tell(call->number == SYS_mmap && result < 0 && errno == ENOMEM ? "denied" : "GOT THROUGH",
+		"%s: %ld (%s)", call->name, result, strerror(errno));
+}
+
+/* More than the heap may have (see run): an error, and no end. */
+static void fill_heap(void)
+{
+	while (malloc(64 * KIB))
+		;
+	tell("denied", "heap: %s", strerror(errno));
 }
 
 /* A slot of memory is a way to all of the process's. */
@@ -345,6 +355,7 @@ static void list(void)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
 		puts(calls[i].name);
+	puts("heap");
 	puts("guest_memory");
 	puts("nbd_option");
 	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
@@ -382,6 +393,8 @@ static void take_over(const char *thread, struct io_ring *ring)
 		if (strcmp(calls[i].name, wanted_attack) == 0)
 			make_call(&calls[i]);
 	}
+	if (strcmp("heap", wanted_attack) == 0)
+		fill_heap();
 	if (strcmp("guest_memory", wanted_attack) == 0)
 		map_more_memory();
 	if (strcmp("nbd_option", wanted_attack) == 0)

@@ -71,6 +71,9 @@ static scmp_filter_ctx make_filter(const struct line *lines, unsigned count)
 	if (!filter || seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) < 0 ||
 		seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2) < 0)
 		die("can't make a filter", ENOMEM);
+	/* The C library tries it when the heap can't grow: then there is no memory, and no break-out. */
+	if (seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOMEM), SCMP_SYS(mmap), 0) < 0)
+		die("can't add a rule", ENOMEM);
 	for (unsigned i = 0; i < count; i++)
 		add(filter, &lines[i]);
 	return filter;

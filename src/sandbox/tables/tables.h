@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The system calls that each kind of thread may make while a guest runs, and why.  All others end
- * the monitor, with a message that names the call.
+ * the monitor, with a message that names the call; but for mmap, which fails with ENOMEM.
  *
  * A line is a call, or a call with certain arguments: CALL(name, why, checks), where a check is one
  * of libseccomp's, on an argument by its number.  All checks of a line hold, or the line doesn't
