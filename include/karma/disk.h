@@ -60,6 +60,7 @@ struct disk_request {
 	/* The backend's. */
 	struct io_op op;
 	struct disk *disk;
+	void (*again)(struct disk_request *request);
 	struct disk_request *chain;	/* the first of those that were started together */
 	struct disk_request *next;
 	uint64_t mark;

@@ -224,11 +224,46 @@ static int measure(struct disk *disk, int fd, const struct stat *status,
 	return 0;
 }
 
+static struct disk_request *request_of(struct io_op *op)
+{
+	return container_of(op, struct disk_request, op);
+}
+
+static void try_again(struct io_op *op, int result)
+{
+	(void)result;
+	request_of(op)->again(request_of(op));
+}
+
+/*
+ * Whether an operation ended without having been done, so that it is done again.  io_uring cancels what it has
+ * no worker thread for, and can't make one now.
+ */
+static bool goes_again(
+	struct disk_request *request, int result, void (*again)(struct disk_request *request))
+{
+	static const struct __kernel_timespec moment = { .tv_nsec = 10 * 1000 * 1000 };
+
+	if (result == -EINTR || result == -EAGAIN) {
+		again(request);
+		return true;
+	}
+	if (result != -ECANCELED)
+		return false;
+	request->again = again;
+	request->op.done = try_again;
+	io_ring_timeout(io_ring_here(request->disk->ring), &request->op, &moment);
+	return true;
+}
+
+static void transfer_done(struct io_op *op, int result);
+
 static void queue_transfer(struct disk_request *request)
 {
 	struct file *file = file_of(request->disk);
 	struct io_ring *ring = io_ring_here(file->disk.ring);
 
+	request->op.done = transfer_done;
 	if (request->operation == DISK_READ)
 		io_ring_readv(ring, &request->op, file->fd, request->iov,
 			request->iov_count, request->offset + file->start);
@@ -239,12 +274,10 @@ static void queue_transfer(struct disk_request *request)
 
 static void transfer_done(struct io_op *op, int result)
 {
-	struct disk_request *request = container_of(op, struct disk_request, op);
+	struct disk_request *request = request_of(op);
 
-	if (result == -EINTR || result == -EAGAIN) {
-		queue_transfer(request);
+	if (goes_again(request, result, queue_transfer))
 		return;
-	}
 	/* Nothing more to read or write: the file became shorter than the disk. */
 	if (result == 0)
 		result = -EIO;
@@ -266,6 +299,7 @@ static void transfer_here(struct disk_request *request)
 	uint64_t offset = request->offset + file->start;
 	ssize_t result;
 
+	request->op.done = transfer_done;
 	disk_call_begins();
 	result = request->operation == DISK_READ ?
 		preadv2(file->fd, request->iov, request->iov_count, offset, 0) :
@@ -299,11 +333,6 @@ static void write_at_once(struct disk_request *request)
 		file->slow_until = end + SLOW_PAUSE_NANOSECONDS;
 }
 
-static struct disk_request *request_of(struct io_op *op)
-{
-	return container_of(op, struct disk_request, op);
-}
-
 /* Those before this one are whole; those behind it were not tried, unless it is the last. */
 static void chain_done(struct io_op *op, int result)
 {
@@ -314,13 +343,9 @@ static void chain_done(struct io_op *op, int result)
 		next = request_of(at->op.next);
 		at->done(at, 0);
 	}
-	for (op = op->next; op; op = op->next) {
-		at = request_of(op);
-		at->op.done = transfer_done;
-		queue_transfer(at);
-	}
+	for (op = op->next; op; op = op->next)
+		queue_transfer(request_of(op));
 	/* If it was only a part of a write, the rest comes back alone. */
-	end->op.done = transfer_done;
 	transfer_done(&end->op, result);
 }
 
@@ -372,7 +397,6 @@ static void start_transfer(struct disk_request *request)
 {
 	struct file *file = file_of(request->disk);
 
-	request->op.done = transfer_done;
 	if (file->waits) {
 		transfer_here(request);
 	} else if (request->operation == DISK_READ || file->direct) {
@@ -386,7 +410,7 @@ static void start_transfer(struct disk_request *request)
 static void start_large(struct io_op *op, int result)
 {
 	(void)result;
-	start_transfer(container_of(op, struct disk_request, op));
+	start_transfer(request_of(op));
 }
 
 /* Large ones go to the I/O thread, but if they need no copy. */
@@ -408,11 +432,9 @@ static void queue_flush(struct disk_request *request);
 
 static void flush_done(struct io_op *op, int result)
 {
-	struct disk_request *request = container_of(op, struct disk_request, op);
+	struct disk_request *request = request_of(op);
 
-	if (result == -EINTR || result == -EAGAIN)
-		queue_flush(request);
-	else
+	if (!goes_again(request, result, queue_flush))
 		request->done(request, result);
 }
 
@@ -436,12 +458,10 @@ static void queue_zeroes(struct disk_request *request);
 
 static void punch_done(struct io_op *op, int result)
 {
-	struct disk_request *request = container_of(op, struct disk_request, op);
+	struct disk_request *request = request_of(op);
 
-	if (result == -EINTR || result == -EAGAIN) {
-		queue_punch(request);
+	if (goes_again(request, result, queue_punch))
 		return;
-	}
 	if (result == -EOPNOTSUPP && request->operation == DISK_DISCARD) {
 		/* It is advice: where the host can't follow, nothing is wrong. */
 		result = 0;
@@ -461,12 +481,12 @@ static void queue_punch(struct disk_request *request)
 
 static void zero_done(struct io_op *op, int result)
 {
-	struct disk_request *request = container_of(op, struct disk_request, op);
+	struct disk_request *request = request_of(op);
 
-	if (result == -EINTR || result == -EAGAIN)
-		queue_zeroes(request);
+	if (goes_again(request, result, queue_zeroes))
+		return;
 	/* tmpfs, for one, knows no zero range, but punches holes. */
-	else if (result == -EOPNOTSUPP && !request->unmap)
+	if (result == -EOPNOTSUPP && !request->unmap)
 		queue_punch(request);
 	else
 		request->done(request, result);

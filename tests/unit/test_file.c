@@ -88,12 +88,15 @@ static bool short_and_interrupted(struct host_call *call)
 	struct iovec iov[PARTS], rest;
 	unsigned count;
 
+	/* The last is io_uring's, without a worker thread. */
+	const int errors[] = { -EINTR, -EAGAIN, -ECANCELED };
+
 	if (call->kind == HOST_SYNC || call->kind == HOST_CLEAR) {
-		call->result = -EINTR;
+		call->result = errors[2 - calls % 3];
 		return ++calls % 3;
 	}
 	if (++calls % 3 == 0) {
-		call->result = calls % 2 ? -EINTR : -EAGAIN;
+		call->result = errors[calls / 3 % 3];
 		return true;
 	}
 	memcpy(iov, call->iov, call->count * sizeof(iov[0]));
