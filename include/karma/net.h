@@ -56,6 +56,9 @@ struct net_options {
 
 struct net;
 
+/* Whether an interface of the host is there, and up. */
+enum net_link { NET_LINK_DOWN, NET_LINK_UP, NET_LINK_GONE };
+
 struct net_ops {
 	/*
 	 * The next frame, with its header, into a list of buffers: its length with the header, which
@@ -77,6 +80,8 @@ struct net_ops {
 	int (*set_offloads)(struct net *net, unsigned offloads);
 	/* Spread received frames over the first queues.  May be NULL. */
 	int (*use_queues)(struct net *net, unsigned queues);
+	/* net_look().  May be NULL: it never changes by itself. */
+	enum net_link (*look)(struct net *net, int links_fd);
 	/* net_begin().  May be NULL. */
 	int (*begin)(struct net *net, bool again);
 	/* After net_end(), once, on the I/O thread: tell the user. */
@@ -112,7 +117,8 @@ struct net {
 	unsigned mtu;			/* that it is best used with; 0: the guest's choice */
 	_Atomic bool up;
 	_Atomic bool ended;
-	struct io_op ended_op;
+	_Atomic bool told_up, telling;	/* net_follow(), on its way to the I/O thread */
+	struct io_op ended_op, told_op;
 	struct net_queue queues[NET_QUEUES_MAX];
 	const struct net_events *events;	/* NULL: nobody is attached */
 	void *context;
@@ -120,6 +126,20 @@ struct net {
 
 /* Open what the options name.  0, or a negative errno with a message printed. */
 int net_open(struct net **net, const struct net_options *options, struct io_ring *ring);
+
+/*
+ * For the supervisor, which alone sees the host's network: a socket that can be read when an interface
+ * has changed, or a negative errno with a message printed; empty it; how a link is by now, and whether
+ * that is new to the guest's process.
+ */
+int net_links_open(void);
+void net_links_empty(int links_fd);
+bool net_look(struct net *net, int links_fd, enum net_link *link);
+/* The guest's process was told, and so the next one knows from the start. */
+void net_told(struct net *net, enum net_link link);
+
+/* In the guest's process: do as it was told.  Any thread. */
+void net_follow(struct net *net, enum net_link link);
 
 /*
  * The ring is there, and runs soon: to be called by the process that has opened it, or one that was

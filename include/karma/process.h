@@ -32,6 +32,7 @@ enum process_order_kind {
 	ORDER_PAUSE,
 	ORDER_RESUME,
 	ORDER_BALLOON,		/* value: the size that it is to have, in bytes */
+	ORDER_LINK,		/* value: for networks_follow(): the link of a TAP has changed */
 	ORDER_CONSOLE_SIZE,	/* the console may have another size */
 	ORDER_STATISTICS,	/* put them into the report */
 	ORDER_ALIVE,		/* the service manager wants a sign of life */

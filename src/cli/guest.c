@@ -274,6 +274,8 @@ static int serve_order(struct run *run, const struct process_order *order)
 		run->balloon_bytes = order->value;
 		balloon_set(run->balloon, order->value);
 		return 0;
+	case ORDER_LINK:
+		return networks_follow(&run->networks, order->value);
 	case ORDER_CONSOLE_SIZE:
 		console_resized(run->console);
 		return 0;

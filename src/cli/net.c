@@ -68,6 +68,15 @@ static size_t limits_bytes(const struct run_options *options)
 	return options->net_count * sizeof(struct network_limits);
 }
 
+static bool have_taps(const struct run_options *options)
+{
+	for (size_t i = 0; i < options->net_count; i++) {
+		if (options->nets[i].kind != NET_USER)
+			return true;
+	}
+	return false;
+}
+
 int networks_open(
 	struct networks *networks, const struct run_options *options, struct io_ring *ring)
 {
@@ -82,6 +91,12 @@ int networks_open(
 		if (limits == MAP_FAILED)
 			return fail(-ENOMEM, "--net: out of memory");
 		networks->limits = limits;
+	}
+	/* Before they are looked at, so that no change is missed. */
+	if (have_taps(options)) {
+		networks->links_fd = net_links_open();
+		if (networks->links_fd < 0)
+			return networks->links_fd;
 	}
 	for (size_t i = 0; i < options->net_count; i++) {
 		const struct net_options *net = &options->nets[i];
@@ -111,11 +126,41 @@ void networks_close(struct networks *networks)
 	}
 	if (networks->limits)
 		munmap(networks->limits, limits_bytes(networks->options));
+	close_fd(&networks->links_fd);
 	free(networks->list);
+}
+
+/* An order's value: the number of a network, and its link. */
+#define LINK_BITS 2u
+
+void networks_look(struct networks *networks, const struct process *process)
+{
+	net_links_empty(networks->links_fd);
+	for (size_t i = 0; i < networks->count; i++) {
+		struct process_order order = { .kind = ORDER_LINK };
+		enum net_link link;
+
+		if (!net_look(networks->list[i].net, networks->links_fd, &link))
+			continue;
+		order.value = i << LINK_BITS | link;
+		/* If it takes none now, the next change tells. */
+		if (process_order(process, &order) == 0)
+			net_told(networks->list[i].net, link);
+	}
+}
+
+int networks_follow(struct networks *networks, uint64_t value)
+{
+	if (value >> LINK_BITS >= networks->count)
+		return -EINVAL;
+	net_follow(networks->list[value >> LINK_BITS].net, value & ((1u << LINK_BITS) - 1));
+	return 0;
 }
 
 void networks_hand_on(struct networks *networks)
 {
+	close_fd(&networks->links_fd);
+	networks->links_fd = -1;
 	for (size_t i = 0; i < networks->count; i++) {
 		limit_hand_on(&networks->limits[i].receive, &networks->options->nets[i].limit);
 		limit_hand_on(&networks->limits[i].transmit, &networks->options->nets[i].limit);

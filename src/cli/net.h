@@ -8,6 +8,7 @@
 
 #include "karma/cli.h"
 #include "karma/machine.h"
+#include "karma/process.h"
 
 /* In memory that the processes of guests share: a restart brings no new burst. */
 struct network_limits {
@@ -25,6 +26,7 @@ struct networks {
 	struct network *list;
 	struct network_limits *limits;
 	size_t count;
+	int links_fd;	/* the supervisor's, if there are TAPs; -1 otherwise */
 };
 
 /* Operations of io_uring that they may have under way at a time. */
@@ -35,6 +37,11 @@ int networks_open(
 	struct networks *networks, const struct run_options *options, struct io_ring *ring);
 /* After the ring has been released. */
 void networks_close(struct networks *networks);
+
+/* In the supervisor, when links_fd can be read: tell the guest's process of what has changed. */
+void networks_look(struct networks *networks, const struct process *process);
+/* In the process of a guest: do what ORDER_LINK says. */
+int networks_follow(struct networks *networks, uint64_t value);
 
 /* In the process of a guest: check what the one before has left. */
 void networks_hand_on(struct networks *networks);

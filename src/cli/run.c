@@ -266,14 +266,15 @@ static int sooner(int one, int other)
 /* What the guest's process, signals and clients want, until that process ends. */
 waiting_place static void supervise(struct run *run)
 {
-	struct pollfd watched[3 + NOTIFY_EVENTS + CONTROL_POLLS + NBD_SERVERS_MAX];
-	struct pollfd *const notify = watched + 3, *const control = notify + NOTIFY_EVENTS;
+	struct pollfd watched[4 + NOTIFY_EVENTS + CONTROL_POLLS + NBD_SERVERS_MAX];
+	struct pollfd *const notify = watched + 4, *const control = notify + NOTIFY_EVENTS;
 	struct pollfd *const nbd = control + CONTROL_POLLS;
 	bool trimmed = false;
 
 	watched[0] = (struct pollfd){ .fd = run->process.pidfd, .events = POLLIN };
 	watched[1] = (struct pollfd){ .fd = run->signal_fd, .events = POLLIN };
 	watched[2] = (struct pollfd){ .fd = run->process.answers, .events = POLLIN };
+	watched[3] = (struct pollfd){ .fd = run->networks.links_fd, .events = POLLIN };
 	do {
 		unsigned clients = control_poll(&run->control, control);
 		int timeout = sooner(control_timeout(&run->control), notify_timeout(&run->notify));
@@ -297,6 +298,8 @@ waiting_place static void supervise(struct run *run)
 			process_hear_answer(&run->process);
 			control_answered(&run->control);
 		}
+		if (watched[3].revents)
+			networks_look(&run->networks, &run->process);
 		if (notify_serve(&run->notify, notify, atomic_load(&run->kept->disk_calls)))
 			process_order(&run->process, &(struct process_order){ .kind = ORDER_ALIVE });
 		control_serve(&run->control, control, clients);
@@ -368,6 +371,7 @@ int command_run(int argc, char **argv)
 {
 	struct run run = {
 		.notify = NOTIFY_NONE,
+		.networks = { .links_fd = -1 },
 		.signal_fd = -1,
 		.pid = getpid(),
 		.parent = getppid(),

@@ -18,6 +18,20 @@ int net_begin(struct net *net, bool again)
 	return net->ops->begin ? net->ops->begin(net, again) : 0;
 }
 
+bool net_look(struct net *net, int links_fd, enum net_link *link)
+{
+	enum net_link known = net->ended ? NET_LINK_GONE : net->up ? NET_LINK_UP : NET_LINK_DOWN;
+
+	*link = net->ops->look && !net->ended ? net->ops->look(net, links_fd) : known;
+	return *link != known;
+}
+
+void net_told(struct net *net, enum net_link link)
+{
+	net->up = link == NET_LINK_UP;
+	net->ended = link == NET_LINK_GONE;
+}
+
 void net_close(struct net *net)
 {
 	net->ops->close(net);
@@ -68,6 +82,30 @@ void net_end(struct net *net)
 		return;
 	net->ended_op.done = has_ended;
 	io_ring_wake(net->ring, &net->ended_op);
+	io_ring_submit(net->ring);
+}
+
+static void follow(struct io_op *op, int result)
+{
+	struct net *net = container_of(op, struct net, told_op);
+
+	(void)result;
+	net->telling = false;
+	if (!net->ended)
+		net_set_link(net, net->told_up);
+}
+
+void net_follow(struct net *net, enum net_link link)
+{
+	if (link == NET_LINK_GONE) {
+		net_end(net);
+		return;
+	}
+	net->told_up = link == NET_LINK_UP;
+	if (atomic_exchange(&net->telling, true))
+		return;
+	net->told_op.done = follow;
+	io_ring_wake(net->ring, &net->told_op);
 	io_ring_submit(net->ring);
 }
 

@@ -6,7 +6,6 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -25,13 +24,17 @@
 #define OFFLOADS (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
 #define OFFLOADS_USO (OFFLOADS | TUN_F_USO4 | TUN_F_USO6)
 
+#define LINK_MESSAGES 64	/* taken at a time */
+
 struct tap {
 	struct net net;
 	char interface[IFNAMSIZ];
-	int link_fd;		/* netlink: interfaces of the host change */
-	int query_fd;		/* a socket of the host's network, to ask about them */
-	struct io_op link_op;
 };
+
+static struct tap *tap_of(struct net *net)
+{
+	return container_of(net, struct tap, net);
+}
 
 static const char *create_cure(int error)
 {
@@ -76,20 +79,6 @@ static int open_queue(const char *name, unsigned queues)
 	return fail(result, "tap %s: %s: %s", name, strerror(-result), create_cure(-result));
 }
 
-/* By the name that it has now: it may have been given another. */
-static int get_flags(struct tap *tap, short *flags)
-{
-	struct ifreq request = { 0 };
-
-	if (ioctl(tap->net.queues[0].fd, TUNGETIFF, &request) < 0)
-		return -errno;
-	memcpy(tap->interface, request.ifr_name, sizeof(tap->interface));
-	if (ioctl(tap->query_fd, SIOCGIFFLAGS, &request) < 0)
-		return -errno;
-	*flags = request.ifr_flags;
-	return 0;
-}
-
 static void bring_up(const char *name)
 {
 	cleanup_fd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -109,68 +98,44 @@ static void tap_gone(struct net *net)
 		net->name);
 }
 
-static void look_at_link(struct tap *tap)
+/* By the name that it has now: it may have been given another. */
+static enum net_link tap_look(struct net *net, int links_fd)
 {
-	short flags = 0;
-	int result = get_flags(tap, &flags);
+	struct ifreq request = { 0 };
 
-	if (result == -EBADFD)
-		net_end(&tap->net);
-	else if (result < 0)
-		net_set_link(&tap->net, true);	/* in another network namespace than we are */
-	else
-		net_set_link(&tap->net, flags & IFF_UP);
+	if (ioctl(net->queues[0].fd, TUNGETIFF, &request) < 0)
+		return errno == EBADFD ? NET_LINK_GONE : NET_LINK_UP;
+	memcpy(tap_of(net)->interface, request.ifr_name, sizeof(request.ifr_name));
+	/* It may be in another network namespace than we are. */
+	if (ioctl(links_fd, SIOCGIFFLAGS, &request) < 0)
+		return NET_LINK_UP;
+	return request.ifr_flags & IFF_UP ? NET_LINK_UP : NET_LINK_DOWN;
 }
 
-static void link_changed(struct io_op *op, int result);
-
-static void watch_link(struct tap *tap)
+int net_links_open(void)
 {
-	tap->link_op.done = link_changed;
-	io_ring_poll(tap->net.ring, &tap->link_op, tap->link_fd, POLLIN);
-	io_ring_submit(tap->net.ring);
+	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK };
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+	int result;
+
+	if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+		return fd;
+	result = fail(-errno, "--net: can't watch interfaces (netlink): %s: raise the limit of open files "
+			      "(ulimit -n)",
+		strerror(errno));
+	close_fd(&fd);
+	return result;
 }
 
 /* What the messages say does not matter, nor whether some were lost: we look for ourselves. */
-static void link_changed(struct io_op *op, int result)
+void net_links_empty(int links_fd)
 {
-	struct tap *tap = container_of(op, struct tap, link_op);
 	char message[4096];
 
-	(void)result;
-	while (read_bytes(tap->link_fd, message, sizeof(message)) >= 0 || errno == ENOBUFS)
-		;
-	look_at_link(tap);
-	if (!tap->net.ended)
-		watch_link(tap);
-}
-
-static int open_link_watch(struct tap *tap)
-{
-	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK };
-
-	tap->query_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	tap->link_fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
-	if (tap->query_fd < 0 || tap->link_fd < 0 ||
-		bind(tap->link_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return fail(-errno, "%s: can't watch its link (netlink): %s: raise the limit of open "
-				    "files (ulimit -n)",
-			tap->net.name, strerror(errno));
-	look_at_link(tap);
-	if (!tap->net.up)
-		note("%s: it is down, and so is the guest's link: `ip link set %s up`", tap->net.name,
-			tap->interface);
-	return 0;
-}
-
-static int tap_begin(struct net *net, bool again)
-{
-	struct tap *tap = container_of(net, struct tap, net);
-
-	(void)again;
-	look_at_link(tap);
-	watch_link(tap);
-	return 0;
+	for (unsigned i = 0; i < LINK_MESSAGES; i++) {
+		if (read_bytes(links_fd, message, sizeof(message)) < 0 && errno != ENOBUFS)
+			return;
+	}
 }
 
 /* Is the interface gone, or has only this queue been taken off it?  The first one stays. */
@@ -229,20 +194,16 @@ static int tap_use_queues(struct net *net, unsigned queues)
 
 static void tap_close(struct net *net)
 {
-	struct tap *tap = container_of(net, struct tap, net);
-
 	for (unsigned i = 0; i < net->queue_count; i++)
 		close_fd(&net->queues[i].fd);
-	close_fd(&tap->link_fd);
-	close_fd(&tap->query_fd);
-	free(tap);
+	free(tap_of(net));
 }
 
 static const struct net_ops tap_ops = {
 	.receive = tap_receive,
 	.send = tap_send,
 	.set_offloads = tap_set_offloads,
-	.begin = tap_begin,
+	.look = tap_look,
 	.gone = tap_gone,
 	.close = tap_close,
 };
@@ -253,7 +214,7 @@ static const struct net_ops multi_queue_ops = {
 	.send = tap_send,
 	.set_offloads = tap_set_offloads,
 	.use_queues = tap_use_queues,
-	.begin = tap_begin,
+	.look = tap_look,
 	.gone = tap_gone,
 	.close = tap_close,
 };
@@ -328,6 +289,16 @@ static int open_by_fd(struct tap *tap, const struct net_options *options)
 	return 0;
 }
 
+static void look_first(struct tap *tap)
+{
+	cleanup_fd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	tap->net.up = tap_look(&tap->net, fd) == NET_LINK_UP;
+	if (!tap->net.up)
+		note("%s: it is down, and so is the guest's link: `ip link set %s up`", tap->net.name,
+			tap->interface);
+}
+
 int tap_open(struct net **net, const struct net_options *options, struct io_ring *ring)
 {
 	struct tap *tap = calloc(1, sizeof(*tap));
@@ -336,19 +307,17 @@ int tap_open(struct net **net, const struct net_options *options, struct io_ring
 	if (!tap)
 		return fail(-ENOMEM, "tap: out of memory");
 	net_init(&tap->net, options->queues > 1 ? &multi_queue_ops : &tap_ops, ring);
-	tap->link_fd = tap->query_fd = -1;
 	if (options->kind == NET_FDS) {
 		result = open_by_fd(tap, options);
 	} else {
 		snprintf(tap->net.name, sizeof(tap->net.name), "tap %s", options->tap);
 		result = open_by_name(tap, options);
 	}
-	if (result == 0)
-		result = open_link_watch(tap);
 	if (result < 0) {
 		tap_close(&tap->net);
 		return result;
 	}
+	look_first(tap);
 	*net = &tap->net;
 	return 0;
 }

@@ -70,6 +70,15 @@ static void end_gone(struct net *net)
 	gones++;
 }
 
+static enum net_link found;
+
+static enum net_link end_look(struct net *net, int links_fd)
+{
+	(void)net;
+	(void)links_fd;
+	return found;
+}
+
 static bool pending;
 
 static bool end_pending(const struct net *net, unsigned queue)
@@ -85,6 +94,7 @@ static const struct net_ops end_ops = {
 	.send = end_send,
 	.set_offloads = end_set_offloads,
 	.use_queues = end_use_queues,
+	.look = end_look,
 	.gone = end_gone,
 };
 
@@ -1125,6 +1135,52 @@ START_TEST(link_changes_are_told)
 }
 END_TEST
 
+START_TEST(link_is_as_the_supervisor_found_it_last)
+{
+	net_follow(&end, NET_LINK_DOWN);
+	net_follow(&end, NET_LINK_UP);
+	net_follow(&end, NET_LINK_DOWN);
+	/* Who tells is no thread of the device's. */
+	ck_assert_uint_eq(link_status(), VIRTIO_NET_S_LINK_UP);
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(link_status(), 0);
+	net_follow(&end, NET_LINK_UP);
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(link_status(), VIRTIO_NET_S_LINK_UP);
+	/* Nothing comes after the end. */
+	net_follow(&end, NET_LINK_UP);
+	net_follow(&end, NET_LINK_GONE);
+	net_follow(&end, NET_LINK_UP);
+	sim_run_moment(&sim);
+	net_follow(&end, NET_LINK_UP);
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(link_status(), 0);
+	ck_assert_uint_eq(gones, 1);
+}
+END_TEST
+
+START_TEST(link_is_told_until_it_is_known)
+{
+	enum net_link link;
+
+	found = NET_LINK_UP;
+	ck_assert(!net_look(&end, -1, &link));
+	for (unsigned i = 0; i < 2; i++) {
+		found = NET_LINK_DOWN;
+		ck_assert(net_look(&end, -1, &link));
+		ck_assert_int_eq(link, NET_LINK_DOWN);
+	}
+	net_told(&end, NET_LINK_DOWN);
+	ck_assert(!net_look(&end, -1, &link));
+	found = NET_LINK_GONE;
+	ck_assert(net_look(&end, -1, &link));
+	net_told(&end, link);
+	/* Another may have its name by now. */
+	found = NET_LINK_UP;
+	ck_assert(!net_look(&end, -1, &link));
+}
+END_TEST
+
 START_TEST(end_of_the_other_end_takes_the_link_down_once)
 {
 	offer_buffer(receive, 2000);
@@ -1317,6 +1373,8 @@ Suite *net_suite(void)
 	tcase_add_test(pairs, commands_of_bad_lengths_are_refused);
 	tcase_add_test(pairs, commands_without_a_place_for_the_answer_do_nothing);
 	tcase_add_test(full, link_changes_are_told);
+	tcase_add_test(full, link_is_as_the_supervisor_found_it_last);
+	tcase_add_test(full, link_is_told_until_it_is_known);
 	tcase_add_test(full, end_of_the_other_end_takes_the_link_down_once);
 	tcase_add_loop_test(full, random_chains_and_frames_do_no_harm, 0, 8);
 	suite_add_tcase(suite, own);

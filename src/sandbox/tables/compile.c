@@ -7,7 +7,6 @@
 #include <linux/filter.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
-#include <linux/sockios.h>
 #include <seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -42,7 +42,6 @@
 	CALL(ioctl, "which offloads of a TAP the guest takes", REQUEST(TUNSETOFFLOAD)) \
 	CALL(ioctl, "how many queues of a TAP it uses", REQUEST(TUNSETQUEUE)) \
 	CALL(ioctl, "whether a TAP is still there", REQUEST(TUNGETIFF)) \
-	CALL(ioctl, "whether a TAP is up", REQUEST(SIOCGIFFLAGS)) \
 	CALL(clock_gettime, "time; without the vDSO", ANY) \
 	CALL(pwritev2, "write: large writes to disks, frames, requests, messages", ANY) \
 	CALL(preadv2, "read: the console's input, frames, replies", ANY) \
