@@ -26,7 +26,7 @@ example() {
 	text=$(grep -lF -- "$1" example.*.text) || die "no example has the text: $1"
 	mkdir -p bin
 	# What a user has by `make install`.
-	printf '%s\n' '#!/bin/sh' "KARMA_GUEST_DIR=$KARMA_ROOT/build/guest exec $KARMA \"\$@\"" >bin/karma
+	printf '%s\n' '#!/bin/sh' "KARMA_GUEST_DIR=$GUEST_DIR exec $KARMA \"\$@\"" >bin/karma
 	chmod +x bin/karma
 	ln -sf "$KARMA_KERNEL" bzImage
 	sed -e "s|/boot/vmlinuz-6.1.0-44-amd64|$KARMA_KERNEL|; ${2-}" "${text%.text}" >run
@@ -137,7 +137,8 @@ test_example_upgrade_on_an_overlay() {
 test_example_publish() {
 	command -v passt >/dev/null || skip "passt is not installed: run scripts/dependencies test"
 	make_routed_namespace
-	KARMA_IN_NS+=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+	let_user_in
+	KARMA_IN_NS+=("${become[@]}")
 	make_root web.img
 	chown 65534 . web.img
 	example "Serve a page from a guest" '$s|$| \&|

@@ -6,7 +6,8 @@
 KARMA=${KARMA:-$KARMA_ROOT/build/karma}
 : "${KARMA_KERNEL:?the path of the guest kernel (vmlinuz)}"
 RELEASE=${KARMA_KERNEL##*/vmlinuz-}
-INITRAMFS=$KARMA_ROOT/build/guest/$RELEASE/initramfs.img
+GUEST_DIR=$KARMA_ROOT/build/guest
+INITRAMFS=$GUEST_DIR/$RELEASE/initramfs.img
 TINY=$KARMA_ROOT/build/test/tiny
 
 # A guest that hangs must not hang the tests.
@@ -142,6 +143,21 @@ make_busybox_root() {	# DIRECTORY
 link_busybox() {	# DIRECTORY APPLET...: by one process
 	perl -e '$bin = shift; -e "$bin/$_" or symlink("busybox", "$bin/$_") or die "$bin/$_: $!\n" for @ARGV' \
 		"$1/bin" "${@:2}"
+}
+
+# An ordinary user, by "${become[@]}": with /dev/kvm, this directory, and copies of Karma and of what guests are
+# started from, since the checkout may be where nobody else gets to, as in a home.
+let_user_in() {
+	[ "$(id -u)" = 0 ] || skip "needs to be root, to become another user"
+	become=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+	chmod 755 . "${PWD%/*}"
+	chmod 666 /dev/kvm
+	mkdir -p copies/guest/"$RELEASE"
+	cp "$INITRAMFS" copies/guest/"$RELEASE"
+	cp -r "$KARMA" "$KARMA_KERNEL" "$TINY" copies
+	chmod -R a+rX copies
+	KARMA=$PWD/copies/karma KARMA_KERNEL=$PWD/copies/vmlinuz-$RELEASE TINY=$PWD/copies/tiny
+	GUEST_DIR=$PWD/copies/guest INITRAMFS=$PWD/copies/guest/$RELEASE/initramfs.img
 }
 
 clean_up() {

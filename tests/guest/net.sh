@@ -72,16 +72,13 @@ make_routed_namespace() {
 	ip -n "$ns" -6 route add default via 2001:db8::1
 }
 
-# An ordinary user, who may use KVM in here.
-as_user() { in_ns setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
-
 expect_no_passt() {
 	! ip netns pids "$ns" | xargs -r ps -o comm= -p | grep passt || die "passt is left behind"
 }
 
 start_user_guest() {
 	mkfifo to_guest
-	as_user "$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" "$@" \
+	in_ns "${become[@]}" "$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" "$@" \
 		<to_guest >out 2>err &
 	guest_pid=$!
 	exec 7>to_guest
@@ -90,6 +87,7 @@ start_user_guest() {
 test_net_user_serves_and_fetches_without_root() {
 	command -v passt >/dev/null || skip "passt is not installed: run scripts/dependencies test"
 	make_routed_namespace
+	let_user_in
 	mkdir served
 	head -c 3000000 /dev/urandom >served/file
 	in_ns busybox httpd -f -p 127.0.0.1:8000 -h served &
@@ -167,6 +165,7 @@ test_net_interface_that_is_not_there_is_made_and_vanishes() {
 
 test_net_ordinary_user_takes_a_tap_of_his_own_and_no_other() {
 	make_namespace
+	let_user_in
 	ip -n "$ns" tuntap add mine mode tap user 65534
 	ip -n "$ns" tuntap add others mode tap user 1
 	ip -n "$ns" link set mine up
@@ -175,7 +174,7 @@ test_net_ordinary_user_takes_a_tap_of_his_own_and_no_other() {
 	end_guest
 	expect_status 0
 	status=0
-	as_user "$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --net tap=others -- true \
+	in_ns "${become[@]}" "$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --net tap=others -- true \
 		>out 2>err </dev/null || status=$?
 	expect_status 125
 	expect_in err "tap others: Operation not permitted: create it as root for yourself"
@@ -195,6 +194,7 @@ test_net_mac_is_the_same_at_each_start_and_differs_by_name() {
 test_net_death_of_passt_is_told_and_the_guest_lives_on() {
 	command -v passt >/dev/null || skip "passt is not installed: run scripts/dependencies test"
 	make_routed_namespace
+	let_user_in
 	start_user_guest --net user -- sh -c '
 		echo begun
 		while [ "$(cat /sys/class/net/eth0/carrier)" = 1 ]; do usleep 20000; done
@@ -213,10 +213,11 @@ test_net_death_of_passt_is_told_and_the_guest_lives_on() {
 test_net_passt_that_can_not_publish_is_told() {
 	command -v passt >/dev/null || skip "passt is not installed: run scripts/dependencies test"
 	make_routed_namespace
+	let_user_in
 	in_ns busybox httpd -f -p 127.0.0.1:8080 -h . &
 	nap 0.5
 	status=0
-	as_user "$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" \
+	in_ns "${become[@]}" "$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" \
 		--net user,publish=127.0.0.1:8080:80 -- true >out 2>err </dev/null || status=$?
 	expect_status 125
 	expect_in err "passt did not start"
@@ -317,13 +318,16 @@ test_net_user_debian_updates_and_takes_large_copies_by_scp() {
 	command -v passt >/dev/null || skip "passt is not installed: run scripts/dependencies test"
 	make_routed_namespace
 	make_key
+	let_user_in
 	mkdir mirror
 	printf 'Package: karma-test\nVersion: 7\nArchitecture: all\nMaintainer: nobody\nFilename: x\nSize: 1\nDescription: none\n' \
 		>mirror/Packages
 	printf 'Date: %s\nSHA256:\n %s %s Packages\n' "$(date -u -R)" \
 		"$(sha256sum mirror/Packages | cut -d ' ' -f 1)" "$(stat -c %s mirror/Packages)" >mirror/Release
 	in_ns busybox httpd -f -p 127.0.0.1:8000 -h mirror &
-	LIMIT=$((${KARMA_TEST_LIMIT:-400} - 20)) start_user_guest --memory 1G --disk "$DEBIAN,ro" --net user,publish=2222:22 \
+	# By a descriptor, as the image is too large to be copied.
+	exec 8<"$DEBIAN"
+	LIMIT=$((${KARMA_TEST_LIMIT:-400} - 20)) start_user_guest --memory 1G --disk /proc/self/fd/8,ro --net user,publish=2222:22 \
 		-- env KEY="$(cat key.pub)" sh -c '
 		echo "deb [trusted=yes] http://192.0.2.1:8000 ./" >/tmp/list
 		mkdir -p /tmp/lists /tmp/cache
