@@ -408,7 +408,7 @@ FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/test/%,$(wildcard tests/fuzz/fuzz_
 FUZZ_OBJECTS := $(patsubst %.c,$(BUILD)/test/obj-fuzz/%.o,$(PARTS) tests/fuzz/guest.c)
 
 # What a fuzzer puts something of its own in the place of.
-$(BUILD)/test/fuzz_passt: FUZZ_WRAPS := socketpair pipe2 posix_spawnp
+$(BUILD)/test/fuzz_passt: FUZZ_WRAPS := socketpair posix_spawnp
 $(BUILD)/test/fuzz_options: FUZZ_WRAPS := getent
 
 $(BUILD)/test/obj-fuzz/%.o: %.c Makefile

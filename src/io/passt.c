@@ -30,8 +30,7 @@
 #define WORDS_MAX 4096u
 #define ARGUMENTS_MAX (16 + 2 * NET_PUBLISH_MAX)
 
-/* Of the child. */
-enum { CHILD_SOCKET = 3, CHILD_READY = 4 };
+#define CHILD_SOCKET 3			/* the only descriptor that it keeps beside stdio */
 
 /* Frames that are in parts: in memory that the processes of guests share, so the next one checks it. */
 struct passt_kept {
@@ -294,7 +293,7 @@ static void add(struct arguments *arguments, const char *word)
 static void make_arguments(struct arguments *arguments, const struct net_options *options)
 {
 	static const char *const fixed[] = {
-		"passt", "--foreground", "--quiet", "--stderr", "--fd", "3", "--pid", "/proc/self/fd/4",
+		"passt", "--foreground", "--quiet", "--fd", "3",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(fixed); i++)
@@ -310,8 +309,8 @@ static void make_arguments(struct arguments *arguments, const struct net_options
 	}
 }
 
-/* With nothing of ours but these three; and no signal blocked or ignored. */
-static int spawn(struct passt *passt, struct arguments *arguments, int socket, int ready, int words)
+/* With nothing of ours but these two; and no signal blocked or ignored. */
+static int spawn(struct passt *passt, struct arguments *arguments, int socket, int words)
 {
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
@@ -329,7 +328,6 @@ static int spawn(struct passt *passt, struct arguments *arguments, int socket, i
 	posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
 	posix_spawn_file_actions_adddup2(&actions, words, STDERR_FILENO);
 	posix_spawn_file_actions_adddup2(&actions, socket, CHILD_SOCKET);
-	posix_spawn_file_actions_adddup2(&actions, ready, CHILD_READY);
 	result = -posix_spawnp(
 		&passt->pid, "passt", &actions, &attributes, arguments->words, environ);
 	posix_spawn_file_actions_destroy(&actions);
@@ -339,14 +337,39 @@ static int spawn(struct passt *passt, struct arguments *arguments, int socket, i
 	return result;
 }
 
-/* It writes its process number when all ports are open, and just ends if one can't be. */
-static int wait_until_ready(struct passt *passt, int ready)
+/*
+ * It reads what is sent to it once all ports are open and its own sandbox is closed, and just ends if a port
+ * can't be opened.  So a frame waits for it, of a protocol that nobody speaks, behind which our socket has no
+ * room until it was read.
+ */
+static int send_probe(int fd)
 {
-	struct pollfd watched = { .fd = ready, .events = POLLIN };
-	char number[16], how[32], words[256];
+	const uint32_t length = htonl(ETH_FRAME_LEN);
+	const struct ethhdr header = {
+		.h_dest = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
+		.h_source = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },	/* as before the guest's first frame */
+		.h_proto = htons(ETH_P_802_EX1),
+	};
+	uint8_t probe[LENGTH_BYTES + ETH_FRAME_LEN] = { 0 };
+	int least = 0;
 
-	if (poll(&watched, 1, START_SECONDS * 1000) > 0 && read(ready, number, sizeof(number)) > 0)
+	memcpy(probe, &length, LENGTH_BYTES);
+	memcpy(probe + LENGTH_BYTES, &header, sizeof(header));
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &least, sizeof(least)) < 0)
+		return -errno;
+	return write_bytes(fd, probe, sizeof(probe)) == sizeof(probe) ? 0 : -EIO;
+}
+
+static int wait_until_ready(struct passt *passt)
+{
+	struct pollfd watched = { .fd = passt->net.queues[0].fd, .events = POLLOUT };
+	char how[32], words[256];
+
+	if (poll(&watched, 1, START_SECONDS * 1000) > 0 && !(watched.revents & (POLLHUP | POLLERR))) {
+		/* What it has said of its start is not what it will end for. */
+		last_words(passt, words, sizeof(words));
 		return 0;
+	}
 	reap(passt, how, sizeof(how));
 	last_words(passt, words, sizeof(words));
 	return fail(-ECONNREFUSED,
@@ -358,7 +381,7 @@ static int wait_until_ready(struct passt *passt, int ready)
 /* Numbers that dup2() in the child does not overwrite before it has used them. */
 static int move_up(int *fd)
 {
-	int moved = fcntl(*fd, F_DUPFD_CLOEXEC, CHILD_READY + 1);
+	int moved = fcntl(*fd, F_DUPFD_CLOEXEC, CHILD_SOCKET + 1);
 
 	if (moved < 0)
 		return -errno;
@@ -369,7 +392,7 @@ static int move_up(int *fd)
 
 static int start_passt(struct passt *passt, const struct net_options *options)
 {
-	cleanup_fd int socket = -1, ready = -1, ready_end = -1, words = -1;
+	cleanup_fd int socket = -1, words = -1;
 	struct arguments arguments = { 0 };
 	int pair[2], pipes[2], result, size = SOCKET_BYTES;
 
@@ -380,26 +403,26 @@ static int start_passt(struct passt *passt, const struct net_options *options)
 	/* Our end alone. */
 	if (fcntl(pair[0], F_SETFL, O_NONBLOCK) < 0)
 		return -errno;
-	setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-	if (pipe2(pipes, O_CLOEXEC) < 0)
-		return -errno;
-	ready = pipes[0];
-	ready_end = pipes[1];
 	/* Nobody reads it meanwhile, so it must not wait for room. */
 	if (pipe2(pipes, O_CLOEXEC | O_NONBLOCK) < 0)
 		return -errno;
 	passt->words_fd = pipes[0];
 	words = pipes[1];
-	if (move_up(&socket) < 0 || move_up(&ready_end) < 0 || move_up(&words) < 0)
+	if (move_up(&socket) < 0 || move_up(&words) < 0)
 		return -errno;
 	make_arguments(&arguments, options);
-	result = spawn(passt, &arguments, socket, ready_end, words);
+	result = send_probe(pair[0]);
+	if (result == 0)
+		result = spawn(passt, &arguments, socket, words);
 	if (result < 0)
 		return result;
-	close_fd(&ready_end);
-	ready_end = -1;
-	return wait_until_ready(passt, ready);
+	/* The only other end is its own. */
+	close_fd(&socket);
+	socket = -1;
+	result = wait_until_ready(passt);
+	setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	return result;
 }
 
 int passt_open(struct net **net, const struct net_options *options, struct io_ring *ring)

@@ -191,15 +191,16 @@ test_net_mac_is_the_same_at_each_start_and_differs_by_name() {
 	[ "$(sort -u addresses | wc -l)" = 2 ] || die "one and two share it: $(cat addresses)"
 }
 
+# By root, for whom passt is another user's.
 test_net_death_of_passt_is_told_and_the_guest_lives_on() {
 	command -v passt >/dev/null || skip "passt is not installed: run scripts/dependencies test"
 	make_routed_namespace
-	let_user_in
-	start_user_guest --net user -- sh -c '
-		echo begun
+	start_guest_in_ns --net user,publish=80:80 -- sh -c '
+		echo page >index.html; httpd -p 80; echo begun
 		while [ "$(cat /sys/class/net/eth0/carrier)" = 1 ]; do usleep 20000; done
 		ping -c 1 -W 1 192.0.2.1 >/dev/null; echo "link down"; read end; echo alive'
 	wait_for begun 100
+	[ "$(in_ns curl -sS http://127.0.0.1:80/index.html)" = page ] || die "the page is not the guest's"
 	pkill -KILL -P "$(ip netns pids "$ns" | xargs ps -o pid=,comm= -p |
 		sed -n 's/ *\([0-9]*\) karma$/\1/p' | paste -sd ,)" passt
 	wait_for "link down" 30

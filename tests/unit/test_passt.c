@@ -135,7 +135,8 @@ static void assert_frame(unsigned seed, size_t length)
 	}
 }
 
-#define READY "echo $$ >&4; exec 4>&-; "
+/* As passt does: it has no descriptor but its socket, and takes what is sent to it when it is ready. */
+#define READY "exec 4>&-; dd bs=4096 count=1 <&3 >$(dirname $0)/probe 2>/dev/null; "
 
 START_TEST(passt_is_started_with_the_ports_to_publish)
 {
@@ -157,6 +158,33 @@ START_TEST(passt_is_started_with_the_ports_to_publish)
 	fclose(file);
 	ck_assert_ptr_nonnull(strstr(arguments, "--tcp-ports 8080:80 --udp-ports 127.0.0.1/5353:53 "
 						"--tcp-ports ::1/22:2222\n"));
+}
+END_TEST
+
+/* Nothing that passt could take for the guest's. */
+START_TEST(passt_is_ready_when_it_reads)
+{
+	static const uint8_t head[] = { 0, 0, 0x05, 0xea, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+		0xff, 0xff, 0xff, 0x88, 0xb5 };
+	uint8_t probe[2048];
+	char path[64];
+	FILE *file;
+
+	make_passt("sleep 0.3; touch ${0%/*}/read; " READY "exec cat <&3 >&3");
+	ck_assert_int_eq(open_user(&plain), 0);
+	snprintf(path, sizeof(path), "%s/read", directory);
+	ck_assert_int_eq(access(path, F_OK), 0);
+	/* What is sent now comes behind all of it. */
+	ck_assert_int_eq(send_frame(1, 1514), 0);
+	ck_assert_int_eq(net->ops->flush(net, 0), 0);
+	ck_assert_int_eq(receive(), HEADER + 1514);
+	assert_frame(1, 1514);
+	snprintf(path, sizeof(path), "%s/probe", directory);
+	file = fopen(path, "r");
+	ck_assert_ptr_nonnull(file);
+	ck_assert_uint_eq(fread(probe, 1, sizeof(probe), file), 4 + 1514);
+	fclose(file);
+	ck_assert_mem_eq(probe, head, sizeof(head));
 }
 END_TEST
 
@@ -303,7 +331,7 @@ START_TEST(death_of_passt_takes_the_link_down_and_is_told_once)
 {
 	const char *messages;
 
-	make_passt(READY "echo 'out of luck' >&2; read line <&3; exit 9");
+	make_passt("echo 'Started as root' >&2; " READY "echo 'out of luck' >&2; read line <&3; exit 9");
 	ck_assert_int_eq(open_user(&plain), 0);
 	net_attach(net, &events, NULL);
 	ck_assert_int_eq(send_frame(1, 5000), 0);
@@ -349,6 +377,7 @@ Suite *passt_suite(void)
 	tcase_add_checked_fixture(tcase, setup, teardown);
 	tcase_set_timeout(tcase, 60);
 	tcase_add_test(tcase, passt_is_started_with_the_ports_to_publish);
+	tcase_add_test(tcase, passt_is_ready_when_it_reads);
 	tcase_add_test(tcase, missing_passt_has_a_message_with_the_cure);
 	tcase_add_test(tcase, passt_that_does_not_start_is_told_with_its_words);
 	tcase_add_test(tcase, frames_go_both_ways);
