@@ -401,11 +401,8 @@ static void list(void)
 		puts(calls[i].name);
 	puts("heap");
 	puts("guest_memory");
-<<<<<<< HEAD
 	puts("nbd_option");
-=======
 	puts("net_addresses");
->>>>>>> 2aa5015 (Have the supervisor watch the links of TAPs)
 	for (size_t i = 0; i < ARRAY_SIZE(operations); i++)
 		puts(operations[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(bare_attacks); i++)
@@ -445,13 +442,10 @@ static void take_over(const char *thread, struct io_ring *ring)
 		fill_heap();
 	if (strcmp("guest_memory", wanted_attack) == 0)
 		map_more_memory();
-<<<<<<< HEAD
 	if (strcmp("nbd_option", wanted_attack) == 0)
 		choose_export();
-=======
 	if (strcmp("net_addresses", wanted_attack) == 0)
 		use_descriptors(ring);
->>>>>>> 2aa5015 (Have the supervisor watch the links of TAPs)
 	for (size_t i = 0; i < ARRAY_SIZE(operations); i++) {
 		if (strcmp(operations[i], wanted_attack) == 0)
 			use_ring(operations[i], ring, i);

@@ -11,33 +11,63 @@
 #include "guest.h"
 
 #define ALLOC_START 0x100000ull
+#define SECOND 1000000000ll
 
-static _Atomic int64_t clock_ns;
-
-void sim_set_clock(int64_t ns)
-{
-	clock_ns = ns;
-}
+/* Of the monotonic clock that the code under test sees: how far ahead it is, or where it stands. */
+static _Atomic int64_t clock_ahead, clock_stands_at;
 
 /* The linker puts this in the place of clock_gettime(): see Makefile. */
 int __real_clock_gettime(clockid_t clock, struct timespec *time);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *time);
 
-int __wrap_clock_gettime(clockid_t clock, struct timespec *time)
-{
-	if (clock != CLOCK_MONOTONIC || !clock_ns)
-		return __real_clock_gettime(clock, time);
-	time->tv_sec = clock_ns / 1000000000;
-	time->tv_nsec = clock_ns % 1000000000;
-	return 0;
-}
-
-int64_t now_ms(void)
+static int64_t real_ns(void)
 {
 	struct timespec now;
 
 	__real_clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000ll + now.tv_nsec / 1000000;
+	return now.tv_sec * SECOND + now.tv_nsec;
+}
+
+/* A clock stops at the end of time. */
+static int64_t later(int64_t from, int64_t ns)
+{
+	int64_t sum;
+
+	return __builtin_add_overflow(from, ns, &sum) ? INT64_MAX : sum;
+}
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *time)
+{
+	int64_t ns;
+
+	if (clock != CLOCK_MONOTONIC || (!clock_ahead && !clock_stands_at))
+		return __real_clock_gettime(clock, time);
+	ns = clock_stands_at ? clock_stands_at : later(real_ns(), clock_ahead);
+	time->tv_sec = ns / SECOND;
+	time->tv_nsec = ns % SECOND;
+	return 0;
+}
+
+void sim_set_clock(int64_t ns)
+{
+	static int64_t stopped_at;
+
+	if (!clock_stands_at)
+		stopped_at = nanoseconds();
+	clock_stands_at = later(stopped_at, ns);
+}
+
+void sim_run_clock(void)
+{
+	/* From the end of time no clock goes on. */
+	if (clock_stands_at)
+		clock_ahead = clock_stands_at == INT64_MAX ? 0 : clock_stands_at - real_ns();
+	clock_stands_at = 0;
+}
+
+int64_t now_ms(void)
+{
+	return real_ns() / 1000000;
 }
 
 /* Guest memory is moved to between two pages without any access: a stray one faults. */

@@ -178,10 +178,11 @@ const char *descriptor_path(int fd);
 int64_t now_ms(void);
 
 /*
- * From now on the code under test sees this time on its monotonic clock; 0: the real one again.  So
- * does check, which measures each test by it: a test sets it back before its end.
+ * The monotonic clock that the code under test sees stops, so many ns after where it first stopped; then
+ * it goes on from there.  So it never goes back unless a test wants that, however long the machine is up.
  */
 void sim_set_clock(int64_t ns);
+void sim_run_clock(void);
 
 /* What a disk asks of the host for one of its files. */
 enum host_kind { HOST_READ, HOST_WRITE, HOST_SYNC, HOST_CLEAR };

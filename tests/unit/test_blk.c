@@ -68,7 +68,7 @@ static void setup_read_only(void)
 
 static void teardown(void)
 {
-	sim_set_clock(0);
+	sim_run_clock();
 	sim_release(&sim);
 	close(file);
 }
@@ -704,7 +704,7 @@ START_TEST(busy_queue_is_served_many_at_a_time)
 	driver_kick(&queue);
 	ck_assert(!wants_notification());
 	driver_wait(&queue);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -738,7 +738,7 @@ START_TEST(wait_for_more_is_over_when_many_have_come)
 	sim_run_moment(&sim);
 	ck_assert(wants_notification());
 	ck_assert_uint_eq(blk->in_flight, 0);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -764,7 +764,7 @@ START_TEST(pause_between_two_bursts_needs_no_notification)
 	sim_run_moment(&sim);
 	ck_assert(wants_notification());
 	ck_assert_uint_eq(blk->in_flight, 0);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -842,14 +842,14 @@ START_TEST(guest_that_waits_for_each_request_is_not_kept_waiting_for_long)
 	/* Tries: after 64, 128, 256 ... requests. */
 	ck_assert_uint_ge(waits, 3);
 	ck_assert_uint_le(waits, 7);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
 START_TEST(queue_that_is_not_busy_is_served_at_once)
 {
 	ck_assert(!notify_until_it_waits(5000000, 500));
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -860,7 +860,7 @@ START_TEST(reset_ends_a_wait)
 	ck_assert_uint_eq(blk->in_flight, 0);
 	start();
 	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, data, SECTOR), VIRTIO_BLK_S_OK);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -928,7 +928,7 @@ START_TEST(limit_lets_so_many_requests_pass_at_once)
 	sim_set_clock(LIMIT_START + 20 * SECOND);
 	ck_assert_uint_eq(request(VIRTIO_BLK_T_IN, 0, data, SECTOR), VIRTIO_BLK_S_OK);
 	ck_assert_uint_eq(limited(), 2);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -940,7 +940,7 @@ START_TEST(queue_that_is_empty_waits_for_no_tokens)
 	ck_assert(wants_notification());
 	ck_assert_uint_eq(blk->in_flight, 0);
 	ck_assert_uint_eq(limited(), 0);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -973,7 +973,7 @@ START_TEST(requests_take_what_they_are)
 	ck_assert(takes_a_request(VIRTIO_BLK_T_FLUSH));
 	ck_assert(takes_a_request(VIRTIO_BLK_T_WRITE_ZEROES));
 	ck_assert(!takes_a_request(VIRTIO_BLK_T_GET_ID));
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -991,7 +991,7 @@ START_TEST(limit_of_bytes_holds_back_what_follows)
 	sim_set_clock(LIMIT_START + 4 * SECOND);
 	ck_assert_uint_eq(done_in_a_while(&queue), 1);
 	ck_assert_uint_eq(limited(), 1);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -1012,7 +1012,7 @@ START_TEST(reset_while_a_limit_holds_requests_back)
 	ck_assert_uint_eq(done_in_a_while(&queue), 0);
 	sim_set_clock(LIMIT_START + SECOND);
 	driver_wait(&queue);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -1031,7 +1031,7 @@ START_TEST(broken_queue_waits_no_more)
 	ck_assert_uint_eq(blk->in_flight, 0);
 	ck_assert_ptr_null(disk_limit.first);
 	assert_needs_reset();
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -1055,7 +1055,7 @@ START_TEST(end_does_not_wait_for_the_limit)
 	ck_assert_uint_eq(blk->in_flight, 0);
 	ck_assert_uint_eq(driver_used(&queue), 10);
 	ck_assert_ptr_null(disk_limit.first);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -1078,7 +1078,7 @@ START_TEST(limit_that_does_not_bite_changes_nothing)
 	ck_assert(notify_until_it_waits(10000, 1000));
 	ck_assert_ptr_null(disk_limit.first);
 	driver_wait(&queue);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -1112,7 +1112,7 @@ START_TEST(busy_queue_that_meets_its_limit_waits_for_that_alone)
 	ck_assert_uint_eq(done_in_a_while(&queue), 85);
 	ck_assert(wants_notification());
 	ck_assert_uint_eq(blk->in_flight, 0);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -1260,7 +1260,7 @@ START_TEST(queues_share_one_limit)
 	ck_assert_uint_ge(limited(), 3);
 	ck_assert_uint_eq(blk->in_flight, 0);
 	ck_assert_ptr_null(disk_limit.first);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 

@@ -446,7 +446,7 @@ static void setup(void)
 
 static void teardown(void)
 {
-	sim_set_clock(0);
+	sim_run_clock();
 	stop_supervisor();
 	sim_release(&sim);
 	if (disk)
@@ -1179,7 +1179,7 @@ START_TEST(requests_wait_for_so_long_and_the_disk_comes_back)
 	text = messages_end();
 	ck_assert_msg(strstr(text, "no answer") && strchr(text, '\n')[1] == '\0', "messages: %s", text);
 	listen_here();
-	sim_set_clock(0);
+	sim_run_clock();
 	come_back();
 	flush_well();
 }
@@ -1207,7 +1207,7 @@ START_TEST(server_that_falls_silent_counts_as_lost)
 	sim_set_clock(START + 2 * TIMEOUT * SECOND);
 	ck_assert_int_eq(result_of(&tries[1]), -ETIMEDOUT);
 	hear_it_hang_up();
-	sim_set_clock(0);
+	sim_run_clock();
 	come_back();
 	flush_well();
 }
@@ -1238,7 +1238,7 @@ START_TEST(end_of_the_guest_does_not_wait_for_a_server)
 	come_back();
 	reply(hear_command(NBD_FLUSH, 0, 0).cookie, 0);
 	ck_assert_int_eq(result_of(&try), 0);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
@@ -1489,7 +1489,7 @@ START_TEST(supervisor_waits_for_no_server_and_no_process)
 	shutdown(wanted.calls[1], SHUT_RDWR);
 	ck_assert(supervisor_waits());
 	ck_assert_int_eq(nbd_servers_timeout(), -1);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 

@@ -165,7 +165,7 @@ static void setup_pairs(void)
 
 static void teardown(void)
 {
-	sim_set_clock(0);
+	sim_run_clock();
 	sim_release(&sim);
 	for (unsigned i = 0; i < end.queue_count; i++) {
 		close(end.queues[i].fd);
@@ -645,7 +645,7 @@ START_TEST(acknowledgements_of_a_bulk_transfer_are_looked_at_without_notificatio
 	part = (struct part){ guest_frame(NULL, 1, FRAME), HEADER + FRAME, false };
 	driver_publish(transmit, driver_chain(transmit, &part, 1));
 	driver_wait(transmit);
-	sim_set_clock(0);
+	sim_run_clock();
 }
 END_TEST
 
