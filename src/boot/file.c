@@ -6,44 +6,43 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "karma/file_kind.h"
 #include "karma/log.h"
 #include "internal.h"
 
-static const char *type_name(mode_t mode)
+static int refuse_kind(const struct boot_file *file, mode_t mode)
 {
-	switch (mode & S_IFMT) {
-	case S_IFDIR:
-		return "a directory";
-	case S_IFIFO:
-		return "a FIFO";
-	case S_IFBLK:
-		return "a block device";
-	case S_IFCHR:
-		return "a character device";
-	default:
-		return "something else";
-	}
+	return fail(-EINVAL, "%s %s: is %s: give a regular file", file->what, file->path,
+		file_kind(mode));
+}
+
+static int refuse_open(const struct boot_file *file, int error)
+{
+	if (error == EACCES)
+		return fail(-error,
+			"%s %s: cannot open: %s: run `chmod a+r %s` as its owner, or give a copy that you can read",
+			file->what, file->path, strerror(error), file->path);
+	return fail(-error, "%s %s: cannot open: %s: give a file that can be read", file->what,
+		file->path, strerror(error));
 }
 
 int boot_file_open(struct boot_file *file, const char *what, const char *path)
 {
 	struct stat status;
 
-	/* Without O_NONBLOCK, a FIFO would wait here for its writer, for ever. */
-	*file = (struct boot_file){
-		.what = what,
-		.path = path,
-		.fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC),
-	};
+	*file = (struct boot_file){ .what = what, .path = path, .fd = -1 };
+	/* Something else is not opened: a device may act on it, and a socket can't be. */
+	if (stat(path, &status) == 0 && !S_ISREG(status.st_mode))
+		return refuse_kind(file, status.st_mode);
+	/* Without O_NONBLOCK, a FIFO put in its place would wait here for its writer, for ever. */
+	file->fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (file->fd < 0)
-		return fail(-errno, "%s %s: cannot open: %s: give a file that can be read", what,
-			path, strerror(errno));
+		return refuse_open(file, errno);
 	if (fstat(file->fd, &status) < 0)
 		return fail(-errno, "%s %s: cannot stat: %s: give another file", what, path,
 			strerror(errno));
 	if (!S_ISREG(status.st_mode))
-		return fail(-EINVAL, "%s %s: is %s: give a regular file", what, path,
-			type_name(status.st_mode));
+		return refuse_kind(file, status.st_mode);
 	if (status.st_size <= 0)
 		return fail(-EINVAL, "%s %s: is empty: give a file that is whole", what, path);
 	file->size = (uint64_t)status.st_size;

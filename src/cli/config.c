@@ -7,6 +7,7 @@
 
 #include "config.h"
 #include "karma/cli.h"
+#include "karma/file_kind.h"
 #include "karma/log.h"
 #include "karma/nbd.h"
 #include "karma/util.h"
@@ -19,10 +20,17 @@ static const char help[] =
 
 static int check_file(const char *path, const char *key, const char *file, int mode)
 {
-	if (access(file, mode) == 0)
+	bool disk = strcmp(key, "disk") == 0;
+	struct stat status;
+
+	if (access(file, mode) < 0 || stat(file, &status) < 0)
+		return fail(-errno, "%s: %s %s: %s: %s", path, key, file, strerror(errno),
+			errno == EACCES ? "give yourself the right to it" :
+					  "correct the path, or make the file");
+	if (S_ISREG(status.st_mode) || (disk && S_ISBLK(status.st_mode)))
 		return 0;
-	return fail(-errno, "%s: %s %s: %s: correct the path, or make the file", path, key, file,
-		strerror(errno));
+	return fail(-EINVAL, "%s: %s %s: is %s: give %s", path, key, file, file_kind(status.st_mode),
+		disk ? "a file or a block device" : "a regular file");
 }
 
 /* What has to be there when the guest starts. */

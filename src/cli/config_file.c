@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "config.h"
+#include "karma/file_kind.h"
 #include "karma/log.h"
 #include "karma/util.h"
 #include "options.h"
@@ -261,12 +262,18 @@ int config_read(struct run_options *options, const char *path)
 {
 	cleanup_free char *bytes = malloc(FILE_BYTES_MAX + 1);
 	cleanup_fd int fd = -1;
+	struct stat status;
 	ssize_t length;
 
 	if (!bytes)
 		return fail(-ENOMEM, "%s: out of memory", path);
-	/* A FIFO without a writer is not to keep us. */
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (stat(path, &status) == 0 && (S_ISDIR(status.st_mode) || S_ISSOCK(status.st_mode)))
+		return fail(-EINVAL, "%s: is %s: give a configuration file", path,
+			file_kind(status.st_mode));
+	/* A pipe is read to its end, as late as that comes. */
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0 && errno == EACCES)
+		return fail(-EINVAL, "%s: %s: give yourself the right to read it", path, strerror(errno));
 	if (fd < 0)
 		return fail(-EINVAL, "%s: %s: give the path of a configuration file, or the name of one in "
 				    KARMA_CONFIG_DIR,

@@ -4,6 +4,7 @@
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "config.h"
 #include "karma/cli.h"
@@ -346,9 +347,10 @@ static int parse_options(
 	return 0;
 }
 
-/* A guest without a name has that of its file. */
+/* A guest without a name has that of its file; that of a pipe says nothing. */
 static int name_by_file(struct run_options *options, const char *path)
 {
+	struct stat status;
 	const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
 	size_t length = strlen(base);
 	char *name = keep_text(options, base);
@@ -357,7 +359,7 @@ static int name_by_file(struct run_options *options, const char *path)
 		return -ENOMEM;
 	if (length > 5 && strcmp(name + length - 5, ".conf") == 0)
 		name[length - 5] = '\0';
-	if (control_name_is_valid(name))
+	if (stat(path, &status) == 0 && S_ISREG(status.st_mode) && control_name_is_valid(name))
 		options->name = name;
 	return 0;
 }

@@ -14,6 +14,7 @@
 #include <sys/vfs.h>
 
 #include "karma/disk.h"
+#include "karma/file_kind.h"
 #include "karma/iov.h"
 #include "karma/log.h"
 #include "karma/util.h"
@@ -87,9 +88,8 @@ static int open_path(const struct disk_options *options, struct stat *status)
 		return fail(-errno, "disk %s: %s: %s", options->path, strerror(errno),
 			open_cure(errno));
 	if (!S_ISREG(status->st_mode) && !S_ISBLK(status->st_mode))
-		return fail(-EINVAL,
-			"disk %s: is neither a file nor a block device: give one that is",
-			options->path);
+		return fail(-EINVAL, "disk %s: is %s: give a file or a block device",
+			options->path, file_kind(status->st_mode));
 	/* On a block device O_EXCL means: not while it is mounted. */
 	if (S_ISBLK(status->st_mode) && !options->read_only)
 		flags |= O_EXCL;

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "karma/file_kind.h"
 #include "karma/log.h"
 #include "karma/util.h"
 #include "overlay.h"
@@ -92,15 +93,30 @@ static struct header make_header(
 	return header;
 }
 
+static bool is_base(const struct disk_options *options)
+{
+	struct stat base, overlay;
+
+	return stat(options->path, &base) == 0 && stat(options->overlay, &overlay) == 0 &&
+		base.st_dev == overlay.st_dev && base.st_ino == overlay.st_ino;
+}
+
 static int open_file(const struct disk_options *options, struct stat *status)
 {
 	int flags = O_CLOEXEC | O_NONBLOCK | (options->read_only ? O_RDONLY : O_RDWR | O_CREAT);
-	int fd = open(options->overlay, flags, 0600);
+	int fd;
 
+	/* Something else is not opened: a device may act on it, and a socket can't be. */
+	if (stat(options->overlay, status) == 0 && !S_ISREG(status->st_mode))
+		return REFUSE(-EINVAL, options, "is %s: give a file, or a name for a new one",
+			file_kind(status->st_mode));
+	if (is_base(options))
+		return REFUSE(-EINVAL, options, "is the disk itself: give another name");
+	fd = open(options->overlay, flags, 0600);
 	if (fd < 0)
 		return REFUSE(-errno, options, "%s: give the path of a file that can be %s",
 			strerror(errno), options->read_only ? "read" : "written");
-	/* That was for a FIFO in its place; io_uring would give up with EAGAIN for it. */
+	/* O_NONBLOCK was for a FIFO put in its place; io_uring would give up with EAGAIN for it. */
 	fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 	if (flock(fd, (options->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
 		int error = errno == EWOULDBLOCK ? EBUSY : errno;
@@ -113,7 +129,7 @@ static int open_file(const struct disk_options *options, struct stat *status)
 	/* With the lock, since another guest may just have made it. */
 	if (fstat(fd, status) < 0 || !S_ISREG(status->st_mode)) {
 		close(fd);
-		return REFUSE(-EINVAL, options, "is no file: give one, or a name for a new one");
+		return REFUSE(-EINVAL, options, "changed while it was opened: try again");
 	}
 	return fd;
 }

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "karma/file_kind.h"
 #include "karma/log.h"
 #include "karma/terminal.h"
 #include "karma/util.h"
@@ -58,6 +59,11 @@ static int open_pty(struct terminal *terminal)
 
 static int open_output_file(struct terminal *terminal, const char *path)
 {
+	struct stat status;
+
+	if (stat(path, &status) == 0 && (S_ISDIR(status.st_mode) || S_ISSOCK(status.st_mode)))
+		return fail(-EINVAL, "console file %s: is %s: give the path of a file, pipe or terminal",
+			path, file_kind(status.st_mode));
 	terminal->out_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
 	if (terminal->out_fd < 0)
 		return fail(-errno, "console file %s: %s: give a path that can be written", path,

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include "guest.h"
@@ -470,6 +471,11 @@ const char *descriptor_path(int fd)
 
 	snprintf(path, sizeof(paths[0]), "/proc/self/fd/%d", fd);
 	return path;
+}
+
+const char *socket_path(void)
+{
+	return descriptor_path(socket(AF_UNIX, SOCK_STREAM, 0));
 }
 
 /* xorshift64* */

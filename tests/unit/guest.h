@@ -174,6 +174,8 @@ const char *messages_end(void);
 /* A file without a name, of zeroes; its path is that of an open descriptor. */
 int temporary_file(uint64_t size);
 const char *descriptor_path(int fd);
+/* One that leads to a socket. */
+const char *socket_path(void);
 
 int64_t now_ms(void);
 

@@ -1488,10 +1488,11 @@ START_TEST(paths_that_are_no_disk_are_refused_with_a_cure)
 	snprintf(fifo, sizeof(fifo), "%s/fifo", directory);
 	ck_assert_int_eq(mkfifo(fifo, 0600), 0);
 	assert_open_fails("/nowhere/disk.img", -ENOENT, "truncate");
-	assert_open_fails(directory, -EINVAL, "neither a file");
+	assert_open_fails(directory, -EINVAL, "is a directory: give a file or a block device");
 	/* Nobody has its other end: an open() that waits would wait for ever. */
-	assert_open_fails(fifo, -EINVAL, "neither a file");
-	assert_open_fails("/dev/null", -EINVAL, "neither a file");
+	assert_open_fails(fifo, -EINVAL, "is a FIFO or pipe");
+	assert_open_fails(socket_path(), -EINVAL, "is a socket");
+	assert_open_fails("/dev/null", -EINVAL, "is a character device");
 	assert_open_fails(descriptor_path(empty), -EINVAL, "empty");
 	assert_open_fails(descriptor_path(tiny), -EINVAL, "empty");
 	unlink(fifo);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "karma/util.h"
@@ -552,10 +553,18 @@ START_TEST(files_that_are_none)
 
 	expect_bad_kernel(-ENOENT, "cannot open");
 	write_file(kernel_path, "", 0);
+	ck_assert_int_eq(chmod(kernel_path, 0), 0);
+	/* Root may read all. */
+	ck_assert(geteuid() != 0 || seteuid(65534) == 0);
+	expect_bad_kernel(-EACCES, "Permission denied: run `chmod a+r ");
+	ck_assert(getuid() != 0 || seteuid(0) == 0);
+	ck_assert_int_eq(chmod(kernel_path, 0600), 0);
 	expect_bad_kernel(-EINVAL, "is empty");
 	ck_assert_int_eq(unlink(kernel_path), 0);
 	ck_assert_int_eq(mkfifo(kernel_path, 0600), 0);
 	expect_bad_kernel(-EINVAL, "is a FIFO");
+	snprintf(release, sizeof(release), "/proc/self/fd/%d", socket(AF_UNIX, SOCK_STREAM, 0));
+	expect_bad_path(release, -EINVAL, "is a socket");
 	expect_bad_path(directory, -EINVAL, "is a directory");
 	expect_bad_path("/dev/null", -EINVAL, "is a character device");
 

@@ -3,7 +3,10 @@
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
+#include <sched.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
 
 #include "../../src/cli/config.h"
 #include "../../src/cli/options.h"
@@ -464,6 +467,45 @@ START_TEST(files_are_found)
 }
 END_TEST
 
+/* Writes a file of two lines, the second when the first has been read. */
+static pid_t write_in_pieces(int to)
+{
+	static const char *const lines[] = { "kernel = /boot/vmlinuz\n", "cpus = 3\n" };
+	pid_t writer = fork();
+	int unread = 0;
+
+	if (writer != 0)
+		return writer;
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+		do {
+			sched_yield();
+		} while (ioctl(to, FIONREAD, &unread) == 0 && unread > 0);
+		if (write(to, lines[i], strlen(lines[i])) < 0)
+			_exit(1);
+	}
+	_exit(0);
+}
+
+START_TEST(pipe_is_read_whole_and_names_no_guest)
+{
+	char path[32], *argv[] = { "run", "--config", path, NULL };
+	int ends[2];
+	pid_t writer;
+
+	ck_assert_int_eq(pipe(ends), 0);
+	writer = write_in_pieces(ends[1]);
+	ck_assert_int_gt(writer, 0);
+	close(ends[1]);
+	snprintf(path, sizeof(path), "/dev/fd/%d", ends[0]);
+	ck_assert_int_eq(run_options_parse(&options, 3, argv), 0);
+	ck_assert_str_eq(options.kernel, "/boot/vmlinuz");
+	ck_assert_uint_eq(options.cpus, 3);
+	ck_assert_ptr_null(options.name);
+	ck_assert_int_eq(waitpid(writer, NULL, 0), writer);
+	close(ends[0]);
+}
+END_TEST
+
 START_TEST(bad_files_are_refused)
 {
 	char *none[] = { NULL };
@@ -475,11 +517,13 @@ START_TEST(bad_files_are_refused)
 	ck_assert_int_eq(run_with(large, "web.conf", none), -EINVAL);
 	ck_assert_int_eq(config_read(&options, "/nonexistent/web.conf"), -EINVAL);
 	ck_assert_int_eq(config_read(&options, "/"), -EINVAL);
+	ck_assert_int_eq(config_read(&options, socket_path()), -EINVAL);
 	ck_assert_int_eq(run_with("", "web.conf", none), -EINVAL);
 	said = messages_end();
 	ck_assert_ptr_nonnull(strstr(said, "web.conf: has more than 64 KiB"));
 	ck_assert_ptr_nonnull(strstr(said, "/nonexistent/web.conf: No such file"));
-	ck_assert_ptr_nonnull(strstr(said, "/: Is a directory"));
+	ck_assert_ptr_nonnull(strstr(said, "/: is a directory"));
+	ck_assert_ptr_nonnull(strstr(said, "is a socket"));
 	ck_assert_ptr_nonnull(strstr(said, "no kernel: give --kernel FILE"));
 }
 END_TEST
@@ -501,6 +545,7 @@ Suite *config_suite(void)
 		options_win_over_the_file,
 		guests_are_named_after_their_file,
 		files_are_found,
+		pipe_is_read_whole_and_names_no_guest,
 		bad_files_are_refused,
 	};
 	Suite *suite = suite_create("config");

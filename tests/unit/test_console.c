@@ -396,12 +396,17 @@ END_TEST
 START_TEST(bad_consoles_are_refused)
 {
 	const char *const specs[] = { "", "tty", "file:", "stdio:", "none ", "pty:x" };
+	char spec[64];
 
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
 		ck_assert_int_eq(terminal_open(&terminal, specs[i], &sim.ring), -EINVAL);
 	messages_begin();
 	ck_assert_int_eq(terminal_open(&terminal, "file:/nowhere/log", &sim.ring), -ENOENT);
 	ck_assert_ptr_nonnull(strstr(messages_end(), "/nowhere/log"));
+	snprintf(spec, sizeof(spec), "file:%s", socket_path());
+	messages_begin();
+	ck_assert_int_eq(terminal_open(&terminal, spec, &sim.ring), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(messages_end(), "is a socket"));
 }
 END_TEST
 

@@ -895,15 +895,20 @@ END_TEST
 
 /* --- What is refused. */
 
-static void assert_refused(const char *word)
+static void assert_refused_file(int overlay, const char *word)
 {
 	const char *text;
 
 	messages_begin();
-	ck_assert_int_lt(open_files(base, file, false, &disk), 0);
+	ck_assert_int_lt(open_files(base, overlay, false, &disk), 0);
 	text = messages_end();
 	ck_assert_msg(strstr(text, word), "the message is: %s", text);
 	ck_assert_ptr_null(disk);
+}
+
+static void assert_refused(const char *word)
+{
+	assert_refused_file(file, word);
 }
 
 START_TEST(base_that_was_changed_is_refused)
@@ -948,6 +953,9 @@ START_TEST(files_that_are_no_overlay_are_refused)
 	assert_refused("was cut to");
 	ck_assert_int_eq(ftruncate(file, 100), 0);
 	assert_refused("is no overlay");
+	assert_refused_file(socket(AF_UNIX, SOCK_STREAM, 0), "is a socket: give a file, or a name for a new one");
+	assert_refused_file(base, "is the disk itself: give another name");
+	assert_refused_file(open("/dev/null", O_RDWR), "is a character device");
 	ck_assert_int_eq(ftruncate(file, 0), 0);
 	open_overlay();
 	assert_model();
