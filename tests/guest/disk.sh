@@ -14,6 +14,48 @@ test_command_runs_on_the_disks_root() {
 	expect_out "from the disk"
 }
 
+test_root_is_found_by_the_names_of_its_partition() {
+	local uuid=a0b1c2d3-e4f5-0617-2839-4a5b6c7d8e9f
+	mkdir root
+	make_busybox_root root
+	link_busybox root sed grep hexdump findfs
+	make_disk system 24M root
+	/sbin/tune2fs -L 'a system' -U 01234567-89ab-cdef-0123-456789abcdef system >tune2fs.log
+	truncate -s 32M gpt mbr
+	/sbin/sfdisk -q gpt <<-END
+		label: gpt
+		size=1M, name=first
+		size=24M, name="the root", uuid=$uuid
+	END
+	dd if=system of=gpt bs=1M seek=2 conv=notrunc,sparse status=none
+	# As a disk is left that was GPT once.
+	/sbin/sfdisk -q mbr <<-END
+		label: gpt
+		size=1M, uuid=11111111-2222-3333-4444-555555555555
+	END
+	/sbin/sfdisk -q --wipe never mbr <<-END
+		label: dos
+		label-id: 0x0ee0abcd
+		mbr1: size=1M
+		mbr2: size=20M, type=5
+		mbr5: size=1M
+	END
+	# What PID 1 found the root by finds the others.
+	guest --disk mbr --disk gpt,ro --cmdline "root=PARTUUID=${uuid^^}" -- sh -c '
+		for name in magic number partition_uuid find_disk; do
+			eval "$(sed -n "/^$name() /,/^}/p" /proc/1/root/init)"
+		done
+		for root in '"PARTUUID=$uuid PARTUUID=0ee0abcd-01 PARTUUID=0ee0abcd-05 PARTUUID=0ee0abcd-03"' \
+			PARTUUID=11111111-2222-3333-4444-555555555555 PARTLABEL=first "PARTLABEL=the root" \
+			"LABEL=a system" UUID=01234567-89ab-cdef-0123-456789abcdef /dev/vda1 vda5; do
+			find_disk "$root" 2>/dev/null || disk=none
+			echo "$disk"
+		done'
+	expect_status 0
+	[ "$(paste -sd ' ' out)" = '/dev/vdb2 /dev/vda1 /dev/vda5 none none /dev/vdb1 /dev/vdb2 /dev/vdb2 /dev/vdb2 /dev/vda1 /dev/vda5' ] ||
+		die "found: $(cat out err)"
+}
+
 test_200_mb_written_and_synced_read_back_equal_after_a_second_boot() {
 	mkdir root
 	make_busybox_root root
