@@ -153,6 +153,9 @@ int kvm_probe(void);
 /* The CPU itself tells of SVM or VMX. */
 bool cpu_has_virtualization(void);
 
+/* Whether a guest's memory of that size fits below physical addresses of so many bits: 0 or -EINVAL. */
+int vm_check_memory(uint64_t size, unsigned bits);
+
 /* One line for a kvm_probe() result below 0: what was found, and the cure. */
 const char *kvm_probe_message(int result);
 

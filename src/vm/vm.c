@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* A virtual machine on KVM: memory, interrupts, vCPUs and their threads, start and end. */
+#include <cpuid.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -36,6 +37,26 @@ static int check_needs(int kvm_fd)
 				need->name, need->purpose);
 	}
 	return 0;
+}
+
+static unsigned physical_address_bits(void)
+{
+	unsigned eax, ebx, ecx, edx;
+
+	/* AMD64 APM volume 3, appendix E: a CPU without the leaf has as many as PAE brought. */
+	return __get_cpuid(0x80000008, &eax, &ebx, &ecx, &edx) ? eax & 0xff : 36;
+}
+
+int vm_check_memory(uint64_t size, unsigned bits)
+{
+	const uint64_t hole = GUEST_HOLE_END - GUEST_HOLE_START, reach = 1ull << bits;
+
+	if (size <= GUEST_HOLE_START || size + hole <= reach)
+		return 0;
+	return fail(-EINVAL,
+		"--memory %lluM: is more than this host's CPU reaches by its %u-bit physical addresses: "
+		"give %lluG or less",
+		size / MIB, bits, (reach - hole) / GIB);
 }
 
 static int map_memory(struct vm *vm)
@@ -229,7 +250,9 @@ int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, b
 	result = make_vm(vm);
 	if (result < 0)
 		return result;
-	result = guest_memory_init(&vm->memory, memory);
+	result = vm_check_memory(memory->size, physical_address_bits());
+	if (result == 0)
+		result = guest_memory_init(&vm->memory, memory);
 	if (result == 0)
 		result = map_memory(vm);
 	if (result == 0)

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "guest.h"
+#include "karma/vm.h"
 
 #define HIGH_BYTES (2 * GIB)
 
@@ -124,6 +125,19 @@ START_TEST(no_range_goes_over_the_hole)
 	ck_assert_ptr_null(at(GUEST_HOLE_START - 1, GIB + 2));
 	ck_assert_ptr_null(at(0, 5 * GIB));
 	ck_assert_ptr_null(at(0, 6 * GIB));
+}
+END_TEST
+
+START_TEST(memory_beyond_physical_addresses_is_refused)
+{
+	ck_assert_int_eq(vm_check_memory(3 * GIB, 32), 0);
+	ck_assert_int_eq(vm_check_memory(1023 * GIB, 40), 0);
+	ck_assert_int_eq(vm_check_memory(1024 * GIB, 41), 0);
+	messages_begin();
+	ck_assert_int_eq(vm_check_memory(1023 * GIB + PAGE_BYTES, 40), -EINVAL);
+	ck_assert_int_eq(vm_check_memory(64 * GIB, 36), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(messages_so_far(), "40-bit physical addresses: give 1023G or less"));
+	ck_assert_ptr_nonnull(strstr(messages_end(), "36-bit physical addresses: give 63G or less"));
 }
 END_TEST
 
@@ -281,6 +295,7 @@ Suite *memory_suite(void)
 		one_page_over_3_gib_is_at_4_gib,
 		the_hole_splits_memory_of_5_gib,
 		no_range_goes_over_the_hole,
+		memory_beyond_physical_addresses_is_refused,
 		memory_is_not_reserved,
 		copies_stay_inside,
 		no_address_space_is_an_error_with_a_cure,
