@@ -22,6 +22,10 @@
 #define E820_RESERVED 2
 #define E820_ACPI 3
 
+/* What Linux needs beside its image to come to a shell, and the steps in which memory is suggested. */
+#define RUN_BYTES (16 * MIB)
+#define HINT_STEP (4 * MIB)
+
 struct signature {
 	size_t offset;
 	const char *bytes;
@@ -121,17 +125,17 @@ static int load_kernel(const struct guest_memory *memory, const struct boot_kern
 	return fail_foreign(&kernel->file, head, size);
 }
 
-uint64_t boot_memory_hint(uint64_t bytes)
+uint64_t boot_memory_hint(uint64_t end, uint64_t initrd_bytes)
 {
-	uint64_t mib = 64;
+	/* Linux unpacks the initrds while they are still there, and most are packed to a third or so. */
+	uint64_t bytes = end + RUN_BYTES, needed = bytes + 4 * initrd_bytes;
 
-	while (mib * MIB <= bytes && mib * MIB < GUEST_MEMORY_MAX)
-		mib *= 2;
-	return mib;
+	if (initrd_bytes > GUEST_MEMORY_MAX / 4 || needed > GUEST_MEMORY_MAX)
+		needed = GUEST_MEMORY_MAX;
+	return align_down(needed + HINT_STEP - 1, HINT_STEP) / MIB;
 }
 
-int boot_check_range(const struct boot_file *file, const struct guest_memory *memory,
-	uint64_t address, uint64_t size)
+int boot_check_range(const struct boot_file *file, uint64_t address, uint64_t size)
 {
 	uint64_t end;
 
@@ -145,13 +149,19 @@ int boot_check_range(const struct boot_file *file, const struct guest_memory *me
 			"%s %s: needs 0x%" PRIx64 " bytes from 0x%" PRIx64
 			", but kernels go below 3 GiB: give a kernel linked lower, or a whole one",
 			file->what, file->path, size, address);
-	if (end > memory->low_size)
-		return fail(-ENOMEM,
-			"%s %s: needs %" PRIu64 " MiB from 0x%" PRIx64
-			", but guest memory is %" PRIu64 " MiB: give --memory %" PRIu64 "M or more",
-			file->what, file->path, to_mib(size), address, to_mib(memory->size),
-			boot_memory_hint(end));
 	return 0;
+}
+
+int boot_check_memory(const struct boot_file *file, const struct guest_memory *memory,
+	const struct boot_image *image, uint64_t end)
+{
+	if (end <= memory->low_size)
+		return 0;
+	return fail(-ENOMEM,
+		"%s %s: takes memory up to %" PRIu64 " MiB, but the guest has %" PRIu64
+		" MiB: give --memory %" PRIu64 "M or more",
+		file->what, file->path, to_mib(end), to_mib(memory->size),
+		boot_memory_hint(end, image->initrd_bytes));
 }
 
 int boot_write(const struct guest_memory *memory, uint64_t address, const void *from, size_t size)
@@ -261,7 +271,7 @@ static int write_params(const struct guest_memory *memory, const struct boot_ima
 int boot_load(
 	struct guest_memory *memory, const struct boot_options *options, struct boot_entry *entry)
 {
-	struct boot_image image = { 0 };
+	struct boot_image image = { .initrd_bytes = initrd_total(options) };
 	struct boot_initrd initrd = { 0 };
 	int result;
 

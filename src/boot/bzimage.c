@@ -92,8 +92,10 @@ static int load_packed(const struct guest_memory *memory, const struct boot_file
 {
 	const struct setup_header *header = &image->header;
 	uint64_t size = header->init_size > parts->code ? header->init_size : parts->code;
-	int result = boot_check_range(file, memory, header->pref_address, size);
+	int result = boot_check_range(file, header->pref_address, size);
 
+	if (result == 0)
+		result = boot_check_memory(file, memory, image, header->pref_address + size);
 	if (result < 0)
 		return result;
 	image->entry = header->pref_address + ENTRY_OFFSET;

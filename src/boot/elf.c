@@ -135,8 +135,8 @@ static bool is_loaded(const Elf64_Phdr *segment)
 	return segment->p_type == PT_LOAD && segment->p_memsz > 0;
 }
 
-static int check_segment(const struct guest_memory *memory, const struct boot_file *file,
-	const struct program_headers *table, size_t index)
+static int check_segment(
+	const struct boot_file *file, const struct program_headers *table, size_t index)
 {
 	const Elf64_Phdr *segment = &table->header[index];
 	int result;
@@ -149,7 +149,7 @@ static int check_segment(const struct guest_memory *memory, const struct boot_fi
 	result = check_in_file(file, "a segment", segment->p_offset, segment->p_filesz);
 	if (result < 0)
 		return result;
-	result = boot_check_range(file, memory, segment->p_paddr, segment->p_memsz);
+	result = boot_check_range(file, segment->p_paddr, segment->p_memsz);
 	if (result < 0)
 		return result;
 
@@ -180,31 +180,42 @@ static void unload_segments(const struct guest_memory *memory, const struct prog
 	}
 }
 
-static int load_segments(const struct guest_memory *memory, const struct boot_file *file,
-	const struct program_headers *table, uint64_t *end)
+/* Sets image->end. */
+static int check_segments(const struct guest_memory *memory, const struct boot_file *file,
+	const struct program_headers *table, struct boot_image *image)
 {
-	*end = 0;
+	image->end = 0;
 	for (size_t i = 0; i < table->count; i++) {
 		const Elf64_Phdr *segment = &table->header[i];
 		int result;
 
 		if (!is_loaded(segment))
 			continue;
-		result = check_segment(memory, file, table, i);
+		result = check_segment(file, table, i);
 		if (result < 0)
 			return result;
+		if (segment->p_paddr + segment->p_memsz > image->end)
+			image->end = segment->p_paddr + segment->p_memsz;
+	}
+	return boot_check_memory(file, memory, image, image->end);
+}
+
+static int load_segments(const struct guest_memory *memory, const struct boot_file *file,
+	const struct program_headers *table, struct boot_image *image)
+{
+	int result = check_segments(memory, file, table, image);
+
+	for (size_t i = 0; i < table->count && result == 0; i++) {
+		const Elf64_Phdr *segment = &table->header[i];
 
 		/* Guest memory is zero, and so what lies behind p_filesz is as well. */
-		result = boot_file_load(
-			file, segment->p_offset, memory, segment->p_paddr, segment->p_filesz);
+		if (is_loaded(segment))
+			result = boot_file_load(file, segment->p_offset, memory, segment->p_paddr,
+				segment->p_filesz);
 		if (result == -EBADMSG)
 			unload_segments(memory, table, i + 1);
-		if (result < 0)
-			return result;
-		if (segment->p_paddr + segment->p_memsz > *end)
-			*end = segment->p_paddr + segment->p_memsz;
 	}
-	return 0;
+	return result;
 }
 
 /* The PVH entry in size bytes of notes, or 0. */
@@ -311,7 +322,7 @@ int elf_load(
 			file->path);
 	if (!in_a_segment(&table, image->entry))
 		return fail_entry(file, image->entry);
-	result = load_segments(memory, file, &table, &image->end);
+	result = load_segments(memory, file, &table, image);
 	if (result < 0)
 		return result;
 	image->protocol = BOOT_PVH;
@@ -333,7 +344,7 @@ int elf_load_unpacked(
 	if (!in_a_segment(&table, elf.e_entry))
 		return fail_entry(file, elf.e_entry);
 	image->entry = elf.e_entry;
-	return load_segments(memory, file, &table, &image->end);
+	return load_segments(memory, file, &table, image);
 }
 
 int elf_write_params(const struct guest_memory *memory, const struct boot_initrd *initrd)

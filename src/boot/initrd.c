@@ -38,6 +38,19 @@ static void close_files(struct initrd_files *files)
 	free(files->file);
 }
 
+uint64_t initrd_total(const struct boot_options *options)
+{
+	uint64_t bytes = options->extra_cpio_size;
+	struct stat status;
+
+	for (size_t i = 0; i < options->initrd_count; i++) {
+		if (stat(options->initrds[i], &status) == 0 &&
+			__builtin_add_overflow(bytes, (uint64_t)status.st_size, &bytes))
+			return UINT64_MAX;
+	}
+	return bytes;
+}
+
 /* Open all before any is read: where they go depends on the size of all. */
 static int open_files(
 	const struct boot_options *options, struct initrd_files *files, uint64_t *total)
@@ -101,7 +114,7 @@ static int find_place(const struct guest_memory *memory, const struct boot_image
 		"initrd %s: needs %" PRIu64 " MiB%s, but %" PRIu64
 		" MiB are free behind the kernel: give --memory %" PRIu64 "M or more",
 		name, to_mib(initrd->size), others, (uint64_t)(room / MIB),
-		boot_memory_hint(needed + initrd->size));
+		boot_memory_hint(image->end, initrd->size));
 }
 
 int initrd_load(const struct guest_memory *memory, const struct boot_options *options,

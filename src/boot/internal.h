@@ -29,6 +29,7 @@ struct boot_image {
 	enum boot_protocol protocol;
 	uint64_t entry;
 	uint64_t end;               /* the first address behind what the kernel takes */
+	uint64_t initrd_bytes;      /* what is to come behind it, as far as can be told before it is opened */
 	uint64_t initrd_max;        /* the last address that an initrd may take in low RAM */
 	bool initrd_above_4g;       /* or it may lie in high RAM */
 	uint64_t cmdline_max;       /* bytes, without the NUL */
@@ -41,9 +42,11 @@ struct boot_initrd {
 	uint64_t size;
 };
 
-/* 0, or a negative errno with a message printed, as for all functions below. */
-int boot_check_range(const struct boot_file *file, const struct guest_memory *memory,
-	uint64_t address, uint64_t size);
+/* Whether a kernel can be there at all: 0, or a negative errno with a message printed, as for all below. */
+int boot_check_range(const struct boot_file *file, uint64_t address, uint64_t size);
+/* The same for what a kernel takes up to its end, all of it, once all its ranges have been let pass. */
+int boot_check_memory(const struct boot_file *file, const struct guest_memory *memory,
+	const struct boot_image *image, uint64_t end);
 int boot_write(const struct guest_memory *memory, uint64_t address, const void *from, size_t size);
 
 /* The cache's part of boot_kernel_open(): whether it knows the kernel. */
@@ -92,6 +95,8 @@ int elf_load_unpacked(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image);
 int elf_write_params(const struct guest_memory *memory, const struct boot_initrd *initrd);
 
+/* The size of all initrds for a hint: what can't be told counts nothing, and is told by initrd_load(). */
+uint64_t initrd_total(const struct boot_options *options);
 int initrd_load(const struct guest_memory *memory, const struct boot_options *options,
 	const struct boot_image *image, struct boot_initrd *initrd);
 
@@ -106,7 +111,7 @@ static inline uint64_t to_mib(uint64_t bytes)
 	return bytes / MIB + (bytes % MIB != 0);
 }
 
-/* A --memory in MiB to suggest when the guest needs more than bytes: it also has to run. */
-uint64_t boot_memory_hint(uint64_t bytes);
+/* A --memory in MiB that is enough for a kernel up to that end, and initrds: it also has to run. */
+uint64_t boot_memory_hint(uint64_t end, uint64_t initrd_bytes);
 
 #endif

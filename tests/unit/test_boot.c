@@ -334,13 +334,12 @@ START_TEST(bzimage_lies)
 		{ HDR(syssize), CODE_BYTES / 16 + 1, -ENOEXEC, "cut short" },
 		{ HDR(syssize), UINT32_MAX, -ENOEXEC, "cut short" },
 		{ HDR(init_size), 17 << 20, -ENOMEM,
-			"needs 17 MiB from 0x1000000, but guest "
-			"memory is 32 MiB: give --memory 64M or more" },
-		{ HDR(init_size), 0x7fffffff, -ENOMEM, "give --memory 4096M or more" },
+			"takes memory up to 33 MiB, but the guest has 32 MiB: give --memory 52M or more" },
+		{ HDR(init_size), 0x7fffffff, -ENOMEM, "give --memory 2080M or more" },
 		{ HDR(init_size), UINT32_MAX, -ENOEXEC, "below 3 GiB" },
 		{ HDR(pref_address), 0, -ENOEXEC, "first MiB" },
 		{ HDR(pref_address), 0xff000, -ENOEXEC, "first MiB" },
-		{ HDR(pref_address), GUEST_BYTES, -ENOMEM, "--memory 64M" },
+		{ HDR(pref_address), GUEST_BYTES, -ENOMEM, "--memory 52M" },
 		{ HDR(pref_address), GUEST_HOLE_START, -ENOEXEC, "below 3 GiB" },
 		{ HDR(pref_address), GUEST_HOLE_END, -ENOEXEC, "below 3 GiB" },
 		{ HDR(pref_address), UINT64_MAX, -ENOEXEC, "below 3 GiB" },
@@ -473,13 +472,13 @@ START_TEST(elf_lies)
 		{ PHDR(0, p_filesz), 0x1001, -ENOEXEC, "more bytes in the file" },
 		{ PHDR(0, p_filesz), UINT64_MAX, -ENOEXEC, "more bytes in the file" },
 		{ PHDR(0, p_memsz), 0x2001, -ENOEXEC, "segments 0 and 1 overlap" },
-		{ PHDR(0, p_memsz), GUEST_BYTES, -ENOMEM, "--memory 64M" },
+		{ PHDR(0, p_memsz), GUEST_BYTES, -ENOEXEC, "segments 0 and 1 overlap" },
 		{ PHDR(0, p_memsz), UINT64_MAX, -ENOEXEC, "below 3 GiB" },
 		{ PHDR(1, p_paddr), LOAD_ADDRESS - 0x2000, -ENOEXEC, "overlap" },
 		{ PHDR(1, p_paddr), LOAD_ADDRESS, -ENOEXEC, "overlap" },
 		{ PHDR(1, p_paddr), 0, -ENOEXEC, "first MiB" },
 		{ PHDR(1, p_paddr), BOOT_PARAMS, -ENOEXEC, "first MiB" },
-		{ PHDR(1, p_paddr), GUEST_BYTES - 0x2000, -ENOMEM, "--memory 64M" },
+		{ PHDR(1, p_paddr), GUEST_BYTES - 0x2000, -ENOMEM, "--memory 52M" },
 		{ PHDR(1, p_paddr), 0xfee00000, -ENOEXEC, "below 3 GiB" },
 		{ PHDR(1, p_paddr), GUEST_HOLE_END, -ENOEXEC, "below 3 GiB" },
 		{ PHDR(1, p_paddr), UINT64_MAX, -ENOEXEC, "below 3 GiB" },
@@ -710,6 +709,20 @@ START_TEST(initrds_are_joined)
 }
 END_TEST
 
+/* A guest of which neither has place is told once how much both need. */
+START_TEST(memory_for_the_kernel_counts_the_initrds)
+{
+	const char *initrds[] = { initrd_path, initrd_path };
+	struct boot_options options = { .initrds = initrds, .initrd_count = 2 };
+
+	write_sparse(initrd_path, 4 * MIB);
+	make_bzimage();
+	poke(HDR(init_size), 17 << 20);
+	write_file(kernel_path, image, BZIMAGE_BYTES);
+	expect_failure(&options, -ENOMEM, kernel_path, "give --memory 84M or more");
+}
+END_TEST
+
 START_TEST(initrd_fills_what_is_left)
 {
 	const char *initrds[] = { initrd_path };
@@ -726,9 +739,9 @@ START_TEST(initrd_fills_what_is_left)
 	write_sparse(initrd_path, room + 1);
 	expect_failure(&options, -ENOMEM, initrd_path,
 		"needs 16 MiB, but 15 MiB are free behind the kernel: give "
-		"--memory 64M or more");
+		"--memory 96M or more");
 	write_sparse(initrd_path, GIB);
-	expect_failure(&options, -ENOMEM, initrd_path, "give --memory 4096M");
+	expect_failure(&options, -ENOMEM, initrd_path, "give --memory 4132M");
 	write_sparse(initrd_path, 3 * GIB);
 	expect_failure(&options, -EFBIG, initrd_path, "give a smaller one");
 }
@@ -1145,6 +1158,7 @@ Suite *boot_suite(void)
 		release_of_a_kernel,
 		release_lies,
 		initrds_are_joined,
+		memory_for_the_kernel_counts_the_initrds,
 		initrd_fills_what_is_left,
 		initrd_address_limit,
 		initrd_above_4g,
