@@ -283,6 +283,15 @@ static void make_long_options(struct long_options *options)
 static const struct setting *next_option(
 	const struct long_options *options, int argc, char **argv, int *code)
 {
+	int next = optind ? optind : 1;
+
+	/* A word with one dash, which getopt would take for an option with each letter. */
+	if (next < argc && argv[next][0] == '-' && argv[next][1] && argv[next][1] != '-' &&
+		strcmp(argv[next], "-h") != 0) {
+		optind = next + 1;
+		*code = '?';
+		return NULL;
+	}
 	opterr = 0;
 	*code = getopt_long(argc, argv, "+:h", options->list, NULL);
 	if (*code == 'h')
@@ -290,14 +299,26 @@ static const struct setting *next_option(
 	return *code >= CODE_FIRST ? options->settings[*code - CODE_FIRST] : NULL;
 }
 
-static int refuse_option(int code, char **argv)
+static int refuse_option(int code, const char *word)
 {
+	const char *cure = option_of_qemu(word);
+
 	if (code == ':')
-		return fail(-EINVAL, "%s: lacks its value: see `karma run --help`", argv[optind - 1]);
-	if (optopt)
-		return fail(-EINVAL, "-%c: is no option: see `karma run --help`", optopt);
-	return fail(-EINVAL, "%s: is no option, or short for several: see `karma run --help`",
-		argv[optind - 1]);
+		return fail(-EINVAL, "%s: lacks its value: see `karma run --help`", word);
+	if (cure)
+		return fail(-EINVAL, "%s: is an option of QEMU: %s", word, cure);
+	if (word[1] != '-')
+		return fail(-EINVAL, "%s: is no option: see `karma run --help`", word);
+	return fail(-EINVAL, "%s: is no option, or short for several: see `karma run --help`", word);
+}
+
+static int refuse_word(const struct run_options *options, const char *word)
+{
+	if (!options->kernel)
+		return fail(-EINVAL, "%s: is no option: give a kernel as `--kernel %s`, and put `--` before "
+				     "the guest's command",
+			word, word);
+	return fail(-EINVAL, "%s: is no option: put `--` before the guest's command", word);
 }
 
 /* Those that count for all others, wherever they are; what is wrong is told later. */
@@ -331,7 +352,7 @@ static int parse_options(
 	optind = 0;
 	while ((setting = next_option(known, argc, argv, &code)) || code != -1) {
 		int result = setting ? setting_parse(&run_settings, setting, options, optarg) :
-				       refuse_option(code, argv);
+				       refuse_option(code, argv[optind - 1]);
 
 		if (result < 0)
 			return result;
@@ -340,8 +361,7 @@ static int parse_options(
 	/* A `--` that is the value of the last option is not the one before a command. */
 	if (optind < argc &&
 		(strcmp(argv[optind - 1], "--") != 0 || argv[optind - 1] == last_value))
-		return fail(-EINVAL, "%s: is no option: put `--` before the guest's command",
-			argv[optind]);
+		return refuse_word(options, argv[optind]);
 	if (optind < argc)
 		options->command = argv + optind;
 	return 0;

@@ -11,6 +11,9 @@
 
 extern const struct setting_table run_settings, disk_settings, net_settings;
 
+/* How Karma has what QEMU calls so, with its dashes; NULL if that knows no such option. */
+const char *option_of_qemu(const char *word);
+
 /* What was given as --disk or --net; cut apart. */
 int parse_disk(struct disk_options *disk, char *text);
 int parse_net(struct net_options *net, char *text);

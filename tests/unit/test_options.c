@@ -136,6 +136,25 @@ START_TEST(command_follows_two_dashes)
 }
 END_TEST
 
+START_TEST(options_of_qemu_are_refused_with_the_names_here)
+{
+	assert_refused("--kernel k -m 1G", "-m: is an option of QEMU: give --memory SIZE");
+	assert_refused("-smp 2", "give --cpus N");
+	assert_refused("-append console=ttyS0 --kernel k", "give --cmdline TEXT");
+	assert_refused("--kernel k --append quiet", "give --cmdline TEXT");
+	assert_refused("-kernel k", "give --kernel FILE");
+	assert_refused("-initrd i", "give --initrd FILE");
+	/* It begins with an h. */
+	assert_refused("-hda d", "give --disk FILE");
+	assert_refused("-drive file=d", "give --disk FILE");
+	assert_refused("-nographic", "console is on stdin and stdout");
+	assert_refused("-enable-kvm", "it always is");
+	assert_refused("-h2 --kernel k", "-h2: is no option");
+	assert_refused("--kernel k -xyz", "-xyz: is no option: see");
+	assert_refused("vmlinuz --memory 1G", "give a kernel as `--kernel vmlinuz`");
+}
+END_TEST
+
 START_TEST(command_without_two_dashes_is_refused)
 {
 	assert_refused("--kernel k ls", "`--`");
@@ -569,6 +588,7 @@ Suite *options_suite(void)
 		help_needs_nothing_else,
 		unknown_options_are_refused,
 		command_follows_two_dashes,
+		options_of_qemu_are_refused_with_the_names_here,
 		command_without_two_dashes_is_refused,
 		two_dashes_that_are_a_value_end_no_options,
 		numbers_of_cpus,
