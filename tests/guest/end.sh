@@ -54,7 +54,7 @@ test_panic_before_the_driver_gives_126() {
 		--timeout "$LIMIT" >out 2>err || status=$?
 	expect_status 126
 	expect_in err "panicked early"
-	expect_in err "make guest KVER=$RELEASE"
+	expect_in err "make guest KVER=$RELEASE_PATTERN"
 }
 
 test_timeout_gives_124() {

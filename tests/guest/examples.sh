@@ -79,7 +79,7 @@ test_example_debian() {
 test_example_one_command() {
 	example "Run one command in the initramfs"
 	expect_status 0
-	expect_in out "^Linux .* $RELEASE "
+	expect_in out "^Linux .* $RELEASE_PATTERN "
 }
 
 test_example_by_name() {

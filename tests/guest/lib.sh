@@ -6,6 +6,8 @@
 KARMA=${KARMA:-$KARMA_ROOT/build/karma}
 : "${KARMA_KERNEL:?the path of the guest kernel (vmlinuz)}"
 RELEASE=${KARMA_KERNEL##*/vmlinuz-}
+# In a pattern: that of a kernel may have a plus.
+RELEASE_PATTERN=${RELEASE//+/[+]}
 GUEST_DIR=$KARMA_ROOT/build/guest
 INITRAMFS=$GUEST_DIR/$RELEASE/initramfs.img
 TINY=$KARMA_ROOT/build/test/tiny
