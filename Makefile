@@ -189,6 +189,11 @@ $(BUILD)/test/hostile: $(HOSTILE) tests/guest/hostile/hostile.ld include/karma/a
 		-Wl,--build-id=none,--no-warn-rwx-segments,-z,noexecstack \
 		-Wl,-T,tests/guest/hostile/hostile.ld -o $@ $(HOSTILE)
 
+$(BUILD)/test/kexec: tests/guest/kexec.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) -D_GNU_SOURCE $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
+
 $(BUILD)/test/debian.img: tests/guest/make-debian-image
 	$(call say,IMAGE $@)
 	$(Q)tests/guest/make-debian-image $@
@@ -219,7 +224,7 @@ guest_tests = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only))
 	tests/guest/check $(1) $$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(2)
 
 .PHONY: check-guest
-check-guest: all guest $(TINY) $(BUILD)/test/hostile $(BUILD)/test/debian.img $(BUILD)/test/installed
+check-guest: all guest $(TINY) $(BUILD)/test/hostile $(BUILD)/test/kexec $(BUILD)/test/debian.img $(BUILD)/test/installed
 	$(call guest_tests,--host --memory --host 6144,$(TESTS))
 
 # Karma as it is, but for code of ours in the place of a guest that has broken out.
@@ -456,7 +461,7 @@ check:
 	MAKE='$(MAKE)' tests/check $(JOBS) $(CHECK_BESIDE) -- $(CHECK_ALONE)
 
 check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit-tsan karma-takeover karma-idle inject \
-	hostile debian.img installed) $(TINY) $(BUILD)/bench/karma-start
+	hostile kexec debian.img installed) $(TINY) $(BUILD)/bench/karma-start
 
 CHECK_BESIDE := check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control check-docs \
 	check-hardening check-scripts $(FUZZ_EACH)

@@ -10,11 +10,13 @@
  * - Power off: a sys-off handler ahead of the firmware's makes the power call.
  * - Restart: x86 runs no restart handlers, and machine_ops is not exported; so a restart-prepare
  *   handler makes the call.  Those run after device_shutdown(), for restarts proper and not for
- *   kexec.  A reboot notifier would run before device_shutdown(), a syscore shutdown also for
- *   kexec.  Emergency restarts run none of them and take the reset register of ACPI, as does
- *   everything before this driver is loaded.
+ *   kexec.  A reboot notifier would run before device_shutdown().  Emergency restarts run none of
+ *   them and take the reset register of ACPI, as does everything before this driver is loaded.
  * - Panic: a notifier behind all others makes the panic call with the reason.
  * - Hang: the monitor's watchdog, if the user asked for one, is no longer fed.
+ *
+ * A kexec is no end: the next kernel is to find devices that are at rest, and a crash kernel, which
+ * nobody gives time for that, brings them to rest itself.
  *
  * Every buffer that a call names is from kmalloc() or the page allocator: a module's static data
  * and the stack lie in vmalloc space, where virt_to_phys() is wrong.
@@ -25,6 +27,7 @@
 #include <linux/acpi.h>
 #include <linux/console.h>
 #include <linux/cpumask.h>
+#include <linux/crash_dump.h>
 #include <linux/delay.h>
 #include <linux/init.h>
 #include <linux/interrupt.h>
@@ -39,6 +42,8 @@
 #include <linux/reboot.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/suspend.h>
+#include <linux/syscore_ops.h>
 #include <linux/sysfs.h>
 #include <linux/version.h>
 #include <linux/virtio.h>
@@ -667,6 +672,29 @@ static void karma_add_devices(void)
 		pr_err("cannot add device %u: %d\n", i - 1, ret);
 }
 
+/*
+ * A crash kernel finds devices as the crash left them: with requests that end in the crashed kernel's
+ * memory, and interrupts at vectors of its.  All of them are stopped before the first is used.
+ */
+static void __init karma_stop_devices(void)
+{
+	struct karma_irq *events = kzalloc(sizeof(*events), GFP_KERNEL);
+	const struct msi_msg none = {};
+	u32 i;
+
+	if (events) {
+		events->argument = KARMA_EVENTS;
+		karma_send_message(events, &none);
+		kfree(events);
+	}
+	for (i = 0; i < KARMA_DEVICES_MAX; i++)
+		if (karma_call(KARMA_CALL_device_set_status, i, 0) < 0)
+			break;
+	while (i-- > 0)
+		while (karma_call(KARMA_CALL_device_status, i, 0) > 0)
+			msleep(1);
+}
+
 static void karma_remove_devices(void)
 {
 	u32 i;
@@ -826,6 +854,65 @@ static void karma_remove_watchdog(void)
 	karma_call(KARMA_CALL_watchdog, KARMA_WATCHDOG_STOP, 0);
 	karma_feed_delay = 0;
 }
+
+/* Kexec and sleep. */
+
+/*
+ * Of the kernel's last steps: after device_shutdown(), with the other CPUs still at work.  A restart
+ * proper has made its call by now, so a restart is a kexec.
+ */
+static void karma_shutdown(void)
+{
+	const struct msi_msg none = {};
+	u32 i;
+
+	if (system_state != SYSTEM_RESTART)
+		return;
+	karma_remove_watchdog();
+	if (karma_event_irq)
+		karma_send_message(karma_event_irq, &none);
+	for (i = 0; i < KARMA_DEVICES_MAX; i++) {
+		if (!karma_devices[i])
+			continue;
+		/* Nobody is to wait for it any more, as the console does. */
+		virtio_break_device(&karma_devices[i]->vdev);
+		karma_reset(&karma_devices[i]->vdev);
+	}
+}
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+static void karma_syscore_shutdown(void *data)
+{
+	karma_shutdown();
+}
+
+static const struct syscore_ops karma_syscore_ops = { .shutdown = karma_syscore_shutdown };
+static struct syscore karma_syscore = { .ops = &karma_syscore_ops };
+#else
+#define register_syscore register_syscore_ops
+#define unregister_syscore unregister_syscore_ops
+static struct syscore_ops karma_syscore = { .shutdown = karma_shutdown };
+#endif
+
+/*
+ * A saved kernel would find other devices than it left, and one that sleeps has nothing to wake it
+ * up.
+ */
+static int karma_sleep(struct notifier_block *block, unsigned long action, void *unused)
+{
+	switch (action) {
+	case PM_HIBERNATION_PREPARE:
+	case PM_RESTORE_PREPARE:
+	case PM_SUSPEND_PREPARE:
+		pr_err("a guest can neither hibernate nor sleep: `karma pause` on the host stops it\n");
+		return notifier_from_errno(-EOPNOTSUPP);
+	}
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block karma_sleep_block = {
+	.notifier_call = karma_sleep,
+};
 
 /* /sys/kernel/karma */
 
@@ -993,6 +1080,8 @@ static void karma_remove_console(void)
 
 static void __exit karma_exit(void)
 {
+	unregister_pm_notifier(&karma_sleep_block);
+	unregister_syscore(&karma_syscore);
 	karma_remove_watchdog();
 	if (karma_panic_text)
 		atomic_notifier_chain_unregister(&panic_notifier_list, &karma_panic_block);
@@ -1053,9 +1142,13 @@ static int __init karma_init(void)
 	}
 	karma_add_console();
 	karma_add_end();
+	if (is_kdump_kernel())
+		karma_stop_devices();
 	karma_add_devices();
 	karma_add_events();
 	karma_add_watchdog();
+	register_syscore(&karma_syscore);
+	register_pm_notifier(&karma_sleep_block);
 	return 0;
 }
 
