@@ -20,19 +20,25 @@ wait_for_lines() {
 # What karma's supervisor holds at most, in two seconds: sets files, children and areas (of memory),
 # and the threads of the guest's process.
 look_at_holdings() {
-	local end=$((SECONDS + 2)) list process
+	local end=$((SECONDS + 2)) list process count
+	local -A seen=()
 	threads=0 files=0 children=0 areas=0
 	while [ $SECONDS -le $end ]; do
 		process=$(guest_process) || continue
 		list=("/proc/$process/task"/*)
 		[ ${#list[@]} -le "$threads" ] || threads=${#list[@]}
 		list=("/proc/$guest_pid/fd"/*)
-		[ ${#list[@]} -le "$files" ] || files=${#list[@]}
+		count=${#list[@]}
+		seen[$count]=$((${seen[$count]-0} + 1))
 		read -ra list <"/proc/$guest_pid/task/$guest_pid/children" || true
 		[ ${#list[@]} -le "$children" ] || children=${#list[@]}
 		mapfile -t list <"/proc/$guest_pid/maps"
 		[ ${#list[@]} -le "$areas" ] || areas=${#list[@]}
 		nap 0.02
+	done
+	# What is open most of the time: around a start it is more or less for a moment.
+	for count in "${!seen[@]}"; do
+		[ "${seen[$count]}" -le "${seen[$files]-0}" ] || files=$count
 	done
 }
 
