@@ -97,7 +97,7 @@ static bool tell_stop(struct connection *connection, const char *name, bool forc
 }
 
 /* All are told before any is waited for. */
-static int stop_all(char **names, int count, bool force)
+static int stop_all(char **names, unsigned count, bool force)
 {
 	struct connection *connections = calloc(count, sizeof(*connections));
 	int status = 0;
@@ -106,13 +106,13 @@ static int stop_all(char **names, int count, bool force)
 		fail(-ENOMEM, "out of memory");
 		return STATUS_FAILURE;
 	}
-	for (int i = 0; i < count; i++) {
+	for (unsigned i = 0; i < count; i++) {
 		if (!tell_stop(&connections[i], names[i], force)) {
 			connection_close(&connections[i]);
 			status = STATUS_FAILURE;
 		}
 	}
-	for (int i = 0; i < count; i++) {
+	for (unsigned i = 0; i < count; i++) {
 		connection_wait_end(&connections[i]);
 		connection_close(&connections[i]);
 	}
