@@ -42,7 +42,6 @@ static void setup(void)
 
 static void teardown(void)
 {
-	for (unsigned i = 0; i < QUEUES; i++)
 	sim_release(&sim);
 }
 
