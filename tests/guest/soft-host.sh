@@ -11,3 +11,41 @@ test_soft_host_is_woken_every_second() {
 	sleep 5
 	[ $(($(words) - before)) -ge 15 ] || die "of five words came $(($(words) - before)) bytes"
 }
+
+# What looks like soft hosts that run the tests of a file here, of which one test fails each time and one the first.
+test_check_names_those_that_held_when_run_again() {
+	mkdir -p tree/scripts tree/tests/guest
+	cp "$KARMA_ROOT"/tests/guest/{check,run,lib.sh} tree/tests/guest
+	cat >tree/scripts/soft-host <<-'END'
+		#!/bin/bash
+		case $* in *--where*) echo soft; exit ;; esac
+		until [ "$1" = -- ]; do
+			if [ "$1" = --env ]; then export "$2"; fi
+			shift
+		done
+		shift
+		exec "$@"
+	END
+	chmod +x tree/scripts/soft-host
+	cat >tree/tests/guest/some.sh <<-'END'
+		test_holds() { :; }
+		test_fails() { echo bad; false; }
+		test_is_skipped() { skip "no reason"; }
+		test_holds_once_more() {
+			mkdir "$SEEN" 2>/dev/null || return 0
+			echo "what was seen first"; seq 20; false
+		}
+	END
+	if SEEN=$PWD/seen tree/tests/guest/check /boot/vmlinuz-none >out; then die "all passed: $(cat out)"; fi
+	tail -n 7 out >end
+	cat >expected <<-'END'
+		held when run again: test_holds_once_more (it failed)
+		    what was seen first
+		    1
+		    2
+		    3
+		    4
+		2 passed, 1 failed, 1 skipped
+	END
+	cmp end expected || die "it ends with: $(cat end)"
+}
