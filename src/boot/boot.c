@@ -57,6 +57,8 @@ static const struct signature foreign[] = {
 	SIGNATURE(0, "07070", "a cpio archive, as --initrd takes"),
 	SIGNATURE(0, "!<arch>\n", "an ar archive or a Debian package"),
 	SIGNATURE(0, "#!", "a script"),
+	SIGNATURE(0, "QFI\xfb", "a qcow2 image"),
+	SIGNATURE(0x1fe, "\x55\xaa", "a disk's image or another boot sector"),
 };
 
 static int fail_foreign(const struct boot_file *file, const uint8_t *head, size_t size)

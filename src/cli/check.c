@@ -155,22 +155,22 @@ static void check_limits(struct report *report)
 			(unsigned long long)space.rlim_cur / MIB);
 }
 
-static int usage(FILE *where, int status)
-{
-	fputs("usage: karma check\n\nSay whether this host can run guests: a line a finding, each "
-	      "with its cure.\nExit status: 0 if guests can run, 1 if not.\n",
-		where);
-	return status;
-}
+static const char help[] =
+	"usage: karma check\n\nSay whether this host can run guests: a line a finding, each with its cure.\n"
+	"Exit status: 0 if guests can run, 1 if not.\n";
 
 int command_check(int argc, char **argv)
 {
 	struct report report = { .colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR") };
 
-	if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")))
-		return usage(stdout, 0);
-	if (argc > 1)
-		return usage(stderr, STATUS_FAILURE);
+	if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+		fputs(help, stdout);
+		return 0;
+	}
+	if (argc > 1) {
+		fail(-EINVAL, "%s: is one argument too many: see `karma check --help`", argv[1]);
+		return STATUS_FAILURE;
+	}
 	check_cpu(&report);
 	check_kvm(&report);
 	check_io_uring(&report);

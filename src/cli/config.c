@@ -76,7 +76,15 @@ int command_config(int argc, char **argv)
 		fputs(help, stdout);
 		return 0;
 	}
-	if (argc != 3 || strcmp(argv[1], "check") != 0 || !argv[2][0]) {
+	if (argc > 1 && strcmp(argv[1], "check") != 0) {
+		fail(-EINVAL, "%s: is no command: write `karma config check FILE`", argv[1]);
+		return STATUS_FAILURE;
+	}
+	if (argc > 3) {
+		fail(-EINVAL, "%s: is one argument too many: see `karma config --help`", argv[3]);
+		return STATUS_FAILURE;
+	}
+	if (argc != 3 || !argv[2][0]) {
 		fputs(help, stderr);
 		return STATUS_FAILURE;
 	}

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "karma/cli.h"
 #include "karma/log.h"
@@ -73,6 +74,10 @@ int main(int argc, char **argv)
 		puts("karma " KARMA_VERSION);
 		return 0;
 	}
-	fail(-EINVAL, "%s: is no command: see `karma --help`", argv[1]);
+	if (argv[1][0] == '-' || access(argv[1], F_OK) == 0)
+		fail(-EINVAL, "%s: is no command: to run a guest write `karma run%s %s`, and see `karma --help`",
+			argv[1], argv[1][0] == '-' ? "" : " --kernel", argv[1]);
+	else
+		fail(-EINVAL, "%s: is no command: see `karma --help`", argv[1]);
 	return STATUS_FAILURE;
 }

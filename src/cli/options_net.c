@@ -247,7 +247,10 @@ int complete_net(struct net_options *net)
 
 int parse_net(struct net_options *net, char *text)
 {
-	int result = settings_parse_list(&net_settings, net, text);
+	int result;
 
+	if (!text[0])
+		return refuse("net: names no network: give tap=NAME, fd=N or user");
+	result = settings_parse_list(&net_settings, net, text);
 	return result < 0 ? result : complete_net(net);
 }

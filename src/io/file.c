@@ -2,6 +2,7 @@
 /* Disks that are files or block devices. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
@@ -217,7 +218,12 @@ static int measure(struct disk *disk, int fd, const struct stat *status,
 		measure_file(disk, fd, status, options->direct);
 	if (result < 0)
 		return result;
-	if (disk->size < disk->block_size)
+	if (disk->size > 0 && disk->size < disk->block_size)
+		return fail(-EINVAL,
+			"disk %s: has %" PRIu64 " bytes, less than a block of %u: give it a size with "
+			"`truncate -s 1G %s`",
+			options->path, disk->size, disk->block_size, options->path);
+	if (disk->size == 0)
 		return fail(-EINVAL, "disk %s: is empty: give it a size with `truncate -s 1G %s`",
 			options->path, options->path);
 	disk_fit_size(disk, options->path);

@@ -144,3 +144,25 @@ test_ci_job_in_a_guest() {
 	expect_status 0
 	[ "$(grep -c '^ok ' results/tests.tap)" = 3 ] || die "not three are ok: $(cat out)"
 }
+
+test_wrong_words_are_named_with_the_right_ones() {
+	: >vmlinuz
+	echo "kernel = $PWD/vmlinuz" >web.conf
+	wrong() {	# PATTERN WORD...
+		status=0
+		"$KARMA" "${@:2}" >out 2>err </dev/null || status=$?
+		expect_status 125
+		expect_in err "$1"
+	}
+	wrong '--kernel: is no command: to run a guest write `karma run --kernel`' --kernel vmlinuz
+	wrong 'vmlinuz: is no command: to run a guest write `karma run --kernel vmlinuz`' vmlinuz
+	wrong 'runn: is no command: see `karma --help`' runn
+	wrong 'web: is one argument too many: see `karma check --help`' check web
+	wrong 'chek: is no command: write `karma config check FILE`' config chek web.conf
+	wrong 'more: is one argument too many' config check web.conf more
+	wrong 'names no network: give tap=NAME, fd=N or user' run --kernel vmlinuz --net ''
+	wrong 'vmlinuz: is no option: give a kernel as `--kernel vmlinuz`' run vmlinuz
+	mkfifo fifo
+	echo "kernel = $PWD/fifo" >web.conf
+	wrong "web.conf: kernel $PWD/fifo: is a FIFO or pipe: give a regular file" config check web.conf
+}

@@ -1494,7 +1494,7 @@ START_TEST(paths_that_are_no_disk_are_refused_with_a_cure)
 	assert_open_fails(socket_path(), -EINVAL, "is a socket");
 	assert_open_fails("/dev/null", -EINVAL, "is a character device");
 	assert_open_fails(descriptor_path(empty), -EINVAL, "empty");
-	assert_open_fails(descriptor_path(tiny), -EINVAL, "empty");
+	assert_open_fails(descriptor_path(tiny), -EINVAL, "has 100 bytes, less than a block of 512");
 	unlink(fifo);
 	rmdir(directory);
 	close(empty);

@@ -322,7 +322,7 @@ END_TEST
 START_TEST(bzimage_lies)
 {
 	static const struct lie lies[] = {
-		{ HDR(header), 0, -ENOEXEC, "neither bzImage nor ELF" },
+		{ HDR(header), 0, -ENOEXEC, "is a disk's image or another boot sector" },
 		{ HDR(version), 0x020b, -ENOEXEC, "boot protocol 2.11" },
 		{ HDR(version), 0x0000, -ENOEXEC, "boot protocol 0.00" },
 		{ HDR(xloadflags), 0, -ENOEXEC, "no 64-bit entry" },
@@ -533,6 +533,8 @@ START_TEST(foreign_kernels_are_named)
 		{ 0, "#!/bin/sh", "script" },
 		{ 0, "070701", "cpio" },
 		{ 0, "!<arch>\n", "ar archive" },
+		{ 0, "QFI\xfb", "a qcow2 image" },
+		{ 0x1fe, "\x55\xaa", "a disk's image" },
 		{ 0, "x", "neither bzImage nor ELF" },
 	};
 

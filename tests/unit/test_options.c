@@ -516,7 +516,7 @@ START_TEST(bad_networks_are_refused)
 	static const struct {
 		const char *text, *word;
 	} bad[] = {
-		{ "", "knows no ``" },
+		{ "", "names no network: give tap=NAME, fd=N or user" },
 		{ "tap0", "give tap=NAME, fd=N, user" },
 		{ "mac=02:00:00:00:00:01", "none of tap=NAME" },
 		{ "user=off", "none of tap=NAME" },
