@@ -134,7 +134,7 @@ test_no_input_is_an_empty_input() {
 
 test_a_reader_that_stopped_does_not_outlive_the_timeout() {
 	mkfifo pipe
-	{ sleep 100; } <pipe &
+	{ sleep "$LIMIT"; } <pipe &
 	guest_pid=$!
 	status=0
 	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout 15 -- \
@@ -144,13 +144,16 @@ test_a_reader_that_stopped_does_not_outlive_the_timeout() {
 
 test_sigterm_ends_the_wait_for_a_reader() {
 	mkfifo pipe
-	{ sleep 100; } <pipe &
+	{ sleep "$LIMIT"; } <pipe &
 	local reader=$!
-	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" -- \
+	export XDG_RUNTIME_DIR=$PWD
+	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" --name web -- \
 		sh -c 'seq 1 20000 >/tmp/lines; cat /tmp/lines' >pipe 2>err &
 	guest_pid=$!
-	sleep 15
-	kill -0 "$guest_pid" || die "did not wait for its reader: $(cat err)"
+	until [ "$(state_of web)" = ending ]; do
+		kill -0 "$guest_pid" || die "did not wait for its reader: $(cat err)"
+		nap 0.5
+	done
 	kill -TERM "$guest_pid"
 	status=0
 	wait "$guest_pid" || status=$?
