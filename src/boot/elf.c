@@ -10,45 +10,11 @@
 
 #include "karma/log.h"
 #include "internal.h"
-
-/* Xen's public elfnote.h: the physical address of a 32-bit entry. */
-#define XEN_ELFNOTE_PHYS32_ENTRY 18
-#define XEN_NAME "Xen"
+#include "pvh.h"
 
 /* Linux has five program headers and some hundred bytes of notes. */
 #define HEADERS_MAX 64u
 #define NOTES_MAX (64 * KIB)
-
-/* Xen's public arch-x86/hvm/start_info.h, version 1. */
-#define HVM_START_MAGIC 0x336ec578u
-#define HVM_START_VERSION 1u
-
-struct hvm_start_info {
-	uint32_t magic;
-	uint32_t version;
-	uint32_t flags;
-	uint32_t nr_modules;
-	uint64_t modlist_paddr;
-	uint64_t cmdline_paddr;
-	uint64_t rsdp_paddr;
-	uint64_t memmap_paddr;
-	uint32_t memmap_entries;
-	uint32_t reserved;
-};
-
-struct hvm_modlist_entry {
-	uint64_t paddr;
-	uint64_t size;
-	uint64_t cmdline_paddr;
-	uint64_t reserved;
-};
-
-struct hvm_memmap_entry {
-	uint64_t addr;
-	uint64_t size;
-	uint32_t type;
-	uint32_t reserved;
-};
 
 /* What lies at BOOT_PARAMS. */
 struct pvh_params {
