@@ -28,21 +28,21 @@
 #define BOOT_ACPI_END 0x100000ull
 #define BOOT_KERNEL_MIN 0x100000ull	/* kernels are loaded at 1 MiB or above */
 
-/* Code, data and TSS selectors of the GDT at BOOT_GDT, for 64-bit and 32-bit entry. */
-#define BOOT_CS64 0x10
+/* Code, data and TSS selectors of the GDT at BOOT_GDT: Linux's. */
+#define BOOT_CS 0x10
 #define BOOT_DS 0x18
-#define BOOT_CS32 0x20
-#define BOOT_TSS 0x28
+#define BOOT_TSS 0x20
 
 enum boot_protocol {
 	BOOT_LINUX64,	/* 64-bit entry (Linux Documentation/arch/x86/boot.rst) */
+	BOOT_LINUX32,	/* 32-bit entry, paging off (same place) */
 	BOOT_PVH,	/* 32-bit entry, paging off (Xen docs/misc/pvh.pandoc) */
 };
 
 struct boot_entry {
 	enum boot_protocol protocol;
 	gpa_t entry;	/* first instruction */
-	gpa_t params;	/* RSI for BOOT_LINUX64, EBX for BOOT_PVH */
+	gpa_t params;	/* RSI for Linux, EBX for BOOT_PVH */
 };
 
 /* A regular, not empty file, open for reading. */

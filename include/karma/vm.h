@@ -197,8 +197,8 @@ void cpuid_hide_pmu(struct kvm_cpuid2 *cpuid);
 
 /* A vCPU's part, for vm.c. */
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cpuid2 *cpuid);
-/* Before its first KVM_RUN. */
-void vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry);
+/* Before its first KVM_RUN; the first vCPU starts at the entry, the others wait for it. */
+int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry);
 void *vcpu_thread(void *vcpu);
 /* Before the first vCPU thread: a kick is a signal, which must have its handler by then. */
 void vcpu_prepare_kicks(void);

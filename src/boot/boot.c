@@ -68,11 +68,11 @@ static int fail_foreign(const struct boot_file *file, const uint8_t *head, size_
 
 		if (s->offset + s->length <= size && !memcmp(head + s->offset, s->bytes, s->length))
 			return fail(-ENOEXEC,
-				"kernel %s: is %s: give an x86-64 bzImage or ELF vmlinux",
+				"kernel %s: is %s: give an x86 bzImage or x86-64 ELF vmlinux",
 				file->path, s->name);
 	}
 	return fail(-ENOEXEC,
-		"kernel %s: is neither bzImage nor ELF: give an x86-64 bzImage or "
+		"kernel %s: is neither bzImage nor ELF: give an x86 bzImage or x86-64 "
 		"ELF vmlinux",
 		file->path);
 }
@@ -214,13 +214,12 @@ static int write_cmdline(
 	return boot_write(memory, BOOT_CMDLINE, cmdline, length + 1);
 }
 
-static int write_gdt(const struct guest_memory *memory)
+static int write_gdt(const struct guest_memory *memory, enum boot_protocol protocol)
 {
 	/* Flat, accessed segments: AMD64 APM volume 2, sections 4.7 and 4.8. */
-	static const uint64_t gdt[] = {
-		[BOOT_CS64 / 8] = 0x00af9b000000ffff,
+	const uint64_t gdt[] = {
+		[BOOT_CS / 8] = protocol == BOOT_LINUX64 ? 0x00af9b000000ffff : 0x00cf9b000000ffff,
 		[BOOT_DS / 8] = 0x00cf93000000ffff,
-		[BOOT_CS32 / 8] = 0x00cf9b000000ffff,
 		/* A busy TSS at 0 of 0x68 bytes; in long mode it takes two entries. */
 		[BOOT_TSS / 8] = 0x00008b0000000067,
 		[BOOT_TSS / 8 + 1] = 0,
@@ -283,7 +282,7 @@ int boot_load(
 	if (result == 0)
 		result = write_cmdline(memory, options->cmdline, &image);
 	if (result == 0)
-		result = write_gdt(memory);
+		result = write_gdt(memory, image.protocol);
 	if (result == 0)
 		result = write_page_tables(memory);
 	if (result == 0)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Load a bzImage by Linux's 64-bit boot protocol; offsets and sections here are those of
- * Linux Documentation/arch/x86/boot.rst.
+ * Load a bzImage by Linux's 64-bit boot protocol, or an i386 one by its 32-bit protocol; offsets and
+ * sections here are those of Linux Documentation/arch/x86/boot.rst.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -98,7 +98,9 @@ static int load_packed(const struct guest_memory *memory, const struct boot_file
 		result = boot_check_memory(file, memory, image, header->pref_address + size);
 	if (result < 0)
 		return result;
-	image->entry = header->pref_address + ENTRY_OFFSET;
+	image->entry = header->pref_address;
+	if (image->protocol == BOOT_LINUX64)
+		image->entry += ENTRY_OFFSET;
 	image->end = header->pref_address + size;
 	return boot_file_load(file, parts->setup, memory, header->pref_address, parts->code);
 }
@@ -121,7 +123,7 @@ int bzimage_find_payload(const struct boot_file *file, uint64_t *offset, uint64_
 
 /*
  * What is unpacked takes the same boot_params as what unpacks it, by an entry that asks for the same:
- * 64-bit mode, and all that it touches at first mapped one to one.
+ * 64-bit mode, and all that it touches at first mapped one to one; or 32-bit mode without paging.
  */
 static int load_code(const struct guest_memory *memory, const struct boot_kernel *kernel,
 	const struct parts *parts, struct boot_image *image)
@@ -152,15 +154,10 @@ int bzimage_load(const struct guest_memory *memory, const struct boot_kernel *ke
 	result = read_header(file, header);
 	if (result < 0)
 		return result;
-	if (!(header->xloadflags & XLF_KERNEL_64))
-		return fail(-ENOEXEC,
-			"kernel %s: has no 64-bit entry: give an x86-64 kernel, built "
-			"with CONFIG_64BIT=y",
-			file->path);
 	result = find_parts(file, header, &parts);
 	if (result < 0)
 		return result;
-	image->protocol = BOOT_LINUX64;
+	image->protocol = header->xloadflags & XLF_KERNEL_64 ? BOOT_LINUX64 : BOOT_LINUX32;
 	image->initrd_max = header->initrd_addr_max;
 	image->initrd_above_4g = header->xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G;
 	image->cmdline_max = header->cmdline_size;

@@ -33,7 +33,31 @@ bool elf_is(const void *head, size_t size)
 	return size >= SELFMAG && !memcmp(head, ELFMAG, SELFMAG);
 }
 
-static int read_elf_header(const struct boot_file *file, Elf64_Ehdr *elf)
+/* What of an i386 kernel's header lies elsewhere. */
+static void widen_elf_header(Elf64_Ehdr *elf)
+{
+	Elf32_Ehdr narrow;
+
+	memcpy(&narrow, elf, sizeof(narrow));
+	elf->e_entry = narrow.e_entry;
+	elf->e_phoff = narrow.e_phoff;
+	elf->e_phentsize = narrow.e_phentsize;
+	elf->e_phnum = narrow.e_phnum;
+}
+
+static Elf64_Phdr widen_program_header(const Elf32_Phdr *narrow)
+{
+	return (Elf64_Phdr){
+		.p_type = narrow->p_type,
+		.p_offset = narrow->p_offset,
+		.p_paddr = narrow->p_paddr,
+		.p_filesz = narrow->p_filesz,
+		.p_memsz = narrow->p_memsz,
+		.p_align = narrow->p_align,
+	};
+}
+
+static int read_elf_header(const struct boot_file *file, Elf64_Ehdr *elf, bool i386)
 {
 	int result;
 
@@ -44,10 +68,11 @@ static int read_elf_header(const struct boot_file *file, Elf64_Ehdr *elf)
 	result = boot_file_read(file, 0, elf, sizeof(*elf));
 	if (result < 0)
 		return result;
-	if (elf->e_ident[EI_CLASS] != ELFCLASS64)
-		return fail(-ENOEXEC, "kernel %s: is not a 64-bit ELF file: give an x86-64 kernel",
-			file->path);
-	if (elf->e_ident[EI_DATA] != ELFDATA2LSB || elf->e_machine != EM_X86_64)
+	if (elf->e_ident[EI_CLASS] != (i386 ? ELFCLASS32 : ELFCLASS64))
+		return fail(-ENOEXEC, "kernel %s: is not a %u-bit ELF file: give %s",
+			file->path, i386 ? 32 : 64,
+			i386 ? "a bzImage that is whole" : "an x86-64 kernel, or the bzImage of an i386 one");
+	if (elf->e_ident[EI_DATA] != ELFDATA2LSB || elf->e_machine != (i386 ? EM_386 : EM_X86_64))
 		return fail(-ENOEXEC,
 			"kernel %s: is an ELF file for another machine (%u): give an "
 			"x86-64 kernel",
@@ -57,6 +82,8 @@ static int read_elf_header(const struct boot_file *file, Elf64_Ehdr *elf)
 			"kernel %s: is an ELF file of type %u, not a program: give a "
 			"vmlinux",
 			file->path, elf->e_type);
+	if (i386)
+		widen_elf_header(elf);
 	return 0;
 }
 
@@ -75,25 +102,30 @@ static int check_in_file(
 }
 
 static int read_program_headers(
-	const struct boot_file *file, Elf64_Ehdr *elf, struct program_headers *table)
+	const struct boot_file *file, Elf64_Ehdr *elf, struct program_headers *table, bool i386)
 {
+	size_t each = i386 ? sizeof(Elf32_Phdr) : sizeof(Elf64_Phdr);
+	Elf32_Phdr narrow[HEADERS_MAX];
 	uint64_t size;
 	int result;
 
-	result = read_elf_header(file, elf);
+	result = read_elf_header(file, elf, i386);
 	if (result < 0)
 		return result;
-	if (elf->e_phentsize != sizeof(Elf64_Phdr) || elf->e_phnum == 0 || elf->e_phnum > HEADERS_MAX)
+	if (elf->e_phentsize != each || elf->e_phnum == 0 || elf->e_phnum > HEADERS_MAX)
 		return fail(-ENOEXEC,
 			"kernel %s: has %u program headers of %u bytes, a kernel has 1 to "
 			"%u of %zu: give a vmlinux",
-			file->path, elf->e_phnum, elf->e_phentsize, HEADERS_MAX, sizeof(Elf64_Phdr));
-	size = elf->e_phnum * sizeof(Elf64_Phdr);
+			file->path, elf->e_phnum, elf->e_phentsize, HEADERS_MAX, each);
+	size = elf->e_phnum * each;
 	result = check_in_file(file, "program headers", elf->e_phoff, size);
 	if (result < 0)
 		return result;
 	table->count = elf->e_phnum;
-	return boot_file_read(file, elf->e_phoff, table->header, size);
+	result = boot_file_read(file, elf->e_phoff, i386 ? (void *)narrow : table->header, size);
+	for (size_t i = 0; i < table->count && i386 && result == 0; i++)
+		table->header[i] = widen_program_header(&narrow[i]);
+	return result;
 }
 
 static bool is_loaded(const Elf64_Phdr *segment)
@@ -276,7 +308,7 @@ int elf_load(
 	Elf64_Ehdr elf;
 	int result;
 
-	result = read_program_headers(file, &elf, &table);
+	result = read_program_headers(file, &elf, &table, false);
 	if (result == 0)
 		result = find_entry(file, &table, &image->entry);
 	if (result < 0)
@@ -304,7 +336,7 @@ int elf_load_unpacked(
 	Elf64_Ehdr elf;
 	int result;
 
-	result = read_program_headers(file, &elf, &table);
+	result = read_program_headers(file, &elf, &table, image->protocol == BOOT_LINUX32);
 	if (result < 0)
 		return result;
 	if (!in_a_segment(&table, elf.e_entry))

@@ -33,7 +33,7 @@ struct boot_image {
 	uint64_t initrd_max;        /* the last address that an initrd may take in low RAM */
 	bool initrd_above_4g;       /* or it may lie in high RAM */
 	uint64_t cmdline_max;       /* bytes, without the NUL */
-	struct setup_header header; /* of BOOT_LINUX64 only */
+	struct setup_header header; /* of a bzImage only */
 };
 
 /* All initrds, one after the other; size is 0 if there are none. */
@@ -88,7 +88,7 @@ bool elf_is(const void *head, size_t size);
 int elf_load(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image);
 /*
- * What a bzImage unpacks itself to, with that one's 64-bit entry; fills image's entry and end.  -EBADMSG,
+ * What a bzImage unpacks itself to, with that one's protocol; fills image's entry and end.  -EBADMSG,
  * without a message and with guest memory zero as before, if the cache's file is damaged.
  */
 int elf_load_unpacked(

@@ -39,21 +39,21 @@ static int vcpu_failed(const struct vcpu *vcpu, const char *what)
 		strerror(errno));
 }
 
-static uint64_t apic_base(const struct vcpu *vcpu)
+/*
+ * In x2APIC mode an access to the local APIC is to an MSR, which the CPU tells KVM; one to memory KVM would
+ * have to make out by interpreting the instruction.  But i386 Linux has no x2APIC, nor a way out of it.
+ */
+static uint64_t apic_base(const struct vcpu *vcpu, enum boot_protocol protocol)
 {
-	return LAPIC_ADDRESS | APIC_BASE_ENABLE | APIC_BASE_X2APIC |
+	return LAPIC_ADDRESS | APIC_BASE_ENABLE | (protocol == BOOT_LINUX32 ? 0 : APIC_BASE_X2APIC) |
 		(vcpu->id == 0 ? APIC_BASE_FIRST_CPU : 0);
 }
 
-/*
- * What firmware would have left behind; a CPU that lacks one of the latter two needs it not.  In x2APIC
- * mode an access to the local APIC is to an MSR, which the CPU tells KVM; one to memory KVM would have
- * to make out by interpreting the instruction.
- */
-static int set_msrs(struct vcpu *vcpu)
+/* What firmware would have left behind; a CPU that lacks one of the latter two needs it not. */
+static int set_msrs(struct vcpu *vcpu, enum boot_protocol protocol)
 {
 	const struct kvm_msr_entry wanted[] = {
-		{ .index = MSR_APIC_BASE, .data = apic_base(vcpu) },
+		{ .index = MSR_APIC_BASE, .data = apic_base(vcpu, protocol) },
 		{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLE_WRITE_BACK },
 		{ .index = MSR_MISC_ENABLE, .data = MISC_ENABLE_FAST_STRING },
 	};
@@ -71,7 +71,7 @@ static int set_msrs(struct vcpu *vcpu)
 		memcpy(msrs.entries, wanted + next, msrs.head.nmsrs * sizeof(wanted[0]));
 		done = ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
 		if (next == 0 && done < 1)
-			return vcpu_failed(vcpu, "set its local APIC to x2APIC mode");
+			return vcpu_failed(vcpu, "set its local APIC's mode");
 		next += done < 0 ? 1 : done + 1;
 	}
 	return 0;
@@ -90,7 +90,7 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cp
 		return vcpu_failed(vcpu, "map it");
 	if (ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0)
 		return vcpu_failed(vcpu, "set its features");
-	return set_msrs(vcpu);
+	return 0;
 }
 
 static struct kvm_segment flat_segment(uint16_t selector, uint8_t type)
@@ -112,12 +112,10 @@ static void set_segments(struct kvm_sregs *sregs, enum boot_protocol protocol)
 	struct kvm_segment data = flat_segment(BOOT_DS, 3);
 
 	sregs->ds = sregs->es = sregs->fs = sregs->gs = sregs->ss = data;
+	sregs->cs = flat_segment(BOOT_CS, 11);
 	if (protocol == BOOT_LINUX64) {
-		sregs->cs = flat_segment(BOOT_CS64, 11);
 		sregs->cs.db = 0;
 		sregs->cs.l = 1;
-	} else {
-		sregs->cs = flat_segment(BOOT_CS32, 11);
 	}
 	sregs->tr = (struct kvm_segment){
 		.selector = BOOT_TSS, .limit = 0x67, .type = 11, .present = 1
@@ -126,7 +124,7 @@ static void set_segments(struct kvm_sregs *sregs, enum boot_protocol protocol)
 	sregs->gdt = (struct kvm_dtable){ .base = BOOT_GDT, .limit = BOOT_TSS + 15 };
 }
 
-void vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
+static void set_registers(struct vcpu *vcpu, const struct boot_entry *entry)
 {
 	struct kvm_regs *registers = &vcpu->run->s.regs.regs;
 	struct kvm_sregs *sregs = &vcpu->run->s.regs.sregs;
@@ -136,20 +134,28 @@ void vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
 		.rsp = BOOT_STACK,
 		.rflags = 2,
 	};
-	*sregs = (struct kvm_sregs){ .apic_base = apic_base(vcpu) };
+	*sregs = (struct kvm_sregs){ .apic_base = apic_base(vcpu, entry->protocol) };
 	set_segments(sregs, entry->protocol);
-	if (entry->protocol == BOOT_LINUX64) {
+	sregs->cr0 = CR0_PE | CR0_ET;
+	if (entry->protocol == BOOT_PVH)
+		registers->rbx = entry->params.value;
+	else
 		registers->rsi = entry->params.value;
-		sregs->cr0 = CR0_PE | CR0_ET | CR0_PG;
+	if (entry->protocol == BOOT_LINUX64) {
+		sregs->cr0 |= CR0_PG;
 		sregs->cr3 = BOOT_PAGE_TABLES;
 		sregs->cr4 = CR4_PAE;
 		sregs->efer = EFER_LME | EFER_LMA;
-	} else {
-		registers->rbx = entry->params.value;
-		sregs->cr0 = CR0_PE | CR0_ET;
 	}
 	/* The first KVM_RUN takes them from there, which saves three system calls and what each loads. */
 	vcpu->run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+}
+
+int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
+{
+	if (vcpu->id == 0)
+		set_registers(vcpu, entry);
+	return set_msrs(vcpu, entry->protocol);
 }
 
 static uint64_t instruction_pointer(struct vcpu *vcpu)

@@ -360,7 +360,8 @@ int vm_prepare(struct vm *vm, const struct boot_entry *entry)
 {
 	int result = make_rings(vm);
 
-	vcpu_set_entry(&vm->vcpus[0], entry);
+	for (unsigned i = 0; i < vm->vcpu_count && result == 0; i++)
+		result = vcpu_set_entry(&vm->vcpus[i], entry);
 	for (unsigned i = 0; i < vm->vcpu_count && vm->stats; i++)
 		vm->vcpus[i].stats_fd = ioctl(vm->vcpus[i].fd, KVM_GET_STATS_FD, NULL);
 	return result;

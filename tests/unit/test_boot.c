@@ -304,6 +304,29 @@ START_TEST(bzimage_loads)
 }
 END_TEST
 
+START_TEST(bzimage_of_i386_loads)
+{
+	struct boot_entry entry;
+	const uint64_t *gdt;
+
+	make_bzimage();
+	poke(HDR(xloadflags), 0);
+	write_file(kernel_path, image, BZIMAGE_BYTES);
+	ck_assert_int_eq(load(&(struct boot_options){ .cmdline = "a=b c" }, &entry), 0);
+	ck_assert_int_eq(entry.protocol, BOOT_LINUX32);
+	ck_assert_uint_eq(entry.entry.value, LOAD_ADDRESS);
+	ck_assert_uint_eq(entry.params.value, BOOT_PARAMS);
+	ck_assert_mem_eq(guest(LOAD_ADDRESS, CODE_BYTES), image + SETUP_BYTES, CODE_BYTES);
+	ck_assert_uint_eq(zero_page()->hdr.cmd_line_ptr, BOOT_CMDLINE);
+	ck_assert_uint_eq(zero_page()->acpi_rsdp_addr, BOOT_ACPI);
+
+	/* __BOOT_CS and __BOOT_DS are flat, and of 32 bits. */
+	gdt = guest(BOOT_GDT, 4 * 8);
+	ck_assert_uint_eq(gdt[0x10 / 8], 0x00cf9b000000ffff);
+	ck_assert_uint_eq(gdt[0x18 / 8], 0x00cf93000000ffff);
+}
+END_TEST
+
 START_TEST(bzimage_header_length_is_respected)
 {
 	struct boot_entry entry;
@@ -325,7 +348,6 @@ START_TEST(bzimage_lies)
 		{ HDR(header), 0, -ENOEXEC, "is a disk's image or another boot sector" },
 		{ HDR(version), 0x020b, -ENOEXEC, "boot protocol 2.11" },
 		{ HDR(version), 0x0000, -ENOEXEC, "boot protocol 0.00" },
-		{ HDR(xloadflags), 0, -ENOEXEC, "no 64-bit entry" },
 		{ HDR(jump), 0x10eb, -ENOEXEC, "too short" },
 		{ HDR(setup_sects), 0xff, -ENOEXEC, "cut short" },
 		{ HDR(setup_sects), 0, -ENOEXEC, "cut short" },
@@ -862,11 +884,10 @@ START_TEST(gdt_and_page_tables)
 
 	write_file(kernel_path, image, make_bzimage());
 	ck_assert_int_eq(load(&(struct boot_options){ 0 }, &entry), 0);
-	gdt = guest(BOOT_GDT, 7 * 8);
+	gdt = guest(BOOT_GDT, 6 * 8);
 	ck_assert_uint_eq(gdt[0], 0);
-	ck_assert_uint_eq(gdt[BOOT_CS64 / 8], 0x00af9b000000ffff);
+	ck_assert_uint_eq(gdt[BOOT_CS / 8], 0x00af9b000000ffff);
 	ck_assert_uint_eq(gdt[BOOT_DS / 8], 0x00cf93000000ffff);
-	ck_assert_uint_eq(gdt[BOOT_CS32 / 8], 0x00cf9b000000ffff);
 
 	/* Walk to every page below 4 GiB. */
 	for (uint64_t address = 0; address < 4 * GIB; address += 2 * MIB) {
@@ -1131,7 +1152,7 @@ START_TEST(real_kernel)
 		return;
 	resize_guest(512 * MIB);
 	ck_assert_int_eq(load_path(path, &(struct boot_options){ 0 }, &entry), 0);
-	if (entry.protocol == BOOT_LINUX64) {
+	if (entry.protocol != BOOT_PVH) {
 		ck_assert_int_eq(boot_kernel_release(path, release, sizeof(release)), 0);
 		ck_assert_uint_gt(strlen(release), 0);
 	}
@@ -1142,6 +1163,7 @@ Suite *boot_suite(void)
 {
 	const TTest *const tests[] = {
 		bzimage_loads,
+		bzimage_of_i386_loads,
 		bzimage_header_length_is_respected,
 		bzimage_lies,
 		bzimage_cut_short,
