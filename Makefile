@@ -57,6 +57,8 @@ help:
 	@echo '                   bench-net and bench-smp are one each; BENCH=--json, BENCH=--help'
 	@echo 'make bench-backend what disks cost on this side, without KVM, beside fio; in bench too'
 	@echo 'make unit          the unit tests, under sanitizers'
+	@echo 'make check-all     these and what takes hours: the same on Debian 13 (check-trixie), guests'
+	@echo '                   of many kernels (check-kernels), packages, image and soaks'
 	@echo 'make check-guest   the tests with whole guests; TESTS=PATTERN picks some'
 	@echo 'make fuzz          fuzz what parses bytes, FUZZ_SECONDS=N each; a short run is in check'
 	@echo 'make soak          guest after guest, SOAK_RUNS=200 of them: is anything left behind?'
@@ -265,6 +267,20 @@ check-inject: $(BUILD)/test/inject $(BUILD)/bench/karma-start $(TINY)
 	$(Q)if tests/inject/run --can; then tests/inject/run; else \
 		scripts/soft-host --cpus 1 --timeout 1500 -- tests/inject/run; fi
 
+# Guests with kernels of several Debian releases, and one of them: Linux 6.12 with two vCPUs.
+.PHONY: check-kernels check-kernel
+check-kernels: all
+	$(Q)tests/kernels/run
+
+check-kernel: all
+	$(Q)tests/kernels/run --cpus 2 trixie amd64 unpacked
+
+# `make check` on Debian 13, in a root of it, which builds in a directory of its own.
+.PHONY: check-trixie
+check-trixie:
+	@mkdir -p $(BUILD)/trixie
+	$(Q)scripts/debian-root --bind $(abspath $(BUILD)/trixie):$(abspath $(BUILD)) trixie $(MAKE) check
+
 # The Debian packages in clean roots, which takes minutes: not part of check.
 .PHONY: check-packages
 check-packages: deb all
@@ -454,18 +470,19 @@ check-hardening: all
 	tests/check-hardening
 
 # What is built for the tests; those of them that take one CPU each, the longest first, and those that take all.
-.PHONY: check check-programs
-check:
+.PHONY: check check-all check-programs
+check check-all:
 	scripts/dependencies test
 	$(MAKE) -j$(JOBS) check-programs
-	MAKE='$(MAKE)' tests/check $(JOBS) $(CHECK_BESIDE) -- $(CHECK_ALONE)
+	MAKE='$(MAKE)' tests/check $(JOBS) $(CHECK_BESIDE) -- $(CHECK_ALONE) $(if $(filter %-all,$@),$(CHECK_LONG))
 
 check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit-tsan karma-takeover karma-idle inject \
 	hostile kexec debian.img installed) $(TINY) $(BUILD)/bench/karma-start
 
 CHECK_BESIDE := check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control check-docs \
-	check-hardening check-scripts $(FUZZ_EACH)
+	check-hardening check-scripts check-kernel $(FUZZ_EACH)
 CHECK_ALONE := check-guest
+CHECK_LONG := check-trixie check-kernels check-packages check-iso soak soak-disk soak-net
 
 # --- Installation.
 
