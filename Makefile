@@ -225,9 +225,14 @@ unit-tsan: $(BUILD)/test/unit-tsan
 guest_tests = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
 	tests/guest/check $(1) $$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(2)
 
-.PHONY: check-guest
-check-guest: all guest $(TINY) $(BUILD)/test/hostile $(BUILD)/test/kexec $(BUILD)/test/debian.img $(BUILD)/test/installed
+.PHONY: check-guest check-guest-long
+check-guest check-guest-long: all guest $(TINY) $(BUILD)/test/hostile $(BUILD)/test/kexec $(BUILD)/test/debian.img $(BUILD)/test/installed
+check-guest:
 	$(call guest_tests,--host --memory --host 6144,$(TESTS))
+
+# Those that take minutes, and those with Karma's own kernel, which takes minutes to build.
+check-guest-long: guest-kernel
+	$(call guest_tests,--host --memory --host 6144,long)
 
 # Karma as it is, but for code of ours in the place of a guest that has broken out.
 TAKEOVER_WRAPS := sandbox_filter vm_start io_ring_loop ioctl cpu_has_virtualization
@@ -482,7 +487,7 @@ check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit
 CHECK_BESIDE := check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control check-docs \
 	check-hardening check-scripts check-kernel $(FUZZ_EACH)
 CHECK_ALONE := check-guest
-CHECK_LONG := check-trixie check-kernels check-packages check-iso soak soak-disk soak-net
+CHECK_LONG := check-guest-long check-trixie check-kernels check-packages check-iso soak soak-disk soak-net
 
 # --- Installation.
 
