@@ -58,6 +58,9 @@ struct process_order process_take_order(const struct process *process);
 /* No file of its may grow beyond that; 0: no bound.  Raises what sandbox_enter() has set. */
 void process_allow(const struct process *process, uint64_t file_bytes);
 
+/* It won't end by itself. */
+void process_kill(const struct process *process);
+
 /* For its end, which comes by itself.  Its exit status; failure after a message if a signal killed it. */
 int process_wait(struct process *process, int failure);
 

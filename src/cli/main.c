@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* karma: find the subcommand and run it. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -55,8 +56,21 @@ static const char help[] =
 	"\n"
 	"Manual pages: karma(1), karma.conf(5), karma-control(7), karma-hypercalls(7).\n";
 
+/* Nothing that is opened later may take the number of a standard stream that was closed. */
+static int open_standard_streams(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDWR) < 0)
+			return fail(-errno, "descriptor %d is closed, and /dev/null in its place: %s: open it",
+				fd, strerror(errno));
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
+	if (open_standard_streams() < 0)
+		return STATUS_FAILURE;
 	if (argc < 2) {
 		fputs(help, stderr);
 		return STATUS_FAILURE;

@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/syscall.h>
 
 #include "karma/log.h"
 #include "run.h"
@@ -83,7 +82,7 @@ static void kill_process(void *context)
 	if (!run->process_runs)
 		return;
 	note("guest's process did not end when it was told to: it is killed");
-	syscall(SYS_pidfd_send_signal, run->process.pidfd, SIGKILL, NULL, 0);
+	process_kill(&run->process);
 }
 
 static int measure(void *context, const char *disk, uint64_t *number, uint64_t *bytes)

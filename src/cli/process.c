@@ -2,10 +2,12 @@
 /* The process that runs a guest, and what its supervisor does with it. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "karma/log.h"
@@ -101,6 +103,11 @@ void process_allow(const struct process *process, uint64_t file_bytes)
 	if (prlimit(process->pid, RLIMIT_FSIZE, &limit, NULL) < 0)
 		note("a disk that has grown can't be written to beyond its first size: %s",
 			strerror(errno));
+}
+
+void process_kill(const struct process *process)
+{
+	syscall(SYS_pidfd_send_signal, process->pidfd, SIGKILL, NULL, 0);
 }
 
 int process_wait(struct process *process, int failure)

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 
@@ -17,6 +18,8 @@
 
 /* Of --die-with-parent; nobody else sends it. */
 #define PARENT_SIGNAL SIGUSR2
+/* What the supervisor waits for: the guest's process, signals, answers, links, and what others want. */
+#define SUPERVISOR_POLLS (4 + NOTIFY_EVENTS + CONTROL_POLLS + NBD_SERVERS_MAX)
 
 static const char help[] =
 	"usage: karma run --kernel FILE [OPTION]... [-- COMMAND [ARGUMENT]...]\n"
@@ -94,6 +97,18 @@ static int follow_parent(const struct run *run)
 		(int)run->parent);
 }
 
+/* poll() takes no more entries than there may be open files. */
+static int check_files(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= SUPERVISOR_POLLS)
+		return 0;
+	return fail(-EMFILE, "only %llu open files are allowed, and Karma needs %u, and some more for each CPU, "
+			     "disk and network: raise the limit (ulimit -n 1024)",
+		(unsigned long long)limit.rlim_cur, SUPERVISOR_POLLS);
+}
+
 static int check_host(void)
 {
 	int result;
@@ -153,8 +168,10 @@ static int open_disks(struct run *run)
 /* What lives on when the guest is started anew. */
 static int start(struct run *run)
 {
-	int result = sandbox_prepare(&run->sandbox, &run->options.sandbox);
+	int result = check_files();
 
+	if (result == 0)
+		result = sandbox_prepare(&run->sandbox, &run->options.sandbox);
 	if (result == 0)
 		result = check_host();
 	if (result == 0)
@@ -263,10 +280,19 @@ static int sooner(int one, int other)
 	return one < 0 || (other >= 0 && other < one) ? other : one;
 }
 
+/* Nobody would hear a signal, or what the guest's process asks. */
+static void give_up(const struct run *run, int error)
+{
+	fail(error, "can't wait for what happens: %s: the guest is killed: see the limit of open files "
+		    "(ulimit -n), and the host's memory",
+		strerror(-error));
+	process_kill(&run->process);
+}
+
 /* What the guest's process, signals and clients want, until that process ends. */
 waiting_place static void supervise(struct run *run)
 {
-	struct pollfd watched[4 + NOTIFY_EVENTS + CONTROL_POLLS + NBD_SERVERS_MAX];
+	struct pollfd watched[SUPERVISOR_POLLS];
 	struct pollfd *const notify = watched + 4, *const control = notify + NOTIFY_EVENTS;
 	struct pollfd *const nbd = control + CONTROL_POLLS;
 	bool trimmed = false;
@@ -289,8 +315,12 @@ waiting_place static void supervise(struct run *run)
 			trimmed = true;
 		}
 		/* Of a constant number, since the checked poll() is in other pages of the C library. */
-		if (poll(watched, ARRAY_SIZE(watched), timeout) < 0)
-			continue;
+		if (poll(watched, ARRAY_SIZE(watched), timeout) < 0) {
+			if (errno == EINTR)
+				continue;
+			give_up(run, -errno);
+			return;
+		}
 		trimmed = false;
 		if (watched[1].revents)
 			pass_on_signal(run);

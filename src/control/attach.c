@@ -49,7 +49,8 @@ static bool write_all(const char *bytes, size_t length)
 		if (written < 0 && errno == EAGAIN) {
 			struct pollfd output = { .fd = STDOUT_FILENO, .events = POLLOUT };
 
-			poll(&output, 1, -1);
+			if (poll(&output, 1, -1) < 0 && errno != EINTR)
+				return false;
 		} else if (written < 0 && errno != EINTR) {
 			return false;
 		} else if (written > 0) {
@@ -203,8 +204,8 @@ static bool take_signal(const struct attached *attached)
 	return false;
 }
 
-/* Until the user leaves, or the guest. */
-static void follow(struct attached *attached)
+/* Until the user leaves, or the guest; the exit status. */
+static int follow(struct attached *attached)
 {
 	bool there = write_all(attached->connection.input, attached->connection.input_used);
 
@@ -217,10 +218,15 @@ static void follow(struct attached *attached)
 			{ .fd = attached->signal_fd, .events = POLLIN },
 		};
 
-		if (poll(watched, ARRAY_SIZE(watched), -1) < 0)
-			continue;
+		if (poll(watched, ARRAY_SIZE(watched), -1) < 0) {
+			if (errno == EINTR)
+				continue;
+			fail(-errno, "can't wait for the console: %s: raise the limit of open files (ulimit -n)",
+				strerror(errno));
+			return STATUS_FAILURE;
+		}
 		if (watched[2].revents && take_signal(attached))
-			return;
+			return 0;
 		if (watched[1].revents)
 			read_input(attached);
 		if (attached->typed_used)
@@ -230,6 +236,7 @@ static void follow(struct attached *attached)
 	}
 	if (!attached->left)
 		note("%s: the guest has ended", attached->connection.name);
+	return 0;
 }
 
 /* The last that was printed, of so many bytes, and no more. */
@@ -248,7 +255,8 @@ static int replay(struct attached *attached, int64_t left)
 			if (!write_all(connection->input, got))
 				return STATUS_FAILURE;
 		} else {
-			poll(&watched, 1, -1);
+			if (poll(&watched, 1, -1) < 0 && errno != EINTR)
+				return STATUS_FAILURE;
 			got = recv(connection->fd, bytes, left < CHUNK ? left : CHUNK, MSG_DONTWAIT);
 			if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
 				return 0;
@@ -287,11 +295,10 @@ static int attach(struct attached *attached, const char *name, bool read_only, b
 	} else if (take_terminal(attached) == 0) {
 		greet(attached, read_only);
 		tell_size(attached);
-		follow(attached);
+		status = follow(attached);
 		give_terminal_back(attached);
 		if (attached->keys)
 			fputc('\n', stderr);
-		status = 0;
 	}
 	json_decref(result);
 	return status;

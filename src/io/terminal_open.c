@@ -19,10 +19,6 @@ static int open_stdio(struct terminal *terminal)
 {
 	terminal->in_fd = STDIN_FILENO;
 	terminal->out_fd = STDOUT_FILENO;
-	if (fcntl(STDIN_FILENO, F_GETFD) < 0)
-		terminal->in_fd = -1;
-	if (fcntl(STDOUT_FILENO, F_GETFD) < 0)
-		terminal->out_fd = -1;
 	if (!isatty(STDIN_FILENO))
 		return 0;
 	/* In the background the terminal is somebody else's: leave its input and mode alone. */

@@ -132,6 +132,13 @@ test_no_input_is_an_empty_input() {
 	[ ! -s console ] || die "console: $(cat console)"
 }
 
+test_closed_streams_are_empty_ones() {
+	status=0
+	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" -- \
+		sh -c 'echo lost; cat; exit 7' <&- >&- 2>&- || status=$?
+	[ "$status" = 7 ] || die "status is $status"
+}
+
 test_a_reader_that_stopped_does_not_outlive_the_timeout() {
 	mkfifo pipe
 	{ sleep "$LIMIT"; } <pipe &

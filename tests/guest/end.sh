@@ -71,6 +71,24 @@ test_missing_kernel_gives_125_and_says_so() {
 	[ ! -s out ] || die "stdout holds $(cat out)"
 }
 
+test_too_few_open_files_give_125_and_say_so() {
+	local allowed
+	for allowed in 20 100; do
+		status=0
+		(ulimit -n $allowed && exec timeout -k 1 10 "$KARMA" run --kernel "$TINY/hang") >out 2>err ||
+			status=$?
+		expect_status 125
+		expect_in err "only $allowed open files are allowed.*ulimit -n"
+	done
+	start_guest --kernel "$TINY/hang"
+	wait_for "hanging" 20
+	prlimit --pid "$guest_pid" --nofile=20:20
+	kill -WINCH "$guest_pid"
+	end_guest
+	expect_status 125
+	expect_in err "can't wait for what happens: Invalid argument.*ulimit -n"
+}
+
 test_sigterm_lets_the_guest_power_off() {
 	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" -- \
 		sh -c 'echo up; sleep 1000'

@@ -347,17 +347,6 @@ START_TEST(reset_forgets_the_chain_that_waits)
 }
 END_TEST
 
-START_TEST(terminal_without_descriptors_takes_all_and_gives_nothing)
-{
-	close(STDIN_FILENO);
-	close(STDOUT_FILENO);
-	start("stdio");
-	print_lots();
-	assert_all_given_back(QUEUE_SIZE);
-	ck_assert(!terminal_has_input(&terminal));
-}
-END_TEST
-
 START_TEST(console_none_takes_all_and_gives_nothing)
 {
 	ck_assert_int_eq(write(to_guest[1], "x", 1), 1);
@@ -1150,7 +1139,6 @@ Suite *console_suite(void)
 		pipe_closed_while_the_guest_waits_lets_it_go_on,
 		driver_shows_that_the_guest_is_up,
 		reset_forgets_the_chain_that_waits,
-		terminal_without_descriptors_takes_all_and_gives_nothing,
 		console_none_takes_all_and_gives_nothing,
 		console_file_is_appended_to,
 		bad_consoles_are_refused,
