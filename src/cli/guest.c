@@ -391,15 +391,16 @@ static void wait_for_order(struct run *run, int timeout)
 }
 
 /*
- * Nothing that the guest printed is lost to a slow reader: a signal cuts the wait short.  Who ended
- * the guest by force, or does not read the pty, gets what can be had in a moment.
+ * Nothing that the guest printed is lost to a slow reader: a signal cuts the wait short, and so does the end
+ * of the time that the guest had to power off.  Who ended the guest by force, or does not read the pty, gets
+ * what can be had in a moment.
  */
 static void drain_console(struct run *run)
 {
 	bool patient = atomic_load(&run->vm.end) != VM_STOPPED && run->terminal.pty_slave < 0;
 	int64_t end = patient ? 0 : milliseconds() + DRAIN_MOMENT_MILLISECONDS;
 
-	while (terminal_pending(&run->terminal) && !passed(end) && !run->leaving)
+	while (terminal_pending(&run->terminal) && !passed(end) && !passed(run->grace_at) && !run->leaving)
 		wait_for_order(run, DRAIN_POLL_MILLISECONDS);
 }
 

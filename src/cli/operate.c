@@ -64,15 +64,18 @@ static int give_order(void *context, const struct process_order *order)
 static void stop(void *context, bool force)
 {
 	struct run *run = context;
+	bool asked = run->leaving;
 
 	run->leaving = true;
 	notify_stopping(&run->notify, run->options.grace);
 	if (!run->process_runs)
 		return;
-	if (force)
+	if (force) {
 		process_order(&run->process, &(struct process_order){ .kind = ORDER_END });
-	else
+	} else if (!asked) {
+		run->stopping = true;
 		process_signal(&run->process, SIGTERM);
+	}
 }
 
 static void kill_process(void *context)

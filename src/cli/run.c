@@ -266,7 +266,10 @@ static void pass_on_signal(struct run *run)
 		process_order(&run->process, &(struct process_order){ .kind = ORDER_MEASURE });
 		return;
 	}
-	if (number)
+	/* It has been asked already; the second is one that ends it by force. */
+	if (number == SIGTERM && run->stopping)
+		run->stopping = false;
+	else if (number)
 		process_signal(&run->process, number);
 	if (number && number != SIGWINCH) {
 		run->leaving = true;

@@ -59,6 +59,7 @@ struct run {
 	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
 	int64_t trim_at;		/* of the guest's process */
 	bool leaving;			/* a signal wants us to end: no more starts */
+	bool stopping;			/* by the control socket, and no SIGTERM has come since */
 
 	/* Made anew for each start, in a process of its own. */
 	unsigned starts;		/* before this one */

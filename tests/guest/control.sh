@@ -260,6 +260,37 @@ test_stop_has_the_guest_power_off() {
 	[ -z "$(ls -A karma)" ] || die "left over: $(ls -A karma)"
 }
 
+test_second_stop_waits_with_the_first() {
+	export XDG_RUNTIME_DIR=$PWD
+	start_guest --kernel "$TINY/hang" --name web --grace 12
+	wait_for hanging 20
+	"$KARMA" stop web &
+	local first=$! end=$((SECONDS + 10))
+	until [ "$(state_of web)" = stopping ]; do
+		[ $SECONDS -lt $end ] || die "state is $(state_of web)"
+		nap 0.1
+	done
+	# Neither this nor the first SIGTERM takes the time that the guest was given.
+	"$KARMA" stop web &
+	local second=$!
+	kill -TERM "$guest_pid"
+	wait $first || die "the first failed: $?"
+	wait $second || die "the second failed: $?"
+	end_guest
+	expect_status 143
+	expect_in err "has not powered off 12 seconds after SIGTERM: ended by --grace"
+	rm to_guest
+	start_guest --kernel "$TINY/hang" --name web --grace 1000
+	wait_for hanging 20
+	"$KARMA" stop web &
+	first=$!
+	until [ "$(state_of web)" = stopping ]; do nap 0.1; done
+	"$KARMA" stop --force web
+	wait $first || die "the first failed: $?"
+	end_guest
+	expect_status 143
+}
+
 test_wait_exits_with_the_guests_status() {
 	operated -- sh -c 'echo up; read -r go; exit 42'
 	wait_for '^up' 100
