@@ -16,7 +16,6 @@
 #define OTHERS_IN_FLIGHT 16
 #define DRAIN_POLL_MILLISECONDS 1
 #define DRAIN_MOMENT_MILLISECONDS 500
-#define RESTART_MILLISECONDS 1000	/* from one start to the next, at least */
 #define TRIM_MILLISECONDS 1000		/* a guest that ends sooner never pays for it */
 
 static void user_leaves(void *context)
@@ -139,6 +138,7 @@ static int close_sandbox(struct run *run)
 static int start_guest(struct run *run)
 {
 	struct boot_entry entry;
+	int64_t now;
 	int result;
 
 	hand_on(run);
@@ -163,15 +163,10 @@ static int start_guest(struct run *run)
 		result = vm_prepare(&run->vm, &entry);
 	if (result == 0)
 		result = close_sandbox(run);
-	run->started_at = milliseconds();
-	run->trim_at = run->started_at + TRIM_MILLISECONDS;
-	watchdog_start(&run->watchdog, run->options.watchdog, run->started_at);
+	now = milliseconds();
+	run->trim_at = now + TRIM_MILLISECONDS;
+	watchdog_start(&run->watchdog, run->options.watchdog, now);
 	return result == 0 ? vm_start(&run->vm) : result;
-}
-
-static bool passed(int64_t moment)
-{
-	return moment && milliseconds() >= moment;
 }
 
 /* For poll(): how long until the first of two moments; -1 for ever. */
@@ -323,15 +318,10 @@ static void obey(struct run *run)
 	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + number);
 }
 
-static void tell_timeout(const struct run *run)
-{
-	note("guest is still running after %u seconds: ended by --timeout", run->options.timeout);
-}
-
 waiting_place static void end_in_time(struct run *run)
 {
 	if (passed(run->timeout_at)) {
-		tell_timeout(run);
+		run_tell_timeout(run);
 		vm_end(&run->vm, VM_STOPPED, STATUS_TIMEOUT);
 	} else if (passed(run->grace_at)) {
 		note("guest has not powered off %u seconds after SIGTERM: ended by --grace",
@@ -440,34 +430,20 @@ static int exit_status(const struct vm *vm)
 }
 
 /* A reset before the guest knew of Karma was a panic. */
-static enum end_policy chosen_policy(const struct run *run)
+static enum run_end how_it_ended(const struct run *run)
 {
 	/* Who asked it to power off wants it gone. */
 	if (run->grace_at)
-		return END_EXIT;
+		return RUN_ENDED;
 	switch (atomic_load(&run->vm.end)) {
 	case VM_RESET:
-		return vm_guest_knows_karma(&run->vm) ? run->options.reboot : run->options.on_panic;
+		return vm_guest_knows_karma(&run->vm) ? RUN_RESET : RUN_PANICKED;
 	case VM_PANIC:
 	case VM_HANG:
-		return run->options.on_panic;
+		return RUN_PANICKED;
 	default:
-		return END_EXIT;
+		return RUN_ENDED;
 	}
-}
-
-/* A guest that resets at once, again and again, is not to keep the host busy. */
-static void pause_before_restart(struct run *run)
-{
-	int64_t earliest = run->started_at + RESTART_MILLISECONDS;
-
-	if (passed(earliest))
-		return;
-	if (!run->kept->told_of_pause)
-		note("guest ended within a second of its start: it is started once a second at most");
-	run->kept->told_of_pause = true;
-	while (!run->leaving && !passed(earliest) && !passed(run->timeout_at))
-		wait_for_order(run, until(earliest, run->timeout_at));
 }
 
 static void keep_until_user_leaves(struct run *run)
@@ -480,30 +456,10 @@ static void keep_until_user_leaves(struct run *run)
 		wait_for_order(run, until(run->timeout_at, 0));
 }
 
-/* Do what the user chose for such an end of the guest, which is halted; true: start it anew. */
-static bool follow_policy(struct run *run, int *status)
-{
-	switch (chosen_policy(run)) {
-	case END_EXIT:
-		return false;
-	case END_WAIT:
-		keep_until_user_leaves(run);
-		return false;
-	case END_RESTART:
-		break;
-	}
-	pause_before_restart(run);
-	if (!run->leaving && passed(run->timeout_at)) {
-		tell_timeout(run);
-		*status = STATUS_TIMEOUT;
-		return false;
-	}
-	return !run->leaving;
-}
-
 int run_guest_process(struct run *run)
 {
 	int status = STATUS_FAILURE;
+	enum end_policy policy;
 
 	if (start_guest(run) < 0)
 		return STATUS_FAILURE;
@@ -515,9 +471,12 @@ int run_guest_process(struct run *run)
 		vm_tell_where(&run->vm);
 	drain_console(run);
 	status = exit_status(&run->vm);
-	run->kept->again = follow_policy(run, &status);
+	run->kept->end = how_it_ended(run);
+	policy = run_policy(run, run->kept->end);
+	if (policy == END_WAIT)
+		keep_until_user_leaves(run);
 	vm_stop(&run->vm);
-	if (run->options.stats && !run->kept->again)
+	if (run->options.stats && (policy != END_RESTART || run->leaving))
 		stats_print(&run->vm);
 	return status;
 }

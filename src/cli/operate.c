@@ -43,7 +43,7 @@ static void tell_status(void *context, struct control_status *status)
 
 	*status = (struct control_status){
 		.pid = run->pid,
-		.restarting = run->starts > 1,
+		.restarting = run->starts > 1 || !run->process_runs,
 		.stopping = run->leaving,
 		.cpus = run->options.cpus,
 		.memory = run->options.memory.size,

@@ -14,19 +14,22 @@
 #include "karma/process.h"
 #include "karma/util.h"
 
-static void close_all(const struct process *process)
-{
-	const int fds[] = { process->orders[0], process->orders[1], process->answers };
+static const struct process none = {
+	.pidfd = -1, .orders = { -1, -1 }, .answers = -1,
+};
 
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
-		if (fds[i] >= 0)
-			close(fds[i]);
-	}
+static void close_all(struct process *process)
+{
+	int *const fds[] = { &process->pidfd, &process->orders[0], &process->orders[1], &process->answers };
+
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		close_fd(fds[i]);
+	*process = none;
 }
 
 static int open_all(struct process *process)
 {
-	*process = (struct process){ .orders = { -1, -1 }, .answers = -1 };
+	*process = none;
 	if (pipe2(process->orders, O_CLOEXEC | O_NONBLOCK) < 0)
 		return fail(-errno, "pipe: %s: raise the limit of open files (ulimit -n)",
 			strerror(errno));
@@ -50,7 +53,8 @@ pid_t process_start(struct process *process, struct sandbox *sandbox)
 	}
 	if (pid < 0)
 		close_all(process);
-	process->pid = pid;
+	else
+		process->pid = pid;
 	return pid;
 }
 
@@ -116,7 +120,6 @@ int process_wait(struct process *process, int failure)
 
 	while (waitpid(process->pid, &status, 0) < 0 && errno == EINTR)
 		;
-	close(process->pidfd);
 	close_all(process);
 	if (WIFEXITED(status))
 		return WEXITSTATUS(status);

@@ -18,6 +18,7 @@
 
 /* Of --die-with-parent; nobody else sends it. */
 #define PARENT_SIGNAL SIGUSR2
+#define RESTART_MILLISECONDS 1000	/* from one start to the next, at least */
 /* What the supervisor waits for: the guest's process, signals, answers, links, and what others want. */
 #define SUPERVISOR_POLLS (4 + NOTIFY_EVENTS + CONTROL_POLLS + NBD_SERVERS_MAX)
 
@@ -261,7 +262,10 @@ static void pass_on_signal(struct run *run)
 	number = info.ssi_signo;
 	if (number == PARENT_SIGNAL)
 		number = parent_ended(run) ? SIGTERM : 0;
+	/* There is none between two starts; the next one measures its disks. */
 	if (number == SIGHUP && !terminal_hung_up(run)) {
+		if (!run->process_runs)
+			return;
 		process_allow(&run->process, run_largest_file(run));
 		process_order(&run->process, &(struct process_order){ .kind = ORDER_MEASURE });
 		return;
@@ -275,6 +279,14 @@ static void pass_on_signal(struct run *run)
 		run->leaving = true;
 		notify_stopping(&run->notify, run->options.grace);
 	}
+}
+
+/* For poll(). */
+static int milliseconds_until(int64_t moment)
+{
+	int64_t left = moment - milliseconds();
+
+	return left < 0 ? 0 : left;
 }
 
 /* Of two times for poll(), either of which may be none. */
@@ -292,8 +304,11 @@ static void give_up(const struct run *run, int error)
 	process_kill(&run->process);
 }
 
-/* What the guest's process, signals and clients want, until that process ends. */
-waiting_place static void supervise(struct run *run)
+/*
+ * What the guest's process, signals and clients want, until that process ends; if there is none, until then
+ * (milliseconds()), unless a signal comes before.
+ */
+waiting_place static void supervise(struct run *run, int64_t until)
 {
 	struct pollfd watched[SUPERVISOR_POLLS];
 	struct pollfd *const notify = watched + 4, *const control = notify + NOTIFY_EVENTS;
@@ -309,6 +324,8 @@ waiting_place static void supervise(struct run *run)
 		int timeout = sooner(control_timeout(&run->control), notify_timeout(&run->notify));
 
 		timeout = sooner(timeout, nbd_servers_timeout());
+		if (!run->process_runs)
+			timeout = sooner(timeout, milliseconds_until(until));
 		notify_watch(&run->notify, notify);
 		nbd_servers_watch(nbd);
 		/* Right before a wait that may be long, so that what was touched to get here goes too. */
@@ -337,15 +354,50 @@ waiting_place static void supervise(struct run *run)
 			process_order(&run->process, &(struct process_order){ .kind = ORDER_ALIVE });
 		control_serve(&run->control, control, clients);
 		nbd_servers_serve(nbd);
-	} while (!watched[0].revents);
+	} while (run->process_runs ? !watched[0].revents : !run->leaving && !passed(until));
+}
+
+void run_tell_timeout(const struct run *run)
+{
+	note("guest is still running after %u seconds: ended by --timeout", run->options.timeout);
+}
+
+/* A guest that resets at once, again and again, is not to keep the host busy. */
+static void pause_before_restart(struct run *run)
+{
+	int64_t earliest = run->process_started_at / 1000000 + RESTART_MILLISECONDS;
+
+	if (passed(earliest))
+		return;
+	if (!run->told_of_pause)
+		note("guest ended within a second of its start: it is started once a second at most");
+	run->told_of_pause = true;
+	if (run->timeout_at && run->timeout_at < earliest)
+		earliest = run->timeout_at;
+	supervise(run, earliest);
+}
+
+/* Whether another start follows; else *status is the supervisor's own. */
+static bool is_started_anew(struct run *run, int *status)
+{
+	if (run->leaving || run_policy(run, run->kept->end) != END_RESTART)
+		return false;
+	pause_before_restart(run);
+	if (!run->leaving && passed(run->timeout_at)) {
+		run_tell_timeout(run);
+		*status = STATUS_TIMEOUT;
+		return false;
+	}
+	return !run->leaving;
 }
 
 /* The supervisor, from a start to its end: the status, and whether there is to be another. */
 static int run_once(struct run *run, bool *again)
 {
+	int status;
 	pid_t pid = -1;
 
-	run->kept->again = false;
+	run->kept->end = RUN_ENDED;
 	atomic_store(&run->kept->disk_calls, 0);
 	report_reset(run->report);
 	*again = false;
@@ -362,11 +414,12 @@ static int run_once(struct run *run, bool *again)
 	boot_kernel_close(&run->kernel);
 	run->starts++;
 	operate_started(run);
-	supervise(run);
+	supervise(run, 0);
 	operate_ended(run);
 	nbd_servers_close();
-	*again = run->kept->again && !run->leaving;
-	return process_wait(&run->process, STATUS_FAILURE);
+	status = process_wait(&run->process, STATUS_FAILURE);
+	*again = is_started_anew(run, &status);
+	return status;
 }
 
 static void finish(struct run *run, int status)

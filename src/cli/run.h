@@ -26,10 +26,12 @@
 #include "karma/watchdog.h"
 #include "net.h"
 
+/* How a guest ended, as far as another start may follow. */
+enum run_end { RUN_ENDED, RUN_RESET, RUN_PANICKED };
+
 /* What a guest's process leaves for the next one, in memory that all share: nobody trusts it. */
 struct run_kept {
-	unsigned char again;		/* the guest is to be started anew */
-	unsigned char told_of_pause;
+	unsigned char end;		/* enum run_end, for the supervisor: no more than a claim */
 	atomic_uint disk_calls;		/* disk_count_calls() */
 	struct limit limits[];		/* one for each disk: a restart brings no new burst */
 };
@@ -53,7 +55,8 @@ struct run {
 	uint64_t balloon_bytes;		/* what the user wants its balloon to have */
 	int signal_fd;
 	pid_t pid, parent;		/* the supervisor's, and its parent's */
-	bool process_runs;		/* as far as the supervisor knows */
+	bool process_runs;		/* as far as the supervisor knows; if not, the next start waits */
+	bool told_of_pause;
 	int64_t process_started_at;	/* nanoseconds(): that of now, or the last one */
 	int tty;			/* the user's terminal, or -1 */
 	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
@@ -71,7 +74,6 @@ struct run {
 	struct watchdog watchdog;
 	struct io_op alive_op;
 	atomic_bool alive_asked;	/* of the I/O thread */
-	int64_t started_at;
 };
 
 /* --- The supervisor's part for the control socket (operate.c). */
@@ -95,6 +97,21 @@ static inline bool run_has_balloon(const struct run *run)
 {
 	return run->options.balloon && !run->options.memory.huge_pages;
 }
+
+/* What the user chose for such an end. */
+static inline enum end_policy run_policy(const struct run *run, unsigned end)
+{
+	return end == RUN_RESET ? run->options.reboot :
+		end == RUN_PANICKED ? run->options.on_panic : END_EXIT;
+}
+
+static inline bool passed(int64_t moment)
+{
+	return moment && milliseconds() >= moment;
+}
+
+/* For a guest that --timeout ends. */
+void run_tell_timeout(const struct run *run);
 
 /* In the supervisor and in the guest's process: how large a file may become; 0: nobody knows. */
 uint64_t run_largest_file(const struct run *run);

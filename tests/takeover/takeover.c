@@ -30,6 +30,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+#include "../../src/cli/run.h"
 #include "karma/sandbox.h"
 #include "karma/util.h"
 #include "karma/vm.h"
@@ -137,7 +138,7 @@ static void map_more_memory(void)
 #define DESCRIPTORS 64
 #define PATIENCE_NANOSECONDS 3000000000ll
 
-union control {
+union ancillary {
 	struct cmsghdr head;
 	char bytes[CMSG_SPACE(sizeof(int))];
 };
@@ -146,7 +147,7 @@ union control {
 static int ask_for_connection(int fd)
 {
 	int64_t end = nanoseconds() + PATIENCE_NANOSECONDS;
-	union control control;
+	union ancillary control;
 	struct msghdr message;
 	ssize_t count;
 	int passed;
@@ -393,6 +394,17 @@ static const struct {
 	{ "bare_exec", bare_exec },
 };
 
+/* --- What the supervisor may believe. */
+
+/* As if the guest had reset, without --reboot restart. */
+static void kept_reset(const char *name)
+{
+	const struct run *run = container_of(vm, struct run, vm);
+
+	memset(run->kept, 1, sizeof(*run->kept));
+	tell(run->starts ? "GOT THROUGH" : "denied", "%s: start %u", name, run->starts);
+}
+
 /* --- The choice, and the places. */
 
 static void list(void)
@@ -407,6 +419,7 @@ static void list(void)
 		puts(operations[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(bare_attacks); i++)
 		puts(bare_attacks[i].name);
+	puts("kept_reset");
 	exit(0);
 }
 
@@ -454,6 +467,8 @@ static void take_over(const char *thread, struct io_ring *ring)
 		if (strcmp(bare_attacks[i].name, wanted_attack) == 0)
 			bare_attacks[i].run(wanted_attack);
 	}
+	if (strcmp("kept_reset", wanted_attack) == 0)
+		kept_reset(wanted_attack);
 	tell("GOT THROUGH", "%s: there is no such attack", wanted_attack);
 }
 
