@@ -40,9 +40,10 @@ struct control_socket {
 };
 
 /*
- * The socket of that name, in the user's directory; what a dead guest has left there is taken away.  0;
- * -EADDRINUSE if a guest with that name runs, -ENOENT if there is no directory for it, or another
- * negative errno: with a message printed if quiet is not set.
+ * The socket of that name, in the user's directory; the socket that a dead guest of the user's has left there
+ * is taken away, and nothing else.  0; -EADDRINUSE if a guest with that name runs, -EEXIST if there is
+ * anything else in its place, -ENOENT if there is no directory for it, or another negative errno: with a
+ * message printed if quiet is not set.
  */
 int control_listen(struct control_socket *socket, const char *name, bool quiet);
 /* The same for a path that the user gave.  A message in any case. */

@@ -93,11 +93,41 @@ static int probe(const struct sockaddr_un *address)
 	return fd >= 0 || fd == -EAGAIN ? 0 : fd;
 }
 
-/* With the directory locked, so that what is taken away is not another's new one. */
-static void clean(int directory_fd, const struct sockaddr_un *address)
+/*
+ * Take away the socket that a dead guest of ours has left there, and nothing else.  0 if the path is free
+ * then; -EADDRINUSE if somebody listens there, -EEXIST if there is anything else, or another negative errno.
+ */
+static int clear_path(const struct sockaddr_un *address)
 {
-	if (flock(directory_fd, LOCK_EX) == 0 && probe(address) == -ECONNREFUSED)
-		unlink(address->sun_path);
+	struct stat status;
+	int result;
+
+	if (lstat(address->sun_path, &status) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	/* Not by connect(): it is refused by what is no socket, too. */
+	if (!S_ISSOCK(status.st_mode))
+		return -EEXIST;
+	result = probe(address);
+	if (result == 0)
+		return -EADDRINUSE;
+	if (status.st_uid != geteuid())
+		return -EEXIST;
+	if (result != -ECONNREFUSED)
+		return result;
+	return unlink(address->sun_path) < 0 ? -errno : 0;
+}
+
+/* Why a socket can't be made. */
+static const char *reason(int error)
+{
+	switch (error) {
+	case -EADDRINUSE:
+		return "somebody listens there";
+	case -EEXIST:
+		return "what is there is not what a guest of yours has left, and is not touched";
+	default:
+		return strerror(-error);
+	}
 }
 
 /* Make it if need be; nobody else may put anything there. */
@@ -129,7 +159,7 @@ static int bind_and_listen(struct control_socket *to, const struct sockaddr_un *
 		return -errno;
 	/* Before there is a path: the mode of the socket is that of the path (unix(7)). */
 	if (fchmod(fd, 0600) == 0 && bind(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 &&
-		listen(fd, BACKLOG) == 0 && stat(address->sun_path, &status) == 0) {
+		listen(fd, BACKLOG) == 0 && lstat(address->sun_path, &status) == 0) {
 		to->fd = fd;
 		memcpy(to->path, address->sun_path, sizeof(to->path));
 		to->device = status.st_dev;
@@ -141,23 +171,22 @@ static int bind_and_listen(struct control_socket *to, const struct sockaddr_un *
 	return error;
 }
 
-/* A name is used once, wherever its socket is.  With the first directory locked. */
-static bool is_used(const char *name, const struct directory *directories, unsigned count)
+/*
+ * A name is used once, wherever its socket is.  With the first directory locked, so that what is taken away
+ * there is not another's new one.
+ */
+static int claim_name(const char *name, const struct directory *directories, unsigned count)
 {
 	struct sockaddr_un address;
+	int result = socket_address(&directories[0], name, &address);
 
-	for (unsigned i = 0; i < count; i++) {
-		int result = socket_address(&directories[i], name, &address);
-
-		if (result == 0)
-			result = probe(&address);
-		if (result == 0)
-			return true;
-		/* What a dead guest has left where ours is to be. */
-		if (i == 0 && result == -ECONNREFUSED)
-			unlink(address.sun_path);
+	if (result == 0)
+		result = clear_path(&address);
+	for (unsigned i = 1; i < count && result == 0; i++) {
+		if (socket_address(&directories[i], name, &address) == 0 && probe(&address) == 0)
+			result = -EADDRINUSE;
 	}
-	return false;
+	return result;
 }
 
 static int listen_in(struct control_socket *socket, const char *name,
@@ -171,9 +200,8 @@ static int listen_in(struct control_socket *socket, const char *name,
 		return fd < 0 ? fd : result;
 	if (flock(fd, LOCK_EX) < 0)
 		return -errno;
-	if (is_used(name, directories, count))
-		return -EADDRINUSE;
-	return bind_and_listen(socket, &address);
+	result = claim_name(name, directories, count);
+	return result < 0 ? result : bind_and_listen(socket, &address);
 }
 
 int control_listen(struct control_socket *socket, const char *name, bool quiet)
@@ -190,9 +218,12 @@ int control_listen(struct control_socket *socket, const char *name, bool quiet)
 		return fail(result, "--name %s: a guest with that name runs: give another, or end that one "
 				    "(`karma stop %s`)",
 			name, name);
+	if (result == -EEXIST)
+		return fail(result, "--name %s: %s/%s" SUFFIX ": %s: give another name, or see to that file", name,
+			directories[0].path, name, reason(result));
 	return fail(result, "--name %s: can't make a socket in %s: %s: set XDG_RUNTIME_DIR to a directory "
 			    "of yours, or leave out --name",
-		name, directories[0].path, strerror(-result));
+		name, directories[0].path, reason(result));
 }
 
 int control_listen_at(struct control_socket *socket, const char *path)
@@ -206,12 +237,12 @@ int control_listen_at(struct control_socket *socket, const char *path)
 					   "shorter one",
 			path, sizeof(address.sun_path) - 1);
 	strcpy(address.sun_path, path);
-	if (probe(&address) == -ECONNREFUSED)
-		unlink(path);
-	result = bind_and_listen(socket, &address);
+	result = clear_path(&address);
+	if (result == 0)
+		result = bind_and_listen(socket, &address);
 	if (result < 0)
 		return fail(result, "--console unix:%s: %s: give the path of a socket that isn't there yet", path,
-			strerror(-result));
+			reason(result));
 	return 0;
 }
 
@@ -221,7 +252,7 @@ void control_unlisten(struct control_socket *socket)
 
 	if (socket->fd < 0)
 		return;
-	if (stat(socket->path, &status) == 0 && status.st_dev == socket->device &&
+	if (lstat(socket->path, &status) == 0 && status.st_dev == socket->device &&
 		status.st_ino == socket->inode)
 		unlink(socket->path);
 	close(socket->fd);
@@ -238,8 +269,9 @@ static int connect_in(const struct directory *directory, const char *name)
 	if (result == -ECONNREFUSED) {
 		cleanup_fd int fd = open_directory(directory);
 
-		if (fd >= 0)
-			clean(fd, &address);
+		/* With the directory locked, so that what is taken away is not another's new one. */
+		if (fd >= 0 && flock(fd, LOCK_EX) == 0)
+			clear_path(&address);
 		result = -ENOENT;
 	}
 	return result;

@@ -874,6 +874,102 @@ START_TEST(a_socket_of_another_is_left_alone)
 }
 END_TEST
 
+static bool same_file(const struct stat *one, const char *path)
+{
+	struct stat other;
+
+	return lstat(path, &other) == 0 && one->st_ino == other.st_ino && one->st_size == other.st_size &&
+		one->st_mode == other.st_mode;
+}
+
+/* What a dead guest has not left. */
+static void put_something(const char *path, unsigned kind)
+{
+	char target[120];
+	int fd;
+
+	snprintf(target, sizeof(target), "%s.target", path);
+	switch (kind) {
+	case 0:
+		fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+		ck_assert_int_eq(write(fd, "precious", 8), 8);
+		close(fd);
+		break;
+	case 1:
+		ck_assert_int_eq(mkdir(path, 0700), 0);
+		break;
+	case 2:
+		ck_assert_int_eq(mkfifo(path, 0600), 0);
+		break;
+	case 3:
+		/* To a file that must stay as well. */
+		put_something(target, 0);
+		ck_assert_int_eq(symlink(target, path), 0);
+		break;
+	case 4:
+		ck_assert_int_eq(symlink(target, path), 0);
+		break;
+	}
+}
+
+START_TEST(nothing_is_taken_away_but_a_socket)
+{
+	struct control_socket socket;
+	struct stat status;
+	char path[100], sock[120];
+	const char *said;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "%s/console", runtime);
+	put_something(path, _i);
+	ck_assert_int_eq(lstat(path, &status), 0);
+	messages_begin();
+	ck_assert_int_eq(control_listen_at(&socket, path), -EEXIST);
+	said = messages_end();
+	ck_assert_ptr_nonnull(strstr(said, path));
+	ck_assert_ptr_nonnull(strstr(said, "is not touched"));
+	ck_assert_int_eq(socket.fd, -1);
+	ck_assert(same_file(&status, path));
+
+	leave_stale("web");
+	snprintf(sock, sizeof(sock), "%s/karma/web.sock", runtime);
+	ck_assert_int_eq(unlink(sock), 0);
+	ck_assert_int_eq(rename(path, sock), 0);
+	messages_begin();
+	ck_assert_int_eq(control_listen(&socket, "web", false), -EEXIST);
+	said = messages_end();
+	ck_assert_ptr_nonnull(strstr(said, sock));
+	ck_assert_int_eq(control_listen(&socket, "web", true), -EEXIST);
+	ck_assert_int_lt(control_connect("web", &pid), 0);
+	ck_assert(same_file(&status, sock));
+	ck_assert_int_eq(remove(sock), 0);
+	snprintf(sock, sizeof(sock), "%s.target", path);
+	unlink(sock);
+}
+END_TEST
+
+START_TEST(a_console_takes_the_place_of_a_dead_one_of_ours_alone)
+{
+	struct control_socket one, other;
+	char path[100];
+
+	snprintf(path, sizeof(path), "%s/console", runtime);
+	ck_assert_int_eq(control_listen_at(&one, path), 0);
+	ck_assert_int_eq(control_listen_at(&other, path), -EADDRINUSE);
+	ck_assert_int_eq(access(path, F_OK), 0);
+	close(one.fd);
+	if (geteuid() == 0) {
+		ck_assert_int_eq(lchown(path, 65534, 65534), 0);
+		ck_assert_int_eq(control_listen_at(&other, path), -EEXIST);
+		ck_assert_int_eq(access(path, F_OK), 0);
+		ck_assert_int_eq(lchown(path, 0, 0), 0);
+	}
+	ck_assert_int_eq(control_listen_at(&other, path), 0);
+	control_unlisten(&other);
+	ck_assert_int_lt(access(path, F_OK), 0);
+}
+END_TEST
+
 START_TEST(a_directory_that_others_can_write_is_not_used)
 {
 	struct control_socket socket;
@@ -925,6 +1021,8 @@ Suite *control_suite(void)
 	tcase_add_test(names, a_name_is_used_once);
 	tcase_add_test(names, stale_sockets_are_taken_away);
 	tcase_add_test(names, a_socket_of_another_is_left_alone);
+	tcase_add_loop_test(names, nothing_is_taken_away_but_a_socket, 0, 5);
+	tcase_add_test(names, a_console_takes_the_place_of_a_dead_one_of_ours_alone);
 	tcase_add_test(names, a_directory_that_others_can_write_is_not_used);
 	suite_add_tcase(suite, names);
 	return suite;
