@@ -99,18 +99,15 @@ bool io_ring_ready(const struct io_ring *ring);
 /*
  * Queue an operation; the kernel sees it at the next io_ring_submit(), or before.  The iovec
  * list and what it points to must stay until the operation is done.
+ *
+ * async: a worker of io_uring does it, for what may wait where the kernel takes it for what does not: there
+ * it waits in io_uring_enter(2), with the ring locked, for as long as it likes.  Linux 6.9 and later so write
+ * to a terminal that has room for a byte, and 6.1 reads from any file.
  */
 void io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
-	unsigned count, uint64_t offset);
+	unsigned count, uint64_t offset, bool async);
 void io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
-	unsigned count, uint64_t offset);
-/*
- * A write to what may have no room for it, at its file position: a worker of io_uring waits, and nobody
- * else.  Without, Linux 6.9 and later writes to a terminal at once if that has room for a byte, and waits
- * for the rest in io_uring_enter(2), with the ring locked.
- */
-void io_ring_writev_async(
-	struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned count);
+	unsigned count, uint64_t offset, bool async);
 /*
  * One write after the other, for one completion: done() of the last one is called if all are whole, or
  * else that of the first which is not; then those behind it have not been tried.  Up to

@@ -41,6 +41,7 @@ struct file {
 	uint64_t start;			/* the disk's byte 0 in the file */
 	bool direct;
 	bool in_memory;			/* tmpfs */
+	bool may_wait;			/* for more than a device, such as a server, where others don't */
 	_Atomic bool waits;		/* in io_uring: see file_start() */
 	_Atomic int64_t slow_until;	/* CLOCK_MONOTONIC, nanoseconds: see write_at_once() */
 };
@@ -272,10 +273,10 @@ static void queue_transfer(struct disk_request *request)
 	request->op.done = transfer_done;
 	if (request->operation == DISK_READ)
 		io_ring_readv(ring, &request->op, file->fd, request->iov,
-			request->iov_count, request->offset + file->start);
+			request->iov_count, request->offset + file->start, file->may_wait);
 	else
 		io_ring_writev(ring, &request->op, file->fd, request->iov,
-			request->iov_count, request->offset + file->start);
+			request->iov_count, request->offset + file->start, file->may_wait);
 }
 
 static void transfer_done(struct io_op *op, int result)
@@ -329,7 +330,7 @@ static void write_at_once(struct disk_request *request)
 		return;
 	}
 	start = nanoseconds();
-	if (start < file->slow_until) {
+	if (file->may_wait || start < file->slow_until) {
 		queue_transfer(request);
 		return;
 	}
@@ -377,7 +378,8 @@ static void start_batch(struct io_after *after)
 
 	(void)after;
 	batch.count = 0;
-	if (count >= CHAIN_LEAST && io_ring_can_chain(io_ring_here(batch.file->disk.ring), count)) {
+	if (count >= CHAIN_LEAST && !batch.file->may_wait &&
+		io_ring_can_chain(io_ring_here(batch.file->disk.ring), count)) {
 		queue_chain(batch.file, batch.writes, count);
 		return;
 	}
@@ -567,6 +569,19 @@ static const struct disk_backend file_backend = {
 	.close = file_close,
 };
 
+/*
+ * A file system that does not know RWF_NOWAIT (preadv2(2)), such as NFS.  overlayfs passes that on to the one
+ * below it, though it says no for itself.
+ */
+static bool ignores_nowait(int fd, long type)
+{
+	char byte;
+	const struct iovec iov = { &byte, 1 };
+
+	return type != OVERLAYFS_SUPER_MAGIC && preadv2(fd, &iov, 1, 0, RWF_NOWAIT) < 0 &&
+		errno == EOPNOTSUPP;
+}
+
 int file_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring)
 {
 	cleanup_free struct file *file = calloc(1, sizeof(*file));
@@ -591,7 +606,10 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 	file->disk.write_zeroes = true;
 	file->disk.long_bytes = options->direct ? 0 : LARGE_BYTES;
 	file->direct = options->direct;
-	file->in_memory = !options->direct && fstatfs(fd, &system) == 0 && system.f_type == TMPFS_MAGIC;
+	if (fstatfs(fd, &system) == 0) {
+		file->in_memory = !options->direct && system.f_type == TMPFS_MAGIC;
+		file->may_wait = !file->in_memory && ignores_nowait(fd, system.f_type);
+	}
 	file->fd = fd;
 	fd = -1;
 	*disk = &file->disk;

@@ -268,30 +268,22 @@ static void finish_op(struct io_ring *ring, struct io_uring_sqe *sqe, struct io_
 }
 
 void io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
-	unsigned count, uint64_t offset)
+	unsigned count, uint64_t offset, bool async)
 {
 	struct io_uring_sqe *sqe = start_op(ring);
 
 	io_uring_prep_readv(sqe, fd, iov, count, offset);
+	sqe->flags |= async ? IOSQE_ASYNC : 0;
 	finish_op(ring, sqe, op);
 }
 
 void io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
-	unsigned count, uint64_t offset)
+	unsigned count, uint64_t offset, bool async)
 {
 	struct io_uring_sqe *sqe = start_op(ring);
 
 	io_uring_prep_writev(sqe, fd, iov, count, offset);
-	finish_op(ring, sqe, op);
-}
-
-void io_ring_writev_async(
-	struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov, unsigned count)
-{
-	struct io_uring_sqe *sqe = start_op(ring);
-
-	io_uring_prep_writev(sqe, fd, iov, count, (uint64_t)-1);
-	sqe->flags |= IOSQE_ASYNC;
+	sqe->flags |= async ? IOSQE_ASYNC : 0;
 	finish_op(ring, sqe, op);
 }
 

@@ -41,8 +41,8 @@ static void start_output(struct terminal *terminal)
 	terminal->output_iov = (struct iovec){ terminal->kept->output + start, length };
 	terminal->output_op.done = output_done;
 	terminal->output_busy = true;
-	io_ring_writev_async(
-		terminal->ring, &terminal->output_op, terminal->out_fd, &terminal->output_iov, 1);
+	io_ring_writev(terminal->ring, &terminal->output_op, terminal->out_fd,
+		&terminal->output_iov, 1, (uint64_t)-1, true);
 	io_ring_submit(terminal->ring);
 }
 

@@ -350,7 +350,7 @@ static void wait_for_notification(struct bench *bench)
 {
 	bench->notify_iov = (struct iovec){ &bench->notify_count, sizeof(bench->notify_count) };
 	bench->notify_op.done = notified;
-	io_ring_readv(&bench->main, &bench->notify_op, bench->notify_fd, &bench->notify_iov, 1, 0);
+	io_ring_readv(&bench->main, &bench->notify_op, bench->notify_fd, &bench->notify_iov, 1, 0, false);
 }
 
 static void notified(struct io_op *op, int result)

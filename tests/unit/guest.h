@@ -198,6 +198,7 @@ struct host_call {
 	int mode;		 /* of fallocate() */
 	struct io_op *op;	 /* NULL for a system call that ends at once */
 	int result;		 /* a number of bytes or a negative errno */
+	bool async;		 /* left to a worker of io_uring */
 };
 
 /*

@@ -12,13 +12,13 @@ bool (*sim_host)(struct host_call *call);
 ssize_t __real_pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 ssize_t __wrap_pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 void __real_io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
-	unsigned count, uint64_t offset);
+	unsigned count, uint64_t offset, bool async);
 void __wrap_io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
-	unsigned count, uint64_t offset);
+	unsigned count, uint64_t offset, bool async);
 void __real_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
-	unsigned count, uint64_t offset);
+	unsigned count, uint64_t offset, bool async);
 void __wrap_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
-	unsigned count, uint64_t offset);
+	unsigned count, uint64_t offset, bool async);
 bool __real_io_ring_can_chain(const struct io_ring *ring, unsigned count);
 bool __wrap_io_ring_can_chain(const struct io_ring *ring, unsigned count);
 void __real_io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd);
@@ -54,27 +54,29 @@ ssize_t __wrap_pwritev2(int fd, const struct iovec *iov, int count, off_t offset
 }
 
 void __wrap_io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
-	unsigned count, uint64_t offset)
+	unsigned count, uint64_t offset, bool async)
 {
 	if (!intercept((struct host_call){ .kind = HOST_READ,
 		    .fd = fd,
 		    .iov = iov,
 		    .count = count,
 		    .offset = offset,
+		    .async = async,
 		    .op = op }))
-		__real_io_ring_readv(ring, op, fd, iov, count, offset);
+		__real_io_ring_readv(ring, op, fd, iov, count, offset, async);
 }
 
 void __wrap_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
-	unsigned count, uint64_t offset)
+	unsigned count, uint64_t offset, bool async)
 {
 	if (!intercept((struct host_call){ .kind = HOST_WRITE,
 		    .fd = fd,
 		    .iov = iov,
 		    .count = count,
 		    .offset = offset,
+		    .async = async,
 		    .op = op }))
-		__real_io_ring_writev(ring, op, fd, iov, count, offset);
+		__real_io_ring_writev(ring, op, fd, iov, count, offset, async);
 }
 
 /* A test that watches sees each write. */

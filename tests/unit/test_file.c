@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/falloc.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
 
@@ -14,7 +15,7 @@
 static struct io_ring ring;
 static struct disk *disk;
 static int file;
-static uint8_t bytes[DISK_BYTES], expected[DISK_BYTES];
+static uint8_t bytes[DISK_BYTES] __attribute__((aligned(PAGE_BYTES))), expected[DISK_BYTES];
 
 static void setup(void)
 {
@@ -325,6 +326,71 @@ START_TEST(write_that_may_wait_is_known)
 }
 END_TEST
 
+static unsigned at_once, by_worker;
+
+static bool count_ways(struct host_call *call)
+{
+	if (call->op)
+		call->async ? by_worker++ : at_once++;
+	return false;
+}
+
+static bool has_nowait(int fd)
+{
+	const struct iovec iov = { bytes, 512 };
+
+	return preadv2(fd, &iov, 1, 0, RWF_NOWAIT) >= 0 || errno != EOPNOTSUPP;
+}
+
+/* What tells no server from a page cache is not asked by a thread that holds a ring. */
+START_TEST(file_system_that_only_waits_is_left_to_workers)
+{
+	struct disk_options options = { .direct = true };
+	int memory = memfd_create("disk", MFD_CLOEXEC);
+
+	/* Of those that are everywhere, tmpfs has no reads without waiting; by O_DIRECT it is like any. */
+	ck_assert_int_eq(ftruncate(memory, DISK_BYTES), 0);
+	disk_close(disk);
+	options.path = descriptor_path(memory);
+	if (has_nowait(memory) || disk_open(&disk, &options, &ring) < 0) {
+		options = (struct disk_options){ .path = descriptor_path(file) };
+		ck_assert_int_eq(disk_open(&disk, &options, &ring), 0);
+		close(memory);
+		return;
+	}
+	memcpy(bytes, expected, DISK_BYTES);
+	sim_host = count_ways;
+	ck_assert_int_eq(serve(&(struct disk_request){ .operation = DISK_WRITE,
+				 .iov = &(struct iovec){ bytes, DISK_BYTES },
+				 .iov_count = 1,
+				 .length = DISK_BYTES }),
+		0);
+	memset(bytes, 0, DISK_BYTES);
+	ck_assert_int_eq(serve(&(struct disk_request){ .operation = DISK_READ,
+				 .iov = &(struct iovec){ bytes, DISK_BYTES },
+				 .iov_count = 1,
+				 .length = DISK_BYTES }),
+		0);
+	sim_host = NULL;
+	ck_assert_mem_eq(bytes, expected, DISK_BYTES);
+	ck_assert_uint_eq(at_once, 0);
+	ck_assert_uint_ge(by_worker, 2);
+	close(memory);
+}
+END_TEST
+
+START_TEST(file_system_that_need_not_wait_is_read_at_once)
+{
+	if (!has_nowait(file))
+		return;
+	sim_host = count_ways;
+	ck_assert_int_eq(transfer(DISK_READ), 0);
+	sim_host = NULL;
+	ck_assert_uint_eq(by_worker, 0);
+	ck_assert_uint_ge(at_once, 1);
+}
+END_TEST
+
 Suite *file_suite(void)
 {
 	const TTest *const tests[] = {
@@ -336,6 +402,8 @@ Suite *file_suite(void)
 		many_writes_are_few_system_calls,
 		write_that_may_wait_is_known,
 		zeroes_are_made_in_the_way_that_the_host_knows,
+		file_system_that_only_waits_is_left_to_workers,
+		file_system_that_need_not_wait_is_read_at_once,
 	};
 	TCase *tcase = tcase_create("faults");
 	Suite *suite = suite_create("file");

@@ -122,7 +122,7 @@ START_TEST(owner_takes_what_is_complete_at_once)
 	ck_assert(!io_ring_ready(&own));
 	/* Into the page cache. */
 	ck_assert_int_eq(pread(file, &byte, 1, 0), 1);
-	io_ring_readv(&own, &probe.op, file, &iov, 1, 0);
+	io_ring_readv(&own, &probe.op, file, &iov, 1, 0, false);
 	io_ring_submit(&own);
 	ck_assert(io_ring_ready(&own));
 	ck_assert_uint_eq(io_ring_run(&own, false), 1);
@@ -553,7 +553,7 @@ static void write_lots(struct probe *probe, int fd)
 	static const struct iovec iov = { text, sizeof(text) };
 
 	probe->done = 0;
-	io_ring_writev_async(&ring, &probe->op, fd, &iov, 1);
+	io_ring_writev(&ring, &probe->op, fd, &iov, 1, (uint64_t)-1, true);
 	io_ring_submit(&ring);
 }
 

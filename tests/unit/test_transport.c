@@ -32,7 +32,7 @@ static void pipe_submit(struct disk *disk, struct disk_request *request)
 {
 	request->op.done = pipe_done;
 	io_ring_readv(io_ring_here(disk->ring), &request->op, pipe_ends[0], request->iov,
-		request->iov_count, 0);
+		request->iov_count, 0, false);
 }
 
 static void pipe_start(struct disk *disk)
