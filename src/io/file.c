@@ -14,6 +14,7 @@
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
+#include "direct.h"
 #include "karma/disk.h"
 #include "karma/file_kind.h"
 #include "karma/iov.h"
@@ -38,8 +39,8 @@
 struct file {
 	struct disk disk;
 	int fd;
-	uint64_t start;			/* the disk's byte 0 in the file */
 	bool direct;
+	struct direct blocks;
 	bool in_memory;			/* tmpfs */
 	bool may_wait;			/* for more than a device, such as a server, where others don't */
 	_Atomic bool waits;		/* in io_uring: see file_start() */
@@ -184,39 +185,25 @@ static int measure_block_device(
 	return 0;
 }
 
-/*
- * The unit of O_DIRECT.  Linux tells it since 6.1; before, every file system takes 4 KiB, and most
- * devices nothing smaller.
- */
-static uint32_t direct_unit(int fd)
-{
-	struct statx status;
-
-	if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) < 0 ||
-		!(status.stx_mask & STATX_DIOALIGN) || !status.stx_dio_offset_align)
-		return 4096;
-	return status.stx_dio_offset_align < SECTOR_BYTES ? SECTOR_BYTES :
-							    status.stx_dio_offset_align;
-}
-
-static void measure_file(struct disk *disk, int fd, const struct stat *status, bool direct)
+static void measure_file(struct disk *disk, const struct stat *status, uint32_t unit)
 {
 	disk->size = status->st_size;
-	disk->block_size = direct ? direct_unit(fd) : SECTOR_BYTES;
-	disk->physical_block_size = disk->block_size < 4096 ? 4096 : disk->block_size;
+	disk->block_size = SECTOR_BYTES;
+	disk->physical_block_size = unit < 4096 ? 4096 : unit;
 	disk->discard_alignment = disk->physical_block_size;
 	disk->discard = true;
 }
 
-static int measure(struct disk *disk, int fd, const struct stat *status,
-	const struct disk_options *options)
+static int measure(
+	struct file *file, int fd, const struct stat *status, const struct disk_options *options)
 {
+	struct disk *disk = &file->disk;
 	int result = 0;
 
 	if (S_ISBLK(status->st_mode))
 		result = measure_block_device(disk, fd, status, options->path);
 	else
-		measure_file(disk, fd, status, options->direct);
+		measure_file(disk, status, file->blocks.unit);
 	if (result < 0)
 		return result;
 	if (disk->size > 0 && disk->size < disk->block_size)
@@ -263,20 +250,36 @@ static bool goes_again(
 	return true;
 }
 
+static void submit(struct disk_request *request);
+
+static void end(struct disk_request *request, int error)
+{
+	struct disk_request *begun = direct_end(&file_of(request->disk)->blocks, request);
+
+	request->done(request, error);
+	while (begun) {
+		struct disk_request *next = begun->chain;
+
+		submit(begun);
+		begun = next;
+	}
+}
+
 static void transfer_done(struct io_op *op, int result);
 
 static void queue_transfer(struct disk_request *request)
 {
 	struct file *file = file_of(request->disk);
 	struct io_ring *ring = io_ring_here(file->disk.ring);
+	int fd = direct_takes(&file->blocks, request) ? file->fd : file->blocks.fd;
 
 	request->op.done = transfer_done;
 	if (request->operation == DISK_READ)
-		io_ring_readv(ring, &request->op, file->fd, request->iov,
-			request->iov_count, request->offset + file->start, file->may_wait);
+		io_ring_readv(ring, &request->op, fd, request->iov, request->iov_count,
+			request->offset + file->blocks.start, file->may_wait);
 	else
-		io_ring_writev(ring, &request->op, file->fd, request->iov,
-			request->iov_count, request->offset + file->start, file->may_wait);
+		io_ring_writev(ring, &request->op, fd, request->iov, request->iov_count,
+			request->offset + file->blocks.start, file->may_wait);
 }
 
 static void transfer_done(struct io_op *op, int result)
@@ -289,7 +292,7 @@ static void transfer_done(struct io_op *op, int result)
 	if (result == 0)
 		result = -EIO;
 	if (result < 0) {
-		request->done(request, result);
+		end(request, result);
 		return;
 	}
 	request->offset += result;
@@ -297,13 +300,13 @@ static void transfer_done(struct io_op *op, int result)
 	if (request->iov_count)
 		queue_transfer(request);
 	else
-		request->done(request, 0);
+		end(request, 0);
 }
 
 static void transfer_here(struct disk_request *request)
 {
 	struct file *file = file_of(request->disk);
-	uint64_t offset = request->offset + file->start;
+	uint64_t offset = request->offset + file->blocks.start;
 	ssize_t result;
 
 	request->op.done = transfer_done;
@@ -343,17 +346,17 @@ static void write_at_once(struct disk_request *request)
 /* Those before this one are whole; those behind it were not tried, unless it is the last. */
 static void chain_done(struct io_op *op, int result)
 {
-	struct disk_request *end = request_of(op);
-	struct disk_request *at = end->chain, *next;
+	struct disk_request *last = request_of(op);
+	struct disk_request *at = last->chain, *next;
 
-	for (; at != end; at = next) {
+	for (; at != last; at = next) {
 		next = request_of(at->op.next);
-		at->done(at, 0);
+		end(at, 0);
 	}
 	for (op = op->next; op; op = op->next)
 		queue_transfer(request_of(op));
 	/* If it was only a part of a write, the rest comes back alone. */
-	transfer_done(&end->op, result);
+	transfer_done(&last->op, result);
 }
 
 static void queue_chain(struct file *file, struct disk_request *const *requests, unsigned count)
@@ -367,7 +370,7 @@ static void queue_chain(struct file *file, struct disk_request *const *requests,
 		request->op.done = chain_done;
 		request->op.next = i + 1 < count ? &requests[i + 1]->op : NULL;
 		writes[i] = (struct io_write){ &request->op, request->iov, request->iov_count,
-			request->offset + file->start };
+			request->offset + file->blocks.start };
 	}
 	io_ring_write_chain(io_ring_here(file->disk.ring), file->fd, writes, count);
 }
@@ -443,7 +446,7 @@ static void flush_done(struct io_op *op, int result)
 	struct disk_request *request = request_of(op);
 
 	if (!goes_again(request, result, queue_flush))
-		request->done(request, result);
+		end(request, result);
 }
 
 static void queue_flush(struct disk_request *request)
@@ -458,7 +461,7 @@ static void queue_fallocate(struct disk_request *request, int mode)
 	const struct file *file = file_of(request->disk);
 
 	io_ring_fallocate(io_ring_here(file->disk.ring), &request->op, file->fd,
-		mode | FALLOC_FL_KEEP_SIZE, request->offset + file->start, request->length);
+		mode | FALLOC_FL_KEEP_SIZE, request->offset + file->blocks.start, request->length);
 }
 
 static void queue_punch(struct disk_request *request);
@@ -478,7 +481,7 @@ static void punch_done(struct io_op *op, int result)
 		queue_zeroes(request);
 		return;
 	}
-	request->done(request, result);
+	end(request, result);
 }
 
 static void queue_punch(struct disk_request *request)
@@ -497,7 +500,7 @@ static void zero_done(struct io_op *op, int result)
 	if (result == -EOPNOTSUPP && !request->unmap)
 		queue_punch(request);
 	else
-		request->done(request, result);
+		end(request, result);
 }
 
 static void queue_zeroes(struct disk_request *request)
@@ -506,9 +509,8 @@ static void queue_zeroes(struct disk_request *request)
 	queue_fallocate(request, FALLOC_FL_ZERO_RANGE);
 }
 
-static void file_submit(struct disk *disk, struct disk_request *request)
+static void submit(struct disk_request *request)
 {
-	(void)disk;
 	switch (request->operation) {
 	case DISK_READ:
 	case DISK_WRITE:
@@ -527,6 +529,12 @@ static void file_submit(struct disk *disk, struct disk_request *request)
 		queue_punch(request);
 		break;
 	}
+}
+
+static void file_submit(struct disk *disk, struct disk_request *request)
+{
+	if (direct_begin(&file_of(disk)->blocks, request))
+		submit(request);
 }
 
 /* Of Linux's versions, some read tmpfs when they are asked, and others leave it to a worker, as writes. */
@@ -558,6 +566,7 @@ static void file_close(struct disk *disk)
 {
 	struct file *file = file_of(disk);
 
+	direct_release(&file->blocks);
 	close(file->fd);
 	free(file);
 }
@@ -596,10 +605,17 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 	if (fd < 0)
 		return fd;
 	result = lock_image(options, fd);
-	if (result == 0)
-		result = measure(&file->disk, fd, &status, options);
 	if (result < 0)
 		return result;
+	/* A device tells its own blocks. */
+	result = direct_init(&file->blocks, fd, 0, options->direct && S_ISREG(status.st_mode));
+	if (result < 0)
+		return fail(result, "disk %s: can't open it again: %s", options->path, strerror(-result));
+	result = measure(file, fd, &status, options);
+	if (result < 0) {
+		direct_release(&file->blocks);
+		return result;
+	}
 	file->disk.backend = &file_backend;
 	file->disk.ring = ring;
 	file->disk.read_only = options->read_only;
@@ -617,37 +633,27 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 	return 0;
 }
 
-static int open_again(int fd, int flags)
-{
-	char path[32];
-	int again;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	again = open(path, (fcntl(fd, F_GETFL) & O_ACCMODE) | O_CLOEXEC | flags);
-	return again < 0 ? -errno : again;
-}
-
 int file_part(struct disk **disk, int fd, uint64_t start, uint64_t size, bool direct,
 	struct io_ring *ring)
 {
 	struct file *file = calloc(1, sizeof(*file));
+	int result;
 
 	if (!file)
 		return -ENOMEM;
 	file->fd = open_again(fd, direct ? O_DIRECT : 0);
-	if (file->fd < 0) {
-		int error = file->fd;
-
+	result = file->fd < 0 ? file->fd : direct_init(&file->blocks, file->fd, start, direct);
+	if (result < 0) {
+		close_fd(&file->fd);
 		free(file);
-		return error;
+		return result;
 	}
-	file->start = start;
 	file->direct = direct;
 	file->disk = (struct disk){
 		.backend = &file_backend,
 		.ring = ring,
 		.size = size,
-		.block_size = direct ? direct_unit(file->fd) : SECTOR_BYTES,
+		.block_size = SECTOR_BYTES,
 		.physical_block_size = 4096,
 		.references = 1,
 	};

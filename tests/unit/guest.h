@@ -41,6 +41,7 @@ Suite *notify_suite(void);
 Suite *unpack_suite(void);
 Suite *limit_suite(void);
 Suite *file_suite(void);
+Suite *direct_suite(void);
 Suite *overlay_suite(void);
 Suite *overlay_death_suite(void);
 Suite *net_suite(void);
@@ -206,6 +207,9 @@ struct host_call {
  * made op NULL then, it ends the operation itself.
  */
 extern bool (*sim_host)(struct host_call *call);
+
+/* What files say of O_DIRECT: blocks, and addresses, of so many bytes; 0: what is true. */
+extern uint32_t sim_direct_unit;
 
 /* A generator of random numbers: the same for the same seed, never 0 as its state. */
 uint64_t random_next(uint64_t *state);

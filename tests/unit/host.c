@@ -2,15 +2,19 @@
 /* The host as disks see it: between them and their files, so that a test can watch, refuse or fail.
  */
 #include <errno.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 
 #include "guest.h"
 
 bool (*sim_host)(struct host_call *call);
+uint32_t sim_direct_unit;
 
 /* The linker puts these in the places of the functions in their names: see Makefile. */
 ssize_t __real_pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 ssize_t __wrap_pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
+int __real_statx(int fd, const char *path, int flags, unsigned mask, struct statx *status);
+int __wrap_statx(int fd, const char *path, int flags, unsigned mask, struct statx *status);
 void __real_io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
 	unsigned count, uint64_t offset, bool async);
 void __wrap_io_ring_readv(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
@@ -35,6 +39,17 @@ static bool intercept(struct host_call call)
 	if (call.op)
 		io_ring_finish(call.op, call.result);
 	return true;
+}
+
+int __wrap_statx(int fd, const char *path, int flags, unsigned mask, struct statx *status)
+{
+	int result = __real_statx(fd, path, flags, mask, status);
+
+	if (result == 0 && sim_direct_unit) {
+		status->stx_mask |= STATX_DIOALIGN;
+		status->stx_dio_offset_align = status->stx_dio_mem_align = sim_direct_unit;
+	}
+	return result;
 }
 
 ssize_t __wrap_pwritev2(int fd, const struct iovec *iov, int count, off_t offset,

@@ -56,6 +56,7 @@ int main(void)
 		unpack_suite,
 		limit_suite,
 		file_suite,
+		direct_suite,
 		overlay_suite,
 		overlay_death_suite,
 		net_suite,

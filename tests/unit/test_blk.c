@@ -1615,32 +1615,6 @@ START_TEST(configuration_tells_of_the_disk)
 }
 END_TEST
 
-START_TEST(direct_disk_wants_whole_blocks)
-{
-	struct disk_options options = { .path = descriptor_path(file), .direct = true };
-	struct disk *disk;
-	uint32_t block;
-
-	if (disk_open(&disk, &options, &sim.ring) == -EINVAL) {
-		printf("skipped: a disk with O_DIRECT: the file system has none\n");
-		return;
-	}
-	disk_close(disk);
-	add_disk(descriptor_path(file), false, true, NULL);
-	block = ((const struct virtio_blk_config *)blk->config)->blk_size;
-	/* As the kernel tells it, or 4096. */
-	ck_assert(block == 4096 || block == SECTOR);
-	start();
-	fill_data(8 * SECTOR, 4096);
-	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 8, data, 4096), VIRTIO_BLK_S_OK);
-	assert_file_is(8 * SECTOR, 4096, false);
-	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 8, data, SECTOR),
-		block == SECTOR ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
-	ck_assert_uint_eq(request(VIRTIO_BLK_T_OUT, 1, data, 4096),
-		block == SECTOR ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
-}
-END_TEST
-
 static TCase *make_case(
 	const char *name, void (*set_up)(void), const TTest *const *tests, size_t count)
 {
@@ -1705,7 +1679,6 @@ Suite *blk_suite(void)
 		segments_are_as_large_as_promised,
 		large_requests_are_served_one_after_the_other_without_notifications,
 		large_requests_are_told_of_together_while_many_more_wait,
-		direct_disk_wants_whole_blocks,
 		disk_has_the_queues_it_tells_of,
 		vcpus_with_rings_of_their_own_share_a_disk,
 		queues_share_one_limit,
