@@ -53,15 +53,6 @@ int64_t call_power(struct machine *machine, uint32_t how, uint64_t value)
 	return 0;
 }
 
-/* What a guest says of itself goes to the user's terminal: without control characters. */
-static void make_printable(char *text, size_t length)
-{
-	for (size_t i = 0; i < length; i++) {
-		if (text[i] < ' ' || text[i] > '~')
-			text[i] = ' ';
-	}
-}
-
 int64_t call_panic(struct machine *machine, uint32_t length, uint64_t address)
 {
 	char text[KARMA_TEXT_MAX];

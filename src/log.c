@@ -79,6 +79,14 @@ size_t log_look(char *to, size_t length)
 	return length - cut;
 }
 
+void make_printable(char *text, size_t length)
+{
+	for (size_t i = 0; i < length; i++) {
+		if (text[i] < ' ' || text[i] > '~')
+			text[i] = ' ';
+	}
+}
+
 void log_set_format(enum log_format format)
 {
 	log_format = format;

@@ -42,6 +42,9 @@ void log_keep(void);
  */
 size_t log_look(char *to, size_t length);
 
+/* What a guest says of itself goes to the user's terminal as printable ASCII: a blank for all else. */
+void make_printable(char *text, size_t length);
+
 /* Name the guest in every message from here on; name must stay. */
 void log_set_name(const char *name);
 

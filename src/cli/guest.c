@@ -9,6 +9,7 @@
 
 #include "karma/boot.h"
 #include "karma/devices.h"
+#include "karma/kernel_log.h"
 #include "karma/log.h"
 #include "karma/nbd_server.h"
 #include "run.h"
@@ -17,6 +18,7 @@
 #define DRAIN_POLL_MILLISECONDS 1
 #define DRAIN_MOMENT_MILLISECONDS 500
 #define TRIM_MILLISECONDS 1000		/* a guest that ends sooner never pays for it */
+#define SILENCE_MILLISECONDS 10000
 
 static void user_leaves(void *context)
 {
@@ -165,8 +167,17 @@ static int start_guest(struct run *run)
 		result = close_sandbox(run);
 	now = milliseconds();
 	run->trim_at = now + TRIM_MILLISECONDS;
+	run->silence_at = now + SILENCE_MILLISECONDS;
 	watchdog_start(&run->watchdog, run->options.watchdog, now);
 	return result == 0 ? vm_start(&run->vm) : result;
+}
+
+static int64_t cpu_milliseconds(void)
+{
+	struct timespec taken;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &taken);
+	return taken.tv_sec * 1000ll + taken.tv_nsec / 1000000;
 }
 
 /* For poll(): how long until the first of two moments; -1 for ever. */
@@ -183,7 +194,7 @@ static int until(int64_t one, int64_t other)
 
 waiting_place static int until_next_look(const struct run *run)
 {
-	int end = until(run->timeout_at, run->grace_at), trim = until(run->trim_at, 0);
+	int end = until(run->timeout_at, run->grace_at), trim = until(run->trim_at, run->silence_at);
 	int look = watchdog_interval(&run->watchdog);
 
 	end = end < 0 || (trim >= 0 && trim < end) ? trim : end;
@@ -338,6 +349,43 @@ waiting_place static void trim_in_time(struct run *run)
 	run->trim_at = 0;
 }
 
+static void tell_kernel_line(const char *line)
+{
+	note("the guest's kernel logged: %s", line);
+}
+
+/* Of a guest that has no driver yet, which would show what is logged.  Once, however often it is started. */
+static void tell_kernel_log(struct run *run)
+{
+	if (vm_guest_knows_karma(&run->vm) || run->kept->told_kernel_log)
+		return;
+	run->kept->told_kernel_log = true;
+	kernel_log_look(&run->vm.memory, tell_kernel_line);
+}
+
+/*
+ * A guest without the driver waits for ever, or for somebody at a console that it has not.  One that is
+ * at work may only be slow to start.
+ */
+waiting_place static void look_for_silence(struct run *run)
+{
+	int64_t before = run->cpu_time;
+
+	if (!passed(run->silence_at))
+		return;
+	run->silence_at = 0;
+	if (vm_guest_knows_karma(&run->vm))
+		return;
+	run->cpu_time = cpu_milliseconds();
+	if (atomic_load(&run->vm.paused) || run->cpu_time - before > SILENCE_MILLISECONDS / 2) {
+		run->silence_at = milliseconds() + SILENCE_MILLISECONDS;
+		return;
+	}
+	note("guest has made no call yet and idles: it lacks the driver virtio_karma, most likely: give it "
+	     "an --initrd that loads it (`make guest`)");
+	tell_kernel_log(run);
+}
+
 waiting_place static void look_at_watchdog(struct run *run)
 {
 	uint64_t feeds = atomic_load(&run->vm.machine.feeds);
@@ -367,6 +415,7 @@ waiting_place static void wait_for_end(struct run *run)
 			obey(run);
 		end_in_time(run);
 		trim_in_time(run);
+		look_for_silence(run);
 		look_at_watchdog(run);
 	}
 }
@@ -471,6 +520,7 @@ int run_guest_process(struct run *run)
 		vm_tell_where(&run->vm);
 	drain_console(run);
 	status = exit_status(&run->vm);
+	tell_kernel_log(run);
 	run->kept->end = how_it_ended(run);
 	policy = run_policy(run, run->kept->end);
 	if (policy == END_WAIT)

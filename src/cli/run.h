@@ -32,6 +32,7 @@ enum run_end { RUN_ENDED, RUN_RESET, RUN_PANICKED };
 /* What a guest's process leaves for the next one, in memory that all share: nobody trusts it. */
 struct run_kept {
 	unsigned char end;		/* enum run_end, for the supervisor: no more than a claim */
+	unsigned char told_kernel_log;
 	atomic_uint disk_calls;		/* disk_count_calls() */
 	struct limit limits[];		/* one for each disk: a restart brings no new burst */
 };
@@ -74,6 +75,8 @@ struct run {
 	struct watchdog watchdog;
 	struct io_op alive_op;
 	atomic_bool alive_asked;	/* of the I/O thread */
+	int64_t silence_at;		/* when to look whether the guest has made a call; 0: never */
+	int64_t cpu_time;		/* milliseconds of CPU that it had taken at the look before */
 };
 
 /* --- The supervisor's part for the control socket (operate.c). */

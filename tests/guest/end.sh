@@ -55,6 +55,25 @@ test_panic_before_the_driver_gives_126() {
 	expect_status 126
 	expect_in err "panicked early"
 	expect_in err "make guest KVER=$RELEASE_PATTERN"
+	expect_in err "the guest's kernel logged: Kernel panic - not syncing: VFS: Unable to mount root fs"
+}
+
+test_guest_that_idles_without_a_call_is_told_of_once() {
+	: >err
+	start_guest --kernel "$TINY/silent"
+	until printed "^karma: .*No root" err; do
+		kill -0 "$guest_pid" || die "it ended: $(cat err)"
+		nap 0.2
+	done
+	kill -INT "$guest_pid"
+	end_guest
+	expect_status 130
+	cat >want <<-END
+	karma: guest has made no call yet and idles: it lacks the driver virtio_karma, most likely: give it an --initrd that loads it (\`make guest\`)
+	karma: the guest's kernel logged: Linux version 0.0
+	karma: the guest's kernel logged: No root [31m
+	END
+	cmp want err || die "karma printed: $(cat err)"
 }
 
 test_timeout_gives_124() {

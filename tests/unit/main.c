@@ -44,6 +44,7 @@ int main(void)
 		rng_suite,
 		balloon_suite,
 		hypercall_suite,
+		kernel_log_suite,
 		options_suite,
 		config_suite,
 		log_suite,

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What a Linux guest's kernel has logged, as it stands in guest memory: for a guest that has no console yet. */
+#ifndef KARMA_KERNEL_LOG_H
+#define KARMA_KERNEL_LOG_H
+
+#include "karma/memory.h"
+
+#define KERNEL_LOG_LINES 32u
+#define KERNEL_LOG_LINE_BYTES 160u
+
+/*
+ * Call each() for each of the last KERNEL_LOG_LINES records, the oldest first: printable ASCII, cut to
+ * KERNEL_LOG_LINE_BYTES with its end.  How many; 0 if no log is found.  The guest may run meanwhile, and
+ * what is told be anything.  It looks through the first GiB at most.
+ */
+unsigned kernel_log_look(const struct guest_memory *memory, void (*each)(const char *line));
+
+#endif
