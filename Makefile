@@ -200,6 +200,10 @@ $(BUILD)/test/debian.img: tests/guest/make-debian-image
 	$(call say,IMAGE $@)
 	$(Q)tests/guest/make-debian-image $@
 
+$(BUILD)/test/i386: tests/guest/make-i386-guest scripts/mkinitramfs $(wildcard guest-kernel/virtio_karma/*) include/karma/abi.h
+	$(call say,GUEST $@)
+	$(Q)$< $@
+
 # As on a minimal host, and without an initramfs: the tests have one.
 $(BUILD)/test/installed: $(BUILD)/karma $(BUILD)/man/karma-hypercalls.7 $(wildcard systemd/*) Makefile
 	$(call say,INSTALL $@)
@@ -226,7 +230,7 @@ guest_tests = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only))
 	tests/guest/check $(1) $$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(2)
 
 .PHONY: check-guest check-guest-long
-check-guest check-guest-long: all guest $(TINY) $(BUILD)/test/hostile $(BUILD)/test/kexec $(BUILD)/test/debian.img $(BUILD)/test/installed
+check-guest check-guest-long: all guest $(TINY) $(addprefix $(BUILD)/test/,hostile kexec debian.img i386 installed)
 check-guest:
 	$(call guest_tests,--host --memory --host 6144,$(TESTS))
 
@@ -294,9 +298,9 @@ check-packages: deb all
 
 # With shadow paging, as on CPUs without nested paging: always in the soft host.
 .PHONY: check-guest-shadow
-check-guest-shadow: all guest
+check-guest-shadow: all guest $(BUILD)/test/i386
 	$(call guest_tests,--host --kvm-amd --host npt=0 --host --memory --host 4096,test_command_status_is_karmas \
-		'test_memory_that*')
+		'test_i386*' 'test_memory_that*')
 
 # Hundreds of starts, which takes a quarter of an hour in the soft host: not part of check.
 .PHONY: soak
@@ -482,7 +486,7 @@ check check-all:
 	MAKE='$(MAKE)' tests/check $(JOBS) $(CHECK_BESIDE) -- $(CHECK_ALONE) $(if $(filter %-all,$@),$(CHECK_LONG))
 
 check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit-tsan karma-takeover karma-idle inject \
-	hostile kexec debian.img installed) $(TINY) $(BUILD)/bench/karma-start
+	hostile kexec debian.img i386 installed) $(TINY) $(BUILD)/bench/karma-start
 
 CHECK_BESIDE := check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control check-docs \
 	check-hardening check-scripts check-kernel $(FUZZ_EACH)

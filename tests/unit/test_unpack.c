@@ -369,6 +369,37 @@ START_TEST(what_is_unpacked_is_entered_where_it_says)
 }
 END_TEST
 
+/* The same segment, told of by headers of 32 bits. */
+START_TEST(an_i386_kernel_is_entered_where_it_says)
+{
+	const Elf32_Ehdr elf = {
+		.e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS32, ELFDATA2LSB, EV_CURRENT },
+		.e_type = ET_EXEC,
+		.e_machine = EM_386,
+		.e_entry = ENTRY,
+		.e_phoff = sizeof(elf),
+		.e_phentsize = sizeof(Elf32_Phdr),
+		.e_phnum = 1,
+	};
+	const Elf32_Phdr segment = { .p_type = PT_LOAD, .p_offset = SEGMENT_OFFSET, .p_paddr = SEGMENT,
+		.p_filesz = SEGMENT_BYTES, .p_memsz = SEGMENT_BYTES };
+	struct boot_image image = { .protocol = BOOT_LINUX32 }, wrong = { .protocol = BOOT_LINUX64 };
+	struct guest_memory memory;
+
+	memcpy(kernel, &elf, sizeof(elf));
+	memcpy(kernel + sizeof(elf), &segment, sizeof(segment));
+	pack_gzip();
+	write_bzimage();
+	ck_assert_int_eq(load_unpacked(&memory, &image), 0);
+	ck_assert_uint_eq(image.entry, ENTRY);
+	ck_assert_uint_eq(image.end, SEGMENT + SEGMENT_BYTES);
+	ck_assert_mem_eq(guest_memory_at(&memory, GPA(SEGMENT), SEGMENT_BYTES), kernel + SEGMENT_OFFSET,
+		SEGMENT_BYTES);
+	ck_assert_int_eq(elf_load_unpacked(&memory, unpacked, &wrong), -ENOEXEC);
+	guest_memory_release(&memory);
+}
+END_TEST
+
 START_TEST(an_entry_outside_of_what_is_loaded_is_refused)
 {
 	struct boot_image image = { 0 };
@@ -630,6 +661,7 @@ Suite *unpack_suite(void)
 		a_cache_without_room_is_no_fault_of_the_kernel,
 		what_is_no_elf_file_is_left_to_the_guest,
 		what_is_unpacked_is_entered_where_it_says,
+		an_i386_kernel_is_entered_where_it_says,
 		an_entry_outside_of_what_is_loaded_is_refused,
 		a_payload_outside_of_the_file_is_refused,
 		a_cache_that_others_may_write_is_not_used,
