@@ -60,6 +60,7 @@ help:
 	@echo 'make check-all     these and what takes hours: the same on Debian 13 (check-trixie), guests'
 	@echo '                   of many kernels (check-kernels), packages, image and soaks'
 	@echo 'make check-guest   the tests with whole guests; TESTS=PATTERN picks some'
+	@echo 'make check-vtx     the tests with whole guests on VT-x, emulated, which takes hours; TESTS=PATTERN'
 	@echo 'make fuzz          fuzz what parses bytes, FUZZ_SECONDS=N each; a short run is in check'
 	@echo 'make soak          guest after guest, SOAK_RUNS=200 of them: is anything left behind?'
 	@echo 'make soak-disk     kill after kill while fio writes: is all there that was flushed?'
@@ -302,6 +303,21 @@ check-guest-shadow: all guest $(BUILD)/test/i386
 	$(call guest_tests,--host --kvm-amd --host npt=0 --host --memory --host 4096,test_command_status_is_karmas \
 		'test_i386*' 'test_memory_that*')
 
+# On VT-x, which Bochs emulates: karma check and a guest, with nested and with shadow paging.
+.PHONY: check-vtx-start
+check-vtx-start: all guest
+	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	tests/vtx/check $$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release
+
+# The tests with whole guests there, which takes hours: not part of check.
+.PHONY: check-vtx
+check-vtx: all guest $(TINY) $(BUILD)/test/hostile
+	scripts/dependencies test
+	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	kernel=$$(readlink -f $$(scripts/debian-kernel $$release))/boot/vmlinuz-$$release && \
+	scripts/soft-host --cpu intel --kernel $$release --memory 1536 --env KARMA_KERNEL=$$kernel -- \
+		tests/vtx/guest $(TESTS)
+
 # Hundreds of starts, which takes a quarter of an hour in the soft host: not part of check.
 .PHONY: soak
 soak: all guest
@@ -488,8 +504,8 @@ check check-all:
 check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit-tsan karma-takeover karma-idle inject \
 	hostile kexec debian.img i386 installed) $(TINY) $(BUILD)/bench/karma-start
 
-CHECK_BESIDE := check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control check-docs \
-	check-hardening check-scripts check-kernel $(FUZZ_EACH)
+CHECK_BESIDE := check-vtx-start check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control \
+	check-docs check-hardening check-scripts check-kernel $(FUZZ_EACH)
 CHECK_ALONE := check-guest
 CHECK_LONG := check-guest-long check-trixie check-kernels check-packages check-iso soak soak-disk soak-net
 
