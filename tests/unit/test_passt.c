@@ -331,7 +331,7 @@ START_TEST(death_of_passt_takes_the_link_down_and_is_told_once)
 {
 	const char *messages;
 
-	make_passt("echo 'Started as root' >&2; " READY "echo 'out of luck' >&2; read line <&3; exit 9");
+	make_passt("echo 'Started as root' >&2; " READY "read line <&3; echo 'out of luck' >&2; exit 9");
 	ck_assert_int_eq(open_user(&plain), 0);
 	net_attach(net, &events, NULL);
 	ck_assert_int_eq(send_frame(1, 5000), 0);
