@@ -446,6 +446,7 @@ SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests examples guest-ke
 check-scripts:
 	$(call say,SHELLCHECK)
 	$(Q)shellcheck -x $(SCRIPTS) tests/guest/*.sh
+	$(Q)tests/check-scripts
 
 # Coverage-guided fuzzing of what parses a guest's or a user's bytes: bounded; more by FUZZ_RUNS=N, or
 # for FUZZ_SECONDS each.  What is new goes to build/fuzz, and from there into the tree by -merge=1.

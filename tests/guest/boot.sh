@@ -45,15 +45,6 @@ test_too_little_memory_is_told() {
 	expect_status 0
 }
 
-test_make_guest_names_the_program_that_is_missing() {
-	mkdir headers
-	# What make prints when it has to make BTF for a module.
-	echo 'modules: ; @echo "/bin/sh: 1: pahole: not found" >&2; exit 127' >headers/Makefile
-	if KDIR=$PWD/headers MODULES=$PWD "$KARMA_ROOT/scripts/make-guest" 0-none 2>err; then die "it is built"; fi
-	rm -r "$KARMA_ROOT/build/guest/0-none"
-	expect_in err "^make-guest: .*pahole is missing, see above: apt-get install pahole$"
-}
-
 test_elf_vmlinux_boots_by_pvh() {
 	# The kernel that is packed into the bzImage: setup_sects and payload_offset say where.
 	sectors=$(od -An -tu1 -j $((0x1f1)) -N 1 "$KARMA_KERNEL")
