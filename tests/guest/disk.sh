@@ -45,14 +45,13 @@ test_root_is_found_by_the_names_of_its_partition() {
 		for name in magic number partition_uuid find_disk; do
 			eval "$(sed -n "/^$name() /,/^}/p" /proc/1/root/init)"
 		done
-		for root in '"PARTUUID=$uuid PARTUUID=0ee0abcd-01 PARTUUID=0ee0abcd-05 PARTUUID=0ee0abcd-03"' \
-			PARTUUID=11111111-2222-3333-4444-555555555555 PARTLABEL=first "PARTLABEL=the root" \
-			"LABEL=a system" UUID=01234567-89ab-cdef-0123-456789abcdef /dev/vda1 vda5; do
+		for root in PARTUUID=0ee0abcd-05 PARTUUID=11111111-2222-3333-4444-555555555555 \
+			"PARTLABEL=the root" "LABEL=a system" UUID=01234567-89ab-cdef-0123-456789abcdef vda1; do
 			find_disk "$root" 2>/dev/null || disk=none
 			echo "$disk"
 		done'
 	expect_status 0
-	[ "$(paste -sd ' ' out)" = '/dev/vdb2 /dev/vda1 /dev/vda5 none none /dev/vdb1 /dev/vdb2 /dev/vdb2 /dev/vdb2 /dev/vda1 /dev/vda5' ] ||
+	[ "$(paste -sd ' ' out)" = '/dev/vda5 none /dev/vdb2 /dev/vdb2 /dev/vdb2 /dev/vda1' ] ||
 		die "found: $(cat out err)"
 }
 
