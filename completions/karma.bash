@@ -36,7 +36,7 @@ _karma_value() {	# OPTION
 	--kernel | --initrd | --cgroup) _karma_files ;;
 	--disk)
 		case $current in
-		*,*) _karma_list ro direct overlay= serial= iops= bps= burst= timeout= ;;
+		*,*) _karma_list ro direct raw overlay= serial= iops= bps= burst= timeout= ;;
 		*) _karma_files ;;
 		esac
 		;;

@@ -21,6 +21,7 @@ struct disk_options {
 	const char *path;
 	bool read_only;
 	bool direct;		/* O_DIRECT: past the host's page cache */
+	bool raw;		/* even if it looks like an image in another format */
 	const char *serial;	/* NULL: none */
 	const char *overlay;	/* a file for what is written, or NULL: path itself */
 	unsigned timeout;	/* NBD: seconds that requests wait for a server; 0: the default */
@@ -135,6 +136,9 @@ static inline void disk_hurry(struct disk *disk)
 	if (disk->backend->hurry)
 		disk->backend->hurry(disk);
 }
+
+/* The name of the format that a file begins like, if that is known and not raw; NULL: none. */
+const char *disk_format(int fd);
 
 /* Cut a size to whole blocks, with a note: for a backend that opens a disk. */
 void disk_fit_size(struct disk *disk, const char *path);

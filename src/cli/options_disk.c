@@ -26,6 +26,7 @@ static const struct setting settings[] = {
 	{ "path", "FILE", SETTING_TEXT, AT(path), .least = 1 },
 	{ "ro", NULL, SETTING_SWITCH, AT(read_only) },
 	{ "direct", NULL, SETTING_SWITCH, AT(direct) },
+	{ "raw", NULL, SETTING_SWITCH, AT(raw) },
 	{ "overlay", "FILE", SETTING_TEXT, AT(overlay), .least = 1 },
 	{ "serial", "TEXT", SETTING_TEXT, AT(serial), .least = 1, .most = SERIAL_MAX_BYTES },
 	{ "iops", "N", SETTING_COUNT, AT(limit.requests), .least = 1, .most = IOPS_MAX },
@@ -48,6 +49,8 @@ static int check_kind(const struct disk_options *disk)
 		return refuse("disk %s: overlay goes with a file only: leave it out", disk->path);
 	if (disk->direct && remote)
 		return refuse("disk %s: direct goes with a file only: leave it out", disk->path);
+	if (disk->raw && remote)
+		return refuse("disk %s: raw goes with a file only: leave it out", disk->path);
 	if (disk->timeout && !remote)
 		return refuse("disk %s: timeout goes with an NBD server only: leave it out", disk->path);
 	return 0;

@@ -30,8 +30,8 @@ static const char help[] =
 	"  --kernel FILE          a bzImage (any Debian vmlinuz) or an ELF vmlinux\n"
 	"  --initrd FILE          an initramfs, one or several; without one, Karma's own:\n"
 	"                         $KARMA_GUEST_DIR/RELEASE/initramfs.img\n"
-	"  --disk FILE[,ro][,direct][,overlay=FILE][,serial=TEXT][,iops=N][,bps=SIZE]\n"
-	"      [,burst=SECONDS]   raw image or block device; the first, vda, is the root;\n"
+	"  --disk FILE[,ro][,direct][,raw][,overlay=FILE][,serial=TEXT][,iops=N]\n"
+	"      [,bps=SIZE][,burst=SECONDS]  raw image or block device; the first, vda, is the root;\n"
 	"                         what is written goes to the overlay, if there is one\n"
 	"  --disk nbd:unix:PATH, nbd://HOST[:PORT][/EXPORT]  what an NBD server has; with\n"
 	"                         ro, serial, iops, bps, burst and timeout=SECONDS\n"
@@ -148,6 +148,50 @@ static int make_kept(struct run *run)
 	return 0;
 }
 
+/* A file of a disk, as an option names it. */
+struct disk_file {
+	const char *path;	/* NULL: none, or no file */
+	bool written;
+};
+
+static struct disk_file disk_file(const struct disk_options *disk, bool overlay)
+{
+	const char *path = overlay ? disk->overlay : nbd_is_address(disk->path) ? NULL : disk->path;
+
+	return (struct disk_file){ path, !disk->read_only && (overlay || !disk->overlay) };
+}
+
+static bool are_the_same(const struct disk_file *one, const struct disk_file *other)
+{
+	struct stat a, b;
+
+	if (!one->path || !other->path || (!one->written && !other->written) ||
+		stat(one->path, &a) < 0 || stat(other->path, &b) < 0)
+		return false;
+	if (S_ISBLK(a.st_mode) && S_ISBLK(b.st_mode))
+		return a.st_rdev == b.st_rdev;
+	return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+/* Its locks would say that another guest has it. */
+static int check_given_once(const struct run_options *options, size_t index)
+{
+	for (size_t i = 0; i <= 2 * index; i++) {
+		const struct disk_file before = disk_file(&options->disks[i / 2], i % 2);
+
+		for (unsigned overlay = i == 2 * index; overlay < 2; overlay++) {
+			const struct disk_file file = disk_file(&options->disks[index], overlay);
+
+			if (are_the_same(&before, &file))
+				return fail(-EINVAL,
+					"disk %s: is given twice: give each disk, and each overlay, a file of "
+					"its own, or `,ro` to all of them",
+					file.path);
+		}
+	}
+	return 0;
+}
+
 static int open_disks(struct run *run)
 {
 	const struct run_options *options = &run->options;
@@ -156,8 +200,10 @@ static int open_disks(struct run *run)
 	if (!run->disks && options->disk_count)
 		return fail(-ENOMEM, "disks: out of memory");
 	for (size_t i = 0; i < options->disk_count; i++) {
-		int result = disk_open(&run->disks[i], &options->disks[i], &run->ring);
+		int result = check_given_once(options, i);
 
+		if (result == 0)
+			result = disk_open(&run->disks[i], &options->disks[i], &run->ring);
 		if (result < 0)
 			return result;
 		limit_init(&run->kept->limits[i], &options->disks[i].limit);

@@ -131,6 +131,19 @@ static int lock_image(const struct disk_options *options, int fd)
 		"disk %s: in use by another guest: stop that, or give both `,ro`", options->path);
 }
 
+/* A guest that writes such bytes to its own disk gets no more by them than a start that is refused. */
+static int check_format(const struct disk_options *options, int fd)
+{
+	const char *format = options->raw ? NULL : disk_format(fd);
+
+	if (!format)
+		return 0;
+	return fail(-EINVAL,
+		"disk %s: is a %s image, and Karma takes raw ones: make one of it with `qemu-img convert "
+		"-O raw %s NEW`, have it served by qemu-nbd, or add `,raw` if the guest is to see its bytes",
+		options->path, format, options->path);
+}
+
 /* A number that the kernel tells of a block device's queue; a partition has its disk's. */
 static uint64_t queue_limit(dev_t device, const char *name, uint64_t unknown)
 {
@@ -206,14 +219,14 @@ static int measure(
 		measure_file(disk, status, file->blocks.unit);
 	if (result < 0)
 		return result;
-	if (disk->size > 0 && disk->size < disk->block_size)
-		return fail(-EINVAL,
-			"disk %s: has %" PRIu64 " bytes, less than a block of %u: give it a size with "
-			"`truncate -s 1G %s`",
-			options->path, disk->size, disk->block_size, options->path);
-	if (disk->size == 0)
+	if (!disk->size)
 		return fail(-EINVAL, "disk %s: is empty: give it a size with `truncate -s 1G %s`",
 			options->path, options->path);
+	if (disk->size < disk->block_size)
+		return fail(-EINVAL,
+			"disk %s: has %llu bytes, less than a sector of %u: give it a size with `truncate "
+			"-s 1G %s`, or correct the path",
+			options->path, (unsigned long long)disk->size, disk->block_size, options->path);
 	disk_fit_size(disk, options->path);
 	return 0;
 }
@@ -605,6 +618,8 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 	if (fd < 0)
 		return fd;
 	result = lock_image(options, fd);
+	if (result == 0)
+		result = check_format(options, fd);
 	if (result < 0)
 		return result;
 	/* A device tells its own blocks. */

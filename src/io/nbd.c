@@ -365,8 +365,12 @@ static int take_export(struct nbd *nbd, const struct disk_options *options)
 	if ((export->flags & NBD_READ_ONLY) && !options->read_only)
 		return fail(-EROFS, "disk %s: the server lets nobody write to it: add `,ro`",
 			options->path);
-	if (export->size < export->block_min)
+	if (!export->size)
 		return fail(-EINVAL, "disk %s: is empty: give the server's export a size", options->path);
+	if (export->size < export->block_min)
+		return fail(-EINVAL, "disk %s: has %llu bytes, less than a block of %u: give the server's "
+				     "export a size",
+			options->path, (unsigned long long)export->size, export->block_min);
 	nbd->server.export = *export;
 	nbd->server.read_only = options->read_only;
 	disk->size = export->size;

@@ -59,6 +59,8 @@ struct blk {
 	char serial[VIRTIO_BLK_ID_BYTES];
 	struct limit *limit;		/* NULL: none */
 	struct blk_statistics *statistics;		/* one for each queue */
+	unsigned faults_told;
+	int told[OPERATIONS];			/* the last error of each that was told */
 	struct virtio_counter counters[COUNTERS];	/* of all; added to atomically, or by gather() */
 	struct virtio_latency latencies[OPERATIONS];
 	unsigned queue_size;
@@ -89,8 +91,15 @@ static const char *operation_name(enum disk_operation operation)
 
 static void report_fault(struct blk *blk, const struct disk_request *request, int error)
 {
-	if (__atomic_fetch_add(&blk->counters[ERRORS].value, 1, __ATOMIC_RELAXED) < FAULTS_MAX)
-		note("disk %s: %s at byte %llu failed: %s: the guest is told of an I/O error",
+	int *told = &blk->told[request->operation];
+
+	__atomic_fetch_add(&blk->counters[ERRORS].value, 1, __ATOMIC_RELAXED);
+	/* A full disk fails each write: once is enough, and in all so many. */
+	if (__atomic_exchange_n(told, error, __ATOMIC_RELAXED) == error)
+		return;
+	if (__atomic_fetch_add(&blk->faults_told, 1, __ATOMIC_RELAXED) < FAULTS_MAX)
+		note("disk %s: %s at byte %llu failed: %s: the guest is told of an I/O error, and more "
+		     "of them are only counted (karma stats)",
 			blk->device.name, operation_name(request->operation),
 			(unsigned long long)request->offset, strerror(-error));
 }

@@ -262,6 +262,16 @@ test_an_image_in_use_is_refused() {
 	guest --disk disk -- true
 	expect_status 125
 	expect_in err "in use by another guest"
+	# By itself, it isn't another.
+	truncate -s 1M twice
+	ln -s twice link
+	for disks in "twice --disk link" "twice,ro --disk twice" "twice,overlay=twice" \
+		"disk,ro,overlay=one --disk twice,overlay=link"; do
+		# shellcheck disable=SC2086 # several words are meant
+		guest --disk $disks -- true
+		expect_status 125
+		expect_in err "is given twice"
+	done
 }
 
 test_no_mmio_and_only_the_stock_kernels_port_probes() {

@@ -105,6 +105,7 @@ static const char everything[] =
 	"path = /d,1\n"
 	"ro = yes\n"
 	"direct = on\n"
+	"raw = on\n"
 	"overlay = o\n"
 	"serial = S 1\n"
 	"iops = 5\n"
@@ -162,7 +163,7 @@ static void check_devices(void)
 {
 	ck_assert_uint_eq(options.disk_count, 2);
 	ck_assert_str_eq(options.disks[0].path, "/d,1");
-	ck_assert(options.disks[0].read_only && options.disks[0].direct);
+	ck_assert(options.disks[0].read_only && options.disks[0].direct && options.disks[0].raw);
 	ck_assert_str_eq(options.disks[0].overlay, "o");
 	ck_assert_str_eq(options.disks[0].serial, "S 1");
 	ck_assert_uint_eq(options.disks[0].limit.requests, 5);

@@ -852,7 +852,7 @@ START_TEST(exports_that_are_no_disk_are_refused)
 	offer(0, FLAGS_ALL);
 	assert_refused(-EINVAL, "empty");
 	offer(511, FLAGS_ALL);
-	assert_refused(-EINVAL, "empty");
+	assert_refused(-EINVAL, "has 511 bytes, less than a block of 512");
 	offer(1ull << 63, FLAGS_ALL);
 	assert_refused(-EPROTO, "larger");
 }

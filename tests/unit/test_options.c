@@ -309,6 +309,9 @@ START_TEST(disks_on_nbd_servers)
 	ck_assert_uint_eq(options.disks[1].timeout, 86400);
 	ck_assert_str_eq(options.disks[2].path, "./nbd:x");
 	assert_refused("--kernel k --disk nbd:unix:/s,direct", "direct goes with a file");
+	ck_assert_int_eq(parse("--kernel k --disk q,raw"), 0);
+	ck_assert(options.disks[0].raw);
+	assert_refused("--kernel k --disk nbd:unix:/s,raw", "raw goes with a file");
 	assert_refused("--kernel k --disk nbd:unix:/s,overlay=o", "overlay goes with a file");
 	assert_refused("--kernel k --disk a,timeout=5", "timeout goes with an NBD server");
 	assert_refused("--kernel k --disk nbd:unix:/s,timeout=0", "from 1 to 86400");
