@@ -20,7 +20,7 @@ int64_t call_features(struct machine *machine, uint32_t argument, uint64_t value
 	(void)machine;
 	if (argument || value)
 		return -EINVAL;
-	return KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS;
+	return KARMA_FEATURES;
 }
 
 int64_t call_console_write(struct machine *machine, uint32_t length, uint64_t address)
@@ -71,7 +71,7 @@ int64_t call_panic(struct machine *machine, uint32_t length, uint64_t address)
 
 int64_t call_ready(struct machine *machine, uint32_t ready, uint64_t value)
 {
-	if (ready > 1 || value)
+	if (ready > KARMA_READY_QUOTED || value)
 		return -EINVAL;
 	atomic_store(&machine->tells_ready, true);
 	machine->ops->ready(machine, ready);

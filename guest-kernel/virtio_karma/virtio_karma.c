@@ -932,10 +932,10 @@ static ssize_t exit_store(struct kobject *kobj, struct kobj_attribute *attr, con
 static ssize_t ready_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf,
 			   size_t count)
 {
-	bool ready;
+	u8 ready;
 	long ret;
 
-	ret = kstrtobool(buf, &ready);
+	ret = kstrtou8(buf, 10, &ready);
 	if (ret)
 		return ret;
 	ret = karma_call(KARMA_CALL_ready, ready, 0);

@@ -88,7 +88,7 @@ __extension__ typedef unsigned long long __u64;
 	  "Power off or reset: either ends the guest; a reset may start another.") \
 	X(5, panic, "length, 0 to 4096", "address of text", \
 	  "End the guest: its kernel panicked, and text says why.") \
-	X(6, ready, "0 not yet, 1 ready", "0", \
+	X(6, ready, "0 not yet, 1 ready, 2 ready for quoted input", "0", \
 	  "Hold console input back, or say that the guest is up and reads it.") \
 	X(7, event, "0", "0", "Return the next event and forget it, or 0 if there is none.") \
 	X(8, watchdog, "0 feed, 1 stop", "0", \
@@ -119,9 +119,11 @@ enum karma_call {
 #undef KARMA_CALL_ENUM
 };
 
-/* Feature bits of the monitor: those of the version 1 are always there. */
+/* Feature bits of the monitor: the first two are always there. */
 #define KARMA_FEATURE_CONSOLE	(1u << 0)	/* console_write */
 #define KARMA_FEATURE_EVENTS	(1u << 1)	/* event, and its interrupt */
+#define KARMA_FEATURE_QUOTES	(1u << 2)	/* ready takes 2 */
+#define KARMA_FEATURES	(KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS | KARMA_FEATURE_QUOTES)
 
 /* Fields of the argument. */
 #define KARMA_ARG_DEVICE(arg)	((arg) & 0xffu)
@@ -140,6 +142,14 @@ enum karma_call {
 
 #define KARMA_POWER_OFF		0u
 #define KARMA_POWER_RESET	1u
+
+/*
+ * Quoted: for a terminal in canonical mode with ^D as EOF and ^V as LNEXT.  Input that is none of a
+ * person's has ^V before each ^D and ^V then, and ^D where a line would be too long for a terminal.
+ */
+#define KARMA_READY_NOT_YET	0u
+#define KARMA_READY		1u
+#define KARMA_READY_QUOTED	2u
 
 #define KARMA_WATCHDOG_FEED	0u
 #define KARMA_WATCHDOG_STOP	1u

@@ -32,8 +32,8 @@ struct machine_ops {
 	size_t (*console_write)(struct machine *machine, const void *text, size_t length);
 	/* The guest is at its end; status only for MACHINE_EXIT. */
 	void (*end)(struct machine *machine, enum machine_end how, unsigned status);
-	/* The guest is up and reads its console, or asks to hold input back until it is. */
-	void (*ready)(struct machine *machine, bool ready);
+	/* The guest is up and reads its console, or asks to hold input back until it is: KARMA_READY_*. */
+	void (*ready)(struct machine *machine, uint32_t ready);
 	/* The guest is up: it says so, or has a driver for its console and says nothing.  Maybe again. */
 	void (*up)(struct machine *machine);
 	/* Send an interrupt that the guest chose.  On any thread. */

@@ -37,7 +37,6 @@ struct terminal_kept {
 	unsigned char output_dead, input_ended, escape;	/* 0: false */
 	unsigned char watched;		/* the supervisor's: it wants to know of output */
 	uint32_t attached_size;		/* the supervisor's: columns << 16 | rows; 0: unknown */
-	char last_input;
 	/* Last, so that they take no memory before they are used. */
 	char output[TERMINAL_OUTPUT_BYTES];
 	char input[TERMINAL_INPUT_BYTES];
@@ -73,7 +72,10 @@ struct terminal {
 	struct io_op output_op;
 
 	bool input_held, eof_wanted;
-	bool doubles_sysrq, first_given;	/* first_given: the byte comes once more */
+	bool eof_given;			/* not before all that is kept */
+	bool doubles_sysrq, quotes;
+	bool prefix_given;		/* of the next byte */
+	size_t line_length;		/* of input, as far as it was given */
 	struct terminal_input inputs[TERMINAL_INPUTS];
 
 	void (*input_ready)(void *context);	/* there is input to read */
@@ -98,10 +100,10 @@ int terminal_start(struct terminal *terminal);
 
 /*
  * Hold input from a pipe or file back until terminal_release_input(), and from then on tell of
- * its end by ^D.  Input that is typed is never held.
+ * its end by ^D, quoted or not (KARMA_READY_QUOTED).  Input that is typed is never held, nor quoted.
  */
 void terminal_hold_input(struct terminal *terminal);
-void terminal_release_input(struct terminal *terminal);
+void terminal_release_input(struct terminal *terminal, bool quoted);
 
 /*
  * A driver of the guest's console starts: from now on, give the byte TERMINAL_SYSRQ of input twice, or

@@ -105,7 +105,7 @@ static void append_karma(struct kvm_cpuid2 *cpuid)
 	append(cpuid, (struct kvm_cpuid_entry2){
 		.function = KARMA_CPUID_ABI,
 		.eax = KARMA_ABI_VERSION,
-		.ebx = KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS,
+		.ebx = KARMA_FEATURES,
 		.ecx = KARMA_WINDOW_BASE,
 	});
 }

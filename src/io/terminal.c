@@ -10,7 +10,8 @@
 #include "karma/util.h"
 
 #define END_OF_INPUT 0x04	/* ^D, the end of file on a terminal */
-#define END_ROOM 2u		/* of the input buffer, kept back for two of them */
+#define QUOTE 0x16		/* ^V, which takes the meaning from the byte behind it */
+#define LINE_BYTES 2048u	/* a terminal's lines have 4095 at most */
 /* At most so much in one write: to a pipe that is full it ends, and frees its bytes, only as a whole. */
 #define WRITE_BYTES 8192u
 
@@ -208,7 +209,7 @@ static void start_one_input(struct terminal *terminal, struct terminal_input *in
 		return;
 	/* A person's Ctrl-A must be heard even if the guest does not listen. */
 	if (!(user && terminal->interactive) &&
-		terminal->kept->input_used > TERMINAL_INPUT_BYTES - END_ROOM - 1)
+		terminal->kept->input_used == TERMINAL_INPUT_BYTES)
 		return;
 	input->busy = true;
 	input->op.done = input_polled;
@@ -233,7 +234,6 @@ static void put_input(struct terminal *terminal, char byte)
 		return;
 	terminal->kept->input[end] = byte;
 	terminal->kept->input_used++;
-	terminal->kept->last_input = byte;
 }
 
 /* A byte that a person typed; true if it asks to leave. */
@@ -256,16 +256,12 @@ static bool typed(struct terminal *terminal, char byte)
 	return false;
 }
 
-/* The end of a pipe, as a terminal says it: ^D, and a second if a line is unfinished. */
 static void tell_end(struct terminal *terminal)
 {
 	if (!terminal->kept->input_ended || !terminal->eof_wanted)
 		return;
 	terminal->eof_wanted = false;
-	if (terminal->kept->last_input && terminal->kept->last_input != '\n')
-		put_input(terminal, END_OF_INPUT);
-	put_input(terminal, END_OF_INPUT);
-	terminal->kept->last_input = '\0';
+	terminal->eof_given = true;
 }
 
 static void end_input(struct terminal *terminal, const struct terminal_input *input)
@@ -286,10 +282,10 @@ static bool take_input(struct terminal *terminal, const struct terminal_input *i
 	bool leave = false;
 	ssize_t got;
 
-	if (!keys && terminal->kept->input_used > TERMINAL_INPUT_BYTES - END_ROOM - 1)
+	if (!keys && terminal->kept->input_used == TERMINAL_INPUT_BYTES)
 		return false;
 	if (!keys)
-		room = TERMINAL_INPUT_BYTES - terminal->kept->input_used - END_ROOM;
+		room = TERMINAL_INPUT_BYTES - terminal->kept->input_used;
 	got = read_bytes(input->fd, bytes, room);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
@@ -333,23 +329,52 @@ bool terminal_has_input(struct terminal *terminal)
 	bool has;
 
 	pthread_mutex_lock(&terminal->lock);
-	has = terminal->kept->input_used > 0 && !terminal->input_held;
+	has = (terminal->kept->input_used > 0 || terminal->eof_given) && !terminal->input_held;
 	pthread_mutex_unlock(&terminal->lock);
 	return has;
+}
+
+/* The end of a pipe, as a terminal says it: ^D, and one before that if a line is unfinished. */
+static bool give_end(struct terminal *terminal, char *to)
+{
+	if (!terminal->eof_given)
+		return false;
+	*to = END_OF_INPUT;
+	terminal->eof_given = terminal->line_length > 0;
+	terminal->line_length = 0;
+	return true;
+}
+
+/* What has to come before a byte, so that it is one like any to the guest; or 0. */
+static char prefix_of(const struct terminal *terminal, char byte)
+{
+	if (terminal->doubles_sysrq && byte == TERMINAL_SYSRQ)
+		return TERMINAL_SYSRQ;
+	return terminal->quotes && (byte == END_OF_INPUT || byte == QUOTE) ? QUOTE : 0;
 }
 
 /* With the lock held; false if there is no byte now. */
 static bool give_byte(struct terminal *terminal, char *to)
 {
 	struct terminal_kept *kept = terminal->kept;
+	char byte = kept->input[kept->input_start];
 
-	if (!kept->input_used || terminal->input_held)
+	if (terminal->input_held)
 		return false;
-	*to = kept->input[kept->input_start];
-	terminal->first_given =
-		terminal->doubles_sysrq && *to == TERMINAL_SYSRQ && !terminal->first_given;
-	if (terminal->first_given)
+	if (!kept->input_used)
+		return give_end(terminal, to);
+	if (terminal->quotes && terminal->line_length >= LINE_BYTES && !terminal->prefix_given) {
+		/* What there is of the line can be read; it goes on. */
+		*to = END_OF_INPUT;
+		terminal->line_length = 0;
 		return true;
+	}
+	*to = prefix_of(terminal, byte);
+	terminal->prefix_given = *to && !terminal->prefix_given;
+	if (terminal->prefix_given)
+		return true;
+	*to = byte;
+	terminal->line_length = byte == '\n' ? 0 : terminal->line_length + 1;
 	kept->input_start = (kept->input_start + 1) % TERMINAL_INPUT_BYTES;
 	kept->input_used--;
 	return true;
@@ -377,10 +402,11 @@ void terminal_hold_input(struct terminal *terminal)
 	pthread_mutex_unlock(&terminal->lock);
 }
 
-void terminal_release_input(struct terminal *terminal)
+void terminal_release_input(struct terminal *terminal, bool quoted)
 {
 	pthread_mutex_lock(&terminal->lock);
 	terminal->input_held = false;
+	terminal->quotes = quoted && !terminal->typed;
 	tell_end(terminal);
 	start_input(terminal);
 	pthread_mutex_unlock(&terminal->lock);
@@ -393,7 +419,8 @@ void terminal_double_sysrq(struct terminal *terminal, bool twice)
 {
 	pthread_mutex_lock(&terminal->lock);
 	terminal->doubles_sysrq = twice;
-	terminal->first_given = false;
+	terminal->prefix_given = false;
+	terminal->line_length = 0;
 	pthread_mutex_unlock(&terminal->lock);
 }
 
@@ -415,7 +442,8 @@ void terminal_hand_on(struct terminal *terminal)
 	terminal->input_ready = terminal->output_ready = NULL;
 	terminal->context = NULL;
 	terminal->output_short = false;
-	terminal->input_held = terminal->eof_wanted = false;
+	terminal->input_held = terminal->eof_wanted = terminal->eof_given = false;
+	terminal->quotes = false;
 	/* The guest before may have left anything. */
 	kept->input_start %= TERMINAL_INPUT_BYTES;
 	if (pending(kept) > TERMINAL_OUTPUT_BYTES)

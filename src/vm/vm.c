@@ -171,16 +171,16 @@ static void machine_ended(struct machine *machine, enum machine_end how, unsigne
 	vm_end(container_of(machine, struct vm, machine), ends[how], status);
 }
 
-static void machine_ready(struct machine *machine, bool ready)
+static void machine_ready(struct machine *machine, uint32_t ready)
 {
 	struct vm *vm = container_of(machine, struct vm, machine);
 
 	if (!vm->terminal)
 		return;
-	if (ready)
-		terminal_release_input(vm->terminal);
-	else
+	if (ready == KARMA_READY_NOT_YET)
 		terminal_hold_input(vm->terminal);
+	else
+		terminal_release_input(vm->terminal, ready == KARMA_READY_QUOTED);
 }
 
 static void machine_up(struct machine *machine)

@@ -93,7 +93,7 @@ static void use_terminal(uint8_t what)
 		terminal_hold_input(&terminal);
 		break;
 	case 2:
-		terminal_release_input(&terminal);
+		terminal_release_input(&terminal, what & 8);
 		break;
 	case 3:
 		terminal_write(&terminal, memory_at(DATA_AT, QUEUE_BYTES), QUEUE_BYTES);

@@ -65,11 +65,11 @@ static void machine_end(struct machine *of, enum machine_end how, unsigned statu
 	check(how == MACHINE_EXIT || status == 0);
 }
 
-static void ready(struct machine *of, bool is_ready)
+static void ready(struct machine *of, uint32_t is_ready)
 {
-	check(of == &machine);
+	check(of == &machine && is_ready <= KARMA_READY_QUOTED);
 	if (is_ready)
-		terminal_release_input(&terminal);
+		terminal_release_input(&terminal, is_ready == KARMA_READY_QUOTED);
 	else
 		terminal_hold_input(&terminal);
 }

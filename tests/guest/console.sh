@@ -26,7 +26,8 @@ test_input_from_a_pipe_reaches_the_command_and_ends() {
 }
 
 test_long_input_arrives_whole() {
-	seq 1 20000 >input
+	# Text, all bytes in any order, and one long line.
+	{ seq 1 20000; perl -e 'srand 1; print map { chr int rand 256 } 1 .. 30000; print "x" x 9000'; } >input
 	status=0
 	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" -- sha256sum \
 		<input >out 2>err || status=$?

@@ -117,7 +117,7 @@ static void record_end(struct machine *machine, enum machine_end how, unsigned s
 	sim->end_status = status;
 }
 
-static void record_ready(struct machine *machine, bool ready)
+static void record_ready(struct machine *machine, uint32_t ready)
 {
 	struct sim *sim = container_of(machine, struct sim, machine);
 

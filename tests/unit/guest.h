@@ -83,7 +83,7 @@ struct sim {
 	size_t console_length;
 	size_t console_takes; /* bytes of one write that the console takes at most */
 	unsigned ends, readies, ups;
-	bool ready;
+	uint32_t ready;
 	enum machine_end end;
 	unsigned end_status;
 

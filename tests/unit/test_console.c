@@ -506,7 +506,7 @@ START_TEST(held_input_comes_with_its_release)
 	start_held();
 	ck_assert_int_eq(write(to_guest[1], "uname\n", 6), 6);
 	assert_guest_gets("", 0);
-	terminal_release_input(&terminal);
+	terminal_release_input(&terminal, false);
 	assert_guest_gets_text("uname\n");
 }
 END_TEST
@@ -520,7 +520,7 @@ START_TEST(input_that_came_before_the_hold_comes_with_the_release)
 	listen_with(4, 64);
 	assert_guest_gets("", 0);
 	ck_assert_int_eq(write(to_guest[1], "late\n", 5), 5);
-	terminal_release_input(&terminal);
+	terminal_release_input(&terminal, false);
 	assert_guest_gets_text("early\nlate\n");
 }
 END_TEST
@@ -534,7 +534,7 @@ START_TEST(input_end_before_the_hold_is_told_with_the_release)
 	assert_guest_gets_text("all\n");
 	terminal_hold_input(&terminal);
 	assert_guest_gets("", 0);
-	terminal_release_input(&terminal);
+	terminal_release_input(&terminal, false);
 	assert_guest_gets_text(END_OF_INPUT);
 }
 END_TEST
@@ -543,7 +543,7 @@ START_TEST(release_without_hold_changes_nothing)
 {
 	start("stdio");
 	listen_with(4, 64);
-	terminal_release_input(&terminal);
+	terminal_release_input(&terminal, false);
 	ck_assert_int_eq(write(to_guest[1], "abc", 3), 3);
 	close(to_guest[1]);
 	assert_guest_gets_text("abc");
@@ -555,7 +555,7 @@ START_TEST(input_end_behind_a_line_is_one_end_of_file)
 	start_held();
 	ck_assert_int_eq(write(to_guest[1], "line\n", 5), 5);
 	close(to_guest[1]);
-	terminal_release_input(&terminal);
+	terminal_release_input(&terminal, false);
 	assert_guest_gets_text("line\n" END_OF_INPUT);
 }
 END_TEST
@@ -565,7 +565,7 @@ START_TEST(input_end_in_a_line_is_two_ends_of_file)
 	start_held();
 	ck_assert_int_eq(write(to_guest[1], "no line", 7), 7);
 	close(to_guest[1]);
-	terminal_release_input(&terminal);
+	terminal_release_input(&terminal, false);
 	assert_guest_gets_text("no line" END_OF_INPUT END_OF_INPUT);
 }
 END_TEST
@@ -574,7 +574,7 @@ START_TEST(empty_input_is_one_end_of_file)
 {
 	start_held();
 	close(to_guest[1]);
-	terminal_release_input(&terminal);
+	terminal_release_input(&terminal, false);
 	assert_guest_gets_text(END_OF_INPUT);
 }
 END_TEST
@@ -587,7 +587,7 @@ START_TEST(input_from_a_file_ends_too)
 	lseek(fd, 0, SEEK_SET);
 	dup2(fd, STDIN_FILENO);
 	start_held();
-	terminal_release_input(&terminal);
+	terminal_release_input(&terminal, false);
 	assert_guest_gets_text("script\n" END_OF_INPUT);
 }
 END_TEST
@@ -596,7 +596,7 @@ START_TEST(input_from_dev_null_is_one_end_of_file)
 {
 	dup2(open("/dev/null", O_RDONLY | O_CLOEXEC), STDIN_FILENO);
 	start_held();
-	terminal_release_input(&terminal);
+	terminal_release_input(&terminal, false);
 	assert_guest_gets_text(END_OF_INPUT);
 }
 END_TEST
@@ -639,6 +639,55 @@ START_TEST(control_o_comes_once_after_a_reset_between_the_two)
 }
 END_TEST
 
+static void start_quoted(void)
+{
+	start_held();
+	terminal_release_input(&terminal, true);
+}
+
+START_TEST(quoted_input_has_a_quote_before_what_ends_it)
+{
+	start_quoted();
+	ck_assert_int_eq(write(to_guest[1], "a\x04\x16\0b\n", 6), 6);
+	close(to_guest[1]);
+	assert_guest_gets("a\x16\x04\x16\x16\0b\n\x04", 9);
+}
+END_TEST
+
+START_TEST(quoted_input_in_a_line_has_two_ends)
+{
+	start_quoted();
+	ck_assert_int_eq(write(to_guest[1], "\x04", 1), 1);
+	close(to_guest[1]);
+	assert_guest_gets_text("\x16\x04\x04\x04");
+}
+END_TEST
+
+START_TEST(quoted_input_can_be_read_before_a_line_is_full)
+{
+	char lines[3000], want[3002];
+
+	start_quoted();
+	memset(lines, 'x', sizeof(lines));
+	memset(want, 'x', sizeof(want));
+	want[2048] = want[3001] = '\x04';
+	lines[2999] = want[3000] = '\n';
+	ck_assert_int_eq(write(to_guest[1], lines, sizeof(lines)), sizeof(lines));
+	close(to_guest[1]);
+	assert_guest_gets(want, sizeof(want));
+}
+END_TEST
+
+START_TEST(hold_ends_the_quoting)
+{
+	start_quoted();
+	terminal_hold_input(&terminal);
+	terminal_release_input(&terminal, false);
+	ck_assert_int_eq(write(to_guest[1], "\x16\x04", 2), 2);
+	assert_guest_gets_text("\x16\x04");
+}
+END_TEST
+
 static char input_text[LOTS];
 static size_t fed;
 
@@ -664,7 +713,7 @@ START_TEST(input_larger_than_all_buffers_arrives_whole)
 	for (size_t i = 0; i < sizeof(input_text); i++)
 		input_text[i] = 'A' + (i ^ i >> 7 ^ i >> 13) % 50;
 	start_held();
-	terminal_release_input(&terminal);
+	terminal_release_input(&terminal, false);
 	ck_assert_msg(sim_run_until(&sim, feed_and_listen, NULL), "the guest got %zu bytes",
 		collected_length);
 	ck_assert_uint_eq(collected_length, sizeof(input_text) + 2);
@@ -1160,6 +1209,10 @@ Suite *console_suite(void)
 		control_a_of_a_pipe_is_a_byte_like_any,
 		control_o_comes_twice_to_a_driver_that_wants_it_so,
 		control_o_comes_once_after_a_reset_between_the_two,
+		quoted_input_has_a_quote_before_what_ends_it,
+		quoted_input_in_a_line_has_two_ends,
+		quoted_input_can_be_read_before_a_line_is_full,
+		hold_ends_the_quoting,
 		input_larger_than_all_buffers_arrives_whole,
 		guest_that_does_not_listen_stops_the_writer,
 		receive_chain_without_room_comes_back_empty,

@@ -100,7 +100,7 @@ START_TEST(karma_is_found)
 	ck_assert_uint_eq(base->eax, KARMA_CPUID_ABI);
 	ck_assert_uint_eq(abi->eax, 1);
 	ck_assert_uint_eq(abi->ecx, KARMA_WINDOW_BASE);
-	ck_assert_uint_eq(abi->ebx, KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS);
+	ck_assert_uint_eq(abi->ebx, KARMA_FEATURES);
 }
 END_TEST
 

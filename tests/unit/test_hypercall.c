@@ -54,7 +54,7 @@ START_TEST(version_and_features)
 {
 	ck_assert_int_eq(raw(KARMA_WINDOW_BASE, KARMA_TAG, 0), 1);
 	ck_assert_int_eq(raw(KARMA_WINDOW_BASE + 0x1000, KARMA_TAG, 0),
-		KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS);
+		KARMA_FEATURES);
 	ck_assert_uint_eq(sim.counters.calls[KARMA_CALL_version], 1);
 	ck_assert_uint_eq(sim.counters.calls[KARMA_CALL_features], 1);
 	ck_assert_uint_eq(sim.counters.refused + sim.counters.unknown, 0);
@@ -250,10 +250,12 @@ START_TEST(ready_is_passed_on)
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 0, 0), 0);
 	ck_assert_uint_eq(sim.readies, 2);
 	ck_assert(!sim.ready);
-	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 2, 0), -EINVAL);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 3, 0), -EINVAL);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, 1, 1), -EINVAL);
 	ck_assert_uint_eq(sim.readies, 2);
 	ck_assert_uint_eq(sim.ups, 1);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_ready, KARMA_READY_QUOTED, 0), 0);
+	ck_assert_uint_eq(sim.ready, KARMA_READY_QUOTED);
 }
 END_TEST
 
