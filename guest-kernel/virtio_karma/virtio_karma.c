@@ -8,6 +8,7 @@
  *
  * Which way the guest ends:
  * - Power off: a sys-off handler ahead of the firmware's makes the power call.
+ * - Halt: a syscore shutdown makes that call, too, since a halted guest is of no more use.
  * - Restart: x86 runs no restart handlers, and machine_ops is not exported; so a restart-prepare
  *   handler makes the call.  Those run after device_shutdown(), for restarts proper and not for
  *   kexec.  A reboot notifier would run before device_shutdown().  Emergency restarts run none of
@@ -866,6 +867,8 @@ static void karma_shutdown(void)
 	const struct msi_msg none = {};
 	u32 i;
 
+	if (system_state == SYSTEM_HALT)
+		karma_call(KARMA_CALL_power, KARMA_POWER_OFF, 0);
 	if (system_state != SYSTEM_RESTART)
 		return;
 	karma_remove_watchdog();

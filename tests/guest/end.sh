@@ -34,6 +34,11 @@ test_poweroff_gives_0() {
 	expect_status 0
 }
 
+test_halt_gives_0() {
+	guest -- halt -f
+	expect_status 0
+}
+
 test_reboot_gives_0() {
 	guest -- reboot
 	expect_status 0
