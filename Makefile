@@ -550,7 +550,7 @@ install: all docs
 	install -D -m 755 guest-kernel/initramfs-tools/karma \
 		$(INSTALLED)/share/initramfs-tools/hooks/karma
 
-# What is the user's stays: /etc/karma, /var/lib/karma, and the user karma.
+# What is the user's stays: /etc/karma and /var/lib/karma.
 .PHONY: uninstall
 uninstall:
 	rm -f $(INSTALLED)/bin/karma \

@@ -16,10 +16,13 @@
 
 #define SYSTEM_DIRECTORY "/run/karma"
 #define SUFFIX ".sock"
+#define OWN_SOCKET "control.sock"
 #define BACKLOG 64
+#define DIRECTORIES 3
 
 struct directory {
 	char path[sizeof(((struct control_socket *)0)->path)];
+	uid_t user;	/* of its one guest; if there may be more: -1 */
 };
 
 bool control_name_is_valid(const char *name)
@@ -43,21 +46,49 @@ static bool own_runtime_directory(struct directory *directory)
 			(int)sizeof(directory->path);
 }
 
-/* Where this user's guests may be; the first is where a new one's socket goes.  How many. */
-static unsigned find_directories(struct directory directories[2])
+/* Where guests of several names may be; the first is where a new one's socket goes.  How many. */
+static unsigned find_shared(struct directory directories[2])
 {
 	unsigned count = own_runtime_directory(&directories[0]);
 
+	directories[0].user = directories[1].user = -1;
 	strcpy(directories[count].path, SYSTEM_DIRECTORY);
 	return count + (count == 0 || strcmp(directories[0].path, SYSTEM_DIRECTORY) != 0);
+}
+
+/* Made by a service manager for one guest, which has a user of its own, and for which root may look. */
+static bool find_own(const char *name, struct directory *directory)
+{
+	struct stat status;
+
+	if (snprintf(directory->path, sizeof(directory->path), SYSTEM_DIRECTORY "/%s", name) >=
+			(int)sizeof(directory->path) ||
+		lstat(directory->path, &status) < 0 || !S_ISDIR(status.st_mode))
+		return false;
+	directory->user = status.st_uid;
+	return status.st_uid == geteuid() || geteuid() == 0;
+}
+
+/* Where a guest of that name may be, likewise. */
+static unsigned find_directories(const char *name, struct directory directories[DIRECTORIES])
+{
+	struct directory own;
+	bool there = find_own(name, &own), first = there && own.user == geteuid();
+	unsigned count = find_shared(directories + first);
+
+	if (there)
+		directories[first ? 0 : count] = own;
+	return count + there;
 }
 
 static int socket_address(
 	const struct directory *directory, const char *name, struct sockaddr_un *address)
 {
+	bool own = directory->user != (uid_t)-1;
+
 	*address = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	if (snprintf(address->sun_path, sizeof(address->sun_path), "%s/%s" SUFFIX, directory->path,
-		    name) >= (int)sizeof(address->sun_path))
+	if (snprintf(address->sun_path, sizeof(address->sun_path), "%s/%s%s", directory->path,
+		    own ? OWN_SOCKET : name, own ? "" : SUFFIX) >= (int)sizeof(address->sun_path))
 		return -ENAMETOOLONG;
 	return 0;
 }
@@ -130,14 +161,14 @@ static const char *reason(int error)
 	}
 }
 
-/* Make it if need be; nobody else may put anything there. */
+/* Make it if need be, with a way to the directories in it; nobody else may put anything there. */
 static int open_directory(const struct directory *directory)
 {
 	const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 	struct stat status;
 	int fd = open(directory->path, flags);
 
-	if (fd < 0 && errno == ENOENT && (mkdir(directory->path, 0700) == 0 || errno == EEXIST))
+	if (fd < 0 && errno == ENOENT && (mkdir(directory->path, 0711) == 0 || errno == EEXIST))
 		fd = open(directory->path, flags);
 	if (fd < 0)
 		return -errno;
@@ -206,8 +237,8 @@ static int listen_in(struct control_socket *socket, const char *name,
 
 int control_listen(struct control_socket *socket, const char *name, bool quiet)
 {
-	struct directory directories[2];
-	unsigned count = find_directories(directories);
+	struct directory directories[DIRECTORIES];
+	unsigned count = find_directories(name, directories);
 	int result;
 
 	socket->fd = -1;
@@ -277,21 +308,31 @@ static int connect_in(const struct directory *directory, const char *name)
 	return result;
 }
 
+/* Who listens there may not be who we take it for: in its own directory, a guest may put anything. */
+static bool is_trusted(const struct directory *directory, const struct ucred *peer)
+{
+	if (directory->user != (uid_t)-1)
+		return peer->uid == directory->user;
+	return peer->uid == geteuid() || peer->uid == 0 || geteuid() == 0;
+}
+
 int control_connect(const char *name, pid_t *pid)
 {
-	struct directory directories[2];
-	unsigned count = find_directories(directories);
+	struct directory directories[DIRECTORIES];
+	unsigned count = find_directories(name, directories), i;
 	struct ucred peer;
 	socklen_t length = sizeof(peer);
 	int result = -ENOENT;
 
-	for (unsigned i = 0; i < count && result == -ENOENT; i++)
+	for (i = 0; i < count; i++) {
 		result = connect_in(&directories[i], name);
+		if (result != -ENOENT)
+			break;
+	}
 	if (result < 0)
 		return result;
-	/* Who listens there may not be who we take it for. */
 	if (getsockopt(result, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0 ||
-		(peer.uid != geteuid() && peer.uid != 0 && geteuid() != 0)) {
+		!is_trusted(&directories[i], &peer)) {
 		close(result);
 		return -EPERM;
 	}
@@ -322,6 +363,15 @@ static int add_name(struct list *list, const char *name, size_t length)
 	return 0;
 }
 
+static bool has_own_socket(const char *name)
+{
+	struct directory directory;
+	struct sockaddr_un address;
+
+	return control_name_is_valid(name) && find_own(name, &directory) &&
+		socket_address(&directory, name, &address) == 0 && access(address.sun_path, F_OK) == 0;
+}
+
 static int list_directory(const struct directory *directory, struct list *list)
 {
 	DIR *stream = opendir(directory->path);
@@ -334,10 +384,12 @@ static int list_directory(const struct directory *directory, struct list *list)
 	while (result == 0 && (entry = readdir(stream))) {
 		size_t length = strlen(entry->d_name);
 
-		if (length <= strlen(SUFFIX) || length - strlen(SUFFIX) > CONTROL_NAME_MAX ||
-			strcmp(entry->d_name + length - strlen(SUFFIX), SUFFIX) != 0)
+		if (length > strlen(SUFFIX) && strcmp(entry->d_name + length - strlen(SUFFIX), SUFFIX) == 0)
+			length -= strlen(SUFFIX);
+		else if (!has_own_socket(entry->d_name))
 			continue;
-		result = add_name(list, entry->d_name, length - strlen(SUFFIX));
+		if (length <= CONTROL_NAME_MAX)
+			result = add_name(list, entry->d_name, length);
 	}
 	closedir(stream);
 	return result;
@@ -351,7 +403,7 @@ static int compare_names(const void *one, const void *other)
 int control_list(char (**names)[CONTROL_NAME_MAX + 1])
 {
 	struct directory directories[2];
-	unsigned count = find_directories(directories);
+	unsigned count = find_shared(directories);
 	struct list list = { 0 };
 	size_t kept = 0;
 

@@ -27,5 +27,5 @@ make_systemd_root() {
 test_systemd_starts_and_stops_guests() {
 	make_systemd_root
 	"$KARMA_ROOT/tests/systemd/boot" root "$KARMA_ROOT/tests/systemd/guests" \
-		start kill stop wrong security
+		start users kill stop wrong security
 }

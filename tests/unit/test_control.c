@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 /* Before Check, which has a macro fail(). */
 #include "karma/log.h"
@@ -983,6 +984,70 @@ START_TEST(a_directory_that_others_can_write_is_not_used)
 }
 END_TEST
 
+#define UNIT_USER 61234
+
+/* A supervisor that a service manager has started as a user of the guest's own. */
+static pid_t start_supervisor(const char *name, struct control_socket *socket)
+{
+	int ready[2];
+	char byte;
+	pid_t pid;
+
+	ck_assert_int_eq(pipe(ready), 0);
+	pid = fork();
+	if (pid == 0) {
+		bool good = setresgid(UNIT_USER, UNIT_USER, UNIT_USER) == 0 &&
+			setresuid(UNIT_USER, UNIT_USER, UNIT_USER) == 0 && control_listen(socket, name, false) == 0;
+
+		if (!good || write(ready[1], "", 1) != 1)
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	close(ready[1]);
+	ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	return pid;
+}
+
+START_TEST(a_guest_with_a_user_of_its_own_has_a_directory_of_its_own)
+{
+	struct control_socket socket, root;
+	char name[32], directory[64], path[80];
+	pid_t pid, found;
+	int fd;
+
+	/* To make that directory, and become that user. */
+	if (geteuid() != 0)
+		return;
+	snprintf(name, sizeof(name), "unit-%d", (int)getpid());
+	snprintf(directory, sizeof(directory), "/run/karma/%s", name);
+	snprintf(path, sizeof(path), "%s/control.sock", directory);
+	ck_assert(mkdir("/run/karma", 0711) == 0 || errno == EEXIST);
+	ck_assert_int_eq(mkdir(directory, 0700), 0);
+	ck_assert_int_eq(chown(directory, UNIT_USER, UNIT_USER), 0);
+	pid = start_supervisor(name, &socket);
+	ck_assert_int_eq(access(path, F_OK), 0);
+	ck_assert(is_listed(name));
+	fd = control_connect(name, &found);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(found, pid);
+	close(fd);
+	ck_assert_int_eq(control_listen(&root, name, false), -EADDRINUSE);
+	/* It leads root to another's guest. */
+	ck_assert_int_eq(control_listen(&root, "unit-root", false), 0);
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(symlink(root.path, path), 0);
+	ck_assert_int_eq(control_connect(name, &found), -EPERM);
+	control_unlisten(&root);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	ck_assert_int_eq(unlink(path), 0);
+	ck_assert_int_eq(rmdir(directory), 0);
+	rmdir("/run/karma");
+}
+END_TEST
+
 Suite *control_suite(void)
 {
 	Suite *suite = suite_create("control");
@@ -1024,6 +1089,7 @@ Suite *control_suite(void)
 	tcase_add_loop_test(names, nothing_is_taken_away_but_a_socket, 0, 5);
 	tcase_add_test(names, a_console_takes_the_place_of_a_dead_one_of_ours_alone);
 	tcase_add_test(names, a_directory_that_others_can_write_is_not_used);
+	tcase_add_test(names, a_guest_with_a_user_of_its_own_has_a_directory_of_its_own);
 	suite_add_tcase(suite, names);
 	return suite;
 }
