@@ -883,7 +883,7 @@ static void karma_shutdown(void)
 	}
 }
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+#ifdef KARMA_SYSCORE_HAS_DATA
 static void karma_syscore_shutdown(void *data)
 {
 	karma_shutdown();
