@@ -3,8 +3,8 @@
  * Fuzz what a kernel or initrd file holds: boot_load() takes any bytes and never crashes.
  *
  * The first byte says what the rest is, or is made to look like: a file of any kind, a bzImage, an
- * ELF file; or what is packed in a bzImage, or would be when that is unpacked.  Every rejected file
- * costs a message: run it with -close_fd_mask=2.
+ * ELF file; or what is packed in a bzImage, or would be when that is unpacked, of x86-64 or of i386.
+ * Every rejected file costs a message: run it with -close_fd_mask=2.
  */
 #include <dirent.h>
 #include <elf.h>
@@ -33,6 +33,7 @@ enum kind {
 	KIND_ELF,
 	KIND_PAYLOAD,
 	KIND_PACKED_ELF,
+	KIND_PACKED_ELF32,
 	KINDS,
 };
 
@@ -58,7 +59,7 @@ static void write_at(int fd, uint64_t offset, const void *from, size_t size)
 	check(pwrite(fd, from, size, offset) == (ssize_t)size);
 }
 
-static void write_payload(int fd, const void *payload, size_t size)
+static void write_payload(int fd, const void *payload, size_t size, bool i386)
 {
 	const struct setup_header header = {
 		.setup_sects = SETUP_BYTES / 512 - 1,
@@ -69,7 +70,7 @@ static void write_payload(int fd, const void *payload, size_t size)
 		.version = 0x020f,
 		.loadflags = LOADED_HIGH,
 		.initrd_addr_max = 0x7fffffff,
-		.xloadflags = XLF_KERNEL_64,
+		.xloadflags = i386 ? 0 : XLF_KERNEL_64,
 		.cmdline_size = 2047,
 		.payload_offset = PAYLOAD_OFFSET,
 		.payload_length = size,
@@ -83,7 +84,7 @@ static void write_payload(int fd, const void *payload, size_t size)
 }
 
 /* By gzip, stored as it is. */
-static void write_packed_elf(int fd, const uint8_t *data, size_t size)
+static void write_packed_elf(int fd, const uint8_t *data, size_t size, bool i386)
 {
 	static uint8_t elf[FILE_BYTES_MAX + EI_NIDENT], packed[sizeof(elf) + 4 * KIB];
 	static struct libdeflate_compressor *compressor;
@@ -92,18 +93,20 @@ static void write_packed_elf(int fd, const uint8_t *data, size_t size)
 		compressor = libdeflate_alloc_compressor(0);
 	memcpy(elf, data, size);
 	memcpy(elf, elf_magic, EI_NIDENT);
+	if (i386)
+		elf[EI_CLASS] = ELFCLASS32;
 	size = libdeflate_gzip_compress(
 		compressor, elf, size < EI_NIDENT ? EI_NIDENT : size, packed, sizeof(packed));
 	check(size > 0);
-	write_payload(fd, packed, size);
+	write_payload(fd, packed, size, i386);
 }
 
 static void write_file(int fd, enum kind kind, const uint8_t *data, size_t size)
 {
-	if (kind == KIND_PACKED_ELF) {
-		write_packed_elf(fd, data, size);
+	if (kind == KIND_PACKED_ELF || kind == KIND_PACKED_ELF32) {
+		write_packed_elf(fd, data, size, kind == KIND_PACKED_ELF32);
 	} else if (kind == KIND_PAYLOAD) {
-		write_payload(fd, data, size);
+		write_payload(fd, data, size, false);
 	} else {
 		write_at(fd, 0, data, size);
 		if (kind == KIND_BZIMAGE)
