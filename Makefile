@@ -150,7 +150,7 @@ TINY := $(patsubst tests/guest/tiny/%.S,$(BUILD)/test/tiny/%,$(wildcard tests/gu
 
 # What tests put something of their own in the place of.
 TEST_WRAPS := clock_gettime statx pwritev2 io_ring_readv io_ring_writev io_ring_can_chain io_ring_datasync io_ring_fallocate \
-	boot_unpack
+	boot_unpack getrandom
 
 # $(1): name, $(2): flags: the unit tests, with all parts of karma, built that way.
 define unit_test
@@ -458,6 +458,7 @@ FUZZ_OBJECTS := $(patsubst %.c,$(BUILD)/test/obj-fuzz/%.o,$(PARTS) tests/fuzz/gu
 # What a fuzzer puts something of its own in the place of.
 $(BUILD)/test/fuzz_passt: FUZZ_WRAPS := socketpair posix_spawnp
 $(BUILD)/test/fuzz_options: FUZZ_WRAPS := getent
+$(BUILD)/test/fuzz_boot: FUZZ_WRAPS := getrandom
 
 $(BUILD)/test/obj-fuzz/%.o: %.c Makefile
 	@mkdir -p $(@D)

@@ -126,6 +126,9 @@ struct boot_options {
 int boot_load(
 	struct guest_memory *memory, const struct boot_options *options, struct boot_entry *entry);
 
+/* Whether a kernel's command line has a word, or, if name ends with =, one that begins like that. */
+bool boot_has_option(const char *cmdline, const char *name);
+
 /* What a release may consist of, since it becomes part of a path; it doesn't begin with a dot. */
 #define BOOT_RELEASE_CHARACTERS \
 	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+~-"

@@ -127,6 +127,20 @@ static int load_kernel(const struct guest_memory *memory, const struct boot_kern
 	return fail_foreign(&kernel->file, head, size);
 }
 
+/* As the kernel's own cmdline_find_option_bool(). */
+bool boot_has_option(const char *cmdline, const char *name)
+{
+	size_t length = strlen(name);
+	bool has_value = name[length - 1] == '=';
+
+	for (const char *at = cmdline; (at = strstr(at, name)); at += length) {
+		if ((at == cmdline || (uint8_t)at[-1] <= ' ') &&
+			(has_value || (uint8_t)at[length] <= ' '))
+			return true;
+	}
+	return false;
+}
+
 uint64_t boot_memory_hint(uint64_t end, uint64_t initrd_bytes)
 {
 	/* Linux unpacks the initrds while they are still there, and most are packed to a third or so. */
@@ -272,11 +286,14 @@ static int write_params(const struct guest_memory *memory, const struct boot_ima
 int boot_load(
 	struct guest_memory *memory, const struct boot_options *options, struct boot_entry *entry)
 {
-	struct boot_image image = { .initrd_bytes = initrd_total(options) };
-	struct boot_initrd initrd = { 0 };
+	__attribute__((cleanup(initrd_close))) struct boot_initrd initrd = { 0 };
+	struct boot_image image = { .cmdline = options->cmdline };
 	int result;
 
-	result = load_kernel(memory, options->kernel, &image);
+	result = initrd_open(options, &initrd);
+	image.initrd_bytes = initrd.size;
+	if (result == 0)
+		result = load_kernel(memory, options->kernel, &image);
 	if (result == 0)
 		result = initrd_load(memory, options, &image, &initrd);
 	if (result == 0)

@@ -329,10 +329,54 @@ int elf_load(
 	return 0;
 }
 
+/* Of what is loaded; false, and told later, if that can't be. */
+static bool find_extent(const struct program_headers *table, struct kaslr *kaslr)
+{
+	uint64_t start = UINT64_MAX, last = 0, end;
+
+	for (size_t i = 0; i < table->count; i++) {
+		const Elf64_Phdr *segment = &table->header[i];
+
+		if (!is_loaded(segment))
+			continue;
+		if (__builtin_add_overflow(segment->p_paddr, segment->p_memsz, &end))
+			return false;
+		start = segment->p_paddr < start ? segment->p_paddr : start;
+		last = end > last ? end : last;
+	}
+	if (start >= last)
+		return false;
+	kaslr->start = start;
+	kaslr->size = last - start;
+	return true;
+}
+
+/* Where the file ends as an ELF file: the section headers are its last part. */
+static uint64_t find_end(const Elf64_Ehdr *elf)
+{
+	uint64_t end;
+
+	return __builtin_add_overflow(elf->e_shoff, elf->e_shnum * sizeof(Elf64_Shdr), &end) ? UINT64_MAX
+											      : end;
+}
+
+static int load_moved(const struct guest_memory *memory, const struct boot_file *file,
+	struct program_headers *table, struct kaslr *kaslr, struct boot_image *image)
+{
+	int result;
+
+	for (size_t i = 0; i < table->count; i++)
+		table->header[i].p_paddr += kaslr->physical;
+	image->entry += kaslr->physical;
+	result = load_segments(memory, file, table, image);
+	return result == 0 ? kaslr_relocate(kaslr, memory, file) : result;
+}
+
 int elf_load_unpacked(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image)
 {
 	struct program_headers table = { 0 };
+	struct kaslr kaslr = { 0 };
 	Elf64_Ehdr elf;
 	int result;
 
@@ -342,7 +386,12 @@ int elf_load_unpacked(
 	if (!in_a_segment(&table, elf.e_entry))
 		return fail_entry(file, elf.e_entry);
 	image->entry = elf.e_entry;
-	return load_segments(memory, file, &table, image);
+	if (find_extent(&table, &kaslr))
+		result = kaslr_choose(&kaslr, memory, file, find_end(&elf), image);
+	if (result == 0)
+		result = load_moved(memory, file, &table, &kaslr, image);
+	free(kaslr.words);
+	return result;
 }
 
 int elf_write_params(const struct guest_memory *memory, const struct boot_initrd *initrd)

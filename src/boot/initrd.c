@@ -20,60 +20,40 @@
 #define CPIO_HEADER_BYTES 110u
 #define CPIO_TRAILER "TRAILER!!!"
 
-struct initrd_files {
-	struct boot_file *file;
-	size_t count;
-};
-
 /* For sizes that are known not to wrap. */
 static uint64_t padded(uint64_t size)
 {
 	return (size + ARCHIVE_ALIGN - 1) & ~(ARCHIVE_ALIGN - 1ull);
 }
 
-static void close_files(struct initrd_files *files)
+void initrd_close(struct boot_initrd *initrd)
 {
-	for (size_t i = 0; i < files->count; i++)
-		boot_file_close(&files->file[i]);
-	free(files->file);
+	for (size_t i = 0; i < initrd->count; i++)
+		boot_file_close(&initrd->files[i]);
+	free(initrd->files);
 }
 
-uint64_t initrd_total(const struct boot_options *options)
-{
-	uint64_t bytes = options->extra_cpio_size;
-	struct stat status;
-
-	for (size_t i = 0; i < options->initrd_count; i++) {
-		if (stat(options->initrds[i], &status) == 0 &&
-			__builtin_add_overflow(bytes, (uint64_t)status.st_size, &bytes))
-			return UINT64_MAX;
-	}
-	return bytes;
-}
-
-/* Open all before any is read: where they go depends on the size of all. */
-static int open_files(
-	const struct boot_options *options, struct initrd_files *files, uint64_t *total)
+int initrd_open(const struct boot_options *options, struct boot_initrd *initrd)
 {
 	if (options->initrd_count > 0) {
-		files->file = calloc(options->initrd_count, sizeof(*files->file));
-		if (!files->file)
+		initrd->files = calloc(options->initrd_count, sizeof(*initrd->files));
+		if (!initrd->files)
 			return fail(-ENOMEM, "initrd: no memory for %zu of them: give fewer",
 				options->initrd_count);
 	}
 	for (size_t i = 0; i < options->initrd_count; i++) {
-		struct boot_file *file = &files->file[files->count++];
+		struct boot_file *file = &initrd->files[initrd->count++];
 		uint64_t size;
 		int result = boot_file_open(file, "initrd", options->initrds[i]);
 
 		if (result < 0)
 			return result;
 		if (!align_up(file->size, ARCHIVE_ALIGN, &size) ||
-			__builtin_add_overflow(*total, size, total))
+			__builtin_add_overflow(initrd->size, size, &initrd->size))
 			return fail(
 				-EFBIG, "initrd %s: is too big: give a smaller one", file->path);
 	}
-	if (__builtin_add_overflow(*total, options->extra_cpio_size, total))
+	if (__builtin_add_overflow(initrd->size, options->extra_cpio_size, &initrd->size))
 		return fail(-EFBIG, "initrd: the initrds are too big together: give smaller ones");
 	return 0;
 }
@@ -87,15 +67,18 @@ static bool place(uint64_t size, uint64_t floor, uint64_t ceiling, uint64_t *add
 	return *address >= floor;
 }
 
-static int find_place(const struct guest_memory *memory, const struct boot_image *image,
-	const struct initrd_files *files, struct boot_initrd *initrd)
+uint64_t initrd_ceiling(const struct guest_memory *memory, const struct boot_image *image)
 {
-	const char *name = files->count > 0 ? files->file[0].path : "of Karma's own";
-	const char *others = files->count > 1 ? " with those after it" : "";
-	uint64_t ceiling = memory->low_size, room, needed;
+	return image->initrd_max < memory->low_size ? image->initrd_max + 1 : memory->low_size;
+}
 
-	if (image->initrd_max < ceiling)
-		ceiling = image->initrd_max + 1;
+static int find_place(const struct guest_memory *memory, const struct boot_image *image,
+	struct boot_initrd *initrd)
+{
+	const char *name = initrd->count > 0 ? initrd->files[0].path : "of Karma's own";
+	const char *others = initrd->count > 1 ? " with those after it" : "";
+	uint64_t ceiling = initrd_ceiling(memory, image), room, needed;
+
 	if (place(initrd->size, image->end, ceiling, &initrd->address))
 		return 0;
 	if (image->initrd_above_4g && place(initrd->size, GUEST_HOLE_END,
@@ -120,20 +103,17 @@ static int find_place(const struct guest_memory *memory, const struct boot_image
 int initrd_load(const struct guest_memory *memory, const struct boot_options *options,
 	const struct boot_image *image, struct boot_initrd *initrd)
 {
-	__attribute__((cleanup(close_files))) struct initrd_files files = { 0 };
 	uint64_t at;
 	int result;
 
-	*initrd = (struct boot_initrd){ 0 };
-	result = open_files(options, &files, &initrd->size);
-	if (result < 0 || initrd->size == 0)
-		return result;
-	result = find_place(memory, image, &files, initrd);
+	if (initrd->size == 0)
+		return 0;
+	result = find_place(memory, image, initrd);
 	if (result < 0)
 		return result;
 	at = initrd->address;
-	for (size_t i = 0; i < files.count; i++) {
-		const struct boot_file *file = &files.file[i];
+	for (size_t i = 0; i < initrd->count; i++) {
+		const struct boot_file *file = &initrd->files[i];
 
 		result = boot_file_load(file, 0, memory, at, file->size);
 		if (result < 0)

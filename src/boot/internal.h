@@ -26,10 +26,11 @@ int boot_file_load(const struct boot_file *file, uint64_t offset, const struct g
 
 /* A kernel that was put into guest memory, and what its format says about the rest. */
 struct boot_image {
+	const char *cmdline;        /* given, as initrd_bytes */
 	enum boot_protocol protocol;
 	uint64_t entry;
 	uint64_t end;               /* the first address behind what the kernel takes */
-	uint64_t initrd_bytes;      /* what is to come behind it, as far as can be told before it is opened */
+	uint64_t initrd_bytes;      /* what is to come behind it */
 	uint64_t initrd_max;        /* the last address that an initrd may take in low RAM */
 	bool initrd_above_4g;       /* or it may lie in high RAM */
 	uint64_t cmdline_max;       /* bytes, without the NUL */
@@ -40,6 +41,8 @@ struct boot_image {
 struct boot_initrd {
 	uint64_t address;
 	uint64_t size;
+	struct boot_file *files;
+	size_t count;
 };
 
 /* Whether a kernel can be there at all: 0, or a negative errno with a message printed, as for all below. */
@@ -93,10 +96,31 @@ int elf_load(
  */
 int elf_load_unpacked(
 	const struct guest_memory *memory, const struct boot_file *file, struct boot_image *image);
+/* A kernel that is moved to a random address (kaslr.c), and the relocations that this takes. */
+struct kaslr {
+	uint64_t start, size;		/* where it is linked to be, in physical memory */
+	uint64_t physical, shift;	/* how far it is moved there, and in virtual memory */
+	uint32_t *words;		/* malloc'ed */
+	size_t count;
+};
+
+/*
+ * How far to move a kernel whose start and size are set and whose relocations are in file from offset on;
+ * nowhere without such.  -EBADMSG as elf_load_unpacked().
+ */
+int kaslr_choose(struct kaslr *kaslr, const struct guest_memory *memory, const struct boot_file *file,
+	uint64_t offset, struct boot_image *image);
+/* With the kernel in guest memory. */
+int kaslr_relocate(const struct kaslr *kaslr, const struct guest_memory *memory,
+	const struct boot_file *file);
+
 int elf_write_params(const struct guest_memory *memory, const struct boot_initrd *initrd);
 
-/* The size of all initrds for a hint: what can't be told counts nothing, and is told by initrd_load(). */
-uint64_t initrd_total(const struct boot_options *options);
+/* Open all before any is read: where they and the kernel go depends on the size of all. */
+int initrd_open(const struct boot_options *options, struct boot_initrd *initrd);
+void initrd_close(struct boot_initrd *initrd);
+/* Where initrds end at most in low RAM. */
+uint64_t initrd_ceiling(const struct guest_memory *memory, const struct boot_image *image);
 int initrd_load(const struct guest_memory *memory, const struct boot_options *options,
 	const struct boot_image *image, struct boot_initrd *initrd);
 

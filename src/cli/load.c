@@ -23,24 +23,13 @@
 
 #define RELEASE_BYTES 128
 
-static bool has_word(const char *text, const char *word)
-{
-	size_t length = strlen(word);
-
-	for (const char *at = text; (at = strstr(at, word)); at += length) {
-		if (at == text || at[-1] == ' ')
-			return true;
-	}
-	return false;
-}
-
 /* malloc'ed; NULL if memory is short. */
 static char *make_cmdline(const struct run_options *options)
 {
 	const char *root = "";
 	char *cmdline;
 
-	if (options->disk_count && !has_word(options->cmdline, "root="))
+	if (options->disk_count && !boot_has_option(options->cmdline, "root="))
 		root = options->disks[0].read_only ? " root=/dev/vda ro" : " root=/dev/vda rw";
 	if (asprintf(&cmdline, "%s%s%s%s", CMDLINE, root, options->cmdline[0] ? " " : "",
 		    options->cmdline) < 0)

@@ -3,8 +3,8 @@
  * Fuzz what a kernel or initrd file holds: boot_load() takes any bytes and never crashes.
  *
  * The first byte says what the rest is, or is made to look like: a file of any kind, a bzImage, an
- * ELF file; or what is packed in a bzImage, or would be when that is unpacked, of x86-64 or of i386.
- * Every rejected file costs a message: run it with -close_fd_mask=2.
+ * ELF file; or what is packed in a bzImage, or would be when that is unpacked, of x86-64 or of i386, with its
+ * relocations.  Every rejected file costs a message: run it with -close_fd_mask=2.
  */
 #include <dirent.h>
 #include <elf.h>
@@ -54,6 +54,18 @@ static const uint8_t elf_magic[EI_NIDENT] = {
 	EV_CURRENT,
 };
 
+/* The same for the same input; by --wrap. */
+static uint64_t next_number;
+ssize_t __wrap_getrandom(void *to, size_t size, unsigned flags);
+
+ssize_t __wrap_getrandom(void *to, size_t size, unsigned flags)
+{
+	(void)flags;
+	for (size_t i = 0; i < size / sizeof(next_number); i++, next_number++)
+		memcpy((uint8_t *)to + i * sizeof(next_number), &next_number, sizeof(next_number));
+	return size;
+}
+
 static void write_at(int fd, uint64_t offset, const void *from, size_t size)
 {
 	check(pwrite(fd, from, size, offset) == (ssize_t)size);
@@ -70,6 +82,8 @@ static void write_payload(int fd, const void *payload, size_t size, bool i386)
 		.version = 0x020f,
 		.loadflags = LOADED_HIGH,
 		.initrd_addr_max = 0x7fffffff,
+		.kernel_alignment = 2 * MIB,
+		.relocatable_kernel = 1,
 		.xloadflags = i386 ? 0 : XLF_KERNEL_64,
 		.cmdline_size = 2047,
 		.payload_offset = PAYLOAD_OFFSET,
@@ -196,6 +210,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size > FILE_BYTES_MAX)
 		return 0;
+	next_number = size;
 	check(fd >= 0 &&
 		guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }) == 0);
 	if (size > 0)

@@ -29,11 +29,24 @@ test_initramfs_is_found_by_the_kernels_release() {
 }
 
 test_memory_beyond_the_hole() {
-	guest --memory 5G -- sh -c 'grep MemTotal /proc/meminfo; cat /proc/iomem'
+	guest --memory 5G --cmdline nokaslr -- \
+		sh -c 'grep MemTotal /proc/meminfo; cat /proc/iomem; grep " _text$" /proc/kallsyms'
 	expect_status 0
 	total=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' out)
 	[ "$total" -gt $((4800 * 1024)) ] || die "MemTotal is $total kB"
 	expect_in out "^100000000-17fffffff : System RAM"
+	expect_in out '^ffffffff81000000 T _text'
+}
+
+test_kernels_are_at_random_addresses() {
+	# As the command line has no nokaslr; each with its virtual and its physical address.
+	for run in 1 2; do
+		guest -- sh -c 'grep " _text$" /proc/kallsyms; grep "Kernel code" /proc/iomem'
+		expect_status 0
+		expect_in out '^ffffffff[89ab][0-9a-f]*00000 T _text$'
+		mv out out.$run
+	done
+	! cmp -s out.1 out.2 || die "twice at the same addresses: $(cat out.1)"
 }
 
 test_too_little_memory_is_told() {

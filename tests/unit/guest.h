@@ -40,6 +40,7 @@ Suite *watchdog_suite(void);
 Suite *getent_suite(void);
 Suite *notify_suite(void);
 Suite *unpack_suite(void);
+Suite *kaslr_suite(void);
 Suite *limit_suite(void);
 Suite *file_suite(void);
 Suite *direct_suite(void);

@@ -54,7 +54,7 @@ int main(void)
 		load_suite,
 		watchdog_suite,
 		notify_suite,
-		unpack_suite,
+		unpack_suite, kaslr_suite,
 		limit_suite,
 		file_suite,
 		direct_suite,
