@@ -192,6 +192,7 @@ static int check_segments(const struct guest_memory *memory, const struct boot_f
 		result = check_segment(file, table, i);
 		if (result < 0)
 			return result;
+		image->bytes += segment->p_memsz;
 		if (segment->p_paddr + segment->p_memsz > image->end)
 			image->end = segment->p_paddr + segment->p_memsz;
 	}

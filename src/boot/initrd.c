@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Put initrds into guest memory, one after the other, and build small ones in memory. */
+#include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -15,6 +16,9 @@
  * Documentation/driver-api/early-userspace/buffer-format.rst.
  */
 #define ARCHIVE_ALIGN 4u
+
+/* Of zeroes, which deflate packs best. */
+#define GZIP_RATIO_MAX 1032u
 
 /* "newc" of the same document: a magic, and 13 fields of 8 hexadecimal digits. */
 #define CPIO_HEADER_BYTES 110u
@@ -100,6 +104,57 @@ static int find_place(const struct guest_memory *memory, const struct boot_image
 		boot_memory_hint(image->end, initrd->size));
 }
 
+/* What Linux takes for an archive, packed or not: lib/decompress.c and init/initramfs.c there. */
+static const char *const magics[] = { "070701", "070702", "\x1f\x8b", "\xfd" "7zXZ", "\x28\xb5\x2f\xfd",
+	"\x02\x21\x4c\x18", "BZh", "\x89LZO", "\x5d" };
+
+/* At least so many bytes; 0 if nobody knows.  gzip alone tells the size, at its end, if nothing is behind. */
+static uint64_t unpacked_bytes(const struct boot_file *file)
+{
+	uint8_t head[8] = { 0 };
+	uint32_t told;
+	size_t i = 0;
+
+	if (file->size < sizeof(head) || pread(file->fd, head, sizeof(head), 0) != sizeof(head))
+		return 0;
+	while (i < ARRAY_SIZE(magics) && memcmp(head, magics[i], strlen(magics[i])) != 0)
+		i++;
+	if (i == ARRAY_SIZE(magics))
+		return 0;
+	if (head[0] != 0x1f ||
+		pread(file->fd, &told, sizeof(told), (off_t)(file->size - sizeof(told))) != sizeof(told))
+		return file->size;
+	told = le32toh(told);
+	return told > file->size && told / GZIP_RATIO_MAX < file->size ? told : file->size;
+}
+
+/*
+ * The initrds and what they are unpacked to are in memory at once.  That goes to a tmpfs of half of the
+ * memory that the kernel leaves, unless the command line has it otherwise, and what does not fit is lost.
+ */
+static int check_unpacked(const struct guest_memory *memory, const struct boot_image *image,
+	const struct boot_initrd *initrd)
+{
+	bool whole = boot_has_option(image->cmdline, "root=") ||
+		boot_has_option(image->cmdline, "rootfstype=") ||
+		boot_has_option(image->cmdline, "initramfs_options=");
+	uint64_t kept = image->bytes + initrd->size, unpacked = 0, room;
+
+	for (size_t i = 0; i < initrd->count; i++)
+		unpacked += unpacked_bytes(&initrd->files[i]);
+	room = kept < memory->size ? memory->size - kept : 0;
+	if (!whole)
+		room /= 2;
+	if (unpacked <= room)
+		return 0;
+	return fail(-ENOMEM,
+		"initrd %s: takes %" PRIu64 " MiB or more%s when it is unpacked, but a guest of %" PRIu64
+		" MiB has room for %" PRIu64 " MiB of that: give --memory %" PRIu64 "M or more",
+		initrd->files[0].path, to_mib(unpacked), initrd->count > 1 ? " with those after it" : "",
+		to_mib(memory->size), (uint64_t)(room / MIB),
+		boot_memory_hint(kept + (whole ? unpacked : 2 * unpacked), 0));
+}
+
 int initrd_load(const struct guest_memory *memory, const struct boot_options *options,
 	const struct boot_image *image, struct boot_initrd *initrd)
 {
@@ -109,6 +164,8 @@ int initrd_load(const struct guest_memory *memory, const struct boot_options *op
 	if (initrd->size == 0)
 		return 0;
 	result = find_place(memory, image, initrd);
+	if (result == 0)
+		result = check_unpacked(memory, image, initrd);
 	if (result < 0)
 		return result;
 	at = initrd->address;

@@ -29,6 +29,7 @@ struct boot_image {
 	const char *cmdline;        /* given, as initrd_bytes */
 	enum boot_protocol protocol;
 	uint64_t entry;
+	uint64_t bytes;             /* that it keeps, if that is known */
 	uint64_t end;               /* the first address behind what the kernel takes */
 	uint64_t initrd_bytes;      /* what is to come behind it */
 	uint64_t initrd_max;        /* the last address that an initrd may take in low RAM */

@@ -23,7 +23,10 @@
 
 #define RELEASE_BYTES 128
 
-/* malloc'ed; NULL if memory is short. */
+/*
+ * malloc'ed; NULL if memory is short.  The initramfs learns from it that there is a command, since that comes
+ * last and is lost where all that comes before does not fit into the guest's memory.
+ */
 static char *make_cmdline(const struct run_options *options)
 {
 	const char *root = "";
@@ -31,8 +34,8 @@ static char *make_cmdline(const struct run_options *options)
 
 	if (options->disk_count && !boot_has_option(options->cmdline, "root="))
 		root = options->disks[0].read_only ? " root=/dev/vda ro" : " root=/dev/vda rw";
-	if (asprintf(&cmdline, "%s%s%s%s", CMDLINE, root, options->cmdline[0] ? " " : "",
-		    options->cmdline) < 0)
+	if (asprintf(&cmdline, "%s%s%s%s%s", CMDLINE, root, options->command ? " karma.command" : "",
+		    options->cmdline[0] ? " " : "", options->cmdline) < 0)
 		return NULL;
 	return cmdline;
 }

@@ -58,6 +58,21 @@ test_too_little_memory_is_told() {
 	expect_status 0
 }
 
+test_initramfs_that_does_not_fit_is_told() {
+	mkdir big
+	truncate -s 60M big/zeroes
+	(cd big && find . | cpio --quiet -o -H newc) >big.cpio
+	# gzip tells the size, xz does not where Karma looks.
+	gzip -1 <big.cpio >big.gz
+	xz -0 --check=crc32 <big.cpio >big.xz
+	guest --memory 128M --initrd big.gz -- true
+	expect_status 125
+	expect_in err 'takes 6[0-9] MiB or more with those after it when it is unpacked.*give --memory [0-9]+M or more'
+	guest --memory 128M --initrd big.xz -- true
+	expect_status 123
+	expect_in out 'does not fit into the guest.s memory, and the COMMAND is lost'
+}
+
 test_elf_vmlinux_boots_by_pvh() {
 	# The kernel that is packed into the bzImage: setup_sects and payload_offset say where.
 	sectors=$(od -An -tu1 -j $((0x1f1)) -N 1 "$KARMA_KERNEL")

@@ -771,6 +771,59 @@ START_TEST(initrd_fills_what_is_left)
 }
 END_TEST
 
+/* A file of that size that begins and ends as an archive does. */
+static void write_archive(const char *magic, uint64_t size, uint32_t told)
+{
+	cleanup_fd int fd = -1;
+
+	write_sparse(initrd_path, size);
+	fd = open(initrd_path, O_WRONLY | O_CLOEXEC);
+	ck_assert_int_eq(pwrite(fd, magic, strlen(magic), 0), (ssize_t)strlen(magic));
+	ck_assert_int_eq(pwrite(fd, &told, sizeof(told), size - sizeof(told)), sizeof(told));
+}
+
+/* A tmpfs takes half of the memory that kernel and initrds leave, a ramfs all of it. */
+START_TEST(initrd_that_has_no_room_unpacked)
+{
+	static const char *const packed[] = { "\xfd" "7zXZ", "\x28\xb5\x2f\xfd", "\x02\x21\x4c\x18",
+		"BZh9", "\x89LZO", "\x5d" };
+	const char *initrds[] = { initrd_path };
+	struct boot_options options = { .initrds = initrds, .initrd_count = 1 };
+	struct boot_entry entry;
+
+	resize_guest(64 * MIB);
+	write_file(kernel_path, image, make_bzimage());
+	/* As large as itself: a third of the memory is the most. */
+	write_archive("070701", 21 * MIB, 0);
+	ck_assert_int_eq(load(&options, &entry), 0);
+	write_archive("070701", 22 * MIB, 0);
+	expect_failure(&options, -ENOMEM, initrd_path,
+		"takes 22 MiB or more when it is unpacked, but a guest of 64 MiB has room for 21 MiB of that: "
+		"give --memory 84M");
+	for (size_t i = 0; i < ARRAY_SIZE(packed); i++) {
+		write_archive(packed[i], 22 * MIB, 0);
+		expect_failure(&options, -ENOMEM, initrd_path, "when it is unpacked");
+	}
+	/* gzip tells its size, if that can be. */
+	write_archive("\x1f\x8b", MIB, 31 * MIB);
+	ck_assert_int_eq(load(&options, &entry), 0);
+	write_archive("\x1f\x8b", MIB, 32 * MIB);
+	expect_failure(&options, -ENOMEM, initrd_path, "takes 32 MiB or more");
+	write_archive("\x1f\x8b", 64 * KIB, 1024 * MIB);
+	ck_assert_int_eq(load(&options, &entry), 0);
+	/* All of memory. */
+	options.cmdline = "root=/dev/vda";
+	write_archive("\x1f\x8b", MIB, 62 * MIB);
+	ck_assert_int_eq(load(&options, &entry), 0);
+	write_archive("\x1f\x8b", MIB, 64 * MIB);
+	expect_failure(&options, -ENOMEM, initrd_path, "takes 64 MiB or more");
+	/* What is no archive goes nowhere. */
+	options.cmdline = NULL;
+	write_archive("nothing", 30 * MIB, 0);
+	ck_assert_int_eq(load(&options, &entry), 0);
+}
+END_TEST
+
 START_TEST(initrd_address_limit)
 {
 	const char *initrds[] = { initrd_path };
@@ -1183,6 +1236,7 @@ Suite *boot_suite(void)
 		release_lies,
 		initrds_are_joined,
 		memory_for_the_kernel_counts_the_initrds,
+		initrd_that_has_no_room_unpacked,
 		initrd_fills_what_is_left,
 		initrd_address_limit,
 		initrd_above_4g,

@@ -250,6 +250,8 @@ START_TEST(initramfs_is_found_by_the_release_of_an_elf_kernel)
 	write_at(initramfs_path, "initramfs", 9, 0);
 	ck_assert_int_eq(load(&options), 0);
 	ck_assert_uint_eq(loaded_modules(), 1);
+	/* So that the initramfs knows if it was lost. */
+	ck_assert_str_eq(loaded_cmdline(), FIXED_CMDLINE " karma.command");
 }
 END_TEST
 
