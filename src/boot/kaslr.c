@@ -29,14 +29,17 @@ static bool names_places(const char *cmdline)
 		boot_has_option(cmdline, "crashkernel=");
 }
 
-/* By the setup header: section "kernel_alignment" of Linux Documentation/arch/x86/boot.rst. */
+/*
+ * By the setup header: section "kernel_alignment" of Linux Documentation/arch/x86/boot.rst.  Not an i386
+ * kernel, which has another table and one address for both.
+ */
 static bool may_be_moved(const struct boot_image *image)
 {
 	const struct setup_header *header = &image->header;
 	uint64_t align = header->kernel_alignment;
 
-	return header->relocatable_kernel && align >= ALIGN_MIN && (align & (align - 1)) == 0 &&
-		!boot_has_option(image->cmdline, "nokaslr");
+	return image->protocol == BOOT_LINUX64 && header->relocatable_kernel && align >= ALIGN_MIN &&
+		(align & (align - 1)) == 0 && !boot_has_option(image->cmdline, "nokaslr");
 }
 
 static int read_words(struct kaslr *kaslr, const struct boot_file *file, uint64_t offset)
