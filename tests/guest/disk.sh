@@ -263,10 +263,10 @@ test_an_image_in_use_is_refused() {
 	expect_status 125
 	expect_in err "in use by another guest"
 	# By itself, it isn't another.
-	truncate -s 1M twice
+	truncate -s 1M twice base
 	ln -s twice link
-	for disks in "twice --disk link" "twice,ro --disk twice" "twice,overlay=twice" \
-		"disk,ro,overlay=one --disk twice,overlay=link"; do
+	for disks in "twice --disk link" "twice,ro --disk twice" "twice,overlay=link" \
+		"base,overlay=one --disk twice,overlay=one"; do
 		# shellcheck disable=SC2086 # several words are meant
 		guest --disk $disks -- true
 		expect_status 125
