@@ -19,6 +19,8 @@ struct process {
 	int answers;		/* eventfd: an order was served, as the report has it */
 };
 
+#define PROCESS_NONE ((struct process){ .pidfd = -1, .orders = { -1, -1 }, .answers = -1 })
+
 /*
  * As fork(), in a sandbox that is still to be closed.  0 in the new process; a negative errno with a
  * message printed.  In both process_order() and process_wait() may be called.

@@ -41,13 +41,21 @@ static enum unpack_end unpack(const struct boot_kernel *kernel, int out, const s
 	return boot_unpack(&unpacking);
 }
 
-static int wait_for_unpacker(const struct boot_kernel *kernel, pid_t pid, bool *whole)
+/* Signals and clients are served meanwhile: it takes a second or so, and a minute at most. */
+static int wait_for_unpacker(struct run *run, pid_t pid, int pidfd, bool *whole)
 {
-	const char *path = kernel->file.path;
+	const char *path = run->kernel.file.path;
+	bool unwanted;
 	int status;
 
+	run_supervise(run, pidfd, run->timeout_at);
+	unwanted = run->leaving || passed(run->timeout_at);
+	if (unwanted)
+		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
+	if (unwanted)
+		return -ECANCELED;
 	*whole = WIFEXITED(status) && WEXITSTATUS(status) == UNPACK_DONE;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == UNPACK_DAMAGED)
 		return fail(-ENOEXEC, "kernel %s: what is packed in it can't be unpacked: the file is damaged; "
@@ -64,8 +72,9 @@ static int wait_for_unpacker(const struct boot_kernel *kernel, pid_t pid, bool *
 	return 0;
 }
 
-static int unpack_into_cache(struct boot_kernel *kernel, const struct run *run)
+static int unpack_into_cache(struct run *run)
 {
+	struct boot_kernel *kernel = &run->kernel;
 	struct sandbox sandbox = run->sandbox;
 	char unfinished[BOOT_CACHE_NAME];
 	cleanup_fd int out = boot_cache_begin(kernel, unfinished), pidfd = -1;
@@ -80,7 +89,7 @@ static int unpack_into_cache(struct boot_kernel *kernel, const struct run *run)
 	if (pid == 0)
 		syscall(SYS_exit_group, unpack(kernel, out, &sandbox, run->options.memory.size));
 	if (pid > 0)
-		result = wait_for_unpacker(kernel, pid, &whole);
+		result = wait_for_unpacker(run, pid, pidfd, &whole);
 	if (out >= 0)
 		boot_cache_end(kernel, unfinished, out, whole);
 	return result;
@@ -93,6 +102,6 @@ int run_open_kernel(struct run *run)
 
 	/* Whatever else goes wrong, the guest can unpack its kernel by itself. */
 	if (result == 0 && kernel->cache >= 0 && !kernel->is_known && boot_unpack_can(kernel))
-		result = unpack_into_cache(kernel, run);
+		result = unpack_into_cache(run);
 	return result;
 }

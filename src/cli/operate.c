@@ -43,7 +43,7 @@ static void tell_status(void *context, struct control_status *status)
 
 	*status = (struct control_status){
 		.pid = run->pid,
-		.restarting = run->starts > 1 || !run->process_runs,
+		.restarting = run->starts > 1 || (run->starts > 0 && !run->process_runs),
 		.stopping = run->leaving,
 		.cpus = run->options.cpus,
 		.memory = run->options.memory.size,
@@ -67,6 +67,7 @@ static void stop(void *context, bool force)
 	bool asked = run->leaving;
 
 	run->leaving = true;
+	run->left_by = SIGTERM;
 	notify_stopping(&run->notify, run->options.grace);
 	if (!run->process_runs)
 		return;

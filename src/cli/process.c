@@ -14,22 +14,18 @@
 #include "karma/process.h"
 #include "karma/util.h"
 
-static const struct process none = {
-	.pidfd = -1, .orders = { -1, -1 }, .answers = -1,
-};
-
 static void close_all(struct process *process)
 {
 	int *const fds[] = { &process->pidfd, &process->orders[0], &process->orders[1], &process->answers };
 
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
 		close_fd(fds[i]);
-	*process = none;
+	*process = PROCESS_NONE;
 }
 
 static int open_all(struct process *process)
 {
-	*process = none;
+	*process = PROCESS_NONE;
 	if (pipe2(process->orders, O_CLOEXEC | O_NONBLOCK) < 0)
 		return fail(-errno, "pipe: %s: raise the limit of open files (ulimit -n)",
 			strerror(errno));

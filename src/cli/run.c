@@ -319,10 +319,11 @@ static void pass_on_signal(struct run *run)
 	/* It has been asked already; the second is one that ends it by force. */
 	if (number == SIGTERM && run->stopping)
 		run->stopping = false;
-	else if (number)
+	else if (number && run->process_runs)
 		process_signal(&run->process, number);
 	if (number && number != SIGWINCH) {
 		run->leaving = true;
+		run->left_by = number;
 		notify_stopping(&run->notify, run->options.grace);
 	}
 }
@@ -347,21 +348,19 @@ static void give_up(const struct run *run, int error)
 	fail(error, "can't wait for what happens: %s: the guest is killed: see the limit of open files "
 		    "(ulimit -n), and the host's memory",
 		strerror(-error));
-	process_kill(&run->process);
+	if (run->process_runs)
+		process_kill(&run->process);
 }
 
-/*
- * What the guest's process, signals and clients want, until that process ends; if there is none, until then
- * (milliseconds()), unless a signal comes before.
- */
-waiting_place static void supervise(struct run *run, int64_t until)
+waiting_place void run_supervise(struct run *run, int pidfd, int64_t until)
 {
 	struct pollfd watched[SUPERVISOR_POLLS];
 	struct pollfd *const notify = watched + 4, *const control = notify + NOTIFY_EVENTS;
 	struct pollfd *const nbd = control + CONTROL_POLLS;
-	bool trimmed = false;
+	/* What comes between two starts, or before the first, is no long wait. */
+	bool trimmed = !run->process_runs;
 
-	watched[0] = (struct pollfd){ .fd = run->process.pidfd, .events = POLLIN };
+	watched[0] = (struct pollfd){ .fd = pidfd, .events = POLLIN };
 	watched[1] = (struct pollfd){ .fd = run->signal_fd, .events = POLLIN };
 	watched[2] = (struct pollfd){ .fd = run->process.answers, .events = POLLIN };
 	watched[3] = (struct pollfd){ .fd = run->networks.links_fd, .events = POLLIN };
@@ -370,7 +369,7 @@ waiting_place static void supervise(struct run *run, int64_t until)
 		int timeout = sooner(control_timeout(&run->control), notify_timeout(&run->notify));
 
 		timeout = sooner(timeout, nbd_servers_timeout());
-		if (!run->process_runs)
+		if (until)
 			timeout = sooner(timeout, milliseconds_until(until));
 		notify_watch(&run->notify, notify);
 		nbd_servers_watch(nbd);
@@ -387,7 +386,7 @@ waiting_place static void supervise(struct run *run, int64_t until)
 			give_up(run, -errno);
 			return;
 		}
-		trimmed = false;
+		trimmed = !run->process_runs;
 		if (watched[1].revents)
 			pass_on_signal(run);
 		if (watched[2].revents) {
@@ -400,7 +399,7 @@ waiting_place static void supervise(struct run *run, int64_t until)
 			process_order(&run->process, &(struct process_order){ .kind = ORDER_ALIVE });
 		control_serve(&run->control, control, clients);
 		nbd_servers_serve(nbd);
-	} while (run->process_runs ? !watched[0].revents : !run->leaving && !passed(until));
+	} while (!watched[0].revents && (run->process_runs || (!run->leaving && !passed(until))));
 }
 
 void run_tell_timeout(const struct run *run)
@@ -420,7 +419,7 @@ static void pause_before_restart(struct run *run)
 	run->told_of_pause = true;
 	if (run->timeout_at && run->timeout_at < earliest)
 		earliest = run->timeout_at;
-	supervise(run, earliest);
+	run_supervise(run, -1, earliest);
 }
 
 /* Whether another start follows; else *status is the supervisor's own. */
@@ -435,6 +434,17 @@ static bool is_started_anew(struct run *run, int *status)
 		return false;
 	}
 	return !run->leaving;
+}
+
+/* The status of a guest that was not started; why is told. */
+static int status_of_none(const struct run *run)
+{
+	if (run->leaving)
+		return STATUS_SIGNAL + run->left_by;
+	if (!passed(run->timeout_at))
+		return STATUS_FAILURE;
+	run_tell_timeout(run);
+	return STATUS_TIMEOUT;
 }
 
 /* The supervisor, from a start to its end: the status, and whether there is to be another. */
@@ -452,7 +462,7 @@ static int run_once(struct run *run, bool *again)
 	if (pid < 0) {
 		nbd_servers_close();
 		boot_kernel_close(&run->kernel);
-		return STATUS_FAILURE;
+		return status_of_none(run);
 	}
 	/* All that it has made ends with it. */
 	if (pid == 0)
@@ -460,7 +470,7 @@ static int run_once(struct run *run, bool *again)
 	boot_kernel_close(&run->kernel);
 	run->starts++;
 	operate_started(run);
-	supervise(run, 0);
+	run_supervise(run, run->process.pidfd, 0);
 	operate_ended(run);
 	nbd_servers_close();
 	status = process_wait(&run->process, STATUS_FAILURE);
@@ -499,20 +509,28 @@ static int run_guest(struct run *run)
 	return status;
 }
 
-int command_run(int argc, char **argv)
+void run_init(struct run *run)
 {
-	struct run run = {
+	*run = (struct run){
 		.notify = NOTIFY_NONE,
 		.networks = { .links_fd = -1 },
+		.process = PROCESS_NONE,
+		.kernel = BOOT_KERNEL_NONE,
 		.signal_fd = -1,
 		.pid = getpid(),
 		.parent = getppid(),
 		.tty = find_tty(),
 	};
+	control_init(&run->control, NULL, NULL, NULL, NULL, NULL);
+}
+
+int command_run(int argc, char **argv)
+{
+	struct run run;
 	int status = STATUS_FAILURE;
 	int result;
 
-	control_init(&run.control, NULL, NULL, NULL, NULL, NULL);
+	run_init(&run);
 	log_keep();
 	result = run_options_parse(&run.options, argc, argv);
 	if (result == 0 && run.options.help) {

@@ -63,6 +63,7 @@ struct run {
 	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
 	int64_t trim_at;		/* of the guest's process */
 	bool leaving;			/* a signal wants us to end: no more starts */
+	int left_by;			/* its number */
 	bool stopping;			/* by the control socket, and no SIGTERM has come since */
 
 	/* Made anew for each start, in a process of its own. */
@@ -112,6 +113,16 @@ static inline bool passed(int64_t moment)
 {
 	return moment && milliseconds() >= moment;
 }
+
+/* Nothing is there yet but what the user named. */
+void run_init(struct run *run);
+
+/*
+ * In the supervisor: serve what the guest's process, signals and clients want, until the process of that pidfd
+ * ends.  If the guest's does not run, also no longer than until then (milliseconds(); 0: for ever), and than to
+ * a signal.
+ */
+void run_supervise(struct run *run, int pidfd, int64_t until);
 
 /* For a guest that --timeout ends. */
 void run_tell_timeout(const struct run *run);

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <zstd.h>
@@ -40,6 +41,7 @@ static uint8_t kernel[KERNEL_BYTES];
 static uint8_t packed[2 * KERNEL_BYTES];
 static size_t packed_size;
 static struct run run;
+static struct run_kept kept;
 static struct boot_file *const unpacked = &run.kernel.unpacked;
 
 /* Called in the process that unpacks, when it may do nothing else any more; by --wrap. */
@@ -188,7 +190,8 @@ static const char *cached(size_t count)
 static void setup(void)
 {
 	instead = NULL;
-	run.kernel = BOOT_KERNEL_NONE;
+	run_init(&run);
+	run.kept = &kept;
 	run.options.kernel = bzimage_path;
 	run.options.memory.size = GUEST_BYTES;
 	ck_assert_ptr_nonnull(mkdtemp(directory));
@@ -314,6 +317,39 @@ START_TEST(who_crashes_the_unpacking_is_told)
 	cached(0);
 	instead = NULL;
 	ck_assert(take());
+}
+END_TEST
+
+static void hang(void)
+{
+	for (;;)
+		;
+}
+
+START_TEST(an_unpacking_is_ended_by_the_timeout)
+{
+	instead = hang;
+	run.timeout_at = milliseconds() + 1;
+	ck_assert_int_eq(run_open_kernel(&run), -ECANCELED);
+	cached(0);
+}
+END_TEST
+
+START_TEST(an_unpacking_is_ended_by_a_signal)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	ck_assert_int_eq(sigprocmask(SIG_BLOCK, &set, NULL), 0);
+	run.signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	ck_assert_int_eq(raise(SIGTERM), 0);
+	instead = hang;
+	ck_assert_int_eq(run_open_kernel(&run), -ECANCELED);
+	ck_assert(run.leaving);
+	ck_assert_int_eq(run.left_by, SIGTERM);
+	cached(0);
+	close(run.signal_fd);
 }
 END_TEST
 
@@ -657,6 +693,8 @@ Suite *unpack_suite(void)
 		a_changed_kernel_does_not_find_the_old,
 		what_is_larger_than_the_guest_is_left_to_it,
 		who_crashes_the_unpacking_is_told,
+		an_unpacking_is_ended_by_the_timeout,
+		an_unpacking_is_ended_by_a_signal,
 		who_takes_over_the_unpacking_may_open_nothing,
 		a_cache_without_room_is_no_fault_of_the_kernel,
 		what_is_no_elf_file_is_left_to_the_guest,
