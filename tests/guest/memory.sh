@@ -81,7 +81,7 @@ test_memory_of_huge_pages() {
 }
 
 test_too_few_huge_pages_are_told() {
-	guest --memory 1024G,hugepages=on -- true
+	guest --memory 512G,hugepages=on -- true
 	expect_status 125
-	expect_in err "needs 524288 huge pages .* run .sysctl vm.nr_hugepages=[0-9]+. as root"
+	expect_in err "needs 262144 huge pages .* run .sysctl vm.nr_hugepages=[0-9]+. as root"
 }

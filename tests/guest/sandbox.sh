@@ -97,13 +97,13 @@ test_root_can_run_a_guest_in_a_control_group() {
 	[ "$(id -u)" = 0 ] || skip "needs to be root"
 	local groups=/sys/fs/cgroup
 	[ -w $groups/cgroup.procs ] || { mkdir groups; groups=$PWD/groups; mount -t cgroup2 none groups; }
-	mkdir "$groups/karma-test"
-	start_guest --cgroup "$groups/karma-test" --kernel "$TINY/hang"
+	mkdir "$groups/karma-test-own"
+	start_guest --cgroup "$groups/karma-test-own" --kernel "$TINY/hang"
 	wait_for hanging 20
-	grep -qx "$(guest_process)" "$groups/karma-test/cgroup.procs" || die "it is not in there"
+	grep -qx "$(guest_process)" "$groups/karma-test-own/cgroup.procs" || die "it is not in there"
 	kill -INT "$guest_pid"
 	end_guest
-	rmdir "$groups/karma-test"
+	rmdir "$groups/karma-test-own"
 	expect_status 130
 	tiny hang --cgroup "$groups/none-of-that-name"
 	expect_status 125
