@@ -123,7 +123,7 @@ $(BUILD)/obj/%.o: %.c Makefile
 	$(Q)$(CC) $(KARMA_CPPFLAGS) $(FORTIFY) $(CPPFLAGS) $(LIB_CFLAGS) $(CFLAGS) $(KARMA_CFLAGS) \
 		-MMD -MP -c -o $@ $<
 
--include $(OBJECTS:.o=.d)
+-include $(OBJECTS:.o=.d) $(addprefix $(BUILD)/obj/tests/,takeover/takeover.d control/idle.d)
 
 # The tables of system calls, as filters.
 FILTERS := $(BUILD)/gen/filters.h
