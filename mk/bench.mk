@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Benchmarks, beside QEMU's microvm and fio.
+
+BENCH_TOOLS := $(addprefix $(BUILD)/bench/,init launch first-run.so karma-start)
+
+$(BUILD)/bench/init: tests/bench/init.S
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack -o $@ $<
+
+$(BUILD)/bench/launch: tests/bench/launch.c Makefile mk/bench.mk
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
+
+$(BUILD)/bench/request-response: tests/bench/request-response.c Makefile mk/bench.mk
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
+
+$(BUILD)/bench/first-run.so: tests/bench/first-run.c Makefile mk/bench.mk
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -shared -fPIC -o $@ $<
+
+$(BUILD)/bench/first-run.o: tests/bench/first-run.c Makefile mk/bench.mk
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -DFIRST_RUN_WRAP -c -o $@ $<
+
+# Karma as it is, but for what tells its CPU time at the first KVM_RUN.
+$(BUILD)/bench/karma-start: $(OBJECTS) $(BUILD)/bench/first-run.o
+	$(call say,LINK  $@)
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(PROGRAM_LDFLAGS) $(LDFLAGS) \
+		-Wl,--wrap=ioctl,--wrap=sandbox_fork,--wrap=kvm_open,--wrap=cpu_has_virtualization,--wrap=elf_load,--wrap=bzimage_load,--wrap=initrd_load \
+		-o $@ $^ $(LIB_LDLIBS)
+
+# The devices and what is below them, and a guest in the place of KVM.
+$(BUILD)/bench/backend: tests/bench/backend.c $(PARTS:%.c=$(BUILD)/obj/%.o) Makefile mk/bench.mk
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(LIB_CFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -o $@ \
+		$(filter %.c %.o,$^) $(LDFLAGS) $(LIB_LDLIBS)
+
+.PHONY: bench-tools
+bench-tools: $(BENCH_TOOLS)
+
+# Side by side with QEMU's microvm, in the soft host where this machine has no KVM that works.
+# Nothing but the results on stdout; BENCH has options of each, such as --json.
+.PHONY: bench bench-boot bench-block bench-net bench-smp bench-backend
+bench:
+	$(Q)$(MAKE) -s --no-print-directory bench-boot
+	$(Q)$(MAKE) -s --no-print-directory bench-block
+	$(Q)$(MAKE) -s --no-print-directory bench-net
+	$(Q)$(MAKE) -s --no-print-directory bench-smp
+	$(Q)$(MAKE) -s --no-print-directory bench-backend
+
+bench-boot:
+	$(Q)scripts/dependencies soft >&2
+	$(Q)$(MAKE) -s all bench-tools >&2
+	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	kernel=$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release && \
+	set -- $(BENCH) $$kernel $(wildcard $(BUILD)/guest/bzImage) && \
+	export KARMA=$(abspath $(BUILD)/karma) && \
+	if [ -t 2 ]; then export KARMA_BENCH_PROGRESS=1; fi && \
+	KARMA_BENCH_NATIVE=$$(tests/bench/boot --native "$$@") && export KARMA_BENCH_NATIVE && \
+	scripts/soft-host --auto --env KARMA=$$KARMA -- tests/bench/boot "$$@"
+
+# $(1): a benchmark that takes a kernel, $(2): options of the soft host.
+bench_with_kernel = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	scripts/soft-host --auto $(2) --env KARMA=$(abspath $(BUILD)/karma) -- tests/bench/$(1) $(BENCH) \
+		$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release
+
+bench-block:
+	$(Q)scripts/dependencies bench >&2
+	$(Q)$(MAKE) -s all guest >&2
+	$(call bench_with_kernel,block,--memory 4096)
+
+bench-net:
+	$(Q)scripts/dependencies bench >&2
+	$(Q)$(MAKE) -s all guest $(BUILD)/bench/request-response >&2
+	$(call bench_with_kernel,net,--cpus 1 --memory 4096)
+
+bench-smp:
+	$(Q)scripts/dependencies soft >&2
+	$(Q)$(MAKE) -s all guest >&2
+	$(call bench_with_kernel,smp,)
+
+# Needs no KVM, and so no soft host.
+bench-backend:
+	$(Q)scripts/dependencies bench >&2
+	$(Q)$(MAKE) -s $(BUILD)/bench/backend >&2
+	$(Q)KARMA_BENCH_TOOLS=$(abspath $(BUILD)/bench) tests/bench/backend $(BENCH)
