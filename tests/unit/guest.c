@@ -15,10 +15,23 @@
 #define ALLOC_START 0x100000ull
 #define SECOND 1000000000ll
 
+TCase *add_case(Suite *suite, const char *name, SFun set_up, SFun tear_down, double seconds,
+	const TTest *const *tests, size_t count)
+{
+	TCase *tcase = tcase_create(name);
+
+	tcase_add_checked_fixture(tcase, set_up, tear_down);
+	tcase_set_timeout(tcase, seconds);
+	for (size_t i = 0; i < count; i++)
+		tcase_add_test(tcase, tests[i]);
+	suite_add_tcase(suite, tcase);
+	return tcase;
+}
+
 /* Of the monotonic clock that the code under test sees: how far ahead it is, or where it stands. */
 static _Atomic int64_t clock_ahead, clock_stands_at;
 
-/* The linker puts this in the place of clock_gettime(): see Makefile. */
+/* The linker puts this in the place of clock_gettime(): see mk/tests.mk. */
 int __real_clock_gettime(clockid_t clock, struct timespec *time);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *time);
 

@@ -51,6 +51,13 @@ Suite *nbd_suite(void);
 Suite *passt_suite(void);
 Suite *control_suite(void);
 
+/*
+ * A case of a suite: its tests run in processes of their own, between set_up() and tear_down(), for so many
+ * seconds at most. Several files may each add tests to a case of the same name.
+ */
+TCase *add_case(Suite *suite, const char *name, SFun set_up, SFun tear_down, double seconds,
+	const TTest *const *tests, size_t count);
+
 #define SIM_MEMORY (16 * MIB)
 #define SIM_RING_ENTRIES 64
 #define SIM_CONSOLE_BYTES 16384

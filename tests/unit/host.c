@@ -10,7 +10,7 @@
 bool (*sim_host)(struct host_call *call);
 uint32_t sim_direct_unit;
 
-/* The linker puts these in the places of the functions in their names: see Makefile. */
+/* The linker puts these in the places of the functions in their names: see mk/tests.mk. */
 ssize_t __real_pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 ssize_t __wrap_pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 int __real_statx(int fd, const char *path, int flags, unsigned mask, struct statx *status);
