@@ -1,51 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * The cache of unpacked kernels: what goes in, what is taken from it, whom it does not trust; and the process
- * that unpacks.
- */
-#include <check.h>
-#include <elf.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <glob.h>
-#include <libdeflate.h>
+/* Unpacking the kernel in a bzImage, in a process of its own. */
 #include <lzma.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
-#include <time.h>
 #include <zstd.h>
 
-#include "../../src/boot/internal.h"
-#include "../../src/cli/run.h"
-#include "guest.h"
+#include "unpack_fixture.h"
 
-#define SETUP_BYTES 1024u
-#define PAYLOAD_OFFSET 0x400u	/* in the code behind that */
-#define PACKED_AT 0x1200000u
-#define GUEST_BYTES (32 * MIB)
-#define KERNEL_BYTES 300000u
-#define BLOCK 0x10000u
-#define SEGMENT 0x1000000u
-#define SEGMENT_OFFSET 0x1000u
-#define SEGMENT_BYTES 0x30000u	/* several blocks */
-#define ENTRY (SEGMENT + 0x40)
-
-static char directory[] = "/tmp/karma-unpack-XXXXXX";
-static char cache[64], bzimage_path[64];
-static uint8_t kernel[KERNEL_BYTES];
-static uint8_t packed[2 * KERNEL_BYTES];
-static size_t packed_size;
-static struct run run;
-static struct run_kept kept;
-static struct boot_file *const unpacked = &run.kernel.unpacked;
-
-/* Called in the process that unpacks, when it may do nothing else any more; by --wrap. */
-static void (*instead)(void);
+void (*instead)(void);
 enum unpack_end __real_boot_unpack(struct unpacking *unpacking);
 enum unpack_end __wrap_boot_unpack(struct unpacking *unpacking);
 
@@ -54,38 +17,6 @@ enum unpack_end __wrap_boot_unpack(struct unpacking *unpacking)
 	if (instead)
 		instead();
 	return __real_boot_unpack(unpacking);
-}
-
-/* An ELF file with one segment, and much that does not pack well behind. */
-static void make_kernel(void)
-{
-	Elf64_Ehdr elf = {
-		.e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
-		.e_type = ET_EXEC,
-		.e_machine = EM_X86_64,
-		.e_entry = ENTRY,
-		.e_phoff = sizeof(elf),
-		.e_phentsize = sizeof(Elf64_Phdr),
-		.e_phnum = 1,
-	};
-	Elf64_Phdr segment = { .p_type = PT_LOAD, .p_offset = SEGMENT_OFFSET, .p_paddr = SEGMENT,
-		.p_filesz = SEGMENT_BYTES, .p_memsz = SEGMENT_BYTES };
-
-	for (size_t i = 0; i < sizeof(kernel); i++)
-		kernel[i] = i * i >> 5;
-	memcpy(kernel, &elf, sizeof(elf));
-	memcpy(kernel + sizeof(elf), &segment, sizeof(segment));
-}
-
-static void pack_gzip(void)
-{
-	struct libdeflate_compressor *compressor = libdeflate_alloc_compressor(1);
-
-	ck_assert_ptr_nonnull(compressor);
-	packed_size = libdeflate_gzip_compress(compressor, kernel, sizeof(kernel), packed,
-		sizeof(packed));
-	ck_assert_uint_gt(packed_size, 0);
-	libdeflate_free_compressor(compressor);
 }
 
 static void pack_xz(void)
@@ -106,50 +37,6 @@ static void pack_zstd(void)
 	ZSTD_freeCCtx(context);
 }
 
-static void write_file(void)
-{
-	const struct setup_header header = {
-		.setup_sects = SETUP_BYTES / 512 - 1,
-		.syssize = (PAYLOAD_OFFSET + packed_size + 15) / 16,
-		.jump = 0xeb | (0x6a << 8),
-		.header = 0x53726448,
-		.version = 0x020f,
-		.initrd_addr_max = 0x7fffffff,
-		.xloadflags = XLF_KERNEL_64,
-		.cmdline_size = 2047,
-		.payload_offset = PAYLOAD_OFFSET,
-		.payload_length = packed_size,
-		.pref_address = PACKED_AT,
-		.init_size = MIB,
-	};
-	cleanup_fd int fd = -1;
-
-	unlink(bzimage_path);
-	fd = open(bzimage_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	ck_assert_int_ge(fd, 0);
-	ck_assert_int_eq(ftruncate(fd, SETUP_BYTES + header.syssize * 16), 0);
-	ck_assert_int_eq(pwrite(fd, &header, sizeof(header), 0x1f1), sizeof(header));
-	ck_assert_int_eq(pwrite(fd, packed, packed_size, SETUP_BYTES + PAYLOAD_OFFSET),
-		(ssize_t)packed_size);
-}
-
-/* As Linux's build does, the size comes behind what is packed. */
-static void write_bzimage(void)
-{
-	const uint32_t size = KERNEL_BYTES;
-
-	memcpy(packed + packed_size, &size, sizeof(size));
-	packed_size += sizeof(size);
-	write_file();
-}
-
-static bool take(void)
-{
-	boot_kernel_close(&run.kernel);
-	ck_assert_int_eq(run_open_kernel(&run), 0);
-	return unpacked->fd >= 0;
-}
-
 static void expect_failure(const char *message)
 {
 	int result;
@@ -161,56 +48,6 @@ static void expect_failure(const char *message)
 	ck_assert_ptr_nonnull(strstr(messages_end(), bzimage_path));
 	ck_assert_int_eq(result, -ENOEXEC);
 	ck_assert_int_eq(unpacked->fd, -1);
-}
-
-static void assert_whole(void)
-{
-	uint8_t got[KERNEL_BYTES];
-
-	ck_assert_uint_eq(unpacked->size, KERNEL_BYTES);
-	ck_assert_int_eq(boot_file_read(unpacked, 0, got, sizeof(got)), 0);
-	ck_assert_mem_eq(got, kernel, sizeof(got));
-}
-
-/* The path of what is in the cache, of which there is to be that many. */
-static const char *cached(size_t count)
-{
-	static char path[256];
-	char pattern[80];
-	glob_t found;
-
-	snprintf(pattern, sizeof(pattern), "%s/vmlinux-*", cache);
-	ck_assert_int_eq(glob(pattern, 0, NULL, &found), count ? 0 : GLOB_NOMATCH);
-	ck_assert_uint_eq(found.gl_pathc, count);
-	snprintf(path, sizeof(path), "%s", count ? found.gl_pathv[0] : "");
-	globfree(&found);
-	return path;
-}
-
-static void setup(void)
-{
-	instead = NULL;
-	run_init(&run);
-	run.kept = &kept;
-	run.options.kernel = bzimage_path;
-	run.options.memory.size = GUEST_BYTES;
-	ck_assert_ptr_nonnull(mkdtemp(directory));
-	snprintf(cache, sizeof(cache), "%s/cache", directory);
-	snprintf(bzimage_path, sizeof(bzimage_path), "%s/bzImage", directory);
-	ck_assert_int_eq(mkdir(cache, 0700), 0);
-	setenv("KARMA_CACHE_DIR", cache, 1);
-	make_kernel();
-	pack_gzip();
-	write_bzimage();
-}
-
-static void teardown(void)
-{
-	char command[128];
-
-	boot_kernel_close(&run.kernel);
-	snprintf(command, sizeof(command), "rm -rf '%s'", directory);
-	ck_assert_int_eq(system(command), 0);
 }
 
 START_TEST(kernels_are_unpacked)
@@ -449,126 +286,6 @@ START_TEST(an_entry_outside_of_what_is_loaded_is_refused)
 }
 END_TEST
 
-/* In place, so that the name in the cache stays. */
-static void change_cached(uint64_t offset, size_t length)
-{
-	cleanup_fd int fd = open(cached(1), O_RDWR | O_CLOEXEC);
-	uint8_t bytes[BLOCK];
-
-	ck_assert_int_eq(pread(fd, bytes, length, (off_t)offset), (ssize_t)length);
-	for (size_t i = 0; i < length; i++)
-		bytes[i] ^= 0x10;
-	ck_assert_int_eq(pwrite(fd, bytes, length, (off_t)offset), (ssize_t)length);
-}
-
-static bool is_zeroed(const struct guest_memory *memory, uint64_t address, size_t length)
-{
-	const uint8_t *at = guest_memory_at(memory, GPA(address), length);
-
-	return at[0] == 0 && memcmp(at, at + 1, length - 1) == 0;
-}
-
-/* In the first block of the segment, in its last, in a hole, and in the head of the file. */
-START_TEST(a_damaged_block_is_noticed_and_thrown_away)
-{
-	const uint64_t damage[] = { 0x2000, SEGMENT_OFFSET + SEGMENT_BYTES - 1, 0x14000, 0x3f };
-	struct boot_image image = { 0 };
-	struct guest_memory memory;
-
-	memset(kernel + BLOCK, 0, BLOCK);
-	pack_gzip();
-	write_bzimage();
-	ck_assert(take());
-	change_cached(damage[_i], 1);
-	ck_assert(take());
-	ck_assert_int_eq(guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }), 0);
-	messages_begin();
-	ck_assert_int_eq(bzimage_load(&memory, &run.kernel, &image), 0);
-	/* A hole that has something in it is still read as one. */
-	if (_i == 2) {
-		messages_end();
-		ck_assert_uint_eq(image.entry, ENTRY);
-		ck_assert(is_zeroed(&memory, SEGMENT + BLOCK - SEGMENT_OFFSET, BLOCK));
-	} else {
-		ck_assert_ptr_nonnull(strstr(messages_end(), "is damaged"));
-		ck_assert_uint_eq(image.entry, PACKED_AT + 0x200);
-		ck_assert(is_zeroed(&memory, SEGMENT, SEGMENT_BYTES));
-		cached(0);
-		ck_assert(take());
-		assert_whole();
-	}
-	guest_memory_release(&memory);
-}
-END_TEST
-
-static void cut(off_t bytes)
-{
-	struct stat status;
-
-	ck_assert_int_eq(stat(cached(1), &status), 0);
-	ck_assert_int_eq(truncate(cached(1), bytes <= 0 ? status.st_size + bytes : bytes), 0);
-}
-
-static void damage_cached(int kind)
-{
-	const uint64_t sums = KERNEL_BYTES;
-	char name[256], other[256];
-
-	switch (kind) {
-	case 0:	/* all zeroes, of the same length */
-		cut(1);
-		cut(KERNEL_BYTES + 200);
-		break;
-	case 1:
-		cut(-1);
-		break;
-	case 2:
-		cut(KERNEL_BYTES / 2);
-		break;
-	case 3:
-		cut(1);
-		break;
-	case 4:
-		change_cached(sums, 1);
-		break;
-	case 5: /* the trailer's magic */
-		change_cached(sums + 5 * sizeof(uint32_t), 1);
-		break;
-	case 6: /* what another kernel unpacks to, under this one's name */
-		snprintf(name, sizeof(name), "%s", cached(1));
-		kernel[0x5000] ^= 1;
-		pack_gzip();
-		write_bzimage();
-		ck_assert(take());
-		snprintf(other, sizeof(other), "%s/%s", cache, run.kernel.cache_name);
-		ck_assert_int_eq(rename(name, other), 0);
-		break;
-	default: /* a file of an earlier version, without sums */
-		cut(KERNEL_BYTES);
-	}
-}
-
-START_TEST(a_damaged_file_is_thrown_away)
-{
-	ck_assert(take());
-	damage_cached(_i);
-	ck_assert(take());
-	assert_whole();
-	cached(1);
-}
-END_TEST
-
-/* Where all users look the same, nobody can tell whose it is. */
-START_TEST(a_cache_that_may_be_anothers_is_not_used)
-{
-	/* Not with a thread of a sanitizer's, or on a host without user namespaces. */
-	if (unshare(CLONE_NEWUSER) < 0)
-		return;
-	ck_assert(!take());
-	cached(0);
-}
-END_TEST
-
 START_TEST(a_payload_outside_of_the_file_is_refused)
 {
 	const uint32_t length = packed_size + 1024;
@@ -579,110 +296,6 @@ START_TEST(a_payload_outside_of_the_file_is_refused)
 		sizeof(length));
 	ck_assert(!take());
 	cached(0);
-}
-END_TEST
-
-START_TEST(a_cache_that_others_may_write_is_not_used)
-{
-	ck_assert_int_eq(chmod(cache, 0770), 0);
-	ck_assert(!take());
-	ck_assert_int_eq(chmod(cache, 0707), 0);
-	ck_assert(!take());
-	cached(0);
-}
-END_TEST
-
-START_TEST(a_file_that_others_may_write_is_thrown_away)
-{
-	struct stat status;
-
-	ck_assert(take());
-	ck_assert_int_eq(chmod(cached(1), 0620), 0);
-	ck_assert(take());
-	assert_whole();
-	ck_assert_int_eq(stat(cached(1), &status), 0);
-	ck_assert_uint_eq(status.st_mode & 0777, 0600);
-}
-END_TEST
-
-START_TEST(a_link_in_the_cache_is_not_followed)
-{
-	char path[256], target[128];
-
-	ck_assert(take());
-	snprintf(path, sizeof(path), "%s", cached(1));
-	snprintf(target, sizeof(target), "%s/elsewhere", directory);
-	ck_assert_int_eq(rename(path, target), 0);
-	ck_assert_int_eq(symlink(target, path), 0);
-	ck_assert(take());
-	assert_whole();
-	ck_assert_int_eq(readlink(path, target, sizeof(target)), -1);
-}
-END_TEST
-
-START_TEST(without_a_cache_nothing_is_unpacked)
-{
-	setenv("KARMA_CACHE_DIR", "", 1);
-	ck_assert(!take());
-	setenv("KARMA_CACHE_DIR", "/nonexistent", 1);
-	ck_assert(!take());
-}
-END_TEST
-
-START_TEST(what_was_not_used_for_long_is_cleaned_away)
-{
-	struct timespec times[2] = { { .tv_sec = 1000000000 }, { .tv_sec = 1000000000 } };
-	struct stat status;
-	const char *path;
-
-	ck_assert(take());
-	path = cached(1);
-	/* Old, but used: it is touched. */
-	ck_assert_int_eq(utimensat(AT_FDCWD, path, times, 0), 0);
-	ck_assert(take());
-	ck_assert_int_eq(stat(path, &status), 0);
-	ck_assert_int_gt(status.st_mtime, 1000000000);
-	/* Old and not used when another comes: it goes. */
-	ck_assert_int_eq(utimensat(AT_FDCWD, path, times, 0), 0);
-	kernel[0x5000] ^= 1;
-	pack_gzip();
-	write_bzimage();
-	ck_assert(take());
-	cached(1);
-}
-END_TEST
-
-static void leave_unfinished(const char *name, time_t age)
-{
-	struct timespec times[2] = { { .tv_sec = time(NULL) - age }, { .tv_sec = time(NULL) - age } };
-	char path[128];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/%s", cache, name);
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	ck_assert_int_ge(fd, 0);
-	ck_assert_int_eq(futimens(fd, times), 0);
-	close(fd);
-}
-
-static bool is_left(const char *name)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), "%s/%s", cache, name);
-	return access(path, F_OK) == 0;
-}
-
-START_TEST(what_a_killed_guest_left_unfinished_stops_nobody_and_is_cleaned_away)
-{
-	leave_unfinished("unpacking-0000000000000001", 2 * 3600);
-	leave_unfinished("unpacking-0000000000000002", 10);
-	leave_unfinished("somebody-elses", 1000 * 24 * 3600);
-	ck_assert(take());
-	assert_whole();
-	ck_assert(!is_left("unpacking-0000000000000001"));
-	ck_assert(is_left("unpacking-0000000000000002"));
-	ck_assert(is_left("somebody-elses"));
 }
 END_TEST
 
@@ -702,27 +315,16 @@ Suite *unpack_suite(void)
 		an_i386_kernel_is_entered_where_it_says,
 		an_entry_outside_of_what_is_loaded_is_refused,
 		a_payload_outside_of_the_file_is_refused,
-		a_cache_that_others_may_write_is_not_used,
-		a_file_that_others_may_write_is_thrown_away,
-		a_cache_that_may_be_anothers_is_not_used,
-		a_link_in_the_cache_is_not_followed,
-		without_a_cache_nothing_is_unpacked,
-		what_was_not_used_for_long_is_cleaned_away,
-		what_a_killed_guest_left_unfinished_stops_nobody_and_is_cleaned_away,
 	};
+	TCase *unpack_case;
 	Suite *suite = suite_create("unpack");
-	TCase *unpack = tcase_create("unpack");
 
-	tcase_add_checked_fixture(unpack, setup, teardown);
-	tcase_set_timeout(unpack, 60);
-	tcase_add_loop_test(unpack, kernels_are_unpacked, 0, 3);
-	tcase_add_loop_test(unpack, a_damaged_kernel_is_told, 0, 3);
-	tcase_add_loop_test(unpack, more_than_the_size_that_it_tells_is_not_unpacked, 0, 3);
-	tcase_add_loop_test(unpack, a_damaged_block_is_noticed_and_thrown_away, 0, 4);
-	tcase_add_loop_test(unpack, a_damaged_file_is_thrown_away, 0, 8);
-	tcase_add_loop_test(unpack, zeroes_are_holes_in_the_file, 0, 3);
-	for (size_t i = 0; i < ARRAY_SIZE(tests); i++)
-		tcase_add_test(unpack, tests[i]);
-	suite_add_tcase(suite, unpack);
+	add_case(suite, "unpack", setup, teardown, 60, tests, ARRAY_SIZE(tests));
+	unpack_case = add_case(suite, "unpack", setup, teardown, 60, NULL, 0);
+	tcase_add_loop_test(unpack_case, kernels_are_unpacked, 0, 3);
+	tcase_add_loop_test(unpack_case, a_damaged_kernel_is_told, 0, 3);
+	tcase_add_loop_test(unpack_case, more_than_the_size_that_it_tells_is_not_unpacked, 0, 3);
+	tcase_add_loop_test(unpack_case, zeroes_are_holes_in_the_file, 0, 3);
+	unpack_cache_tests(suite);
 	return suite;
 }
