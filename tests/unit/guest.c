@@ -80,6 +80,19 @@ void sim_run_clock(void)
 	clock_stands_at = 0;
 }
 
+Elf64_Ehdr kernel_header(uint64_t entry, unsigned segments)
+{
+	return (Elf64_Ehdr){
+		.e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
+		.e_type = ET_EXEC,
+		.e_machine = EM_X86_64,
+		.e_entry = entry,
+		.e_phoff = sizeof(Elf64_Ehdr),
+		.e_phentsize = sizeof(Elf64_Phdr),
+		.e_phnum = segments,
+	};
+}
+
 int64_t now_ms(void)
 {
 	return real_ns() / 1000000;

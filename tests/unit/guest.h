@@ -9,6 +9,7 @@
 #define KARMA_TESTS_GUEST_H
 
 #include <check.h>
+#include <elf.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 #include <stdbool.h>
@@ -186,6 +187,9 @@ int temporary_file(uint64_t size);
 const char *descriptor_path(int fd);
 /* One that leads to a socket. */
 const char *socket_path(void);
+
+/* The header of a kernel as an ELF file; its segments' headers are behind it. */
+Elf64_Ehdr kernel_header(uint64_t entry, unsigned segments);
 
 int64_t now_ms(void);
 

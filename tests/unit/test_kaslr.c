@@ -61,17 +61,7 @@ static void make_kernel(const uint32_t *relocations, size_t count)
 {
 	const uint64_t value_64 = VALUE_64;
 	const uint32_t value_32 = VALUE_32;
-	const Elf64_Ehdr elf = {
-		.e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
-		.e_type = ET_EXEC,
-		.e_machine = EM_X86_64,
-		.e_entry = ENTRY,
-		.e_phoff = sizeof(elf),
-		.e_phentsize = sizeof(Elf64_Phdr),
-		.e_phnum = 2,
-		.e_shoff = SECTIONS_OFFSET,
-		.e_shnum = 2,
-	};
+	Elf64_Ehdr elf = kernel_header(ENTRY, 2);
 	const Elf64_Phdr segments[2] = {
 		{ .p_type = PT_LOAD, .p_offset = TEXT_OFFSET, .p_paddr = LINKED_AT, .p_filesz = TEXT_BYTES,
 			.p_memsz = TEXT_BYTES },
@@ -79,6 +69,8 @@ static void make_kernel(const uint32_t *relocations, size_t count)
 			.p_memsz = DATA_BYTES },
 	};
 
+	elf.e_shoff = SECTIONS_OFFSET;
+	elf.e_shnum = 2;
 	memset(file_bytes, 0x90, sizeof(file_bytes));
 	memcpy(file_bytes, &elf, sizeof(elf));
 	memcpy(file_bytes + sizeof(elf), segments, sizeof(segments));

@@ -47,16 +47,8 @@ extern void (*instead)(void);
 /* An ELF file with one segment, and much that does not pack well behind. */
 static inline void make_kernel(void)
 {
-	Elf64_Ehdr elf = {
-		.e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
-		.e_type = ET_EXEC,
-		.e_machine = EM_X86_64,
-		.e_entry = ENTRY,
-		.e_phoff = sizeof(elf),
-		.e_phentsize = sizeof(Elf64_Phdr),
-		.e_phnum = 1,
-	};
-	Elf64_Phdr segment = { .p_type = PT_LOAD, .p_offset = SEGMENT_OFFSET, .p_paddr = SEGMENT,
+	const Elf64_Ehdr elf = kernel_header(ENTRY, 1);
+	const Elf64_Phdr segment = { .p_type = PT_LOAD, .p_offset = SEGMENT_OFFSET, .p_paddr = SEGMENT,
 		.p_filesz = SEGMENT_BYTES, .p_memsz = SEGMENT_BYTES };
 
 	for (size_t i = 0; i < sizeof(kernel); i++)
