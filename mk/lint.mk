@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# What is checked without running a test: scripts, documents, the program's hardening.
+# What is checked without running a test: scripts, the tree, documents, the program's hardening.
 
 SCRIPTS = $(shell grep -lE '^\#!/bin/(ba)?sh' -r scripts tests examples guest-kernel .ci) completions/karma.bash
 
@@ -8,6 +8,11 @@ check-scripts:
 	$(call say,SHELLCHECK)
 	$(Q)shellcheck -x $(SCRIPTS) tests/guest/*.sh
 	$(Q)tests/check-scripts
+
+.PHONY: check-tree
+check-tree:
+	$(Q)tests/check-includes
+	$(Q)tests/check-sizes
 
 .PHONY: check-docs check-hardening
 check-docs: all docs

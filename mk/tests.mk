@@ -216,6 +216,6 @@ check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit
 	hostile kexec debian.img i386 installed) $(TINY) $(BUILD)/bench/karma-start
 
 CHECK_BESIDE := check-vtx-start check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control \
-	check-docs check-hardening check-scripts check-kernel $(FUZZ_EACH)
+	check-docs check-hardening check-scripts check-tree check-kernel $(FUZZ_EACH)
 CHECK_ALONE := check-guest
 CHECK_LONG := check-guest-long check-trixie check-kernels check-packages check-iso soak soak-disk soak-net
