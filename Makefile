@@ -13,7 +13,7 @@ CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)
 # All libraries are in it: to load and bind the C library would be a twelfth of a start.
 PROGRAM_LDFLAGS := -static-pie -Wl,-z,relro,-z,now,-z,noexecstack
-LIBS := liburing liblzma libzstd libdeflate inih jansson
+LIBS := liburing liblzma libzstd liblz4 libdeflate inih jansson
 
 GUEST_DIR := $(PREFIX)/lib/karma/guest
 KARMA_CPPFLAGS := -D_GNU_SOURCE -Iinclude -Ihypercalls -I$(BUILD)/gen \

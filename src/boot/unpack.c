@@ -8,6 +8,7 @@
  */
 #include <endian.h>
 #include <libdeflate.h>
+#include <lz4.h>
 #include <lzma.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,9 +18,14 @@
 
 #define MAGIC_BYTES 6u
 
+/* The legacy frame format of lz4, as `lz4 -l` writes it: blocks that are packed apart, each behind its size. */
+#define LZ4_MAGIC_BYTES 4u
+#define LZ4_BLOCK_BYTES (8 << 20)
+
 static enum unpack_end unpack_xz(struct unpacking *unpacking);
 static enum unpack_end unpack_gzip(struct unpacking *unpacking);
 static enum unpack_end unpack_zstd(struct unpacking *unpacking);
+static enum unpack_end unpack_lz4(struct unpacking *unpacking);
 
 static const struct format {
 	const char *magic;
@@ -29,6 +35,7 @@ static const struct format {
 	{ "\xfd" "7zXZ", 6, unpack_xz },
 	{ "\x1f\x8b\x08", 3, unpack_gzip },
 	{ "\x28\xb5\x2f\xfd", 4, unpack_zstd },
+	{ "\x02\x21\x4c\x18", LZ4_MAGIC_BYTES, unpack_lz4 },
 };
 
 static const struct format *find_format(const uint8_t magic[MAGIC_BYTES])
@@ -96,6 +103,32 @@ static enum unpack_end unpack_zstd(struct unpacking *unpacking)
 		return UNPACK_DAMAGED;
 	return ZSTD_decompressDCtx(unpacking->zstd, unpacking->bytes, unpacking->size, unpacking->packed,
 		       frame) == unpacking->size ? UNPACK_DONE : UNPACK_DAMAGED;
+}
+
+/* The size that Linux's build adds ends the blocks. */
+static enum unpack_end unpack_lz4(struct unpacking *unpacking)
+{
+	const uint8_t *packed = unpacking->packed + LZ4_MAGIC_BYTES;
+	size_t left = unpacking->packed_size - LZ4_MAGIC_BYTES, unpacked = 0;
+	uint32_t block;
+
+	for (; left > 2 * sizeof(block); packed += block, left -= block) {
+		size_t room = unpacking->size - unpacked;
+		int got;
+
+		memcpy(&block, packed, sizeof(block));
+		block = le32toh(block);
+		packed += sizeof(block);
+		left -= sizeof(block);
+		if (block > LZ4_COMPRESSBOUND(LZ4_BLOCK_BYTES) || block > left - sizeof(uint32_t))
+			return UNPACK_DAMAGED;
+		got = LZ4_decompress_safe((const char *)packed, (char *)unpacking->bytes + unpacked, block,
+			room < LZ4_BLOCK_BYTES ? room : LZ4_BLOCK_BYTES);
+		if (got < 0)
+			return UNPACK_DAMAGED;
+		unpacked += got;
+	}
+	return left == sizeof(uint32_t) && unpacked == unpacking->size ? UNPACK_DONE : UNPACK_DAMAGED;
 }
 
 bool boot_unpack_can(const struct boot_kernel *kernel)

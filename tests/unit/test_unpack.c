@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Unpacking the kernel in a bzImage, in a process of its own. */
+#include <lz4.h>
 #include <lzma.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -37,6 +38,25 @@ static void pack_zstd(void)
 	ZSTD_freeCCtx(context);
 }
 
+/* As `lz4 -l` does, but in blocks that are smaller. */
+static void pack_lz4(void)
+{
+	static const uint8_t magic[] = { 0x02, 0x21, 0x4c, 0x18 };
+	const size_t block_bytes = KERNEL_BYTES / 3;
+
+	memcpy(packed, magic, sizeof(magic));
+	packed_size = sizeof(magic);
+	for (size_t at = 0; at < sizeof(kernel); at += block_bytes) {
+		uint8_t *to = packed + packed_size;
+		int32_t bytes = LZ4_compress_default((char *)kernel + at, (char *)to + sizeof(bytes),
+			block_bytes, sizeof(packed) - packed_size - sizeof(bytes));
+
+		ck_assert_int_gt(bytes, 0);
+		memcpy(to, &bytes, sizeof(bytes));
+		packed_size += sizeof(bytes) + bytes;
+	}
+}
+
 static void expect_failure(const char *message)
 {
 	int result;
@@ -52,7 +72,7 @@ static void expect_failure(const char *message)
 
 START_TEST(kernels_are_unpacked)
 {
-	void (*const packers[])(void) = { pack_gzip, pack_xz, pack_zstd };
+	void (*const packers[])(void) = { pack_gzip, pack_xz, pack_zstd, pack_lz4 };
 
 	packers[_i]();
 	write_bzimage();
@@ -63,7 +83,7 @@ END_TEST
 
 START_TEST(zeroes_are_holes_in_the_file)
 {
-	void (*const packers[])(void) = { pack_gzip, pack_xz, pack_zstd };
+	void (*const packers[])(void) = { pack_gzip, pack_xz, pack_zstd, pack_lz4 };
 	struct stat status;
 
 	memset(kernel + 0x10000, 0, 0x20000);
@@ -122,9 +142,47 @@ START_TEST(a_damaged_kernel_is_told)
 }
 END_TEST
 
+/* lz4 has no sum: what is seen is a size that can't be. */
+START_TEST(a_damaged_block_of_lz4_is_told)
+{
+	static const int64_t changes[] = { 1, -1, 5, 0x7fffffff, -0x80000000ll };
+	uint32_t bytes;
+
+	pack_lz4();
+	memcpy(&bytes, packed + 4, sizeof(bytes));
+	bytes += changes[_i];
+	memcpy(packed + 4, &bytes, sizeof(bytes));
+	write_bzimage();
+	expect_failure("can't be unpacked");
+	cached(0);
+}
+END_TEST
+
+START_TEST(what_an_lz4_kernel_lacks_or_has_too_much_is_told)
+{
+	static const int changes[] = { -1, -4, -1000, 1, 4, 8, 1000 };
+
+	pack_lz4();
+	packed_size += changes[_i];
+	write_bzimage();
+	expect_failure("can't be unpacked");
+	cached(0);
+}
+END_TEST
+
+/* Its magic number, and no more than the size or less. */
+START_TEST(an_lz4_kernel_of_nothing_is_told)
+{
+	pack_lz4();
+	packed_size = 4 + _i;
+	write_bzimage();
+	expect_failure("can't be unpacked");
+}
+END_TEST
+
 START_TEST(more_than_the_size_that_it_tells_is_not_unpacked)
 {
-	void (*const packers[])(void) = { pack_gzip, pack_xz, pack_zstd };
+	void (*const packers[])(void) = { pack_gzip, pack_xz, pack_zstd, pack_lz4 };
 	const uint32_t size = KERNEL_BYTES / 2;
 
 	packers[_i]();
@@ -321,10 +379,13 @@ Suite *unpack_suite(void)
 
 	add_case(suite, "unpack", setup, teardown, 60, tests, ARRAY_SIZE(tests));
 	unpack_case = add_case(suite, "unpack", setup, teardown, 60, NULL, 0);
-	tcase_add_loop_test(unpack_case, kernels_are_unpacked, 0, 3);
+	tcase_add_loop_test(unpack_case, kernels_are_unpacked, 0, 4);
 	tcase_add_loop_test(unpack_case, a_damaged_kernel_is_told, 0, 3);
-	tcase_add_loop_test(unpack_case, more_than_the_size_that_it_tells_is_not_unpacked, 0, 3);
-	tcase_add_loop_test(unpack_case, zeroes_are_holes_in_the_file, 0, 3);
+	tcase_add_loop_test(unpack_case, a_damaged_block_of_lz4_is_told, 0, 5);
+	tcase_add_loop_test(unpack_case, what_an_lz4_kernel_lacks_or_has_too_much_is_told, 0, 7);
+	tcase_add_loop_test(unpack_case, an_lz4_kernel_of_nothing_is_told, 0, 5);
+	tcase_add_loop_test(unpack_case, more_than_the_size_that_it_tells_is_not_unpacked, 0, 4);
+	tcase_add_loop_test(unpack_case, zeroes_are_holes_in_the_file, 0, 4);
 	unpack_cache_tests(suite);
 	return suite;
 }
