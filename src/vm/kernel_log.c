@@ -31,6 +31,8 @@ struct record {
 struct records {
 	struct record last[KERNEL_LOG_LINES];
 	unsigned count;		/* of all */
+	struct record panic;
+	unsigned panic_number;	/* of the record */
 };
 
 static uint64_t word_at(const uint8_t *at)
@@ -52,7 +54,14 @@ static bool is_first_record(const uint8_t *at)
 
 static void add_record(struct records *records, const uint8_t *text, size_t length)
 {
-	records->last[records->count++ % KERNEL_LOG_LINES] = (struct record){ text, length };
+	static const char panic[] = "Kernel panic";
+	const struct record record = { text, length };
+
+	if (length >= sizeof(panic) - 1 && !memcmp(text, panic, sizeof(panic) - 1)) {
+		records->panic = record;
+		records->panic_number = records->count;
+	}
+	records->last[records->count++ % KERNEL_LOG_LINES] = record;
 }
 
 /* From a first record on; where they end. */
@@ -61,7 +70,7 @@ static const uint8_t *follow(const uint8_t *at, const uint8_t *end, struct recor
 	uint64_t number = word_at(at);
 	const uint8_t *text = at + sizeof(number);
 
-	records->count = 0;
+	*records = (struct records){ .count = 0 };
 	for (at = text; at < end && at - text < RECORD_BYTES; at += sizeof(number)) {
 		uint64_t next = word_at(at);
 
@@ -94,7 +103,7 @@ unsigned kernel_log_look(const struct guest_memory *memory, void (*each)(const c
 	uint64_t size = memory->low_size < LOOK_BYTES ? memory->low_size : LOOK_BYTES;
 	const uint8_t *at = guest_memory_at(memory, GPA(0), size), *end = at + size - RECORD_BYTES;
 	struct records found, longest = { .count = 0 };
-	unsigned told = 0;
+	unsigned first = 0, told = 0;
 
 	while (at < end) {
 		if (!is_first_record(at)) {
@@ -107,8 +116,13 @@ unsigned kernel_log_look(const struct guest_memory *memory, void (*each)(const c
 			longest = found;
 	}
 	if (longest.count > KERNEL_LOG_LINES)
-		told = longest.count - KERNEL_LOG_LINES;
-	for (unsigned i = told; i < longest.count; i++)
+		first = longest.count - KERNEL_LOG_LINES;
+	/* Behind it the kernel logs its registers and its stack. */
+	if (longest.panic.text && longest.panic_number < first) {
+		tell_record(&longest.panic, each);
+		told++;
+	}
+	for (unsigned i = first; i < longest.count; i++, told++)
 		tell_record(&longest.last[i % KERNEL_LOG_LINES], each);
-	return longest.count - told;
+	return told;
 }

@@ -29,7 +29,7 @@ static void teardown(void)
 
 static void hear(const char *line)
 {
-	ck_assert_uint_lt(told_count, KERNEL_LOG_LINES);
+	ck_assert_uint_le(told_count, KERNEL_LOG_LINES);
 	ck_assert_uint_lt(strlen(line), KERNEL_LOG_LINE_BYTES);
 	strcpy(told[told_count++], line);
 }
@@ -92,6 +92,25 @@ START_TEST(last_records_of_many_are_told)
 }
 END_TEST
 
+START_TEST(panic_is_told_whatever_follows_it)
+{
+	uint64_t at = record(LOG_AT, FIRST, "Linux version 6.1.0");
+
+	at = record(at, FIRST + 1, "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000004");
+	for (unsigned i = 2; i < KERNEL_LOG_LINES; i++)
+		at = record(at, FIRST + i, "RIP: 0033:0x460a63");
+	/* Here it still is one of the last. */
+	look(KERNEL_LOG_LINES);
+	ck_assert_str_eq(told[0], "Linux version 6.1.0");
+	for (unsigned i = 0; i < 2; i++)
+		at = record(at, FIRST + KERNEL_LOG_LINES + i, "Call Trace:");
+	look(KERNEL_LOG_LINES + 1);
+	ck_assert_str_eq(told[0], "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000004");
+	ck_assert_str_eq(told[1], "RIP: 0033:0x460a63");
+	ck_assert_str_eq(told[KERNEL_LOG_LINES], "Call Trace:");
+}
+END_TEST
+
 START_TEST(longer_one_of_two_logs_is_told)
 {
 	uint64_t at = record(LOG_AT, FIRST, "Linux version 6.1.0");
@@ -143,6 +162,7 @@ Suite *kernel_log_suite(void)
 		records_are_told_in_their_order,
 		memory_without_a_log_gives_nothing,
 		last_records_of_many_are_told,
+		panic_is_told_whatever_follows_it,
 		longer_one_of_two_logs_is_told,
 		control_characters_and_long_texts_are_cut,
 		logs_that_are_made_up_stay_in_memory,
