@@ -420,16 +420,28 @@ static void check_page_tables(uint64_t address)
 		((address & ~0x1fffffull) | 0x83));
 }
 
+/* Linux's isspace() and all other control characters divide words. */
+static bool has_root(const char *line)
+{
+	bool begins = true;
+
+	for (; *line; line++) {
+		if (begins && strncmp(line, "root=", 5) == 0)
+			return true;
+		begins = (uint8_t)*line <= ' ';
+	}
+	return false;
+}
+
 static void check_cmdline(void)
 {
 	const char *line = at(BOOT_CMDLINE, BOOT_CMDLINE_MAX);
 	size_t length = strnlen(line, BOOT_CMDLINE_MAX), own = strlen(cmdline);
-	bool has_root = strncmp(cmdline, "root=", 5) == 0 || strstr(cmdline, " root=");
 
 	check(length < BOOT_CMDLINE_MAX && length <= kernel.cmdline_max && length >= own);
 	check(memcmp(line + length - own, cmdline, own) == 0);
 	check(strncmp(line, "console=hvc0 ", 13) == 0);
-	if (!has_root)
+	if (!has_root(cmdline))
 		check(!!memmem(line, length, " root=/dev/vda r", 16) == (options.disk_count > 0));
 }
 
