@@ -14,7 +14,7 @@
 
 #include "karma/log.h"
 #include "karma/nbd_server.h"
-#include "run.h"
+#include "internal.h"
 
 /* Of --die-with-parent; nobody else sends it. */
 #define PARENT_SIGNAL SIGUSR2

@@ -3,8 +3,8 @@
  * The guest's networks: their other ends, which live on when the guest is started anew, and a device
  * for each at each start.
  */
-#ifndef KARMA_CLI_NET_H
-#define KARMA_CLI_NET_H
+#ifndef KARMA_GUEST_NETWORKS_H
+#define KARMA_GUEST_NETWORKS_H
 
 #include "karma/cli.h"
 #include "karma/machine.h"

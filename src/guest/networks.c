@@ -8,7 +8,7 @@
 #include "karma/devices.h"
 #include "karma/log.h"
 #include "karma/util.h"
-#include "net.h"
+#include "networks.h"
 
 /* The hash function FNV-1a of 64 bits. */
 #define FNV_OFFSET 0xcbf29ce484222325ull

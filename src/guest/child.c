@@ -12,7 +12,7 @@
 #include "karma/kernel_log.h"
 #include "karma/log.h"
 #include "karma/nbd_server.h"
-#include "run.h"
+#include "internal.h"
 
 #define OTHERS_IN_FLIGHT 16
 #define DRAIN_POLL_MILLISECONDS 1

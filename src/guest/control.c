@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "karma/log.h"
-#include "run.h"
+#include "internal.h"
 
 void run_disk_name(size_t index, char *name, size_t size)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * karma run in its two processes: the supervisor (run.c), which the user has started, and for each
- * start of the guest one that runs it (guest.c), a copy of the supervisor by fork().
+ * karma run in its two processes: the supervisor (supervisor.c), which the user has started, and for each
+ * start of the guest one that runs it (child.c), a copy of the supervisor by fork().
  */
-#ifndef KARMA_CLI_RUN_H
-#define KARMA_CLI_RUN_H
+#ifndef KARMA_GUEST_INTERNAL_H
+#define KARMA_GUEST_INTERNAL_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,7 +24,7 @@
 #include "karma/util.h"
 #include "karma/vm.h"
 #include "karma/watchdog.h"
-#include "net.h"
+#include "networks.h"
 
 /* How a guest ended, as far as another start may follow. */
 enum run_end { RUN_ENDED, RUN_RESET, RUN_PANICKED };
@@ -80,7 +80,7 @@ struct run {
 	int64_t cpu_time;		/* milliseconds of CPU that it had taken at the look before */
 };
 
-/* --- The supervisor's part for the control socket (operate.c). */
+/* --- The supervisor's part for the control socket (control.c). */
 
 /* Open it, and that of --console unix:PATH.  0, or a negative errno with a message printed. */
 int operate_open(struct run *run);

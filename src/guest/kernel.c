@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 
 #include "karma/log.h"
-#include "run.h"
+#include "internal.h"
 
 #define CPU_SECONDS 60u
 #define FILE_BYTES_MAX (BOOT_UNPACKED_MAX + MIB)	/* with its sums */
