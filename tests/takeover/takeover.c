@@ -30,7 +30,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#include "../../src/cli/run.h"
+#include "../../src/guest/internal.h"
 #include "karma/sandbox.h"
 #include "karma/util.h"
 #include "karma/vm.h"

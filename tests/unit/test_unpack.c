@@ -21,7 +21,7 @@
 #include <zstd.h>
 
 #include "../../src/boot/internal.h"
-#include "../../src/cli/run.h"
+#include "../../src/guest/internal.h"
 #include "guest.h"
 
 #define SETUP_BYTES 1024u
