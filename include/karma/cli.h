@@ -15,29 +15,9 @@
 #include "karma/sandbox.h"
 #include "karma/terminal.h"
 
-/* Exit statuses of `karma run`; 0 to 123 are the guest's, and what it gives from 128 on. */
-#define STATUS_GUEST_MAX 123
-#define STATUS_TIMEOUT 124
-#define STATUS_FAILURE 125
-#define STATUS_PANIC 126
-#define STATUS_CRASH 127
-#define STATUS_SIGNAL 128	/* plus the number of the signal that ended us */
-
 int command_run(int argc, char **argv);
 int command_check(int argc, char **argv);
 int command_config(int argc, char **argv);
-
-/* Those of running guests, in src/control. */
-int command_ps(int argc, char **argv);
-int command_stats(int argc, char **argv);
-int command_console(int argc, char **argv);
-int command_pause(int argc, char **argv);
-int command_resume(int argc, char **argv);
-int command_stop(int argc, char **argv);
-int command_wait(int argc, char **argv);
-int command_resize(int argc, char **argv);
-int command_balloon(int argc, char **argv);
-int command_log(int argc, char **argv);
 
 /* Unmap what of the program only its start needed; it comes back when it is touched. */
 void trim_program(void);
@@ -88,9 +68,6 @@ struct run_options {
 	size_t word_count;
 	struct kept_text *texts;
 };
-
-/* A size such as 256M or 2G; a number alone is MiB.  False if it is none. */
-bool parse_size(const char *text, uint64_t *bytes);
 
 /*
  * The configuration file first, if there is one, then the options, which win.  Cuts the texts of argv

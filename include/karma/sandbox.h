@@ -19,9 +19,6 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* The exit status after a forbidden call: the monitor's own failure, as karma/cli.h has it. */
-#define SANDBOX_STATUS 125
-
 struct sandbox_options {
 	bool off;		/* --no-sandbox: only a process of its own */
 	const char *user;	/* to become; NULL: stay who we are */
@@ -74,7 +71,7 @@ struct sandbox_descriptors {
 
 /*
  * The calling thread is confined from here on: to its table, for ever.  A call that is not in there
- * ends the process with SANDBOX_STATUS and a message.  0, or a negative errno with a message printed.
+ * ends the process with STATUS_FAILURE and a message.  0, or a negative errno with a message printed.
  */
 int sandbox_filter(enum sandbox_thread thread, const struct sandbox_descriptors *descriptors);
 

@@ -12,6 +12,7 @@
 #include "karma/cli.h"
 #include "karma/io.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/sandbox.h"
 #include "karma/util.h"
 #include "karma/vm.h"

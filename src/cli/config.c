@@ -9,6 +9,7 @@
 #include "karma/cli.h"
 #include "karma/file_kind.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/nbd.h"
 #include "karma/util.h"
 

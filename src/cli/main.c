@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include "karma/cli.h"
+#include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 static const struct {

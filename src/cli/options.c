@@ -11,6 +11,7 @@
 #include "karma/control.h"
 #include "karma/log.h"
 #include "karma/memory.h"
+#include "karma/size.h"
 #include "karma/util.h"
 #include "karma/vm.h"
 #include "options.h"
@@ -19,17 +20,6 @@
 #define GRACE_DEFAULT 30
 #define TIMEOUT_MAX (365u * 24 * 3600)
 #define WATCHDOG_MAX (24u * 3600)
-
-bool parse_size(const char *text, uint64_t *bytes)
-{
-	unsigned long long value;
-	unsigned shift;
-
-	if (!split_size(text, &value, &shift) || value > UINT64_MAX >> shift)
-		return false;
-	*bytes = value << shift;
-	return true;
-}
 
 /* Whole pages, of which a guest can have so many. */
 static int parse_memory_size(const char *name, const char *text, uint64_t *size)

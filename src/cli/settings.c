@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "karma/log.h"
+#include "karma/size.h"
 #include "karma/utf8.h"
 #include "karma/util.h"
 #include "settings.h"
@@ -54,37 +55,6 @@ int parse_switch(const char *name, const char *text, bool *on)
 	if (!*on && strcmp(text, "off") != 0 && strcmp(text, "no") != 0)
 		return refuse("%s %s: is no switch: give on or off", name, text);
 	return 0;
-}
-
-static unsigned size_shift(const char *suffix)
-{
-	switch (suffix[0]) {
-	case '\0':
-	case 'm':
-	case 'M':
-		return 20;
-	case 'k':
-	case 'K':
-		return 10;
-	case 'g':
-	case 'G':
-		return 30;
-	case 't':
-	case 'T':
-		return 40;
-	default:
-		return 0;
-	}
-}
-
-bool split_size(const char *text, unsigned long long *value, unsigned *shift)
-{
-	char *end;
-
-	errno = 0;
-	*value = strtoull(text, &end, 10);
-	*shift = size_shift(end);
-	return text[0] >= '0' && text[0] <= '9' && !errno && *shift && !(end[0] && end[1]);
 }
 
 /* A number alone is refused: with --memory it is MiB, which few would guess. */
@@ -242,19 +212,6 @@ int print_value(FILE *file, const char *name, const char *value)
 		return fail(-EINVAL, "%s: is too long for a file: give a shorter one", name);
 	fprintf(file, "%s = %s%s%s\n", name, quote, value, quote);
 	return 0;
-}
-
-void format_size(char *text, size_t size, uint64_t bytes)
-{
-	static const char suffixes[] = "KMGT";
-	unsigned suffix = 0;
-
-	bytes /= KIB;
-	while (bytes && bytes % KIB == 0 && suffixes[suffix + 1]) {
-		bytes /= KIB;
-		suffix++;
-	}
-	snprintf(text, size, "%" PRIu64 "%c", bytes, suffixes[suffix]);
 }
 
 static int print_number(FILE *file, const struct setting *setting, uint64_t number)

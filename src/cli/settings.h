@@ -60,9 +60,6 @@ int parse_number(
 	const char *name, const char *text, unsigned least, unsigned most, unsigned *number);
 int parse_switch(const char *name, const char *text, bool *on);
 
-/* A number, and how many bits its suffix, or none, moves it; false if the text is no size. */
-bool split_size(const char *text, unsigned long long *value, unsigned *shift);
-
 /* NULL if there is none. */
 const struct setting *setting_find(const struct setting_table *table, const char *name, size_t length);
 
@@ -78,8 +75,6 @@ int settings_print(const struct setting_table *table, const void *target, FILE *
 
 /* Such a line.  -EINVAL, with a message, if a file can't have that value. */
 int print_value(FILE *file, const char *name, const char *value);
-/* A size, with a suffix; it is a multiple of 1K. */
-void format_size(char *text, size_t size, uint64_t bytes);
 
 /* Whether all of it is UTF-8 without control characters but tabs. */
 bool is_plain_text(const char *text, size_t length);

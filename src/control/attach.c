@@ -10,8 +10,9 @@
 #include <termios.h>
 
 #include "client.h"
-#include "karma/cli.h"
+#include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 #define CHUNK 16384u

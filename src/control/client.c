@@ -10,8 +10,8 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-#include "karma/cli.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 #define REPLY_MILLISECONDS 10000

@@ -6,8 +6,10 @@
 #include <time.h>
 
 #include "client.h"
-#include "karma/cli.h"
+#include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/size.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 static const struct option only_help[] = {

@@ -5,8 +5,9 @@
 #include <string.h>
 
 #include "client.h"
-#include "karma/cli.h"
+#include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 #define PATIENCE_MILLISECONDS 1000	/* for all of them together */

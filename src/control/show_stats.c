@@ -6,8 +6,9 @@
 #include <string.h>
 
 #include "client.h"
-#include "karma/cli.h"
+#include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 #define WATCH_MILLISECONDS 1000

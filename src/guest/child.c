@@ -11,6 +11,7 @@
 #include "karma/devices.h"
 #include "karma/kernel_log.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/nbd_server.h"
 #include "internal.h"
 

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/nbd_server.h"
 #include "internal.h"
 

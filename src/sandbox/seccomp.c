@@ -11,6 +11,7 @@
 #include "filters.h"
 #include "internal.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 #include "tables/tables.h"
 
@@ -47,7 +48,7 @@ static void forbidden_call(int signal, siginfo_t *info, void *context)
 		own_name,
 		number < ARRAY_SIZE(call_names) && call_names[number][0] ? call_names[number] : "unknown",
 		number);
-	syscall(SYS_exit_group, SANDBOX_STATUS);
+	syscall(SYS_exit_group, STATUS_FAILURE);
 }
 
 static uint32_t number_for(uint32_t placeholder, const struct sandbox_descriptors *descriptors)
