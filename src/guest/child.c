@@ -45,7 +45,7 @@ static void hand_on(struct run *run)
 }
 
 /* Operations that may be under way at a time: of the disks, the networks, and of all the rest. */
-static unsigned most_in_flight(const struct run_options *options)
+static unsigned most_in_flight(const struct guest_options *options)
 {
 	return OTHERS_IN_FLIGHT + networks_in_flight(options) +
 		options->disk_count * options->cpus * blk_queue_size(options->cpus);
@@ -117,7 +117,7 @@ static int add_devices(struct run *run)
 }
 
 /* That may be lost and made again. */
-static unsigned connections(const struct run_options *options)
+static unsigned connections(const struct guest_options *options)
 {
 	unsigned count = 0;
 

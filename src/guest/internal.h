@@ -12,9 +12,9 @@
 #include <sys/types.h>
 
 #include "karma/boot.h"
-#include "karma/cli.h"
 #include "karma/control.h"
 #include "karma/disk.h"
+#include "karma/guest.h"
 #include "karma/io.h"
 #include "karma/notify.h"
 #include "karma/process.h"
@@ -38,7 +38,7 @@ struct run_kept {
 };
 
 struct run {
-	struct run_options options;
+	struct guest_options options;
 
 	/* Lives on when the guest is started anew. */
 	struct sandbox sandbox;
@@ -55,7 +55,7 @@ struct run {
 	char name[CONTROL_NAME_MAX + 1];	/* the guest's, given or made up */
 	uint64_t balloon_bytes;		/* what the user wants its balloon to have */
 	int signal_fd;
-	pid_t pid, parent;		/* the supervisor's, and its parent's */
+	pid_t pid;			/* the supervisor's */
 	bool process_runs;		/* as far as the supervisor knows; if not, the next start waits */
 	bool told_of_pause;
 	int64_t process_started_at;	/* nanoseconds(): that of now, or the last one */
@@ -130,10 +130,22 @@ void run_tell_timeout(const struct run *run);
 /* In the supervisor and in the guest's process: how large a file may become; 0: nobody knows. */
 uint64_t run_largest_file(const struct run *run);
 
+/*
+ * Put into guest memory what the options name: the kernel, which is open, its command line, the initramfs
+ * or Karma's own, and the command with what it is to know of its terminal.  Fills entry.  Once for
+ * each start, before its first vCPU: files are read anew.  0, or a negative errno with a message
+ * printed.
+ */
+int guest_load(const struct guest_options *options, const struct boot_kernel *kernel,
+	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry);
+
 /* In the supervisor, for each start; unpacks it if need be.  0, or a negative errno with a message printed. */
 int run_open_kernel(struct run *run);
 
 /* In a new process: the guest, from its start to its end; the exit status. */
 int run_guest_process(struct run *run);
+
+/* Unmap what of the program only its start needed; it comes back when it is touched. */
+void trim_program(void);
 
 #endif

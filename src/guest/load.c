@@ -4,11 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "karma/boot.h"
-#include "karma/cli.h"
+#include "internal.h"
 #include "karma/log.h"
-#include "karma/terminal.h"
-#include "karma/util.h"
 
 /*
  * What every guest's kernel is told: the console, that there is no PCI and no UART to look for,
@@ -27,7 +24,7 @@
  * malloc'ed; NULL if memory is short.  The initramfs learns from it that there is a command, since that comes
  * last and is lost where all that comes before does not fit into the guest's memory.
  */
-static char *make_cmdline(const struct run_options *options)
+static char *make_cmdline(const struct guest_options *options)
 {
 	const char *root = "";
 	char *cmdline;
@@ -54,7 +51,7 @@ static void print_quoted(FILE *file, const char *text)
 }
 
 /* What leads out of each interface. */
-static void print_networks(const struct run_options *options, FILE *file)
+static void print_networks(const struct guest_options *options, FILE *file)
 {
 	fputs("karma_net='", file);
 	for (size_t i = 0; i < options->net_count; i++)
@@ -64,7 +61,7 @@ static void print_networks(const struct run_options *options, FILE *file)
 
 /* The file /karma/command, which the initramfs's init sources (scripts/initramfs-init). */
 static void print_command(
-	const struct run_options *options, const struct terminal *terminal, FILE *file)
+	const struct guest_options *options, const struct terminal *terminal, FILE *file)
 {
 	bool tty = terminal->typed && isatty(terminal->out_fd);
 	const char *term = getenv("TERM");
@@ -86,7 +83,7 @@ static void print_command(
 	putc('\n', file);
 }
 
-static int make_command_cpio(const struct run_options *options,
+static int make_command_cpio(const struct guest_options *options,
 	const struct terminal *terminal, void **cpio, size_t *cpio_size)
 {
 	cleanup_free char *text = NULL;
@@ -107,7 +104,7 @@ static int make_command_cpio(const struct run_options *options,
  * Without --initrd: Karma's initramfs for this very kernel.  Where there is none, *path is NULL; the
  * kernel may have all it needs built in, but can't run a command by itself.
  */
-static int find_initramfs(const struct run_options *options, char **path)
+static int find_initramfs(const struct guest_options *options, char **path)
 {
 	const char *directory = getenv("KARMA_GUEST_DIR");
 	char release[RELEASE_BYTES];
@@ -135,7 +132,7 @@ static int find_initramfs(const struct run_options *options, char **path)
 	return options->command ? -ENOENT : 0;
 }
 
-int guest_load(const struct run_options *options, const struct boot_kernel *kernel,
+int guest_load(const struct guest_options *options, const struct boot_kernel *kernel,
 	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry)
 {
 	cleanup_free char *cmdline = make_cmdline(options);

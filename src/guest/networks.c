@@ -17,7 +17,7 @@
 /* For each queue: waits for a frame and for room, a limit's timer, another look; and the link. */
 #define QUEUE_IN_FLIGHT 6u
 
-unsigned networks_in_flight(const struct run_options *options)
+unsigned networks_in_flight(const struct guest_options *options)
 {
 	unsigned in_flight = 0;
 
@@ -39,7 +39,7 @@ static uint64_t hash(uint64_t value, const char *text)
  * An address that stays the same from start to start: by the guest's name, which is unique on its
  * network; without one, by that of the TAP, which is unique on its host.
  */
-static void derive_mac(const struct run_options *options, size_t index, uint8_t *mac)
+static void derive_mac(const struct guest_options *options, size_t index, uint8_t *mac)
 {
 	const struct net_options *net = &options->nets[index];
 	char host[64] = "", number[24];
@@ -63,12 +63,12 @@ static void derive_mac(const struct run_options *options, size_t index, uint8_t 
 	mac[0] = (mac[0] & 0xfc) | 2;
 }
 
-static size_t limits_bytes(const struct run_options *options)
+static size_t limits_bytes(const struct guest_options *options)
 {
 	return options->net_count * sizeof(struct network_limits);
 }
 
-static bool have_taps(const struct run_options *options)
+static bool have_taps(const struct guest_options *options)
 {
 	for (size_t i = 0; i < options->net_count; i++) {
 		if (options->nets[i].kind != NET_USER)
@@ -78,7 +78,7 @@ static bool have_taps(const struct run_options *options)
 }
 
 int networks_open(
-	struct networks *networks, const struct run_options *options, struct io_ring *ring)
+	struct networks *networks, const struct guest_options *options, struct io_ring *ring)
 {
 	networks->options = options;
 	networks->list = calloc(options->net_count, sizeof(*networks->list));

@@ -6,7 +6,7 @@
 #ifndef KARMA_GUEST_NETWORKS_H
 #define KARMA_GUEST_NETWORKS_H
 
-#include "karma/cli.h"
+#include "karma/guest.h"
 #include "karma/machine.h"
 #include "karma/process.h"
 
@@ -22,7 +22,7 @@ struct network {
 };
 
 struct networks {
-	const struct run_options *options;
+	const struct guest_options *options;
 	struct network *list;
 	struct network_limits *limits;
 	size_t count;
@@ -30,11 +30,11 @@ struct networks {
 };
 
 /* Operations of io_uring that they may have under way at a time. */
-unsigned networks_in_flight(const struct run_options *options);
+unsigned networks_in_flight(const struct guest_options *options);
 
 /* 0, or a negative errno with a message printed; the caller closes.  Forks. */
 int networks_open(
-	struct networks *networks, const struct run_options *options, struct io_ring *ring);
+	struct networks *networks, const struct guest_options *options, struct io_ring *ring);
 /* After the ring has been released. */
 void networks_close(struct networks *networks);
 

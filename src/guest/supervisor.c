@@ -23,45 +23,6 @@
 /* What the supervisor waits for: the guest's process, signals, answers, links, and what others want. */
 #define SUPERVISOR_POLLS (4 + NOTIFY_EVENTS + CONTROL_POLLS + NBD_SERVERS_MAX)
 
-static const char help[] =
-	"usage: karma run --kernel FILE [OPTION]... [-- COMMAND [ARGUMENT]...]\n"
-	"  --config FILE|NAME     read options from a file, or /etc/karma/NAME.conf; those of\n"
-	"                         the command line win\n"
-	"  --print-config         print all options as such a file, and run nothing\n"
-	"  --kernel FILE          a bzImage (any Debian vmlinuz) or an ELF vmlinux\n"
-	"  --initrd FILE          an initramfs, one or several; without one, Karma's own:\n"
-	"                         $KARMA_GUEST_DIR/RELEASE/initramfs.img\n"
-	"  --disk FILE[,ro][,direct][,raw][,overlay=FILE][,serial=TEXT][,iops=N]\n"
-	"      [,bps=SIZE][,burst=SECONDS]  raw image or block device; the first, vda, is the root;\n"
-	"                         what is written goes to the overlay, if there is one\n"
-	"  --disk nbd:unix:PATH, nbd://HOST[:PORT][/EXPORT]  what an NBD server has; with\n"
-	"                         ro, serial, iops, bps, burst and timeout=SECONDS\n"
-	"  --net tap=NAME[,queues=N] | fd=N | user[,publish=[ADDR:]HOST:GUEST[/udp]]...\n"
-	"        [,mac=MAC][,mtu=N][,bps=SIZE][,pps=N][,burst=SECONDS]\n"
-	"                         a network: a TAP of the host, or what any user may (passt)\n"
-	"  --cpus N               virtual CPUs, 1 to 64 (1)\n"
-	"  --memory SIZE[,hugepages=on|off][,shared=on|off]  such as 256M or 2G (512M);\n"
-	"                         of huge pages; in a file that other processes can map\n"
-	"  --balloon on|off       give memory that the guest frees back to the host (on)\n"
-	"  --pmu on|off           give the guest the CPU's performance counters (off)\n"
-	"  --cmdline TEXT         added to the kernel's command line; root= there wins\n"
-	"  --console WHERE        stdio, pty, none, file:PATH or unix:PATH (stdio)\n"
-	"  --name NAME            the guest's name, for karma ps, stop and others (karma-PID)\n"
-	"  --log-format text|json  the form of messages on stderr (text)\n"
-	"  --timeout SECONDS      end the guest then, with status 124\n"
-	"  --grace SECONDS        time to power off after SIGTERM; then by force (30)\n"
-	"  --reboot exit|restart  what a reboot does (exit)\n"
-	"  --on-panic exit|restart|wait  what a panic does; wait keeps the guest (exit)\n"
-	"  --watchdog SECONDS     a guest that is silent for so long counts as panicked\n"
-	"  --die-with-parent      when karma's parent ends, do what SIGTERM does\n"
-	"  --strict, --stats      end it when it uses absent ports or memory; print counters\n"
-	"  --user NAME, --cgroup PATH  for root: what the guest's process is to run as, and in\n"
-	"  --no-sandbox           leave that process all the rights that it was started with\n"
-	"COMMAND runs in the initramfs, or on the disk's root, and its status is karma's.\n"
-	"Exit status: 0 powered off, 1-123 COMMAND's, 124 timeout, 125 karma failed,\n"
-	"126 the guest's kernel panicked or hangs, 127 the guest crashed, 128+N a signal\n"
-	"ended COMMAND or karma.  All of it: karma(1).\n";
-
 /* Signals come by a file descriptor; threads inherit that they are blocked. */
 static int take_signals(struct run *run)
 {
@@ -93,10 +54,10 @@ static int follow_parent(const struct run *run)
 		return fail(-errno, "--die-with-parent: can't watch the parent: %s: leave it out",
 			strerror(errno));
 	/* It may have ended before we asked. */
-	if (getppid() == run->parent)
+	if (getppid() == run->options.parent)
 		return 0;
 	return fail(-ESRCH, "--die-with-parent: process %d, the parent, has ended: start none",
-		(int)run->parent);
+		(int)run->options.parent);
 }
 
 /* poll() takes no more entries than there may be open files. */
@@ -175,7 +136,7 @@ static bool are_the_same(const struct disk_file *one, const struct disk_file *ot
 }
 
 /* Its locks would say that another guest has it. */
-static int check_given_once(const struct run_options *options, size_t index)
+static int check_given_once(const struct guest_options *options, size_t index)
 {
 	for (size_t i = 0; i <= 2 * index; i++) {
 		const struct disk_file before = disk_file(&options->disks[i / 2], i % 2);
@@ -195,7 +156,7 @@ static int check_given_once(const struct run_options *options, size_t index)
 
 static int open_disks(struct run *run)
 {
-	const struct run_options *options = &run->options;
+	const struct guest_options *options = &run->options;
 
 	run->disks = calloc(options->disk_count, sizeof(*run->disks));
 	if (!run->disks && options->disk_count)
@@ -271,10 +232,10 @@ uint64_t run_largest_file(const struct run *run)
 /* The signal comes when the thread ended that started us: its process may live on. */
 static bool parent_ended(const struct run *run)
 {
-	if (getppid() == run->parent)
+	if (getppid() == run->options.parent)
 		return false;
 	note("process %d, the parent, has ended: the guest is to power off, as --die-with-parent has it",
-		(int)run->parent);
+		(int)run->options.parent);
 	return true;
 }
 
@@ -519,31 +480,18 @@ void run_init(struct run *run)
 		.kernel = BOOT_KERNEL_NONE,
 		.signal_fd = -1,
 		.pid = getpid(),
-		.parent = getppid(),
 		.tty = find_tty(),
 	};
 	control_init(&run->control, NULL, NULL, NULL, NULL, NULL);
 }
 
-int command_run(int argc, char **argv)
+int guest_run(const struct guest_options *options)
 {
 	struct run run;
-	int status = STATUS_FAILURE;
-	int result;
+	int status;
 
 	run_init(&run);
-	log_keep();
-	result = run_options_parse(&run.options, argc, argv);
-	if (result == 0 && run.options.help) {
-		fputs(help, stdout);
-		status = 0;
-	} else if (result == 0 && run.options.print_config) {
-		status = run_options_print(&run.options, stdout) < 0 ? STATUS_FAILURE : 0;
-	} else if (result == 0) {
-		if (run.options.name)
-			log_set_name(run.options.name);
-		status = run_guest(&run);
-	}
-	run_options_release(&run.options);
+	run.options = *options;
+	status = run_guest(&run);
 	return status;
 }

@@ -6,8 +6,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#include "karma/cli.h"
-#include "karma/util.h"
+#include "internal.h"
 
 #define SEGMENTS_MAX 64u
 
