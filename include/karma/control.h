@@ -77,7 +77,7 @@ struct control_status {
 struct control_ops {
 	void (*status)(void *context, struct control_status *status);
 	/* Give an order to the guest's process.  0, or a negative errno: -ESRCH if there is none. */
-	int (*order)(void *context, const struct process_order *order);
+	int (*order)(void *context, const struct order *order);
 	/* End the guest: ask it to power off, or by force. */
 	void (*stop)(void *context, bool force);
 	/* By the guest's process is what it won't obey: kill it. */
@@ -129,7 +129,7 @@ void control_answered(struct control *control);
 void control_process_ended(struct control *control);
 
 /* In a process that was forked: close all that is the supervisor's. */
-void control_leave(struct control *control);
+void control_close(struct control *control);
 /* The terminal is to be closed: give those who look on the last of it, without waiting, and let them go. */
 void control_drop_consoles(struct control *control);
 /* The guest has ended with that status: tell who waits, and be gone. */

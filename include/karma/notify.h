@@ -15,15 +15,15 @@
 
 struct notify {
 	int fd;			/* to the manager; -1: there is none, and no other member counts */
-	int up_fd;		/* eventfd: a sign that the guest is up */
-	int alive_fd;		/* eventfd: a sign of life, when it was asked for one; -1: nobody wants them */
-	bool up;		/* the manager knows */
-	bool asked;		/* for a sign of life */
+	int ready_fd;		/* eventfd: a sign that the guest is up */
+	int keepalive_fd;		/* eventfd: a sign of life, when it was asked for one; -1: nobody wants them */
+	bool ready;		/* the manager knows */
+	bool keepalive_pending;		/* for a sign of life */
 	int64_t interval;	/* from one question to the next */
-	int64_t ask_at;
+	int64_t keepalive_at;
 };
 
-#define NOTIFY_NONE { .fd = -1, .up_fd = -1, .alive_fd = -1 }
+#define NOTIFY_NONE { .fd = -1, .ready_fd = -1, .keepalive_fd = -1 }
 #define NOTIFY_EVENTS 2
 
 /*
@@ -33,10 +33,10 @@ struct notify {
 int notify_open(struct notify *notify);
 void notify_close(struct notify *notify);
 /* In the guest's process: only the signs are left. */
-void notify_hand_on(struct notify *notify);
+void notify_after_fork(struct notify *notify);
 
 /* What the supervisor waits for, NOTIFY_EVENTS of them, and for how long; -1: for ever. */
-void notify_watch(const struct notify *notify, struct pollfd *events);
+void notify_poll(const struct notify *notify, struct pollfd *events);
 int notify_timeout(const struct notify *notify);
 /*
  * Tell of the signs that came.  waits: the guest's process waits for a disk, and so lives though it may give no sign.
@@ -48,6 +48,6 @@ bool notify_serve(struct notify *notify, const struct pollfd *events, bool waits
 void notify_stopping(const struct notify *notify, unsigned seconds);
 
 /* In the guest's process, any thread: a sign, by one of the eventfds; -1: nobody wants it. */
-void notify_sign(int fd);
+void notify_signal(int fd);
 
 #endif

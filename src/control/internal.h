@@ -26,7 +26,7 @@ struct control_client {
 	/* A request that is being served: no other is taken before its reply. */
 	const struct request_kind *request;
 	json_t *id;			/* what it called it, or NULL */
-	struct process_order order;	/* for the guest's process, if kind is not ORDER_NONE */
+	struct order order;	/* for the guest's process, if kind is not ORDER_NONE */
 	uint64_t bytes;			/* for the reply */
 };
 

@@ -111,9 +111,9 @@ static void serve_status(
 			"console_writer", control->writer != NULL));
 }
 
-static void ask(struct control_client *client, enum process_order_kind kind, uint64_t value)
+static void ask(struct control_client *client, enum order_kind kind, uint64_t value)
 {
-	client->order = (struct process_order){ .kind = kind, .value = value };
+	client->order = (struct order){ .kind = kind, .value = value };
 }
 
 static void serve_stats(struct control *control, struct control_client *client, const json_t *request)

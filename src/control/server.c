@@ -479,7 +479,7 @@ void control_serve(struct control *control, const struct pollfd *watched, unsign
 	remove_gone(control);
 }
 
-void control_leave(struct control *control)
+void control_close(struct control *control)
 {
 	struct control_client *next;
 
@@ -514,5 +514,5 @@ void control_end(struct control *control, int status)
 	}
 	control_unlisten(&control->socket);
 	control_unlisten(&control->console);
-	control_leave(control);
+	control_close(control);
 }

@@ -9,7 +9,7 @@
 #include "karma/log.h"
 #include "internal.h"
 
-void run_disk_name(size_t index, char *name, size_t size)
+void guest_disk_name(size_t index, char *name, size_t size)
 {
 	if (index < 26)
 		snprintf(name, size, "vd%c", (char)('a' + index));
@@ -39,71 +39,71 @@ static uint64_t memory_of(pid_t pid)
 
 static void tell_status(void *context, struct control_status *status)
 {
-	const struct run *run = context;
+	const struct guest *guest = context;
 
 	*status = (struct control_status){
-		.pid = run->pid,
-		.restarting = run->starts > 1 || (run->starts > 0 && !run->process_runs),
-		.stopping = run->leaving,
-		.cpus = run->options.cpus,
-		.memory = run->options.memory.size,
-		.memory_used = run->process_runs ? memory_of(run->process.pid) : 0,
-		.balloon = run->balloon_bytes,
-		.started_at = run->process_started_at,
-		.starts = run->starts,
+		.pid = guest->pid,
+		.restarting = guest->starts > 1 || (guest->starts > 0 && !guest->process_running),
+		.stopping = guest->stop_requested,
+		.cpus = guest->options.cpus,
+		.memory = guest->options.memory.size,
+		.memory_used = guest->process_running ? memory_of(guest->process.pid) : 0,
+		.balloon = guest->balloon_bytes,
+		.started_at = guest->process_started_at,
+		.starts = guest->starts,
 	};
 }
 
-static int give_order(void *context, const struct process_order *order)
+static int give_order(void *context, const struct order *order)
 {
-	const struct run *run = context;
+	const struct guest *guest = context;
 
-	return run->process_runs ? process_order(&run->process, order) : -ESRCH;
+	return guest->process_running ? process_send_order(&guest->process, order) : -ESRCH;
 }
 
 static void stop(void *context, bool force)
 {
-	struct run *run = context;
-	bool asked = run->leaving;
+	struct guest *guest = context;
+	bool asked = guest->stop_requested;
 
-	run->leaving = true;
-	run->left_by = SIGTERM;
-	notify_stopping(&run->notify, run->options.grace);
-	if (!run->process_runs)
+	guest->stop_requested = true;
+	guest->stop_signal = SIGTERM;
+	notify_stopping(&guest->notify, guest->options.grace);
+	if (!guest->process_running)
 		return;
 	if (force) {
-		process_order(&run->process, &(struct process_order){ .kind = ORDER_END });
+		process_send_order(&guest->process, &(struct order){ .kind = ORDER_END });
 	} else if (!asked) {
-		run->stopping = true;
-		process_signal(&run->process, SIGTERM);
+		guest->stopped_by_client = true;
+		process_signal(&guest->process, SIGTERM);
 	}
 }
 
 static void kill_process(void *context)
 {
-	const struct run *run = context;
+	const struct guest *guest = context;
 
-	if (!run->process_runs)
+	if (!guest->process_running)
 		return;
 	note("guest's process did not end when it was told to: it is killed");
-	process_kill(&run->process);
+	process_kill(&guest->process);
 }
 
 static int measure(void *context, const char *disk, uint64_t *number, uint64_t *bytes)
 {
-	struct run *run = context;
+	struct guest *guest = context;
 	char name[8];
 
-	for (size_t i = 0; i < run->disk_count; i++) {
+	for (size_t i = 0; i < guest->disk_count; i++) {
 		int result;
 
-		run_disk_name(i, name, sizeof(name));
+		guest_disk_name(i, name, sizeof(name));
 		if (strcmp(name, disk) != 0)
 			continue;
-		result = disk_measure(run->disks[i], bytes);
+		result = disk_measure(guest->disks[i], bytes);
 		/* Its process may write as far as the disk now goes. */
-		if (result == 0 && run->process_runs)
-			process_allow(&run->process, run_largest_file(run));
+		if (result == 0 && guest->process_running)
+			process_set_file_limit(&guest->process, guest_largest_file(guest));
 		*number = i;
 		return result;
 	}
@@ -112,14 +112,14 @@ static int measure(void *context, const char *disk, uint64_t *number, uint64_t *
 
 static int set_balloon(void *context, uint64_t bytes)
 {
-	struct run *run = context;
+	struct guest *guest = context;
 
-	if (!run_has_balloon(run))
+	if (!guest_has_balloon(guest))
 		return -ENOTSUP;
-	if (bytes >= run->options.memory.size)
+	if (bytes >= guest->options.memory.size)
 		return -ERANGE;
 	/* The next start has it, too. */
-	run->balloon_bytes = bytes;
+	guest->balloon_bytes = bytes;
 	return 0;
 }
 
@@ -132,36 +132,36 @@ static const struct control_ops ops = {
 	.balloon = set_balloon,
 };
 
-int operate_open(struct run *run)
+int operate_open(struct guest *guest)
 {
-	const char *name = run->options.name, *console = run->options.console;
+	const char *name = guest->options.name, *console = guest->options.console;
 	int result;
 
 	if (name)
-		snprintf(run->name, sizeof(run->name), "%s", name);
+		snprintf(guest->name, sizeof(guest->name), "%s", name);
 	else
-		snprintf(run->name, sizeof(run->name), "karma-%d", (int)run->pid);
-	run->report = report_create();
-	if (!run->report)
+		snprintf(guest->name, sizeof(guest->name), "karma-%d", (int)guest->pid);
+	guest->report = report_create();
+	if (!guest->report)
 		return fail(-ENOMEM, "out of memory");
-	control_init(&run->control, run->name, &ops, run, &run->terminal, run->report);
+	control_init(&guest->control, guest->name, &ops, guest, &guest->terminal, guest->report);
 	/* Who gave no name may have no place for a socket, either, and does without. */
-	result = control_listen(&run->control.socket, run->name, !name);
+	result = control_listen(&guest->control.socket, guest->name, !name);
 	if (result < 0 && name)
 		return result;
 	return strncmp(console, "unix:", 5) == 0 && console[5] ?
-		control_listen_at(&run->control.console, console + 5) :
+		control_listen_at(&guest->control.console, console + 5) :
 		0;
 }
 
-void operate_started(struct run *run)
+void operate_started(struct guest *guest)
 {
-	run->process_runs = true;
-	run->process_started_at = nanoseconds();
+	guest->process_running = true;
+	guest->process_started_at = nanoseconds();
 }
 
-void operate_ended(struct run *run)
+void operate_ended(struct guest *guest)
 {
-	run->process_runs = false;
-	control_process_ended(&run->control);
+	guest->process_running = false;
+	control_process_ended(&guest->control);
 }

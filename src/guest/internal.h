@@ -27,25 +27,25 @@
 #include "networks.h"
 
 /* How a guest ended, as far as another start may follow. */
-enum run_end { RUN_ENDED, RUN_RESET, RUN_PANICKED };
+enum guest_outcome { OUTCOME_END, OUTCOME_RESET, OUTCOME_PANIC };
 
 /* What a guest's process leaves for the next one, in memory that all share: nobody trusts it. */
-struct run_kept {
-	unsigned char end;		/* enum run_end, for the supervisor: no more than a claim */
-	unsigned char told_kernel_log;
+struct guest_shared {
+	unsigned char end;		/* enum guest_outcome, for the supervisor: no more than a claim */
+	unsigned char kernel_log_printed;
 	atomic_uint disk_calls;		/* disk_count_calls() */
 	struct limit limits[];		/* one for each disk: a restart brings no new burst */
 };
 
-struct run {
+struct guest {
 	struct guest_options options;
 
 	/* Lives on when the guest is started anew. */
 	struct sandbox sandbox;
-	struct run_kept *kept;
-	size_t kept_bytes;
+	struct guest_shared *shared;
+	size_t shared_bytes;
 	struct terminal terminal;
-	bool terminal_made;
+	bool terminal_open;
 	struct disk **disks;		/* open and locked; devices share them */
 	size_t disk_count;
 	struct networks networks;
@@ -56,15 +56,15 @@ struct run {
 	uint64_t balloon_bytes;		/* what the user wants its balloon to have */
 	int signal_fd;
 	pid_t pid;			/* the supervisor's */
-	bool process_runs;		/* as far as the supervisor knows; if not, the next start waits */
-	bool told_of_pause;
+	bool process_running;		/* as far as the supervisor knows; if not, the next start waits */
+	bool restart_delay_logged;
 	int64_t process_started_at;	/* nanoseconds(): that of now, or the last one */
 	int tty;			/* the user's terminal, or -1 */
 	int64_t timeout_at, grace_at;	/* milliseconds on CLOCK_MONOTONIC; 0: never */
 	int64_t trim_at;		/* of the guest's process */
-	bool leaving;			/* a signal wants us to end: no more starts */
-	int left_by;			/* its number */
-	bool stopping;			/* by the control socket, and no SIGTERM has come since */
+	bool stop_requested;		/* by a signal or a client: no more starts */
+	int stop_signal;		/* the number of that signal */
+	bool stopped_by_client;		/* by the control socket, and no SIGTERM has come since */
 
 	/* Made anew for each start, in a process of its own. */
 	unsigned starts;		/* before this one */
@@ -74,19 +74,19 @@ struct run {
 	struct vm vm;
 	struct virtio_device *console, *balloon;
 	struct watchdog watchdog;
-	struct io_op alive_op;
-	atomic_bool alive_asked;	/* of the I/O thread */
-	int64_t silence_at;		/* when to look whether the guest has made a call; 0: never */
+	struct io_op keepalive_op;
+	atomic_bool keepalive_pending;	/* of the I/O thread */
+	int64_t idle_check_at;		/* when to look whether the guest has made a call; 0: never */
 	int64_t cpu_time;		/* milliseconds of CPU that it had taken at the look before */
 };
 
 /* --- The supervisor's part for the control socket (control.c). */
 
 /* Open it, and that of --console unix:PATH.  0, or a negative errno with a message printed. */
-int operate_open(struct run *run);
+int operate_open(struct guest *guest);
 /* From here on the process of the guest is there, or not. */
-void operate_started(struct run *run);
-void operate_ended(struct run *run);
+void operate_started(struct guest *guest);
+void operate_ended(struct guest *guest);
 
 static inline int64_t milliseconds(void)
 {
@@ -94,19 +94,19 @@ static inline int64_t milliseconds(void)
 }
 
 /* The kernel's name for a disk: vda to vdz, then vdaa, ... */
-void run_disk_name(size_t index, char *name, size_t size);
+void guest_disk_name(size_t index, char *name, size_t size);
 
 /* Huge pages stay the guest's: see guest_memory_discard(). */
-static inline bool run_has_balloon(const struct run *run)
+static inline bool guest_has_balloon(const struct guest *guest)
 {
-	return run->options.balloon && !run->options.memory.huge_pages;
+	return guest->options.balloon && !guest->options.memory.huge_pages;
 }
 
 /* What the user chose for such an end. */
-static inline enum end_policy run_policy(const struct run *run, unsigned end)
+static inline enum end_policy end_policy(const struct guest *guest, unsigned end)
 {
-	return end == RUN_RESET ? run->options.reboot :
-		end == RUN_PANICKED ? run->options.on_panic : END_EXIT;
+	return end == OUTCOME_RESET ? guest->options.reboot :
+		end == OUTCOME_PANIC ? guest->options.on_panic : END_EXIT;
 }
 
 static inline bool passed(int64_t moment)
@@ -115,20 +115,20 @@ static inline bool passed(int64_t moment)
 }
 
 /* Nothing is there yet but what the user named. */
-void run_init(struct run *run);
+void guest_init(struct guest *guest);
 
 /*
  * In the supervisor: serve what the guest's process, signals and clients want, until the process of that pidfd
  * ends.  If the guest's does not run, also no longer than until then (milliseconds(); 0: for ever), and than to
  * a signal.
  */
-void run_supervise(struct run *run, int pidfd, int64_t until);
+void supervise(struct guest *guest, int pidfd, int64_t until);
 
 /* For a guest that --timeout ends. */
-void run_tell_timeout(const struct run *run);
+void log_timeout(const struct guest *guest);
 
 /* In the supervisor and in the guest's process: how large a file may become; 0: nobody knows. */
-uint64_t run_largest_file(const struct run *run);
+uint64_t guest_largest_file(const struct guest *guest);
 
 /*
  * Put into guest memory what the options name: the kernel, which is open, its command line, the initramfs
@@ -140,10 +140,10 @@ int guest_load(const struct guest_options *options, const struct boot_kernel *ke
 	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry);
 
 /* In the supervisor, for each start; unpacks it if need be.  0, or a negative errno with a message printed. */
-int run_open_kernel(struct run *run);
+int guest_open_kernel(struct guest *guest);
 
 /* In a new process: the guest, from its start to its end; the exit status. */
-int run_guest_process(struct run *run);
+int guest_process_main(struct guest *guest);
 
 /* Unmap what of the program only its start needed; it comes back when it is touched. */
 void trim_program(void);

@@ -42,14 +42,14 @@ static enum unpack_end unpack(const struct boot_kernel *kernel, int out, const s
 }
 
 /* Signals and clients are served meanwhile: it takes a second or so, and a minute at most. */
-static int wait_for_unpacker(struct run *run, pid_t pid, int pidfd, bool *whole)
+static int wait_for_unpacker(struct guest *guest, pid_t pid, int pidfd, bool *whole)
 {
-	const char *path = run->kernel.file.path;
+	const char *path = guest->kernel.file.path;
 	bool unwanted;
 	int status;
 
-	run_supervise(run, pidfd, run->timeout_at);
-	unwanted = run->leaving || passed(run->timeout_at);
+	supervise(guest, pidfd, guest->timeout_at);
+	unwanted = guest->stop_requested || passed(guest->timeout_at);
 	if (unwanted)
 		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
@@ -72,10 +72,10 @@ static int wait_for_unpacker(struct run *run, pid_t pid, int pidfd, bool *whole)
 	return 0;
 }
 
-static int unpack_into_cache(struct run *run)
+static int unpack_into_cache(struct guest *guest)
 {
-	struct boot_kernel *kernel = &run->kernel;
-	struct sandbox sandbox = run->sandbox;
+	struct boot_kernel *kernel = &guest->kernel;
+	struct sandbox sandbox = guest->sandbox;
 	char unfinished[BOOT_CACHE_NAME];
 	cleanup_fd int out = boot_cache_begin(kernel, unfinished), pidfd = -1;
 	bool whole = false;
@@ -87,21 +87,21 @@ static int unpack_into_cache(struct run *run)
 	pid = out < 0 ? -1 : sandbox_fork(&sandbox, &pidfd);
 	/* The bare call: what a sanitizer adds to _exit() is forbidden by now. */
 	if (pid == 0)
-		syscall(SYS_exit_group, unpack(kernel, out, &sandbox, run->options.memory.size));
+		syscall(SYS_exit_group, unpack(kernel, out, &sandbox, guest->options.memory.size));
 	if (pid > 0)
-		result = wait_for_unpacker(run, pid, pidfd, &whole);
+		result = wait_for_unpacker(guest, pid, pidfd, &whole);
 	if (out >= 0)
 		boot_cache_end(kernel, unfinished, out, whole);
 	return result;
 }
 
-int run_open_kernel(struct run *run)
+int guest_open_kernel(struct guest *guest)
 {
-	struct boot_kernel *kernel = &run->kernel;
-	int result = boot_kernel_open(kernel, run->options.kernel);
+	struct boot_kernel *kernel = &guest->kernel;
+	int result = boot_kernel_open(kernel, guest->options.kernel);
 
 	/* Whatever else goes wrong, the guest can unpack its kernel by itself. */
 	if (result == 0 && kernel->cache >= 0 && !kernel->is_known && boot_unpack_can(kernel))
-		result = unpack_into_cache(run);
+		result = unpack_into_cache(guest);
 	return result;
 }

@@ -137,14 +137,14 @@ void networks_look(struct networks *networks, const struct process *process)
 {
 	net_links_empty(networks->links_fd);
 	for (size_t i = 0; i < networks->count; i++) {
-		struct process_order order = { .kind = ORDER_LINK };
+		struct order order = { .kind = ORDER_LINK };
 		enum net_link link;
 
 		if (!net_look(networks->list[i].net, networks->links_fd, &link))
 			continue;
 		order.value = i << LINK_BITS | link;
 		/* If it takes none now, the next change tells. */
-		if (process_order(process, &order) == 0)
+		if (process_send_order(process, &order) == 0)
 			net_told(networks->list[i].net, link);
 	}
 }
@@ -157,7 +157,7 @@ int networks_follow(struct networks *networks, uint64_t value)
 	return 0;
 }
 
-void networks_hand_on(struct networks *networks)
+void networks_after_fork(struct networks *networks)
 {
 	close_fd(&networks->links_fd);
 	networks->links_fd = -1;

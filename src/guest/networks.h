@@ -44,7 +44,7 @@ void networks_look(struct networks *networks, const struct process *process);
 int networks_follow(struct networks *networks, uint64_t value);
 
 /* In the process of a guest: check what the one before has left. */
-void networks_hand_on(struct networks *networks);
+void networks_after_fork(struct networks *networks);
 
 /* again: there was a guest before. */
 int networks_add(struct networks *networks, struct machine *machine,

@@ -89,40 +89,40 @@ int notify_open(struct notify *notify)
 			path, strerror(-notify->fd));
 	if (period) {
 		notify->interval = period / ASKS_A_PERIOD + 1;
-		notify->ask_at = milliseconds();
-		result = make_sign(&notify->alive_fd);
+		notify->keepalive_at = milliseconds();
+		result = make_sign(&notify->keepalive_fd);
 	}
-	return result == 0 ? make_sign(&notify->up_fd) : result;
+	return result == 0 ? make_sign(&notify->ready_fd) : result;
 }
 
 void notify_close(struct notify *notify)
 {
 	close_fd(&notify->fd);
-	close_fd(&notify->up_fd);
-	close_fd(&notify->alive_fd);
+	close_fd(&notify->ready_fd);
+	close_fd(&notify->keepalive_fd);
 	*notify = (struct notify)NOTIFY_NONE;
 }
 
-void notify_hand_on(struct notify *notify)
+void notify_after_fork(struct notify *notify)
 {
 	close_fd(&notify->fd);
 	notify->fd = -1;
 }
 
 /* A sign is looked at once it is wanted, so who gives signs without end keeps nobody busy. */
-void notify_watch(const struct notify *notify, struct pollfd *events)
+void notify_poll(const struct notify *notify, struct pollfd *events)
 {
-	events[0] = (struct pollfd){ .fd = notify->up ? -1 : notify->up_fd, .events = POLLIN };
-	events[1] = (struct pollfd){ .fd = notify->asked ? notify->alive_fd : -1, .events = POLLIN };
+	events[0] = (struct pollfd){ .fd = notify->ready ? -1 : notify->ready_fd, .events = POLLIN };
+	events[1] = (struct pollfd){ .fd = notify->keepalive_pending ? notify->keepalive_fd : -1, .events = POLLIN };
 }
 
 int notify_timeout(const struct notify *notify)
 {
 	int64_t left;
 
-	if (notify->alive_fd < 0)
+	if (notify->keepalive_fd < 0)
 		return -1;
-	left = notify->ask_at - milliseconds();
+	left = notify->keepalive_at - milliseconds();
 	return left < 0 ? 0 : left;
 }
 
@@ -137,22 +137,22 @@ static void take_sign(int fd)
 bool notify_serve(struct notify *notify, const struct pollfd *events, bool waits)
 {
 	if (events[0].revents) {
-		notify->up = true;
+		notify->ready = true;
 		send_state(notify, "READY=1\nSTATUS=The guest is up.");
 	}
 	if (events[1].revents) {
-		notify->asked = false;
+		notify->keepalive_pending = false;
 		send_state(notify, "WATCHDOG=1");
 	}
-	if (notify->alive_fd < 0 || milliseconds() < notify->ask_at)
+	if (notify->keepalive_fd < 0 || milliseconds() < notify->keepalive_at)
 		return false;
 	/* What came before the question is no answer. */
-	if (!notify->asked)
-		take_sign(notify->alive_fd);
+	if (!notify->keepalive_pending)
+		take_sign(notify->keepalive_fd);
 	else if (waits)
 		send_state(notify, "WATCHDOG=1");
-	notify->asked = true;
-	notify->ask_at = milliseconds() + notify->interval;
+	notify->keepalive_pending = true;
+	notify->keepalive_at = milliseconds() + notify->interval;
 	return true;
 }
 
@@ -166,7 +166,7 @@ void notify_stopping(const struct notify *notify, unsigned seconds)
 	send_state(notify, text);
 }
 
-void notify_sign(int fd)
+void notify_signal(int fd)
 {
 	const uint64_t one = 1;
 

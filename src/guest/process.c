@@ -54,7 +54,7 @@ pid_t process_start(struct process *process, struct sandbox *sandbox)
 	return pid;
 }
 
-int process_order(const struct process *process, const struct process_order *order)
+int process_send_order(const struct process *process, const struct order *order)
 {
 	/* Less than PIPE_BUF: all of it is written, or nothing. */
 	return write_bytes(process->orders[1], order, sizeof(*order)) < 0 ? -errno : 0;
@@ -62,10 +62,10 @@ int process_order(const struct process *process, const struct process_order *ord
 
 void process_signal(const struct process *process, int number)
 {
-	process_order(process, &(struct process_order){ .kind = ORDER_SIGNAL, .value = number });
+	process_send_order(process, &(struct order){ .kind = ORDER_SIGNAL, .value = number });
 }
 
-void process_tell_answer(const struct process *process)
+void process_notify_reply(const struct process *process)
 {
 	const uint64_t one = 1;
 
@@ -74,7 +74,7 @@ void process_tell_answer(const struct process *process)
 		return;
 }
 
-void process_hear_answer(const struct process *process)
+void process_clear_replies(const struct process *process)
 {
 	uint64_t count;
 
@@ -83,16 +83,16 @@ void process_hear_answer(const struct process *process)
 		return;
 }
 
-struct process_order process_take_order(const struct process *process)
+struct order process_receive_order(const struct process *process)
 {
-	struct process_order order;
+	struct order order;
 
 	if (read_bytes(process->orders[0], &order, sizeof(order)) != sizeof(order))
 		order.kind = ORDER_NONE;
 	return order;
 }
 
-void process_allow(const struct process *process, uint64_t file_bytes)
+void process_set_file_limit(const struct process *process, uint64_t file_bytes)
 {
 	struct rlimit limit;
 

@@ -24,7 +24,7 @@
 #define SUPERVISOR_POLLS (4 + NOTIFY_EVENTS + CONTROL_POLLS + NBD_SERVERS_MAX)
 
 /* Signals come by a file descriptor; threads inherit that they are blocked. */
-static int take_signals(struct run *run)
+static int take_signals(struct guest *guest)
 {
 	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH };
 	sigset_t set;
@@ -32,32 +32,32 @@ static int take_signals(struct run *run)
 	sigemptyset(&set);
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
 		sigaddset(&set, numbers[i]);
-	if (run->options.die_with_parent)
+	if (guest->options.die_with_parent)
 		sigaddset(&set, PARENT_SIGNAL);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	/* A reader that goes away, or a limit of file size, is an error of that write alone. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
-	run->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (run->signal_fd < 0)
+	guest->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (guest->signal_fd < 0)
 		return fail(-errno, "signalfd: %s: raise the limit of open files (ulimit -n)",
 			strerror(errno));
 	return 0;
 }
 
 /* With the signal blocked, so that it waits for the signal_fd. */
-static int follow_parent(const struct run *run)
+static int follow_parent(const struct guest *guest)
 {
-	if (!run->options.die_with_parent)
+	if (!guest->options.die_with_parent)
 		return 0;
 	if (prctl(PR_SET_PDEATHSIG, PARENT_SIGNAL) < 0)
 		return fail(-errno, "--die-with-parent: can't watch the parent: %s: leave it out",
 			strerror(errno));
 	/* It may have ended before we asked. */
-	if (getppid() == run->options.parent)
+	if (getppid() == guest->options.parent)
 		return 0;
 	return fail(-ESRCH, "--die-with-parent: process %d, the parent, has ended: start none",
-		(int)run->options.parent);
+		(int)guest->options.parent);
 }
 
 /* poll() takes no more entries than there may be open files. */
@@ -87,26 +87,26 @@ static int check_host(void)
 	return result < 0 ? fail(result, "%s", kvm_probe_message(result)) : 0;
 }
 
-static int open_console(struct run *run)
+static int open_console(struct guest *guest)
 {
-	int result = terminal_open(&run->terminal, run->options.console, &run->ring);
+	int result = terminal_open(&guest->terminal, guest->options.console, &guest->ring);
 
 	if (result < 0)
 		return result;
-	run->terminal_made = true;
-	return terminal_start(&run->terminal);
+	guest->terminal_open = true;
+	return terminal_start(&guest->terminal);
 }
 
-static int make_kept(struct run *run)
+static int map_shared(struct guest *guest)
 {
-	size_t size = sizeof(*run->kept) + run->options.disk_count * sizeof(run->kept->limits[0]);
-	void *kept = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	size_t size = sizeof(*guest->shared) + guest->options.disk_count * sizeof(guest->shared->limits[0]);
+	void *shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-	if (kept == MAP_FAILED)
+	if (shared == MAP_FAILED)
 		return fail(-errno, "out of memory");
-	run->kept = kept;
-	run->kept_bytes = size;
-	disk_count_calls(&run->kept->disk_calls);
+	guest->shared = shared;
+	guest->shared_bytes = size;
+	disk_count_calls(&guest->shared->disk_calls);
 	return 0;
 }
 
@@ -154,60 +154,60 @@ static int check_given_once(const struct guest_options *options, size_t index)
 	return 0;
 }
 
-static int open_disks(struct run *run)
+static int open_disks(struct guest *guest)
 {
-	const struct guest_options *options = &run->options;
+	const struct guest_options *options = &guest->options;
 
-	run->disks = calloc(options->disk_count, sizeof(*run->disks));
-	if (!run->disks && options->disk_count)
+	guest->disks = calloc(options->disk_count, sizeof(*guest->disks));
+	if (!guest->disks && options->disk_count)
 		return fail(-ENOMEM, "disks: out of memory");
 	for (size_t i = 0; i < options->disk_count; i++) {
 		int result = check_given_once(options, i);
 
 		if (result == 0)
-			result = disk_open(&run->disks[i], &options->disks[i], &run->ring);
+			result = disk_open(&guest->disks[i], &options->disks[i], &guest->ring);
 		if (result < 0)
 			return result;
-		limit_init(&run->kept->limits[i], &options->disks[i].limit);
-		run->disk_count++;
+		limit_init(&guest->shared->limits[i], &options->disks[i].limit);
+		guest->disk_count++;
 	}
 	return 0;
 }
 
 /* What lives on when the guest is started anew. */
-static int start(struct run *run)
+static int start(struct guest *guest)
 {
 	int result = check_files();
 
 	if (result == 0)
-		result = sandbox_prepare(&run->sandbox, &run->options.sandbox);
+		result = sandbox_prepare(&guest->sandbox, &guest->options.sandbox);
 	if (result == 0)
 		result = check_host();
 	if (result == 0)
-		result = take_signals(run);
+		result = take_signals(guest);
 	if (result == 0)
-		result = follow_parent(run);
+		result = follow_parent(guest);
 	if (result == 0)
-		result = notify_open(&run->notify);
+		result = notify_open(&guest->notify);
 	if (result == 0)
-		result = make_kept(run);
+		result = map_shared(guest);
 	if (result == 0)
-		result = operate_open(run);
+		result = operate_open(guest);
 	if (result == 0)
-		result = open_console(run);
+		result = open_console(guest);
 	if (result == 0)
-		result = open_disks(run);
+		result = open_disks(guest);
 	if (result == 0)
-		result = networks_open(&run->networks, &run->options, &run->ring);
-	if (run->options.timeout)
-		run->timeout_at = milliseconds() + run->options.timeout * 1000ll;
+		result = networks_open(&guest->networks, &guest->options, &guest->ring);
+	if (guest->options.timeout)
+		guest->timeout_at = milliseconds() + guest->options.timeout * 1000ll;
 	return result;
 }
 
 /* How large a file of ours may become: a disk only grows by others; of the rest, nobody knows. */
-uint64_t run_largest_file(const struct run *run)
+uint64_t guest_largest_file(const struct guest *guest)
 {
-	const int outputs[] = { run->terminal.out_fd, STDERR_FILENO };
+	const int outputs[] = { guest->terminal.out_fd, STDERR_FILENO };
 	uint64_t largest = 0;
 	struct stat status;
 
@@ -215,13 +215,13 @@ uint64_t run_largest_file(const struct run *run)
 		if (fstat(outputs[i], &status) == 0 && S_ISREG(status.st_mode))
 			return 0;
 	}
-	for (size_t i = 0; i < run->disk_count; i++) {
+	for (size_t i = 0; i < guest->disk_count; i++) {
 		uint64_t size;
 
-		if (disk_measure(run->disks[i], &size) < 0)
+		if (disk_measure(guest->disks[i], &size) < 0)
 			continue;
 		/* An overlay has a map before its data, of a bit for 4 KiB. */
-		if (run->options.disks[i].overlay)
+		if (guest->options.disks[i].overlay)
 			size += size / 4096 + MIB;
 		if (size > largest)
 			largest = size;
@@ -230,12 +230,12 @@ uint64_t run_largest_file(const struct run *run)
 }
 
 /* The signal comes when the thread ended that started us: its process may live on. */
-static bool parent_ended(const struct run *run)
+static bool parent_ended(const struct guest *guest)
 {
-	if (getppid() == run->options.parent)
+	if (getppid() == guest->options.parent)
 		return false;
 	note("process %d, the parent, has ended: the guest is to power off, as --die-with-parent has it",
-		(int)run->options.parent);
+		(int)guest->options.parent);
 	return true;
 }
 
@@ -252,41 +252,41 @@ static int find_tty(void)
  * SIGHUP means two things.  Who closes a terminal wants what runs on it to end; a terminal that is
  * still there, or that never was, has not sent it.
  */
-static bool terminal_hung_up(const struct run *run)
+static bool terminal_hung_up(const struct guest *guest)
 {
-	struct pollfd tty = { .fd = run->tty };
+	struct pollfd tty = { .fd = guest->tty };
 
-	return run->tty >= 0 && poll(&tty, 1, 0) > 0 && (tty.revents & POLLHUP);
+	return guest->tty >= 0 && poll(&tty, 1, 0) > 0 && (tty.revents & POLLHUP);
 }
 
 /* The supervisor has a signal for the guest's process. */
-static void pass_on_signal(struct run *run)
+static void pass_on_signal(struct guest *guest)
 {
 	struct signalfd_siginfo info;
 	int number;
 
-	if (read(run->signal_fd, &info, sizeof(info)) != sizeof(info))
+	if (read(guest->signal_fd, &info, sizeof(info)) != sizeof(info))
 		return;
 	number = info.ssi_signo;
 	if (number == PARENT_SIGNAL)
-		number = parent_ended(run) ? SIGTERM : 0;
+		number = parent_ended(guest) ? SIGTERM : 0;
 	/* There is none between two starts; the next one measures its disks. */
-	if (number == SIGHUP && !terminal_hung_up(run)) {
-		if (!run->process_runs)
+	if (number == SIGHUP && !terminal_hung_up(guest)) {
+		if (!guest->process_running)
 			return;
-		process_allow(&run->process, run_largest_file(run));
-		process_order(&run->process, &(struct process_order){ .kind = ORDER_MEASURE });
+		process_set_file_limit(&guest->process, guest_largest_file(guest));
+		process_send_order(&guest->process, &(struct order){ .kind = ORDER_MEASURE });
 		return;
 	}
 	/* It has been asked already; the second is one that ends it by force. */
-	if (number == SIGTERM && run->stopping)
-		run->stopping = false;
-	else if (number && run->process_runs)
-		process_signal(&run->process, number);
+	if (number == SIGTERM && guest->stopped_by_client)
+		guest->stopped_by_client = false;
+	else if (number && guest->process_running)
+		process_signal(&guest->process, number);
 	if (number && number != SIGWINCH) {
-		run->leaving = true;
-		run->left_by = number;
-		notify_stopping(&run->notify, run->options.grace);
+		guest->stop_requested = true;
+		guest->stop_signal = number;
+		notify_stopping(&guest->notify, guest->options.grace);
 	}
 }
 
@@ -305,38 +305,38 @@ static int sooner(int one, int other)
 }
 
 /* Nobody would hear a signal, or what the guest's process asks. */
-static void give_up(const struct run *run, int error)
+static void give_up(const struct guest *guest, int error)
 {
 	fail(error, "can't wait for what happens: %s: the guest is killed: see the limit of open files "
 		    "(ulimit -n), and the host's memory",
 		strerror(-error));
-	if (run->process_runs)
-		process_kill(&run->process);
+	if (guest->process_running)
+		process_kill(&guest->process);
 }
 
-waiting_place void run_supervise(struct run *run, int pidfd, int64_t until)
+waiting_place void supervise(struct guest *guest, int pidfd, int64_t until)
 {
 	struct pollfd watched[SUPERVISOR_POLLS];
 	struct pollfd *const notify = watched + 4, *const control = notify + NOTIFY_EVENTS;
 	struct pollfd *const nbd = control + CONTROL_POLLS;
 	/* What comes between two starts, or before the first, is no long wait. */
-	bool trimmed = !run->process_runs;
+	bool trimmed = !guest->process_running;
 
 	watched[0] = (struct pollfd){ .fd = pidfd, .events = POLLIN };
-	watched[1] = (struct pollfd){ .fd = run->signal_fd, .events = POLLIN };
-	watched[2] = (struct pollfd){ .fd = run->process.answers, .events = POLLIN };
-	watched[3] = (struct pollfd){ .fd = run->networks.links_fd, .events = POLLIN };
+	watched[1] = (struct pollfd){ .fd = guest->signal_fd, .events = POLLIN };
+	watched[2] = (struct pollfd){ .fd = guest->process.answers, .events = POLLIN };
+	watched[3] = (struct pollfd){ .fd = guest->networks.links_fd, .events = POLLIN };
 	do {
-		unsigned clients = control_poll(&run->control, control);
-		int timeout = sooner(control_timeout(&run->control), notify_timeout(&run->notify));
+		unsigned clients = control_poll(&guest->control, control);
+		int timeout = sooner(control_timeout(&guest->control), notify_timeout(&guest->notify));
 
 		timeout = sooner(timeout, nbd_servers_timeout());
 		if (until)
 			timeout = sooner(timeout, milliseconds_until(until));
-		notify_watch(&run->notify, notify);
+		notify_poll(&guest->notify, notify);
 		nbd_servers_watch(nbd);
 		/* Right before a wait that may be long, so that what was touched to get here goes too. */
-		if (!trimmed && run->control.client_count == 0) {
+		if (!trimmed && guest->control.client_count == 0) {
 			malloc_trim(0);
 			trim_program();
 			trimmed = true;
@@ -345,135 +345,135 @@ waiting_place void run_supervise(struct run *run, int pidfd, int64_t until)
 		if (poll(watched, ARRAY_SIZE(watched), timeout) < 0) {
 			if (errno == EINTR)
 				continue;
-			give_up(run, -errno);
+			give_up(guest, -errno);
 			return;
 		}
-		trimmed = !run->process_runs;
+		trimmed = !guest->process_running;
 		if (watched[1].revents)
-			pass_on_signal(run);
+			pass_on_signal(guest);
 		if (watched[2].revents) {
-			process_hear_answer(&run->process);
-			control_answered(&run->control);
+			process_clear_replies(&guest->process);
+			control_answered(&guest->control);
 		}
 		if (watched[3].revents)
-			networks_look(&run->networks, &run->process);
-		if (notify_serve(&run->notify, notify, atomic_load(&run->kept->disk_calls)))
-			process_order(&run->process, &(struct process_order){ .kind = ORDER_ALIVE });
-		control_serve(&run->control, control, clients);
+			networks_look(&guest->networks, &guest->process);
+		if (notify_serve(&guest->notify, notify, atomic_load(&guest->shared->disk_calls)))
+			process_send_order(&guest->process, &(struct order){ .kind = ORDER_KEEPALIVE });
+		control_serve(&guest->control, control, clients);
 		nbd_servers_serve(nbd);
-	} while (!watched[0].revents && (run->process_runs || (!run->leaving && !passed(until))));
+	} while (!watched[0].revents && (guest->process_running || (!guest->stop_requested && !passed(until))));
 }
 
-void run_tell_timeout(const struct run *run)
+void log_timeout(const struct guest *guest)
 {
-	note("guest is still running after %u seconds: ended by --timeout", run->options.timeout);
+	note("guest is still running after %u seconds: ended by --timeout", guest->options.timeout);
 }
 
 /* A guest that resets at once, again and again, is not to keep the host busy. */
-static void pause_before_restart(struct run *run)
+static void pause_before_restart(struct guest *guest)
 {
-	int64_t earliest = run->process_started_at / 1000000 + RESTART_MILLISECONDS;
+	int64_t earliest = guest->process_started_at / 1000000 + RESTART_MILLISECONDS;
 
 	if (passed(earliest))
 		return;
-	if (!run->told_of_pause)
+	if (!guest->restart_delay_logged)
 		note("guest ended within a second of its start: it is started once a second at most");
-	run->told_of_pause = true;
-	if (run->timeout_at && run->timeout_at < earliest)
-		earliest = run->timeout_at;
-	run_supervise(run, -1, earliest);
+	guest->restart_delay_logged = true;
+	if (guest->timeout_at && guest->timeout_at < earliest)
+		earliest = guest->timeout_at;
+	supervise(guest, -1, earliest);
 }
 
 /* Whether another start follows; else *status is the supervisor's own. */
-static bool is_started_anew(struct run *run, int *status)
+static bool is_started_anew(struct guest *guest, int *status)
 {
-	if (run->leaving || run_policy(run, run->kept->end) != END_RESTART)
+	if (guest->stop_requested || end_policy(guest, guest->shared->end) != END_RESTART)
 		return false;
-	pause_before_restart(run);
-	if (!run->leaving && passed(run->timeout_at)) {
-		run_tell_timeout(run);
+	pause_before_restart(guest);
+	if (!guest->stop_requested && passed(guest->timeout_at)) {
+		log_timeout(guest);
 		*status = STATUS_TIMEOUT;
 		return false;
 	}
-	return !run->leaving;
+	return !guest->stop_requested;
 }
 
 /* The status of a guest that was not started; why is told. */
-static int status_of_none(const struct run *run)
+static int status_of_none(const struct guest *guest)
 {
-	if (run->leaving)
-		return STATUS_SIGNAL + run->left_by;
-	if (!passed(run->timeout_at))
+	if (guest->stop_requested)
+		return STATUS_SIGNAL + guest->stop_signal;
+	if (!passed(guest->timeout_at))
 		return STATUS_FAILURE;
-	run_tell_timeout(run);
+	log_timeout(guest);
 	return STATUS_TIMEOUT;
 }
 
 /* The supervisor, from a start to its end: the status, and whether there is to be another. */
-static int run_once(struct run *run, bool *again)
+static int run_once(struct guest *guest, bool *again)
 {
 	int status;
 	pid_t pid = -1;
 
-	run->kept->end = RUN_ENDED;
-	atomic_store(&run->kept->disk_calls, 0);
-	report_reset(run->report);
+	guest->shared->end = OUTCOME_END;
+	atomic_store(&guest->shared->disk_calls, 0);
+	report_reset(guest->report);
 	*again = false;
-	if (run_open_kernel(run) == 0 && nbd_servers_open() == 0)
-		pid = process_start(&run->process, &run->sandbox);
+	if (guest_open_kernel(guest) == 0 && nbd_servers_open() == 0)
+		pid = process_start(&guest->process, &guest->sandbox);
 	if (pid < 0) {
 		nbd_servers_close();
-		boot_kernel_close(&run->kernel);
-		return status_of_none(run);
+		boot_kernel_close(&guest->kernel);
+		return status_of_none(guest);
 	}
 	/* All that it has made ends with it. */
 	if (pid == 0)
-		_exit(run_guest_process(run));
-	boot_kernel_close(&run->kernel);
-	run->starts++;
-	operate_started(run);
-	run_supervise(run, run->process.pidfd, 0);
-	operate_ended(run);
+		_exit(guest_process_main(guest));
+	boot_kernel_close(&guest->kernel);
+	guest->starts++;
+	operate_started(guest);
+	supervise(guest, guest->process.pidfd, 0);
+	operate_ended(guest);
 	nbd_servers_close();
-	status = process_wait(&run->process, STATUS_FAILURE);
-	*again = is_started_anew(run, &status);
+	status = process_wait(&guest->process, STATUS_FAILURE);
+	*again = is_started_anew(guest, &status);
 	return status;
 }
 
-static void finish(struct run *run, int status)
+static void finish(struct guest *guest, int status)
 {
-	control_drop_consoles(&run->control);
-	if (run->terminal_made)
-		terminal_close(&run->terminal);
-	for (size_t i = 0; i < run->disk_count; i++) {
-		disk_close(run->disks[i]);
-		limit_release(&run->kept->limits[i]);
+	control_drop_consoles(&guest->control);
+	if (guest->terminal_open)
+		terminal_close(&guest->terminal);
+	for (size_t i = 0; i < guest->disk_count; i++) {
+		disk_close(guest->disks[i]);
+		limit_release(&guest->shared->limits[i]);
 	}
-	if (run->kept)
-		munmap(run->kept, run->kept_bytes);
-	free(run->disks);
-	networks_close(&run->networks);
-	notify_close(&run->notify);
-	close_fd(&run->signal_fd);
-	report_release(run->report);
+	if (guest->shared)
+		munmap(guest->shared, guest->shared_bytes);
+	free(guest->disks);
+	networks_close(&guest->networks);
+	notify_close(&guest->notify);
+	close_fd(&guest->signal_fd);
+	report_release(guest->report);
 	/* Last: who waits for our end may start another guest with what this one had. */
-	control_end(&run->control, status);
+	control_end(&guest->control, status);
 }
 
-static int run_guest(struct run *run)
+static int run_guest(struct guest *guest)
 {
 	int status = STATUS_FAILURE;
-	bool again = start(run) == 0;
+	bool again = start(guest) == 0;
 
 	while (again)
-		status = run_once(run, &again);
-	finish(run, status);
+		status = run_once(guest, &again);
+	finish(guest, status);
 	return status;
 }
 
-void run_init(struct run *run)
+void guest_init(struct guest *guest)
 {
-	*run = (struct run){
+	*guest = (struct guest){
 		.notify = NOTIFY_NONE,
 		.networks = { .links_fd = -1 },
 		.process = PROCESS_NONE,
@@ -482,16 +482,16 @@ void run_init(struct run *run)
 		.pid = getpid(),
 		.tty = find_tty(),
 	};
-	control_init(&run->control, NULL, NULL, NULL, NULL, NULL);
+	control_init(&guest->control, NULL, NULL, NULL, NULL, NULL);
 }
 
 int guest_run(const struct guest_options *options)
 {
-	struct run run;
+	struct guest guest;
 	int status;
 
-	run_init(&run);
-	run.options = *options;
-	status = run_guest(&run);
+	guest_init(&guest);
+	guest.options = *options;
+	status = run_guest(&guest);
 	return status;
 }

@@ -47,7 +47,7 @@ static void tell_status(void *context, struct control_status *status)
 	*status = (struct control_status){ .pid = 1, .memory_used = UINT64_MAX };
 }
 
-static int take_order(void *context, const struct process_order *order)
+static int take_order(void *context, const struct order *order)
 {
 	(void)context;
 	last_number = order->number;

@@ -22,7 +22,7 @@ static struct control control;
 static struct terminal terminal;
 static struct io_ring *no_ring;
 static struct report *report;
-static struct process_order last_order;
+static struct order last_order;
 static unsigned orders, stops, forced, kills;
 static uint64_t balloon_bytes;
 static int order_result;
@@ -44,7 +44,7 @@ static void tell_status(void *context, struct control_status *status)
 	};
 }
 
-static int take_order(void *context, const struct process_order *order)
+static int take_order(void *context, const struct order *order)
 {
 	(void)context;
 	last_order = *order;

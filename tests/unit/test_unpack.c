@@ -40,9 +40,9 @@ static char cache[64], bzimage_path[64];
 static uint8_t kernel[KERNEL_BYTES];
 static uint8_t packed[2 * KERNEL_BYTES];
 static size_t packed_size;
-static struct run run;
-static struct run_kept kept;
-static struct boot_file *const unpacked = &run.kernel.unpacked;
+static struct guest guest;
+static struct guest_shared shared;
+static struct boot_file *const unpacked = &guest.kernel.unpacked;
 
 /* Called in the process that unpacks, when it may do nothing else any more; by --wrap. */
 static void (*instead)(void);
@@ -145,8 +145,8 @@ static void write_bzimage(void)
 
 static bool take(void)
 {
-	boot_kernel_close(&run.kernel);
-	ck_assert_int_eq(run_open_kernel(&run), 0);
+	boot_kernel_close(&guest.kernel);
+	ck_assert_int_eq(guest_open_kernel(&guest), 0);
 	return unpacked->fd >= 0;
 }
 
@@ -154,9 +154,9 @@ static void expect_failure(const char *message)
 {
 	int result;
 
-	boot_kernel_close(&run.kernel);
+	boot_kernel_close(&guest.kernel);
 	messages_begin();
-	result = run_open_kernel(&run);
+	result = guest_open_kernel(&guest);
 	ck_assert_ptr_nonnull(strstr(messages_so_far(), message));
 	ck_assert_ptr_nonnull(strstr(messages_end(), bzimage_path));
 	ck_assert_int_eq(result, -ENOEXEC);
@@ -190,10 +190,10 @@ static const char *cached(size_t count)
 static void setup(void)
 {
 	instead = NULL;
-	run_init(&run);
-	run.kept = &kept;
-	run.options.kernel = bzimage_path;
-	run.options.memory.size = GUEST_BYTES;
+	guest_init(&guest);
+	guest.shared = &shared;
+	guest.options.kernel = bzimage_path;
+	guest.options.memory.size = GUEST_BYTES;
 	ck_assert_ptr_nonnull(mkdtemp(directory));
 	snprintf(cache, sizeof(cache), "%s/cache", directory);
 	snprintf(bzimage_path, sizeof(bzimage_path), "%s/bzImage", directory);
@@ -208,7 +208,7 @@ static void teardown(void)
 {
 	char command[128];
 
-	boot_kernel_close(&run.kernel);
+	boot_kernel_close(&guest.kernel);
 	snprintf(command, sizeof(command), "rm -rf '%s'", directory);
 	ck_assert_int_eq(system(command), 0);
 }
@@ -302,9 +302,9 @@ END_TEST
 
 START_TEST(what_is_larger_than_the_guest_is_left_to_it)
 {
-	run.options.memory.size = KERNEL_BYTES - 1;
+	guest.options.memory.size = KERNEL_BYTES - 1;
 	ck_assert(!take());
-	run.options.memory.size = KERNEL_BYTES;
+	guest.options.memory.size = KERNEL_BYTES;
 	ck_assert(take());
 	assert_whole();
 }
@@ -329,8 +329,8 @@ static void hang(void)
 START_TEST(an_unpacking_is_ended_by_the_timeout)
 {
 	instead = hang;
-	run.timeout_at = milliseconds() + 1;
-	ck_assert_int_eq(run_open_kernel(&run), -ECANCELED);
+	guest.timeout_at = milliseconds() + 1;
+	ck_assert_int_eq(guest_open_kernel(&guest), -ECANCELED);
 	cached(0);
 }
 END_TEST
@@ -342,14 +342,14 @@ START_TEST(an_unpacking_is_ended_by_a_signal)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	ck_assert_int_eq(sigprocmask(SIG_BLOCK, &set, NULL), 0);
-	run.signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	guest.signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	ck_assert_int_eq(raise(SIGTERM), 0);
 	instead = hang;
-	ck_assert_int_eq(run_open_kernel(&run), -ECANCELED);
-	ck_assert(run.leaving);
-	ck_assert_int_eq(run.left_by, SIGTERM);
+	ck_assert_int_eq(guest_open_kernel(&guest), -ECANCELED);
+	ck_assert(guest.stop_requested);
+	ck_assert_int_eq(guest.stop_signal, SIGTERM);
 	cached(0);
-	close(run.signal_fd);
+	close(guest.signal_fd);
 }
 END_TEST
 
@@ -483,7 +483,7 @@ START_TEST(a_damaged_block_is_noticed_and_thrown_away)
 	ck_assert(take());
 	ck_assert_int_eq(guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }), 0);
 	messages_begin();
-	ck_assert_int_eq(bzimage_load(&memory, &run.kernel, &image), 0);
+	ck_assert_int_eq(bzimage_load(&memory, &guest.kernel, &image), 0);
 	/* A hole that has something in it is still read as one. */
 	if (_i == 2) {
 		messages_end();
@@ -540,7 +540,7 @@ static void damage_cached(int kind)
 		pack_gzip();
 		write_bzimage();
 		ck_assert(take());
-		snprintf(other, sizeof(other), "%s/%s", cache, run.kernel.cache_name);
+		snprintf(other, sizeof(other), "%s/%s", cache, guest.kernel.cache_name);
 		ck_assert_int_eq(rename(name, other), 0);
 		break;
 	default: /* a file of an earlier version, without sums */
