@@ -16,7 +16,7 @@
 #include <sys/types.h>
 #include <sys/un.h>
 
-#include "karma/process.h"
+#include "karma/order.h"
 #include "karma/report.h"
 #include "karma/terminal.h"
 

@@ -282,7 +282,7 @@ static int serve_order(struct guest *guest, const struct order *order)
 		balloon_set(guest->balloon, order->value);
 		return 0;
 	case ORDER_LINK:
-		return networks_follow(&guest->networks, order->value);
+		return networks_set_link(&guest->networks, order->value);
 	case ORDER_CONSOLE_SIZE:
 		console_resized(guest->console);
 		return 0;

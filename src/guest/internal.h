@@ -16,8 +16,6 @@
 #include "karma/disk.h"
 #include "karma/guest.h"
 #include "karma/io.h"
-#include "karma/notify.h"
-#include "karma/process.h"
 #include "karma/report.h"
 #include "karma/sandbox.h"
 #include "karma/terminal.h"
@@ -25,6 +23,8 @@
 #include "karma/vm.h"
 #include "karma/watchdog.h"
 #include "networks.h"
+#include "notify.h"
+#include "process.h"
 
 /* How a guest ended, as far as another start may follow. */
 enum guest_outcome { OUTCOME_END, OUTCOME_RESET, OUTCOME_PANIC };

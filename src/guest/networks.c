@@ -149,7 +149,7 @@ void networks_look(struct networks *networks, const struct process *process)
 	}
 }
 
-int networks_follow(struct networks *networks, uint64_t value)
+int networks_set_link(struct networks *networks, uint64_t value)
 {
 	if (value >> LINK_BITS >= networks->count)
 		return -EINVAL;

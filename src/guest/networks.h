@@ -8,7 +8,7 @@
 
 #include "karma/guest.h"
 #include "karma/machine.h"
-#include "karma/process.h"
+#include "process.h"
 
 /* In memory that the processes of guests share: a restart brings no new burst. */
 struct network_limits {
@@ -41,7 +41,7 @@ void networks_close(struct networks *networks);
 /* In the supervisor, when links_fd can be read: tell the guest's process of what has changed. */
 void networks_look(struct networks *networks, const struct process *process);
 /* In the process of a guest: do what ORDER_LINK says. */
-int networks_follow(struct networks *networks, uint64_t value);
+int networks_set_link(struct networks *networks, uint64_t value);
 
 /* In the process of a guest: check what the one before has left. */
 void networks_after_fork(struct networks *networks);

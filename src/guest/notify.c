@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The service manager is told of the guest: by datagrams, as sd_notify(3) has them. */
+/* Readiness and watchdog keep-alives for a service manager (sd_notify(3)). */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -9,12 +9,12 @@
 #include <sys/un.h>
 
 #include "karma/log.h"
-#include "karma/notify.h"
 #include "karma/util.h"
+#include "notify.h"
 
-/* Questions in the time in which the manager wants one sign of life: a sign may come late. */
-#define ASKS_A_PERIOD 4
-/* More than the grace that the guest has, for all that we do then. */
+/* The manager wants one keep-alive in a period: so many are requested, since a reply may be late. */
+#define KEEPALIVES_PER_PERIOD 4
+/* What the supervisor itself needs at the end, beyond the guest's grace. */
 #define STOPPING_SECONDS 10
 
 static int64_t milliseconds(void)
@@ -22,7 +22,7 @@ static int64_t milliseconds(void)
 	return nanoseconds() / 1000000;
 }
 
-/* A manager that has gone has nobody to tell. */
+/* An error is only reported: the guest goes on without its manager. */
 static void send_state(const struct notify *notify, const char *text)
 {
 	if (notify->fd >= 0 && send(notify->fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
@@ -38,7 +38,7 @@ static int connect_to(const char *path)
 	if ((path[0] != '/' && path[0] != '@') || length >= sizeof(address.sun_path))
 		return -EINVAL;
 	memcpy(address.sun_path, path, length);
-	/* An abstract socket. */
+	/* An abstract socket, whose name begins with a zero byte (unix(7)). */
 	if (path[0] == '@')
 		address.sun_path[0] = '\0';
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -53,7 +53,7 @@ static int connect_to(const char *path)
 	return fd;
 }
 
-/* How often the manager wants a sign of life from us, in milliseconds; 0: never. */
+/* The longest time between two keep-alives, in milliseconds; 0: the manager wants none. */
 static int64_t watchdog_period(void)
 {
 	const char *period = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
@@ -67,7 +67,7 @@ static int64_t watchdog_period(void)
 	return *end || errno || microseconds / 1000 > INT_MAX ? 0 : microseconds / 1000;
 }
 
-static int make_sign(int *fd)
+static int open_event(int *fd)
 {
 	*fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return *fd < 0 ? fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
@@ -88,11 +88,11 @@ int notify_open(struct notify *notify)
 		return fail(notify->fd, "NOTIFY_SOCKET %s: %s: start karma without it, or from a service manager",
 			path, strerror(-notify->fd));
 	if (period) {
-		notify->interval = period / ASKS_A_PERIOD + 1;
+		notify->interval = period / KEEPALIVES_PER_PERIOD + 1;
 		notify->keepalive_at = milliseconds();
-		result = make_sign(&notify->keepalive_fd);
+		result = open_event(&notify->keepalive_fd);
 	}
-	return result == 0 ? make_sign(&notify->ready_fd) : result;
+	return result == 0 ? open_event(&notify->ready_fd) : result;
 }
 
 void notify_close(struct notify *notify)
@@ -109,7 +109,7 @@ void notify_after_fork(struct notify *notify)
 	notify->fd = -1;
 }
 
-/* A sign is looked at once it is wanted, so who gives signs without end keeps nobody busy. */
+/* An eventfd is polled only while it is awaited: a guest that raises it without end keeps nobody busy. */
 void notify_poll(const struct notify *notify, struct pollfd *events)
 {
 	events[0] = (struct pollfd){ .fd = notify->ready ? -1 : notify->ready_fd, .events = POLLIN };
@@ -126,15 +126,15 @@ int notify_timeout(const struct notify *notify)
 	return left < 0 ? 0 : left;
 }
 
-static void take_sign(int fd)
+static void reset_event(int fd)
 {
-	uint64_t signs;
+	uint64_t count;
 
-	if (read_bytes(fd, &signs, sizeof(signs)) < 0)
+	if (read_bytes(fd, &count, sizeof(count)) < 0)
 		return;
 }
 
-bool notify_serve(struct notify *notify, const struct pollfd *events, bool waits)
+bool notify_serve(struct notify *notify, const struct pollfd *events, bool disk_blocked)
 {
 	if (events[0].revents) {
 		notify->ready = true;
@@ -146,10 +146,10 @@ bool notify_serve(struct notify *notify, const struct pollfd *events, bool waits
 	}
 	if (notify->keepalive_fd < 0 || milliseconds() < notify->keepalive_at)
 		return false;
-	/* What came before the question is no answer. */
+	/* What was raised before the request is no reply to it. */
 	if (!notify->keepalive_pending)
-		take_sign(notify->keepalive_fd);
-	else if (waits)
+		reset_event(notify->keepalive_fd);
+	else if (disk_blocked)
 		send_state(notify, "WATCHDOG=1");
 	notify->keepalive_pending = true;
 	notify->keepalive_at = milliseconds() + notify->interval;
@@ -170,7 +170,7 @@ void notify_signal(int fd)
 {
 	const uint64_t one = 1;
 
-	/* One that is full has a sign in it. */
+	/* It fails only if the counter is at its maximum, and then the eventfd is raised already. */
 	if (fd >= 0 && write_bytes(fd, &one, sizeof(one)) < 0)
 		return;
 }

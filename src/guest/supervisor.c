@@ -324,7 +324,7 @@ waiting_place void supervise(struct guest *guest, int pidfd, int64_t until)
 
 	watched[0] = (struct pollfd){ .fd = pidfd, .events = POLLIN };
 	watched[1] = (struct pollfd){ .fd = guest->signal_fd, .events = POLLIN };
-	watched[2] = (struct pollfd){ .fd = guest->process.answers, .events = POLLIN };
+	watched[2] = (struct pollfd){ .fd = guest->process.replies, .events = POLLIN };
 	watched[3] = (struct pollfd){ .fd = guest->networks.links_fd, .events = POLLIN };
 	do {
 		unsigned clients = control_poll(&guest->control, control);

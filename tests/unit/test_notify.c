@@ -5,7 +5,7 @@
 #include <sys/un.h>
 
 #include "guest.h"
-#include "karma/notify.h"
+#include "../../src/guest/notify.h"
 
 static struct notify notify;
 static struct pollfd events[NOTIFY_EVENTS];
