@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* karma run: what the supervisor does for those who operate its guest by the control socket. */
+/* What the control socket's server asks of the supervisor (struct control_ops). */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -9,17 +9,8 @@
 #include "karma/log.h"
 #include "internal.h"
 
-void guest_disk_name(size_t index, char *name, size_t size)
-{
-	if (index < 26)
-		snprintf(name, size, "vd%c", (char)('a' + index));
-	else
-		snprintf(name, size, "vd%c%c", (char)('a' + index / 26 - 1),
-			(char)('a' + index % 26));
-}
-
-/* Resident pages of a process, from proc(5), statm; 0 if nobody tells. */
-static uint64_t memory_of(pid_t pid)
+/* Resident memory of a process in bytes, from /proc/PID/statm (proc(5)); 0 if it can't be read. */
+static uint64_t resident_memory(pid_t pid)
 {
 	char path[32], text[128];
 	cleanup_fd int fd = -1;
@@ -37,7 +28,7 @@ static uint64_t memory_of(pid_t pid)
 	return sscanf(text, "%*u %llu", &resident) == 1 ? resident * PAGE_BYTES : 0;
 }
 
-static void tell_status(void *context, struct control_status *status)
+static void get_status(void *context, struct control_status *status)
 {
 	const struct guest *guest = context;
 
@@ -47,14 +38,14 @@ static void tell_status(void *context, struct control_status *status)
 		.stopping = guest->stop_requested,
 		.cpus = guest->options.cpus,
 		.memory = guest->options.memory.size,
-		.memory_used = guest->process_running ? memory_of(guest->process.pid) : 0,
+		.memory_used = guest->process_running ? resident_memory(guest->process.pid) : 0,
 		.balloon = guest->balloon_bytes,
 		.started_at = guest->process_started_at,
 		.starts = guest->starts,
 	};
 }
 
-static int give_order(void *context, const struct order *order)
+static int send_order(void *context, const struct order *order)
 {
 	const struct guest *guest = context;
 
@@ -101,9 +92,9 @@ static int measure(void *context, const char *disk, uint64_t *number, uint64_t *
 		if (strcmp(name, disk) != 0)
 			continue;
 		result = disk_measure(guest->disks[i], bytes);
-		/* Its process may write as far as the disk now goes. */
+		/* The guest's process may write up to the new end. */
 		if (result == 0 && guest->process_running)
-			process_set_file_limit(&guest->process, guest_largest_file(guest));
+			process_set_file_limit(&guest->process, disks_file_limit(guest));
 		*number = i;
 		return result;
 	}
@@ -118,21 +109,21 @@ static int set_balloon(void *context, uint64_t bytes)
 		return -ENOTSUP;
 	if (bytes >= guest->options.memory.size)
 		return -ERANGE;
-	/* The next start has it, too. */
+	/* The next start begins with it, too. */
 	guest->balloon_bytes = bytes;
 	return 0;
 }
 
 static const struct control_ops ops = {
-	.status = tell_status,
-	.order = give_order,
+	.status = get_status,
+	.order = send_order,
 	.stop = stop,
 	.kill = kill_process,
 	.measure = measure,
 	.balloon = set_balloon,
 };
 
-int operate_open(struct guest *guest)
+int operations_open(struct guest *guest)
 {
 	const char *name = guest->options.name, *console = guest->options.console;
 	int result;
@@ -145,7 +136,7 @@ int operate_open(struct guest *guest)
 	if (!guest->report)
 		return fail(-ENOMEM, "out of memory");
 	control_init(&guest->control, guest->name, &ops, guest, &guest->terminal, guest->report);
-	/* Who gave no name may have no place for a socket, either, and does without. */
+	/* Without --name the socket is optional: there may be no directory for it. */
 	result = control_listen(&guest->control.socket, guest->name, !name);
 	if (result < 0 && name)
 		return result;
@@ -154,13 +145,13 @@ int operate_open(struct guest *guest)
 		0;
 }
 
-void operate_started(struct guest *guest)
+void operations_started(struct guest *guest)
 {
 	guest->process_running = true;
 	guest->process_started_at = nanoseconds();
 }
 
-void operate_ended(struct guest *guest)
+void operations_ended(struct guest *guest)
 {
 	guest->process_running = false;
 	control_process_ended(&guest->control);
