@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Open the kernel in the supervisor, for each start, and have it unpacked if the cache does not know it: in a
- * process that has what is packed in its memory, one descriptor to write to, and nothing else.
+ * Open the kernel in the supervisor, for each start, and unpack it into the user's cache if it is not there.
+ * What is packed is hostile, so a process of its own unpacks it: in the sandbox, with one descriptor left.
  */
 #include <errno.h>
 #include <signal.h>
@@ -10,11 +10,11 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "karma/log.h"
 #include "internal.h"
+#include "karma/log.h"
 
 #define CPU_SECONDS 60u
-#define FILE_BYTES_MAX (BOOT_UNPACKED_MAX + MIB)	/* with its sums */
+#define FILE_BYTES_MAX (BOOT_UNPACKED_MAX + MIB)	/* with its checksums */
 
 static void close_all_but(int fd)
 {
@@ -23,7 +23,7 @@ static void close_all_but(int fd)
 	close_range(fd + 1, ~0u, 0);
 }
 
-/* What the process does; its exit status. */
+/* In that process: the exit status.  most: bytes that the guest's memory has room for. */
 static enum unpack_end unpack(const struct boot_kernel *kernel, int out, const struct sandbox *sandbox,
 	uint64_t most)
 {
@@ -41,22 +41,22 @@ static enum unpack_end unpack(const struct boot_kernel *kernel, int out, const s
 	return boot_unpack(&unpacking);
 }
 
-/* Signals and clients are served meanwhile: it takes a second or so, and a minute at most. */
-static int wait_for_unpacker(struct guest *guest, pid_t pid, int pidfd, bool *whole)
+/* It takes a second or so, and a minute at most: signals and clients are served meanwhile. */
+static int wait_for_unpacker(struct guest *guest, pid_t pid, int pidfd, bool *complete)
 {
 	const char *path = guest->kernel.file.path;
-	bool unwanted;
+	bool cancelled;
 	int status;
 
 	supervise(guest, pidfd, guest->timeout_at);
-	unwanted = guest->stop_requested || passed(guest->timeout_at);
-	if (unwanted)
+	cancelled = guest->stop_requested || passed(guest->timeout_at);
+	if (cancelled)
 		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	if (unwanted)
+	if (cancelled)
 		return -ECANCELED;
-	*whole = WIFEXITED(status) && WEXITSTATUS(status) == UNPACK_DONE;
+	*complete = WIFEXITED(status) && WEXITSTATUS(status) == UNPACK_DONE;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == UNPACK_DAMAGED)
 		return fail(-ENOEXEC, "kernel %s: what is packed in it can't be unpacked: the file is damaged; "
 				      "copy it again",
@@ -78,20 +78,20 @@ static int unpack_into_cache(struct guest *guest)
 	struct sandbox sandbox = guest->sandbox;
 	char unfinished[BOOT_CACHE_NAME];
 	cleanup_fd int out = boot_cache_begin(kernel, unfinished), pidfd = -1;
-	bool whole = false;
+	bool complete = false;
 	int result = 0;
 	pid_t pid;
 
-	/* It is for the guest's process to tell what the host lacks. */
+	/* The guest's process will print what the host lacks: not twice. */
 	sandbox.told = true;
 	pid = out < 0 ? -1 : sandbox_fork(&sandbox, &pidfd);
-	/* The bare call: what a sanitizer adds to _exit() is forbidden by now. */
+	/* Not _exit(), to which a sanitizer adds calls that the filter forbids. */
 	if (pid == 0)
 		syscall(SYS_exit_group, unpack(kernel, out, &sandbox, guest->options.memory.size));
 	if (pid > 0)
-		result = wait_for_unpacker(guest, pid, pidfd, &whole);
+		result = wait_for_unpacker(guest, pid, pidfd, &complete);
 	if (out >= 0)
-		boot_cache_end(kernel, unfinished, out, whole);
+		boot_cache_end(kernel, unfinished, out, complete);
 	return result;
 }
 
@@ -100,7 +100,7 @@ int guest_open_kernel(struct guest *guest)
 	struct boot_kernel *kernel = &guest->kernel;
 	int result = boot_kernel_open(kernel, guest->options.kernel);
 
-	/* Whatever else goes wrong, the guest can unpack its kernel by itself. */
+	/* Without a cache the guest starts with the packed kernel, which unpacks itself. */
 	if (result == 0 && kernel->cache >= 0 && !kernel->is_known && boot_unpack_can(kernel))
 		result = unpack_into_cache(guest);
 	return result;

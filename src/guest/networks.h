@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The guest's networks: their other ends, which live on when the guest is started anew, and a device
- * for each at each start.
+ * The guest's networks, from options to devices: their other ends (karma/net.h), which live on over
+ * restarts, and a device for each at each start.
+ *
+ * The supervisor sees the host's links; the guest's process, in a network namespace of its own, does not,
+ * and learns of changes by orders.  One thread calls.
  */
 #ifndef KARMA_GUEST_NETWORKS_H
 #define KARMA_GUEST_NETWORKS_H
@@ -10,7 +13,7 @@
 #include "karma/machine.h"
 #include "process.h"
 
-/* In memory that the processes of guests share: a restart brings no new burst. */
+/* In memory that all of the guest's processes share: a restart brings no new burst. */
 struct network_limits {
 	struct limit receive, transmit;
 };
@@ -24,30 +27,39 @@ struct network {
 struct networks {
 	const struct guest_options *options;
 	struct network *list;
-	struct network_limits *limits;
+	struct network_limits *limits;	/* an array, as list */
 	size_t count;
-	int links_fd;	/* the supervisor's, if there are TAPs; -1 otherwise */
+	int links_fd;	/* in the supervisor, if there are TAPs: readable when a link changes; else -1 */
 };
 
-/* Operations of io_uring that they may have under way at a time. */
+/* io_uring operations that they may have under way at a time. */
 unsigned networks_in_flight(const struct guest_options *options);
 
-/* 0, or a negative errno with a message printed; the caller closes.  Forks. */
+/*
+ * Open all, for a ring that may still be uninitialized.  0, or a negative errno with a message printed;
+ * networks_close() in any case.  Forks, for passt.
+ */
 int networks_open(
 	struct networks *networks, const struct guest_options *options, struct io_ring *ring);
 /* After the ring has been released. */
 void networks_close(struct networks *networks);
 
-/* In the supervisor, when links_fd can be read: tell the guest's process of what has changed. */
-void networks_look(struct networks *networks, const struct process *process);
-/* In the process of a guest: do what ORDER_LINK says. */
-int networks_set_link(struct networks *networks, uint64_t value);
+/* In the supervisor, when links_fd is readable: send ORDER_LINK for each link that has changed. */
+void networks_send_links(struct networks *networks, const struct process *process);
 
-/* In the process of a guest: check what the one before has left. */
+/* --- In the guest's process. */
+
+/* Right after the fork: check the limits that the process before has left. */
 void networks_after_fork(struct networks *networks);
 
-/* again: there was a guest before. */
+/*
+ * Make a device for each, and add it to the machine.  restarted: an earlier process had them.  0, or a
+ * negative errno with a message printed.
+ */
 int networks_add(struct networks *networks, struct machine *machine,
-	const struct virtio_environment *environment, bool again);
+	const struct virtio_environment *environment, bool restarted);
+
+/* Serve ORDER_LINK with that value.  0, or -EINVAL: there is no such network. */
+int networks_set_link(struct networks *networks, uint64_t value);
 
 #endif

@@ -73,7 +73,7 @@ waiting_place static void serve(struct guest *guest, const struct pollfd polls[P
 		control_answered(&guest->control);
 	}
 	if (polls[POLL_LINKS].revents)
-		networks_look(&guest->networks, &guest->process);
+		networks_send_links(&guest->networks, &guest->process);
 	if (notify_serve(&guest->notify, polls + POLL_NOTIFY, atomic_load(&guest->shared->disk_calls)))
 		process_send_order(&guest->process, &(struct order){ .kind = ORDER_KEEPALIVE });
 	control_serve(&guest->control, polls + POLL_CONTROL, clients);
