@@ -63,7 +63,7 @@ struct boot_kernel {
 	uint64_t payload, payload_bytes;	/* where a bzImage has what is packed in it; 0: nowhere */
 	int cache;				/* the user's cache of unpacked kernels, or -1 */
 	char cache_name[BOOT_CACHE_NAME];	/* this kernel's file there */
-	bool is_known;				/* to the cache */
+	bool cached;				/* to the cache */
 	struct boot_file unpacked;		/* what it has, of an fd of -1 if that is nothing */
 };
 
@@ -100,8 +100,8 @@ struct unpacking {
 enum unpack_end {
 	UNPACK_DONE,
 	UNPACK_DAMAGED,
-	UNPACK_UNKNOWN,		/* by a form that only the guest may know */
-	UNPACK_NO_ROOM,		/* in the cache, or in memory */
+	UNPACK_UNSUPPORTED,		/* by a form that only the guest may know */
+	UNPACK_NO_SPACE,		/* in the cache, or in memory */
 };
 
 /*

@@ -14,8 +14,8 @@ int command_check(int argc, char **argv);
 int command_config(int argc, char **argv);
 
 /* A copy of what a configuration file has. */
-struct kept_text {
-	struct kept_text *next;
+struct text_copy {
+	struct text_copy *next;
 	char text[];
 };
 
@@ -28,7 +28,7 @@ struct run_options {
 	int log_format;			/* enum log_format (karma/log.h) */
 	const char **words;		/* malloc'ed array: the command of the file */
 	size_t word_count;
-	struct kept_text *texts;
+	struct text_copy *texts;
 };
 
 /*

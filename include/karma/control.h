@@ -106,7 +106,7 @@ struct control {
 	uint32_t order_number;		/* the last one's */
 	bool order_pending;
 	int64_t order_deadline;
-	struct control_client *asking;	/* whose it is, or NULL if that has gone */
+	struct control_client *order_client;	/* whose it is, or NULL if that has gone */
 
 	int64_t kill_at;		/* nanoseconds(): the end by force has failed then; 0: never */
 	int64_t accept_at;		/* no descriptor was left: not before then */
@@ -124,14 +124,14 @@ int control_timeout(const struct control *control);
 void control_serve(struct control *control, const struct pollfd *watched, unsigned count);
 
 /* The report has an answer. */
-void control_answered(struct control *control);
+void control_reply_ready(struct control *control);
 /* The guest's process has ended: orders to it won't be answered. */
 void control_process_ended(struct control *control);
 
 /* In a process that was forked: close all that is the supervisor's. */
 void control_close(struct control *control);
 /* The terminal is to be closed: give those who look on the last of it, without waiting, and let them go. */
-void control_drop_consoles(struct control *control);
+void control_detach_consoles(struct control *control);
 /* The guest has ended with that status: tell who waits, and be gone. */
 void control_end(struct control *control, int status);
 

@@ -53,7 +53,7 @@ void report_release(struct report *report);
 void report_set_state(struct report *report, enum guest_state state);
 /* Put all counters there.  One thread at a time. */
 void report_collect(struct report *report, struct vm *vm);
-void report_answer(struct report *report, uint32_t number, int result);
+void report_set_result(struct report *report, uint32_t number, int result);
 
 /* --- For the supervisor. */
 
@@ -61,7 +61,7 @@ void report_answer(struct report *report, uint32_t number, int result);
 void report_reset(struct report *report);
 enum guest_state report_state(const struct report *report);
 /* Whether that order was served; then *result is 0 or a negative errno. */
-bool report_is_answered(const struct report *report, uint32_t number, int *result);
+bool report_has_result(const struct report *report, uint32_t number, int *result);
 
 unsigned report_counter_count(const struct report *report);
 /*

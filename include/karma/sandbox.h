@@ -31,7 +31,7 @@ struct sandbox {
 	gid_t gid;
 	bool namespaces;	/* we have our own */
 	bool user_namespace;	/* ... of users too, since we had not the right to make the others */
-	bool told;		/* the user knows what this host lacks */
+	bool warned;		/* the user knows what this host lacks */
 };
 
 /* Look up the user, enter the control group.  0, or a negative errno with a message printed. */

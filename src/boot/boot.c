@@ -99,7 +99,7 @@ int boot_kernel_open(struct boot_kernel *kernel, const char *path)
 	kernel->unpacked.path = kernel->file.path;
 	result = bzimage_find_payload(&kernel->file, &kernel->payload, &kernel->payload_bytes);
 	if (result == 0 && kernel->payload_bytes)
-		kernel->is_known = boot_cache_find(kernel);
+		kernel->cached = boot_cache_find(kernel);
 	return result;
 }
 

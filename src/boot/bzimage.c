@@ -209,7 +209,7 @@ int bzimage_release(const struct boot_file *file, char *release, size_t size)
 	/* "6.1.0-56-amd64 (builder@host) #1 SMP ..." */
 	end = strcspn(version, " ");
 	version[end] = '\0';
-	if (!boot_release_is_sane(version) || end >= size)
+	if (!boot_release_is_valid(version) || end >= size)
 		return fail(-ENOEXEC,
 			"kernel %s: its header names no usable release: the file is "
 			"damaged; copy it again, or give --initrd",

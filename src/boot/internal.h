@@ -85,7 +85,7 @@ int bzimage_write_params(const struct guest_memory *memory, const struct boot_im
 
 /* As boot_kernel_release(). */
 int bzimage_release(const struct boot_file *file, char *release, size_t size);
-bool boot_release_is_sane(const char *release);
+bool boot_release_is_valid(const char *release);
 
 bool elf_is(const void *head, size_t size);
 /* To be entered by PVH; fills all of image that PVH needs. */

@@ -16,7 +16,7 @@
 #define SCAN_OVERLAP 256u	/* a banner that a step cuts in two is whole in the next */
 
 /* A release becomes part of a path, so it must not be able to lead anywhere else. */
-bool boot_release_is_sane(const char *release)
+bool boot_release_is_valid(const char *release)
 {
 	return release[0] && release[0] != '.' && release[strspn(release, BOOT_RELEASE_CHARACTERS)] == '\0';
 }
@@ -32,7 +32,7 @@ static bool take_release(const char *text, size_t length, char *release, size_t 
 	if (end >= size || strncmp(word + end, " (", 2) != 0)
 		return false;
 	word[end] = '\0';
-	if (!boot_release_is_sane(word))
+	if (!boot_release_is_valid(word))
 		return false;
 	memcpy(release, word, end + 1);
 	return true;

@@ -74,7 +74,7 @@ static enum unpack_end unpack_xz(struct unpacking *unpacking)
 	case LZMA_MEM_ERROR:
 	case LZMA_MEMLIMIT_ERROR:
 	case LZMA_OPTIONS_ERROR:
-		return UNPACK_UNKNOWN;
+		return UNPACK_UNSUPPORTED;
 	default:
 		return UNPACK_DAMAGED;
 	}
@@ -162,8 +162,8 @@ enum unpack_end boot_unpack(struct unpacking *unpacking)
 	if (end == UNPACK_DAMAGED)
 		return end;
 	/* What is no ELF file only the guest can start. */
-	if (end == UNPACK_UNKNOWN || !elf_is(unpacking->bytes, unpacking->size))
+	if (end == UNPACK_UNSUPPORTED || !elf_is(unpacking->bytes, unpacking->size))
 		unpacking->size = 0;
 	return boot_cache_write(unpacking->kernel, unpacking->out, unpacking->bytes, unpacking->size,
-		       unpacking->sums) ? UNPACK_DONE : UNPACK_NO_ROOM;
+		       unpacking->sums) ? UNPACK_DONE : UNPACK_NO_SPACE;
 }

@@ -31,7 +31,7 @@ struct reader {
 	void *target;
 	unsigned section_line;		/* 0: the guest's */
 	unsigned section_errors;	/* that were there before it */
-	bool begun;			/* no key of it was there yet */
+	bool empty;			/* no key of it was there yet */
 	uint64_t seen;			/* its settings, by their numbers in the table */
 };
 
@@ -57,7 +57,7 @@ static void end_section(struct reader *reader)
 	if (!reader->section_line || !reader->table || reader->errors > reader->section_errors)
 		return;
 	at_line(reader, reader->section_line);
-	if (reader->begun)
+	if (reader->empty)
 		result = refuse("[%.*s]: has no keys: give it some, or take it away",
 			(int)strlen(reader->table->group) - 1, reader->table->group);
 	else if (reader->table == &disk_settings)
@@ -83,7 +83,7 @@ static int begin_section(struct reader *reader, const char *text)
 	end_section(reader);
 	reader->section_line = reader->line;
 	reader->section_errors = reader->errors;
-	reader->begun = true;
+	reader->empty = true;
 	reader->seen = 0;
 	reader->table = NULL;
 	if (!text[length] || (behind[0] && !strchr("#;", behind[0])))
@@ -130,7 +130,7 @@ static char *read_line(char *line, int size, void *context)
 }
 
 /* Quotation marks around a value keep blanks. */
-static char *take_quotes_off(char *value)
+static char *strip_quotes(char *value)
 {
 	size_t length = strlen(value);
 
@@ -154,7 +154,7 @@ static int refuse_key(const struct reader *reader, const char *key, const struct
 	return refuse("%s: goes on the command line only: leave it out", key);
 }
 
-static int take_setting(struct reader *reader, const char *key, const char *value)
+static int apply_setting(struct reader *reader, const char *key, const char *value)
 {
 	const struct setting_table *table = reader->table;
 	const struct setting *setting = setting_find(table, key, strlen(key));
@@ -171,8 +171,8 @@ static int take_setting(struct reader *reader, const char *key, const char *valu
 		return refuse("%s: is there twice%s: leave one out", key,
 			reader->section_line ? " in its section" : "");
 	reader->seen |= 1ull << (setting - table->list);
-	kept = keep_text(reader->options, value);
-	return kept ? setting_parse(table, setting, reader->target, take_quotes_off(kept)) : -ENOMEM;
+	kept = copy_text(reader->options, value);
+	return kept ? setting_parse(table, setting, reader->target, strip_quotes(kept)) : -ENOMEM;
 }
 
 /* For libinih: a key, with its value or NULL; 1 to go on. */
@@ -181,10 +181,10 @@ static int handle(void *context, const char *section, const char *key, const cha
 	struct reader *reader = context;
 
 	(void)section;
-	reader->begun = false;
+	reader->empty = false;
 	/* That there is no such section has been told. */
 	if (reader->table)
-		count_error(reader, take_setting(reader, key, value));
+		count_error(reader, apply_setting(reader, key, value));
 	return 1;
 }
 

@@ -169,33 +169,33 @@ static const char *const log_formats[] = { "text", "json", NULL };
 
 /* A row for each option; --help, the manuals and the completions have them all too. */
 static const struct setting settings[] = {
-	{ "config", "FILE", SETTING_TEXT, AT(config), .least = 1, .command_line = true },
+	{ "config", "FILE", SETTING_TEXT, AT(config), .min = 1, .command_line = true },
 	{ "print-config", NULL, SETTING_SWITCH, AT(print_config), .command_line = true },
 	{ "help", NULL, SETTING_SWITCH, AT(help), .command_line = true },
 	{ "name", "NAME", SETTING_OTHER, .parse = parse_name, .print = print_name },
-	{ "kernel", "FILE", SETTING_TEXT, AT(guest.kernel), .least = 1 },
+	{ "kernel", "FILE", SETTING_TEXT, AT(guest.kernel), .min = 1 },
 	{ "initrd", "FILE", SETTING_OTHER, .parse = parse_initrd, .print = print_initrds,
 		.repeats = true },
 	{ "cmdline", "TEXT", SETTING_TEXT, AT(guest.cmdline) },
 	{ "disk", "FILE", SETTING_OTHER, .parse = parse_disk_option, .command_line = true },
 	{ "net", "tap=NAME|fd=N|user", SETTING_OTHER, .parse = parse_net_option,
 		.command_line = true },
-	{ "cpus", "N", SETTING_NUMBER, AT(guest.cpus), .least = 1, .most = VCPUS_MAX },
+	{ "cpus", "N", SETTING_NUMBER, AT(guest.cpus), .min = 1, .max = VCPUS_MAX },
 	{ "memory", "SIZE", SETTING_OTHER, .parse = parse_memory, .print = print_memory },
 	{ "balloon", "on|off", SETTING_SWITCH, AT(guest.balloon) },
 	{ "pmu", "on|off", SETTING_SWITCH, AT(guest.pmu) },
-	{ "console", "WHERE", SETTING_TEXT, AT(guest.console), .least = 1 },
+	{ "console", "WHERE", SETTING_TEXT, AT(guest.console), .min = 1 },
 	{ "log-format", "text|json", SETTING_CHOICE, AT(log_format), .choices = log_formats },
-	{ "timeout", "SECONDS", SETTING_NUMBER, AT(guest.timeout), .least = 1, .most = TIMEOUT_MAX },
-	{ "grace", "SECONDS", SETTING_NUMBER, AT(guest.grace), .least = 0, .most = TIMEOUT_MAX },
+	{ "timeout", "SECONDS", SETTING_NUMBER, AT(guest.timeout), .min = 1, .max = TIMEOUT_MAX },
+	{ "grace", "SECONDS", SETTING_NUMBER, AT(guest.grace), .min = 0, .max = TIMEOUT_MAX },
 	{ "reboot", "exit|restart", SETTING_CHOICE, AT(guest.reboot), .choices = reboot_choices },
 	{ "on-panic", "exit|restart|wait", SETTING_CHOICE, AT(guest.on_panic), .choices = panic_choices },
-	{ "watchdog", "SECONDS", SETTING_NUMBER, AT(guest.watchdog), .least = 1, .most = WATCHDOG_MAX },
+	{ "watchdog", "SECONDS", SETTING_NUMBER, AT(guest.watchdog), .min = 1, .max = WATCHDOG_MAX },
 	{ "die-with-parent", NULL, SETTING_SWITCH, AT(guest.die_with_parent) },
 	{ "strict", NULL, SETTING_SWITCH, AT(guest.strict) },
 	{ "stats", NULL, SETTING_SWITCH, AT(guest.stats) },
-	{ "user", "NAME", SETTING_TEXT, AT(guest.sandbox.user), .least = 1 },
-	{ "cgroup", "PATH", SETTING_TEXT, AT(guest.sandbox.cgroup), .least = 1 },
+	{ "user", "NAME", SETTING_TEXT, AT(guest.sandbox.user), .min = 1 },
+	{ "cgroup", "PATH", SETTING_TEXT, AT(guest.sandbox.cgroup), .min = 1 },
 	{ "no-sandbox", NULL, SETTING_SWITCH, AT(guest.sandbox.off) },
 	{ "command", "WORD", SETTING_OTHER, .parse = parse_word, .print = print_words, .repeats = true,
 		.file = true },
@@ -231,9 +231,9 @@ struct net_options *add_net_options(struct run_options *options)
 	return &longer[options->guest.net_count++];
 }
 
-char *keep_text(struct run_options *options, const char *text)
+char *copy_text(struct run_options *options, const char *text)
 {
-	struct kept_text *kept = malloc(sizeof(*kept) + strlen(text) + 1);
+	struct text_copy *kept = malloc(sizeof(*kept) + strlen(text) + 1);
 
 	if (!kept) {
 		fail(-ENOMEM, "out of memory");
@@ -363,7 +363,7 @@ static int name_by_file(struct run_options *options, const char *path)
 	struct stat status;
 	const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
 	size_t length = strlen(base);
-	char *name = keep_text(options, base);
+	char *name = copy_text(options, base);
 
 	if (!name)
 		return -ENOMEM;
@@ -441,7 +441,7 @@ int run_options_print(const struct run_options *options, FILE *file)
 void run_options_release(struct run_options *options)
 {
 	while (options->texts) {
-		struct kept_text *next = options->texts->next;
+		struct text_copy *next = options->texts->next;
 
 		free(options->texts);
 		options->texts = next;

@@ -27,6 +27,6 @@ struct disk_options *add_disk_options(struct run_options *options);
 struct net_options *add_net_options(struct run_options *options);
 
 /* A copy that lives as long as the options do; NULL, with a message printed, if memory is short. */
-char *keep_text(struct run_options *options, const char *text);
+char *copy_text(struct run_options *options, const char *text);
 
 #endif

@@ -35,16 +35,16 @@ int refuse(const char *format, ...)
 }
 
 int parse_number(
-	const char *name, const char *text, unsigned least, unsigned most, unsigned *number)
+	const char *name, const char *text, unsigned min, unsigned max, unsigned *number)
 {
 	unsigned long value;
 	char *end;
 
 	errno = 0;
 	value = strtoul(text, &end, 10);
-	if (text[0] < '0' || text[0] > '9' || *end || errno || value < least || value > most)
-		return refuse("%s %s: is no whole number from %u to %u: give one", name, text, least,
-			most);
+	if (text[0] < '0' || text[0] > '9' || *end || errno || value < min || value > max)
+		return refuse("%s %s: is no whole number from %u to %u: give one", name, text, min,
+			max);
 	*number = value;
 	return 0;
 }
@@ -75,10 +75,10 @@ static int parse_rate(const char *name, const char *text, uint64_t *bytes)
 static int parse_text(
 	const struct setting *setting, const char *name, const char *text, const char **target)
 {
-	if (!text[0] && setting->least)
+	if (!text[0] && setting->min)
 		return refuse("%s: is empty: give a %s", name, setting->value);
-	if (setting->most && strlen(text) > setting->most)
-		return refuse("%s %s: has more than %u bytes: give fewer", name, text, setting->most);
+	if (setting->max && strlen(text) > setting->max)
+		return refuse("%s %s: has more than %u bytes: give fewer", name, text, setting->max);
 	*target = text;
 	return 0;
 }
@@ -120,9 +120,9 @@ int setting_parse(const struct setting_table *table, const struct setting *setti
 	case SETTING_TEXT:
 		return parse_text(setting, name, text, member);
 	case SETTING_NUMBER:
-		return parse_number(name, text, setting->least, setting->most, member);
+		return parse_number(name, text, setting->min, setting->max, member);
 	case SETTING_COUNT:
-		result = parse_number(name, text, setting->least, setting->most, &number);
+		result = parse_number(name, text, setting->min, setting->max, &number);
 		*(uint64_t *)member = number;
 		return result;
 	case SETTING_RATE:
@@ -218,7 +218,7 @@ static int print_number(FILE *file, const struct setting *setting, uint64_t numb
 {
 	char text[32];
 
-	if (number < setting->least)
+	if (number < setting->min)
 		return 0;
 	snprintf(text, sizeof(text), "%" PRIu64, number);
 	return print_value(file, setting->name, text);

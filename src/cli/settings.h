@@ -32,7 +32,7 @@ struct setting {
 	const char *value;	/* what messages call its value; NULL: it needs none */
 	enum setting_kind kind;
 	size_t offset;		/* of its member in the structure that the table is for */
-	unsigned least, most;	/* of a number; bytes of a text, with 0 for no limit */
+	unsigned min, max;	/* of a number; bytes of a text, with 0 for no limit */
 	const char *const *choices;	/* ends with NULL */
 	int (*parse)(void *target, const char *name, char *text);	/* of SETTING_OTHER */
 	/* Instead of what is usual for its kind; must be there for SETTING_OTHER. */
@@ -57,7 +57,7 @@ int refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* All of these return 0, or a negative errno with a message printed. */
 int parse_number(
-	const char *name, const char *text, unsigned least, unsigned most, unsigned *number);
+	const char *name, const char *text, unsigned min, unsigned max, unsigned *number);
 int parse_switch(const char *name, const char *text, bool *on);
 
 /* NULL if there is none. */

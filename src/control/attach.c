@@ -35,7 +35,7 @@ struct attached {
 	bool writer;
 	bool keys;			/* input is a terminal: raw, with Ctrl-A commands */
 	bool escape;			/* Ctrl-A came last */
-	bool input_ended, left;
+	bool input_ended, detached;
 	int signal_fd;
 	struct termios saved;
 	char typed[CHUNK];		/* that the guest has not taken yet */
@@ -63,7 +63,7 @@ static bool write_all(const char *bytes, size_t length)
 }
 
 /* Every key goes to the guest; output stays processed, for messages of ours. */
-static int take_terminal(struct attached *attached)
+static int set_raw_mode(struct attached *attached)
 {
 	struct termios raw;
 
@@ -82,14 +82,14 @@ static int take_terminal(struct attached *attached)
 	return 0;
 }
 
-static void give_terminal_back(const struct attached *attached)
+static void restore_terminal(const struct attached *attached)
 {
 	if (attached->keys)
 		tcsetattr(STDIN_FILENO, TCSADRAIN, &attached->saved);
 }
 
 /* Those that would end us, so that the terminal is given back, and that of its size. */
-static int take_signals(void)
+static int block_signals(void)
 {
 	sigset_t set;
 
@@ -115,7 +115,7 @@ static void type_key(struct attached *attached, char key)
 		return;
 	}
 	if (attached->escape && key == 'x')
-		attached->left = true;
+		attached->detached = true;
 	else if (attached->escape && (key == 'a' || key == TERMINAL_ESCAPE))
 		attached->typed[attached->typed_used++] = TERMINAL_ESCAPE;
 	else if (attached->escape)
@@ -135,10 +135,10 @@ static void read_input(struct attached *attached)
 	if (got <= 0) {
 		attached->input_ended = true;
 		/* A terminal's end is its user's. */
-		attached->left |= attached->keys;
+		attached->detached |= attached->keys;
 		return;
 	}
-	for (ssize_t i = 0; i < got && !attached->left; i++) {
+	for (ssize_t i = 0; i < got && !attached->detached; i++) {
 		if (attached->keys)
 			type_key(attached, bytes[i]);
 		else
@@ -163,7 +163,7 @@ static bool send_typed(struct attached *attached)
 }
 
 /* True as long as there may be more. */
-static bool pass_on_output(struct attached *attached)
+static bool forward_output(struct attached *attached)
 {
 	char bytes[CHUNK];
 	ssize_t got = recv(attached->connection.fd, bytes, sizeof(bytes), MSG_DONTWAIT);
@@ -174,7 +174,7 @@ static bool pass_on_output(struct attached *attached)
 }
 
 /* By a connection of its own, since on ours there are only the console's bytes.  Whoever types tells. */
-static void tell_size(const struct attached *attached)
+static void send_size(const struct attached *attached)
 {
 	struct connection connection;
 	struct winsize size;
@@ -193,7 +193,7 @@ static void tell_size(const struct attached *attached)
 }
 
 /* True if it is one to end by. */
-static bool take_signal(const struct attached *attached)
+static bool serve_signal(const struct attached *attached)
 {
 	struct signalfd_siginfo signal;
 
@@ -201,7 +201,7 @@ static bool take_signal(const struct attached *attached)
 		return false;
 	if (signal.ssi_signo != SIGWINCH)
 		return true;
-	tell_size(attached);
+	send_size(attached);
 	return false;
 }
 
@@ -210,7 +210,7 @@ static int follow(struct attached *attached)
 {
 	bool there = write_all(attached->connection.input, attached->connection.input_used);
 
-	while (there && !attached->left) {
+	while (there && !attached->detached) {
 		bool reads = !attached->input_ended && attached->typed_used < sizeof(attached->typed);
 		struct pollfd watched[] = {
 			{ .fd = attached->connection.fd,
@@ -226,16 +226,16 @@ static int follow(struct attached *attached)
 				strerror(errno));
 			return STATUS_FAILURE;
 		}
-		if (watched[2].revents && take_signal(attached))
+		if (watched[2].revents && serve_signal(attached))
 			return 0;
 		if (watched[1].revents)
 			read_input(attached);
 		if (attached->typed_used)
 			there = send_typed(attached);
 		if (there && (watched[0].revents & ~POLLOUT))
-			there = pass_on_output(attached);
+			there = forward_output(attached);
 	}
-	if (!attached->left)
+	if (!attached->detached)
 		note("%s: the guest has ended", attached->connection.name);
 	return 0;
 }
@@ -293,11 +293,11 @@ static int attach(struct attached *attached, const char *name, bool read_only, b
 	attached->writer = json_is_true(json_object_get(result, "writer"));
 	if (only_replay) {
 		status = replay(attached, integer_of(result, "replay"));
-	} else if (take_terminal(attached) == 0) {
+	} else if (set_raw_mode(attached) == 0) {
 		greet(attached, read_only);
-		tell_size(attached);
+		send_size(attached);
 		status = follow(attached);
-		give_terminal_back(attached);
+		restore_terminal(attached);
 		if (attached->keys)
 			fputc('\n', stderr);
 	}
@@ -323,7 +323,7 @@ int command_console(int argc, char **argv)
 	name = command_name(&command, argc, argv);
 	if (!name)
 		return STATUS_FAILURE;
-	attached.signal_fd = take_signals();
+	attached.signal_fd = block_signals();
 	status = attach(&attached, name, read_only, only_replay);
 	connection_close(&attached.connection);
 	close_fd(&attached.signal_fd);

@@ -19,7 +19,7 @@
 /* More than any reply takes. */
 #define LINE_MAX_BYTES (16 * MIB)
 
-static int tell_unreachable(const char *name, int error)
+static int fail_unreachable(const char *name, int error)
 {
 	if (error == -ENOENT)
 		return fail(error, "%s: no guest with that name runs: see `karma ps`", name);
@@ -58,7 +58,7 @@ int connection_open(struct connection *connection, const char *name, bool quiet)
 {
 	int result = open_quietly(connection, name);
 
-	return result < 0 && !quiet ? tell_unreachable(name, result) : result;
+	return result < 0 && !quiet ? fail_unreachable(name, result) : result;
 }
 
 void connection_close(struct connection *connection)
@@ -109,7 +109,7 @@ int connection_send(struct connection *connection, json_t *request)
 }
 
 /* A whole line of what has come; NULL if there is none. */
-static json_t *take_line(struct connection *connection)
+static json_t *next_line(struct connection *connection)
 {
 	char *end = connection->input_used ?
 		memchr(connection->input, '\n', connection->input_used) : NULL;
@@ -145,7 +145,7 @@ json_t *connection_receive(struct connection *connection, int64_t milliseconds)
 	int64_t until = milliseconds < 0 ? 0 : nanoseconds() + milliseconds * 1000000;
 	json_t *value;
 
-	while (!(value = take_line(connection))) {
+	while (!(value = next_line(connection))) {
 		if (!wait_for(connection, POLLIN, until) || !read_more(connection))
 			return NULL;
 	}

@@ -87,7 +87,7 @@ static const struct command stop = { "stop",
 	"\n"
 	"Exit status: 0, or 125 if one of them could not be told to stop.\n" };
 
-static bool tell_stop(struct connection *connection, const char *name, bool force)
+static bool request_stop(struct connection *connection, const char *name, bool force)
 {
 	json_t *result;
 
@@ -109,7 +109,7 @@ static int stop_all(char **names, unsigned count, bool force)
 		return STATUS_FAILURE;
 	}
 	for (unsigned i = 0; i < count; i++) {
-		if (!tell_stop(&connections[i], names[i], force)) {
+		if (!request_stop(&connections[i], names[i], force)) {
 			connection_close(&connections[i]);
 			status = STATUS_FAILURE;
 		}

@@ -14,8 +14,8 @@ struct control_client {
 	int fd;
 	bool console;			/* bytes of the console from here on, no requests */
 	bool eof;			/* it won't say more */
-	bool gone;			/* to be closed */
-	bool waits;			/* for the guest's end */
+	bool closing;			/* to be closed */
+	bool awaits_end;			/* for the guest's end */
 
 	char input[CONTROL_LINE_MAX];
 	size_t input_used;
@@ -34,12 +34,12 @@ struct control_client {
 void request_serve(struct control *control, struct control_client *client, const char *line,
 	size_t length);
 /* The guest's process has served its order, with that result: reply. */
-void request_answered(struct control *control, struct control_client *client, int result);
+void request_complete(struct control *control, struct control_client *client, int result);
 /* Refuse the request that is being served, or whatever came. */
 void request_refuse(struct control_client *client, const char *code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 /* To one that waits: the guest has ended. */
-void request_tell_end(struct control_client *client, int status);
+void request_reply_end(struct control_client *client, int status);
 /* The first line of a connection. */
 void request_greet(const struct control *control, struct control_client *client);
 

@@ -10,7 +10,7 @@
 #include "karma/status.h"
 #include "karma/util.h"
 
-#define PATIENCE_MILLISECONDS 1000	/* for all of them together */
+#define TIMEOUT_MILLISECONDS 1000	/* for all of them together */
 
 static const struct command command = { "ps",
 	"usage: karma ps [--json] [--names]\n"
@@ -54,7 +54,7 @@ static void print_row(const char *name, int width, const json_t *status)
 /* All are asked before any is waited for. */
 static json_t *ask_all(char (*names)[CONTROL_NAME_MAX + 1], struct connection *connections, int count)
 {
-	int64_t until = nanoseconds() + PATIENCE_MILLISECONDS * 1000000ll;
+	int64_t until = nanoseconds() + TIMEOUT_MILLISECONDS * 1000000ll;
 	json_t *all = json_array();
 	int result;
 
@@ -121,7 +121,7 @@ static bool is_plain(const json_t *status)
 		state[strspn(state, "abcdefghijklmnopqrstuvwxyz")] == '\0';
 }
 
-static void drop_strange(json_t *all)
+static void remove_malformed(json_t *all)
 {
 	for (size_t i = json_array_size(all); i-- > 0;) {
 		if (!is_plain(json_array_get(all, i)))
@@ -155,7 +155,7 @@ int command_ps(int argc, char **argv)
 		return STATUS_FAILURE;
 	}
 	all = ask_all(names, connections, count);
-	drop_strange(all);
+	remove_malformed(all);
 	if (json) {
 		json_dumpf(all, stdout, JSON_INDENT(2));
 		putchar('\n');

@@ -48,7 +48,7 @@ void report_collect(struct report *report, struct vm *vm)
 	stats_visit(vm, collect, report);
 }
 
-void report_answer(struct report *report, uint32_t number, int result)
+void report_set_result(struct report *report, uint32_t number, int result)
 {
 	report->result = result;
 	__atomic_store_n(&report->answered, number, __ATOMIC_RELEASE);
@@ -68,7 +68,7 @@ enum guest_state report_state(const struct report *report)
 	return state < GUEST_STATES ? state : GUEST_RUNNING;
 }
 
-bool report_is_answered(const struct report *report, uint32_t number, int *result)
+bool report_has_result(const struct report *report, uint32_t number, int *result)
 {
 	if (__atomic_load_n(&report->answered, __ATOMIC_ACQUIRE) != number)
 		return false;

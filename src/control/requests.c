@@ -69,9 +69,9 @@ void request_greet(const struct control *control, struct control_client *client)
 			KARMA_VERSION, "name", control->name));
 }
 
-void request_tell_end(struct control_client *client, int status)
+void request_reply_end(struct control_client *client, int status)
 {
-	client->waits = false;
+	client->awaits_end = false;
 	succeed(client, json_pack("{s:i}", "status", status));
 }
 
@@ -164,7 +164,7 @@ static void serve_wait(struct control *control, struct control_client *client, c
 {
 	(void)control;
 	(void)request;
-	client->waits = true;
+	client->awaits_end = true;
 }
 
 static void serve_resize(struct control *control, struct control_client *client, const json_t *request)
@@ -365,7 +365,7 @@ void request_serve(struct control *control, struct control_client *client, const
 	json_decref(request);
 }
 
-void request_answered(struct control *control, struct control_client *client, int result)
+void request_complete(struct control *control, struct control_client *client, int result)
 {
 	const struct request_kind *kind = client->request;
 

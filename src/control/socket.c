@@ -16,7 +16,7 @@
 
 #define SYSTEM_DIRECTORY "/run/karma"
 #define SUFFIX ".sock"
-#define OWN_SOCKET "control.sock"
+#define UNIT_SOCKET "control.sock"
 #define BACKLOG 64
 #define DIRECTORIES 3
 
@@ -47,7 +47,7 @@ static bool own_runtime_directory(struct directory *directory)
 }
 
 /* Where guests of several names may be; the first is where a new one's socket goes.  How many. */
-static unsigned find_shared(struct directory directories[2])
+static unsigned find_shared_directories(struct directory directories[2])
 {
 	unsigned count = own_runtime_directory(&directories[0]);
 
@@ -57,7 +57,7 @@ static unsigned find_shared(struct directory directories[2])
 }
 
 /* Made by a service manager for one guest, which has a user of its own, and for which root may look. */
-static bool find_own(const char *name, struct directory *directory)
+static bool find_unit_directory(const char *name, struct directory *directory)
 {
 	struct stat status;
 
@@ -73,8 +73,8 @@ static bool find_own(const char *name, struct directory *directory)
 static unsigned find_directories(const char *name, struct directory directories[DIRECTORIES])
 {
 	struct directory own;
-	bool there = find_own(name, &own), first = there && own.user == geteuid();
-	unsigned count = find_shared(directories + first);
+	bool there = find_unit_directory(name, &own), first = there && own.user == geteuid();
+	unsigned count = find_shared_directories(directories + first);
 
 	if (there)
 		directories[first ? 0 : count] = own;
@@ -88,7 +88,7 @@ static int socket_address(
 
 	*address = (struct sockaddr_un){ .sun_family = AF_UNIX };
 	if (snprintf(address->sun_path, sizeof(address->sun_path), "%s/%s%s", directory->path,
-		    own ? OWN_SOCKET : name, own ? "" : SUFFIX) >= (int)sizeof(address->sun_path))
+		    own ? UNIT_SOCKET : name, own ? "" : SUFFIX) >= (int)sizeof(address->sun_path))
 		return -ENAMETOOLONG;
 	return 0;
 }
@@ -363,12 +363,12 @@ static int add_name(struct list *list, const char *name, size_t length)
 	return 0;
 }
 
-static bool has_own_socket(const char *name)
+static bool has_unit_socket(const char *name)
 {
 	struct directory directory;
 	struct sockaddr_un address;
 
-	return control_name_is_valid(name) && find_own(name, &directory) &&
+	return control_name_is_valid(name) && find_unit_directory(name, &directory) &&
 		socket_address(&directory, name, &address) == 0 && access(address.sun_path, F_OK) == 0;
 }
 
@@ -386,7 +386,7 @@ static int list_directory(const struct directory *directory, struct list *list)
 
 		if (length > strlen(SUFFIX) && strcmp(entry->d_name + length - strlen(SUFFIX), SUFFIX) == 0)
 			length -= strlen(SUFFIX);
-		else if (!has_own_socket(entry->d_name))
+		else if (!has_unit_socket(entry->d_name))
 			continue;
 		if (length <= CONTROL_NAME_MAX)
 			result = add_name(list, entry->d_name, length);
@@ -403,7 +403,7 @@ static int compare_names(const void *one, const void *other)
 int control_list(char (**names)[CONTROL_NAME_MAX + 1])
 {
 	struct directory directories[2];
-	unsigned count = find_shared(directories);
+	unsigned count = find_shared_directories(directories);
 	struct list list = { 0 };
 	size_t kept = 0;
 

@@ -154,7 +154,7 @@ static int run_once(struct guest *guest, bool *again)
 
 static void close_all(struct guest *guest, int status)
 {
-	control_drop_consoles(&guest->control);
+	control_detach_consoles(&guest->control);
 	if (guest->terminal_open)
 		terminal_close(&guest->terminal);
 	disks_close(guest);

@@ -34,10 +34,10 @@ static enum unpack_end unpack(const struct boot_kernel *kernel, int out, const s
 
 	if (!boot_unpack_begin(&unpacking, kernel, out, most) || setrlimit(RLIMIT_CPU, &cpu) < 0 ||
 		sandbox_enter(sandbox, &bounds) < 0)
-		return UNPACK_NO_ROOM;
+		return UNPACK_NO_SPACE;
 	close_all_but(out);
 	if (!sandbox->options.off && sandbox_filter(SANDBOX_UNPACKER, &none) < 0)
-		return UNPACK_NO_ROOM;
+		return UNPACK_NO_SPACE;
 	return boot_unpack(&unpacking);
 }
 
@@ -83,7 +83,7 @@ static int unpack_into_cache(struct guest *guest)
 	pid_t pid;
 
 	/* The guest's process will print what the host lacks: not twice. */
-	sandbox.told = true;
+	sandbox.warned = true;
 	pid = out < 0 ? -1 : sandbox_fork(&sandbox, &pidfd);
 	/* Not _exit(), to which a sanitizer adds calls that the filter forbids. */
 	if (pid == 0)
@@ -101,7 +101,7 @@ int guest_open_kernel(struct guest *guest)
 	int result = boot_kernel_open(kernel, guest->options.kernel);
 
 	/* Without a cache the guest starts with the packed kernel, which unpacks itself. */
-	if (result == 0 && kernel->cache >= 0 && !kernel->is_known && boot_unpack_can(kernel))
+	if (result == 0 && kernel->cache >= 0 && !kernel->cached && boot_unpack_can(kernel))
 		result = unpack_into_cache(guest);
 	return result;
 }

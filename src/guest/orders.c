@@ -123,7 +123,7 @@ int orders_serve(struct guest *guest)
 	result = serve(guest, &order);
 	if (order.number) {
 		timers_trim_later(guest);
-		report_answer(guest->report, order.number, result);
+		report_set_result(guest->report, order.number, result);
 		process_notify_reply(&guest->process);
 	}
 	return 0;

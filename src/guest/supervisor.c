@@ -70,7 +70,7 @@ waiting_place static void serve(struct guest *guest, const struct pollfd polls[P
 		signals_serve(guest);
 	if (polls[POLL_REPLIES].revents) {
 		process_clear_replies(&guest->process);
-		control_answered(&guest->control);
+		control_reply_ready(&guest->control);
 	}
 	if (polls[POLL_LINKS].revents)
 		networks_send_links(&guest->networks, &guest->process);

@@ -110,9 +110,9 @@ static int drop_capabilities(void)
 }
 
 /* With no way left to open a file, or with one less; seccomp will leave none. */
-static void tell_what_is_missing(const struct sandbox *sandbox, bool empty, bool landlock)
+static void warn_missing(const struct sandbox *sandbox, bool empty, bool landlock)
 {
-	if (sandbox->told || (empty && landlock))
+	if (sandbox->warned || (empty && landlock))
 		return;
 	if (!empty)
 		note("sandbox: this host allows no namespaces of its own to the guest's process: Landlock "
@@ -136,7 +136,7 @@ static int confine(const struct sandbox *sandbox, const struct sandbox_bounds *b
 	if (result < 0)
 		return result;
 	landlock = landlock_forbid_all() == 0;
-	tell_what_is_missing(sandbox, empty, landlock);
+	warn_missing(sandbox, empty, landlock);
 	/* Last, since it leaves room for no file. */
 	return limits_set(sandbox, bounds);
 }
@@ -157,7 +157,7 @@ int sandbox_enter(const struct sandbox *sandbox, const struct sandbox_bounds *bo
 
 struct sandbox_support sandbox_probe(void)
 {
-	struct sandbox_support support = { .landlock = landlock_is_there() };
+	struct sandbox_support support = { .landlock = landlock_supported() };
 	struct sandbox sandbox = { 0 };
 	cleanup_fd int pidfd = -1;
 	pid_t child = sandbox_fork(&sandbox, &pidfd);

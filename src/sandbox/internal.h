@@ -10,7 +10,7 @@ int namespaces_empty_root(void);
 
 /* Take every right that Landlock knows; after that, nothing can be mounted any more. */
 int landlock_forbid_all(void);
-bool landlock_is_there(void);
+bool landlock_supported(void);
 
 int limits_set(const struct sandbox *sandbox, const struct sandbox_bounds *bounds);
 

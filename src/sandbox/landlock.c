@@ -26,7 +26,7 @@ static int version(void)
 	return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 }
 
-bool landlock_is_there(void)
+bool landlock_supported(void)
 {
 	return version() >= 1;
 }

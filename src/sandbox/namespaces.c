@@ -67,7 +67,7 @@ pid_t sandbox_fork(struct sandbox *sandbox, int *pidfd)
 	if (pid == 0)
 		die_with(parent);
 	else
-		sandbox->told = true;	/* by that process */
+		sandbox->warned = true;	/* by that process */
 	return pid;
 }
 

@@ -103,7 +103,7 @@ static void setup(void)
 
 static void teardown(void)
 {
-	control_drop_consoles(&control);
+	control_detach_consoles(&control);
 	control_end(&control, 0);
 	report_release(report);
 	terminal_close(&terminal);
@@ -190,8 +190,8 @@ static void assert_error(const char *request, const char *code)
 /* The guest's process has served the last order. */
 static void answer(int result)
 {
-	report_answer(report, last_order.number, result);
-	control_answered(&control);
+	report_set_result(report, last_order.number, result);
+	control_reply_ready(&control);
 	turn();
 }
 
@@ -309,8 +309,8 @@ START_TEST(orders_wait_for_each_other)
 	ck_assert_uint_eq(orders, 1);
 	number = last_order.number;
 	/* An answer to what nobody asked. */
-	report_answer(report, number + 1, 0);
-	control_answered(&control);
+	report_set_result(report, number + 1, 0);
+	control_reply_ready(&control);
 	turn();
 	ck_assert_uint_eq(orders, 1);
 	answer(0);
@@ -356,7 +356,7 @@ START_TEST(a_client_that_goes_leaves_its_order_behind)
 	close(fd);
 	turns(2);
 	ck_assert_uint_eq(control.client_count, 0);
-	ck_assert_ptr_null(control.asking);
+	ck_assert_ptr_null(control.order_client);
 	answer(0);
 	ck_assert(!control.order_pending);
 }
