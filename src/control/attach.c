@@ -16,7 +16,7 @@
 #include "karma/util.h"
 
 #define CHUNK 16384u
-#define SIZE_MILLISECONDS 1000	/* that the guest's process may take to learn the terminal's size */
+#define SIZE_MILLISECONDS 1000	/* timeout of a request with the terminal's size */
 
 static const struct command command = { "console",
 	"usage: karma console [--read-only] [--replay] NAME\n"
@@ -33,12 +33,12 @@ static const struct command command = { "console",
 struct attached {
 	struct connection connection;
 	bool writer;
-	bool keys;			/* input is a terminal: raw, with Ctrl-A commands */
-	bool escape;			/* Ctrl-A came last */
+	bool keys;			/* input is a terminal in raw mode, with Ctrl-A commands */
+	bool escape;			/* the last key was Ctrl-A */
 	bool input_ended, detached;
 	int signal_fd;
 	struct termios saved;
-	char typed[CHUNK];		/* that the guest has not taken yet */
+	char typed[CHUNK];		/* input that was not sent yet */
 	size_t typed_used;
 };
 
@@ -62,7 +62,7 @@ static bool write_all(const char *bytes, size_t length)
 	return true;
 }
 
-/* Every key goes to the guest; output stays processed, for messages of ours. */
+/* Raw input, so that every key goes to the guest.  Output stays cooked, for messages of ours. */
 static int set_raw_mode(struct attached *attached)
 {
 	struct termios raw;
@@ -88,7 +88,7 @@ static void restore_terminal(const struct attached *attached)
 		tcsetattr(STDIN_FILENO, TCSADRAIN, &attached->saved);
 }
 
-/* Those that would end us, so that the terminal is given back, and that of its size. */
+/* By a signalfd: signals that end us, so that the terminal is restored first, and SIGWINCH. */
 static int block_signals(void)
 {
 	sigset_t set;
@@ -134,7 +134,7 @@ static void read_input(struct attached *attached)
 		return;
 	if (got <= 0) {
 		attached->input_ended = true;
-		/* A terminal's end is its user's. */
+		/* The terminal has hung up. */
 		attached->detached |= attached->keys;
 		return;
 	}
@@ -144,12 +144,12 @@ static void read_input(struct attached *attached)
 		else
 			attached->typed[attached->typed_used++] = bytes[i];
 	}
-	/* Nobody would take it. */
+	/* The supervisor would drop it. */
 	if (!attached->writer)
 		attached->typed_used = 0;
 }
 
-/* False if the guest's supervisor has gone. */
+/* False if the connection is closed. */
 static bool send_typed(struct attached *attached)
 {
 	ssize_t sent = send(attached->connection.fd, attached->typed, attached->typed_used,
@@ -162,7 +162,7 @@ static bool send_typed(struct attached *attached)
 	return true;
 }
 
-/* True as long as there may be more. */
+/* False if the connection is closed, or standard output fails. */
 static bool forward_output(struct attached *attached)
 {
 	char bytes[CHUNK];
@@ -173,7 +173,7 @@ static bool forward_output(struct attached *attached)
 	return got > 0 && write_all(bytes, got);
 }
 
-/* By a connection of its own, since on ours there are only the console's bytes.  Whoever types tells. */
+/* By a connection of its own, since ours carries raw bytes by now.  The writer's terminal sets the size. */
 static void send_size(const struct attached *attached)
 {
 	struct connection connection;
@@ -183,7 +183,7 @@ static void send_size(const struct attached *attached)
 	if (!attached->writer || !attached->keys || ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0 ||
 		!size.ws_col || !size.ws_row)
 		return;
-	/* A guest that has just ended, or is of an older version, has no use for it. */
+	/* Errors are ignored: the guest may have ended, or be of an older version. */
 	if (connection_open(&connection, attached->connection.name, true) == 0 &&
 		connection_send(&connection, json_pack("{s:s, s:i, s:i}", "request", "console-size",
 			"columns", size.ws_col, "rows", size.ws_row)) == 0)
@@ -192,7 +192,7 @@ static void send_size(const struct attached *attached)
 	connection_close(&connection);
 }
 
-/* True if it is one to end by. */
+/* True for a signal that ends us. */
 static bool serve_signal(const struct attached *attached)
 {
 	struct signalfd_siginfo signal;
@@ -205,8 +205,8 @@ static bool serve_signal(const struct attached *attached)
 	return false;
 }
 
-/* Until the user leaves, or the guest; the exit status. */
-static int follow(struct attached *attached)
+/* Until the user detaches or the guest ends.  The exit status. */
+static int run_console(struct attached *attached)
 {
 	bool there = write_all(attached->connection.input, attached->connection.input_used);
 
@@ -240,7 +240,7 @@ static int follow(struct attached *attached)
 	return 0;
 }
 
-/* The last that was printed, of so many bytes, and no more. */
+/* Print that many bytes of past output, and no more.  The exit status. */
 static int replay(struct attached *attached, int64_t left)
 {
 	struct connection *connection = &attached->connection;
@@ -296,7 +296,7 @@ static int attach(struct attached *attached, const char *name, bool read_only, b
 	} else if (set_raw_mode(attached) == 0) {
 		greet(attached, read_only);
 		send_size(attached);
-		status = follow(attached);
+		status = run_console(attached);
 		restore_terminal(attached);
 		if (attached->keys)
 			fputc('\n', stderr);

@@ -22,7 +22,7 @@ static int parse_only_help(const struct command *command, int argc, char **argv)
 	return command_options(command, only_help, argc, argv, NULL);
 }
 
-/* What the guest returned, or NULL with a message printed.  Takes the request. */
+/* Connect, send a request, whose reference this takes, and return the result; NULL with a message printed. */
 static json_t *call(const char *name, json_t *request)
 {
 	struct connection connection;
@@ -35,7 +35,7 @@ static json_t *call(const char *name, json_t *request)
 	return result;
 }
 
-/* A request without more than a name, and an answer without a word. */
+/* A command that is a request without members, and prints no result. */
 static int run_simple(const struct command *command, int argc, char **argv)
 {
 	int status = parse_only_help(command, argc, argv);
@@ -98,7 +98,7 @@ static bool request_stop(struct connection *connection, const char *name, bool f
 	return result;
 }
 
-/* All are told before any is waited for. */
+/* Send all requests before the first end is awaited. */
 static int stop_all(char **names, unsigned count, bool force)
 {
 	struct connection *connections = calloc(count, sizeof(*connections));

@@ -9,11 +9,11 @@
 #include "karma/log.h"
 #include "karma/util.h"
 
-#define CONSOLE_BYTES 16384u		/* in one go */
-#define CONSOLE_ROUNDS 6u
-#define ORDER_NANOSECONDS 5000000000ll	/* for the guest's process to serve an order */
-#define ACCEPT_NANOSECONDS 1000000000ll	/* until the next try, when no descriptor was left */
-#define OUTPUT_MAX (4 * MIB)
+#define CONSOLE_BYTES 16384u		/* of console output in one send() */
+#define CONSOLE_ROUNDS 6u		/* such sends for one client, before others have their turn */
+#define ORDER_NANOSECONDS 5000000000ll	/* timeout of an order */
+#define ACCEPT_NANOSECONDS 1000000000ll	/* delay after a failed accept(), as without a free descriptor */
+#define OUTPUT_MAX (4 * MIB)		/* of lines that a client has not read */
 
 void control_init(struct control *control, const char *name, const struct control_ops *ops,
 	void *context, struct terminal *terminal, const struct report *report)
@@ -130,7 +130,7 @@ void client_attach(struct control *control, struct control_client *client, bool 
 
 /* --- Output. */
 
-/* True if all of it went. */
+/* True if all of it was sent. */
 static bool flush_lines(struct control_client *client)
 {
 	while (client->output_sent < client->output_used) {
@@ -158,10 +158,10 @@ static void report_lost(struct control_client *client, uint64_t lost)
 	add_output(client, text, length);
 }
 
-/* What the guest has printed meanwhile. */
+/* Send what the guest has printed since. */
 static void flush_console(const struct control *control, struct control_client *client)
 {
-	/* A guest that prints without end is not to keep us from the others. */
+	/* Bounded, so that a guest that prints without end does not starve the others. */
 	for (unsigned round = 0; round < CONSOLE_ROUNDS && !client->closing && flush_lines(client); round++) {
 		char text[CONSOLE_BYTES];
 		uint64_t position = client->position, lost;
@@ -192,7 +192,7 @@ static void flush(const struct control *control, struct control_client *client)
 		flush_lines(client);
 }
 
-/* --- Orders to the guest's process, one at a time. */
+/* --- Orders to the guest's process, one at a time: the report has room for one result. */
 
 static void send_order(struct control *control, struct control_client *client)
 {
@@ -249,7 +249,7 @@ void control_process_ended(struct control *control)
 
 /* --- Input. */
 
-/* Serve the lines that are there, until one waits for its reply. */
+/* Serve received lines, until one has its reply pending, or the client is slow to read: back-pressure. */
 static void serve_lines(struct control *control, struct control_client *client)
 {
 	char *end;
@@ -271,7 +271,7 @@ static void serve_lines(struct control *control, struct control_client *client)
 	}
 }
 
-/* What the writer has typed goes to the guest as fast as that takes it; of others it is dropped. */
+/* Input of the writer goes to the console as fast as the guest reads it; input of others is dropped. */
 static void forward_input(struct control *control, struct control_client *client)
 {
 	ssize_t written;
@@ -322,7 +322,7 @@ static void serve_client(struct control *control, struct control_client *client,
 	else
 		serve_lines(control, client);
 	flush(control, client);
-	/* What it has asked for it still gets. */
+	/* After its end of input, a client still gets the replies that are pending. */
 	if (client->eof && !client->console && !is_busy(client))
 		client->closing = true;
 	if (client->eof && control->writer == client && client->input_used == 0)
@@ -399,7 +399,7 @@ static short wanted_events(const struct control *control, const struct control_c
 	return (input ? POLLIN : 0) | (output ? POLLOUT : 0);
 }
 
-/* The array: listeners, the watch of the console, its input, and the clients in the list's order. */
+/* The array: two listeners, the console's output event, its input pipe, and the clients in the list's order. */
 unsigned control_poll(struct control *control, struct pollfd *watched)
 {
 	bool accepting = control->accept_at == 0;
@@ -455,7 +455,7 @@ static void reset_watch(const struct control *control)
 {
 	uint64_t count;
 
-	/* What comes from now on raises it again. */
+	/* It is non-blocking; output that comes from now on raises it again. */
 	if (read_bytes(control->terminal->watch_fd, &count, sizeof(count)) < 0)
 		return;
 }
@@ -469,7 +469,7 @@ void control_serve(struct control *control, const struct pollfd *watched, unsign
 	for (struct control_client *client = control->clients; client && at < count;
 		client = client->next, at++)
 		serve_client(control, client, watched[at].revents);
-	/* New ones come first in the list: after the others were served. */
+	/* Accept after the others were served, since new clients go to the head of the list. */
 	if (watched[0].revents)
 		accept_client(control, &control->socket);
 	if (watched[1].revents)
