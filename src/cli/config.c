@@ -34,7 +34,7 @@ static int check_file(const char *path, const char *key, const char *file, int m
 		disk ? "a file or a block device" : "a regular file");
 }
 
-/* What has to be there when the guest starts. */
+/* The files that a start of the guest would open. */
 static int check_files(const struct run_options *options, const char *path)
 {
 	int result = check_file(path, "kernel", options->guest.kernel, R_OK);

@@ -21,7 +21,7 @@
 #define TIMEOUT_MAX (365u * 24 * 3600)
 #define WATCHDOG_MAX (24u * 3600)
 
-/* Whole pages, of which a guest can have so many. */
+/* A whole number of pages, from GUEST_MEMORY_MIN to GUEST_MEMORY_MAX. */
 static int parse_memory_size(const char *name, const char *text, uint64_t *size)
 {
 	unsigned long long value;
@@ -93,7 +93,7 @@ static int print_name(const void *target, const char *name, FILE *file)
 	return options->guest.name ? print_value(file, name, options->guest.name) : 0;
 }
 
-/* A list that ends with NULL gets one more. */
+/* Append to a list that ends with NULL. */
 static int append(const char ***list, size_t *count, const char *text)
 {
 	const char **longer = reallocarray(*list, *count + 2, sizeof(*longer));
@@ -167,7 +167,7 @@ static const char *const reboot_choices[] = { "exit", "restart", NULL };
 static const char *const panic_choices[] = { "exit", "restart", "wait", NULL };
 static const char *const log_formats[] = { "text", "json", NULL };
 
-/* A row for each option; --help, the manuals and the completions have them all too. */
+/* A row for each option.  tests/check-docs compares it with --help, the manuals and the completions. */
 static const struct setting settings[] = {
 	{ "config", "FILE", SETTING_TEXT, AT(config), .min = 1, .command_line = true },
 	{ "print-config", NULL, SETTING_SWITCH, AT(print_config), .command_line = true },
@@ -244,10 +244,10 @@ char *copy_text(struct run_options *options, const char *text)
 	return strcpy(kept->text, text);
 }
 
-/* getopt's value for the first of the long options: no character. */
+/* getopt's value for the first long option: beyond any character. */
 #define CODE_FIRST 256
 
-/* What getopt takes, and the table's row for each of it. */
+/* The options for getopt, and the table's row for each. */
 struct long_options {
 	struct option list[ARRAY_SIZE(settings) + 1];
 	const struct setting *settings[ARRAY_SIZE(settings)];
@@ -269,13 +269,13 @@ static void make_long_options(struct long_options *options)
 	}
 }
 
-/* The next option's row: NULL at the end, or, with *code '?' or ':', where there is none. */
+/* The row of the next option.  NULL with *code -1 at the end, or '?' or ':' at an error. */
 static const struct setting *next_option(
 	const struct long_options *options, int argc, char **argv, int *code)
 {
 	int next = optind ? optind : 1;
 
-	/* A word with one dash, which getopt would take for an option with each letter. */
+	/* A word with one dash, which getopt would split into short options. */
 	if (next < argc && argv[next][0] == '-' && argv[next][1] && argv[next][1] != '-' &&
 		strcmp(argv[next], "-h") != 0) {
 		optind = next + 1;
@@ -311,7 +311,7 @@ static int refuse_word(const struct run_options *options, const char *word)
 	return fail(-EINVAL, "%s: is no option: put `--` before the guest's command", word);
 }
 
-/* Those that count for all others, wherever they are; what is wrong is told later. */
+/* First pass: options that affect how all others are read, wherever they stand.  Errors are left to the second. */
 static void look_ahead(
 	struct run_options *options, const struct long_options *known, int argc, char **argv)
 {
@@ -348,7 +348,7 @@ static int parse_options(
 			return result;
 		last_value = optarg;
 	}
-	/* A `--` that is the value of the last option is not the one before a command. */
+	/* The `--` before a command, not one that is the value of the last option. */
 	if (optind < argc &&
 		(strcmp(argv[optind - 1], "--") != 0 || argv[optind - 1] == last_value))
 		return refuse_word(options, argv[optind]);
@@ -357,7 +357,7 @@ static int parse_options(
 	return 0;
 }
 
-/* A guest without a name has that of its file; that of a pipe says nothing. */
+/* Without --name, the guest is named after its configuration file, if that is a regular file. */
 static int name_by_file(struct run_options *options, const char *path)
 {
 	struct stat status;

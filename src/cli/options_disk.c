@@ -10,7 +10,7 @@
 #define IOPS_MAX 1000000000u
 #define TIMEOUT_MAX (24u * 3600)
 
-/* Without a limit it would be refused. */
+/* Only with a limit: complete_disk() refuses it otherwise. */
 static int print_burst(const void *target, const char *name, FILE *file)
 {
 	const struct disk_options *disk = target;
@@ -38,7 +38,7 @@ static const struct setting settings[] = {
 
 const struct setting_table disk_settings = { "disk ", settings, ARRAY_SIZE(settings) };
 
-/* On the command line the path comes first, without its name. */
+/* What may follow the path, which comes first on the command line, without its key. */
 static const struct setting_table flags = { "disk ", settings + 1, ARRAY_SIZE(settings) - 1 };
 
 static int check_kind(const struct disk_options *disk)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Settings, by their tables: parse them, print them. */
+/* Parse and print settings by their tables. */
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -57,7 +57,7 @@ int parse_switch(const char *name, const char *text, bool *on)
 	return 0;
 }
 
-/* A number alone is refused: with --memory it is MiB, which few would guess. */
+/* A suffix is required: without one, --memory means MiB, which few would expect here. */
 static int parse_rate(const char *name, const char *text, uint64_t *bytes)
 {
 	unsigned long long value;
@@ -190,7 +190,7 @@ bool is_plain_text(const char *text, size_t length)
 	return true;
 }
 
-/* Blanks around a value don't belong to it, and neither do quotation marks. */
+/* The parser strips blanks around a value, and quotation marks. */
 static bool needs_quotes(const char *value)
 {
 	size_t length = strlen(value);
