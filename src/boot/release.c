@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The release of a kernel, which its initramfs is found by. */
+/* Find the release of a kernel, by which its initramfs is found. */
 #include <errno.h>
 #include <string.h>
 
 #include "karma/log.h"
 #include "internal.h"
 
-/* Enough of a file to tell what it is: bzImage's magic ends at 0x206. */
-#define HEAD_BYTES 0x206u
 #define WORD_BYTES 128u
 /* Linux's banner in an ELF file: behind the code, which is some 20 MiB at most. */
 #define BANNER "Linux version "
@@ -22,7 +20,7 @@ bool boot_release_is_valid(const char *release)
 }
 
 /* What follows the banner: "6.1.0-56-amd64 (builder@host) ...". */
-static bool take_release(const char *text, size_t length, char *release, size_t size)
+static bool copy_release(const char *text, size_t length, char *release, size_t size)
 {
 	char word[WORD_BYTES + 2] = "";
 	size_t end;
@@ -44,13 +42,13 @@ static bool find_banner(const char *text, size_t length, char *release, size_t s
 
 	while ((text = memmem(text, end - text, BANNER, sizeof(BANNER) - 1))) {
 		text += sizeof(BANNER) - 1;
-		if (take_release(text, end - text, release, size))
+		if (copy_release(text, end - text, release, size))
 			return true;
 	}
 	return false;
 }
 
-/* Read and not mapped: the file may shrink meanwhile.  Its other faults boot_load() tells. */
+/* Read, not mapped, since the file may shrink meanwhile.  Other defects of it are left to boot_load(). */
 static int elf_release(const struct boot_file *file, char *release, size_t size)
 {
 	cleanup_free char *text = malloc(SCAN_STEP + SCAN_OVERLAP);

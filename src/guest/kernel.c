@@ -23,16 +23,16 @@ static void close_all_but(int fd)
 	close_range(fd + 1, ~0u, 0);
 }
 
-/* In that process: the exit status.  most: bytes that the guest's memory has room for. */
+/* In that process: the exit status.  max: bytes that the guest's memory has room for. */
 static enum unpack_end unpack(const struct boot_kernel *kernel, int out, const struct sandbox *sandbox,
-	uint64_t most)
+	uint64_t max)
 {
 	const struct rlimit cpu = { CPU_SECONDS, CPU_SECONDS };
 	const struct sandbox_bounds bounds = { .file_bytes = FILE_BYTES_MAX, .threads = 1 };
 	const struct sandbox_descriptors none = { -1, -1, -1 };
 	struct unpacking unpacking;
 
-	if (!boot_unpack_begin(&unpacking, kernel, out, most) || setrlimit(RLIMIT_CPU, &cpu) < 0 ||
+	if (!boot_unpack_begin(&unpacking, kernel, out, max) || setrlimit(RLIMIT_CPU, &cpu) < 0 ||
 		sandbox_enter(sandbox, &bounds) < 0)
 		return UNPACK_NO_SPACE;
 	close_all_but(out);
