@@ -203,32 +203,40 @@ static const struct setting settings[] = {
 
 const struct setting_table run_settings = { "", settings, ARRAY_SIZE(settings) };
 
-struct disk_options *add_disk_options(struct run_options *options)
+/* A longer copy of an array, with a zeroed element at its end; NULL, with a message printed, if memory is short. */
+static void *append_empty(void *list, size_t *count, size_t size)
 {
-	struct disk_options *longer = reallocarray(
-		options->guest.disks, options->guest.disk_count + 1, sizeof(*longer));
+	char *longer = reallocarray(list, *count + 1, size);
 
 	if (!longer) {
 		fail(-ENOMEM, "out of memory");
 		return NULL;
 	}
-	options->guest.disks = longer;
-	longer[options->guest.disk_count] = (struct disk_options){ 0 };
-	return &longer[options->guest.disk_count++];
+	memset(longer + *count * size, 0, size);
+	++*count;
+	return longer;
+}
+
+struct disk_options *add_disk_options(struct run_options *options)
+{
+	struct guest_options *guest = &options->guest;
+	struct disk_options *disks = append_empty(guest->disks, &guest->disk_count, sizeof(*disks));
+
+	if (!disks)
+		return NULL;
+	guest->disks = disks;
+	return &disks[guest->disk_count - 1];
 }
 
 struct net_options *add_net_options(struct run_options *options)
 {
-	struct net_options *longer = reallocarray(
-		options->guest.nets, options->guest.net_count + 1, sizeof(*longer));
+	struct guest_options *guest = &options->guest;
+	struct net_options *nets = append_empty(guest->nets, &guest->net_count, sizeof(*nets));
 
-	if (!longer) {
-		fail(-ENOMEM, "out of memory");
+	if (!nets)
 		return NULL;
-	}
-	options->guest.nets = longer;
-	longer[options->guest.net_count] = (struct net_options){ 0 };
-	return &longer[options->guest.net_count++];
+	guest->nets = nets;
+	return &nets[guest->net_count - 1];
 }
 
 char *copy_text(struct run_options *options, const char *text)
