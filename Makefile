@@ -102,7 +102,7 @@ $(BUILD)/gen/prefix: FORCE
 	@mkdir -p $(@D)
 	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' >$@
 
-$(BUILD)/obj/src/cli/load.o: $(BUILD)/gen/prefix
+$(BUILD)/obj/src/guest/load.o: $(BUILD)/gen/prefix
 
 .PHONY: FORCE
 FORCE:

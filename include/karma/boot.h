@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Boot: put a kernel, its initrds, its command line and the tables that it wants into guest
- * memory, and say where a vCPU starts.
+ * Boot: load a kernel, its initrds and its command line into guest memory, write the tables that it needs, and
+ * determine where the first vCPU starts.
  *
- * Everything runs on one thread before the first vCPU.  Files are hostile: whatever they hold,
- * these functions print a message that names the file, the cause and the cure, and return a
- * negative errno.
+ * All of this runs on one thread, before the first vCPU.  Files are untrusted.  Functions that return int return
+ * 0, or a negative errno after a message that names the file, the cause and the cure, unless said otherwise.
  */
 #ifndef KARMA_BOOT_H
 #define KARMA_BOOT_H
@@ -51,42 +50,44 @@ struct boot_file {
 	const char *path;
 	int fd;
 	uint64_t size;
-	uint32_t *sums;	/* malloc'ed, of its blocks, each of which is checked when it is read; or NULL */
+	uint32_t *sums;	/* malloc'ed: CRC-32 of each block, checked when it is read; NULL: not a file of the cache */
 };
 
 #define BOOT_FILE_NONE ((struct boot_file){ .fd = -1 })
 #define BOOT_CACHE_NAME 160
 
-/* A kernel's file, and what is packed in it. */
+/* A kernel's file, and its unpacked form in the user's cache. */
 struct boot_kernel {
 	struct boot_file file;			/* bzImage or ELF vmlinux */
-	uint64_t payload, payload_bytes;	/* where a bzImage has what is packed in it; 0: nowhere */
-	int cache;				/* the user's cache of unpacked kernels, or -1 */
+	uint64_t payload, payload_bytes;	/* a bzImage's compressed payload in the file; 0: none */
+	int cache;				/* the directory of unpacked kernels, or -1 */
 	char cache_name[BOOT_CACHE_NAME];	/* this kernel's file there */
-	bool is_known;				/* to the cache */
-	struct boot_file unpacked;		/* what it has, of an fd of -1 if that is nothing */
+	bool cached;				/* it has an entry, which may say that it can't be booted unpacked */
+	struct boot_file unpacked;		/* that entry; its fd is -1 if there is nothing to load */
 };
 
 #define BOOT_KERNEL_NONE ((struct boot_kernel){ .file = BOOT_FILE_NONE, .cache = -1, .unpacked = BOOT_FILE_NONE })
 #define cleanup_boot_kernel __attribute__((cleanup(boot_kernel_close)))
 
 /*
- * Open the kernel and what the user's cache has of it.  In the supervisor: in a user namespace nobody can
- * tell whose the cache is.  0, or a negative errno; boot_kernel_close() in any case.
+ * Open the kernel and its entry in the user's cache.  In the supervisor, since within a user namespace the owner of
+ * the cache can't be verified.  boot_kernel_close() in any case.
  */
 int boot_kernel_open(struct boot_kernel *kernel, const char *path);
 void boot_kernel_close(struct boot_kernel *kernel);
 
 /*
- * Unpack a kernel that the cache does not know: begin a file there, whose name comes to unfinished, and
- * which is the caller's to close; have it written by boot_unpack() in a process of its own; end it, which
- * opens it if it is whole.
+ * To unpack a kernel that is not cached: boot_cache_begin() creates a temporary file in the cache, a process of its
+ * own writes it by boot_unpack(), and boot_cache_end() publishes and opens it if it is complete.
  */
-bool boot_unpack_can(const struct boot_kernel *kernel);
-int boot_cache_begin(const struct boot_kernel *kernel, char unfinished[BOOT_CACHE_NAME]);
-void boot_cache_end(struct boot_kernel *kernel, const char *unfinished, int out, bool whole);
 
-#define BOOT_UNPACKED_MAX (512ull << 20)	/* the kernel's own KERNEL_IMAGE_SIZE, without KASLR */
+/* Whether the payload's compression is supported. */
+bool boot_unpack_can(const struct boot_kernel *kernel);
+/* The descriptor, which the caller closes, with the file's name in unfinished; -1 without a message. */
+int boot_cache_begin(const struct boot_kernel *kernel, char unfinished[BOOT_CACHE_NAME]);
+void boot_cache_end(struct boot_kernel *kernel, const char *unfinished, int out, bool complete);
+
+#define BOOT_UNPACKED_MAX (512ull << 20)	/* Linux's KERNEL_IMAGE_SIZE without KASLR */
 
 struct unpacking {
 	const struct boot_kernel *kernel;
@@ -100,16 +101,16 @@ struct unpacking {
 enum unpack_end {
 	UNPACK_DONE,
 	UNPACK_DAMAGED,
-	UNPACK_UNKNOWN,		/* by a form that only the guest may know */
-	UNPACK_NO_ROOM,		/* in the cache, or in memory */
+	UNPACK_UNSUPPORTED,		/* compressed in a way that only the guest can unpack */
+	UNPACK_NO_SPACE,		/* in the cache or in memory */
 };
 
 /*
- * Take all memory that it needs, no more than most for what is unpacked, and read what is packed: false if
- * that can't be.  From then on boot_unpack() makes no system call but pwrite64() to out.
+ * Allocate all memory, for at most max bytes of unpacked kernel, and read the payload.  False, without a message,
+ * if that fails.  Afterwards boot_unpack() makes no system call but pwrite64() to out, for the filter's sake.
  */
 bool boot_unpack_begin(struct unpacking *unpacking, const struct boot_kernel *kernel, int out,
-	uint64_t most);
+	uint64_t max);
 enum unpack_end boot_unpack(struct unpacking *unpacking);
 
 struct boot_options {

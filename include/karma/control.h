@@ -2,9 +2,11 @@
 /*
  * The control socket: how users operate a running guest, by its name (karma-control(7)).
  *
- * The supervisor serves it, in its loop: one thread, which never waits for a client.  Each has buffers of a
- * bounded size, and a client that takes or gives nothing holds up nobody.  What clients send is hostile
- * until it is parsed; what the guest's process reports is hostile for good (karma/report.h).
+ * The supervisor's event loop serves it: one thread, which never blocks on a client.  Each client has buffers
+ * of a bounded size, so one that neither reads nor writes delays nobody.  What clients send is untrusted until
+ * it is parsed; what the guest's process reports stays untrusted (karma/report.h).
+ *
+ * The server knows of the guest only what control_init() hands it: operations, the terminal, the report.
  */
 #ifndef KARMA_CONTROL_H
 #define KARMA_CONTROL_H
@@ -16,7 +18,7 @@
 #include <sys/types.h>
 #include <sys/un.h>
 
-#include "karma/process.h"
+#include "karma/order.h"
 #include "karma/report.h"
 #include "karma/terminal.h"
 
@@ -31,60 +33,63 @@
 /* 1 to 63 letters, digits, `-`, `_` or `.`, the first a letter, digit or `_`. */
 bool control_name_is_valid(const char *name);
 
-/* A socket that listens, and where; 0, 0: there is none. */
+/* A listening socket and its path. */
 struct control_socket {
 	int fd;			/* -1: there is none */
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
-	dev_t device;		/* of the path: another may be in its place by now */
+	dev_t device;		/* with the inode: what was bound there, to unlink nothing else */
 	ino_t inode;
 };
 
 /*
- * The socket of that name, in the user's directory; the socket that a dead guest of the user's has left there
- * is taken away, and nothing else.  0; -EADDRINUSE if a guest with that name runs, -EEXIST if there is
- * anything else in its place, -ENOENT if there is no directory for it, or another negative errno: with a
- * message printed if quiet is not set.
+ * Listen on the socket of that name, in the user's directory.  A stale socket of the user's own is unlinked first;
+ * nothing else is.  0; -EADDRINUSE if a guest with that name runs, -EEXIST if anything else is in its place,
+ * -ENOENT if there is no directory for it, or another negative errno; with a message unless quiet is set.
  */
 int control_listen(struct control_socket *socket, const char *name, bool quiet);
-/* The same for a path that the user gave.  A message in any case. */
+/* The same for a path that the user gave.  Always with a message. */
 int control_listen_at(struct control_socket *socket, const char *path);
+/* Close it, and unlink its path. */
 void control_unlisten(struct control_socket *socket);
 
 /*
- * For clients: a connection to the guest of that name, which doesn't wait; its supervisor is process *pid.
- * -ENOENT if there is none, and what a dead one has left is taken away; -EAGAIN if it does not answer.
+ * For clients: connect to the guest of that name.  A non-blocking socket, with the supervisor's pid in *pid; -ENOENT
+ * if no such guest runs (a stale socket is unlinked), -EAGAIN if its backlog is full, or another negative errno.
  */
 int control_connect(const char *name, pid_t *pid);
 
-/* Names of sockets that are there, sorted, each once: a malloc'ed array; its length, or -ENOMEM. */
+/* List the names that have a socket, sorted, without duplicates, malloc'ed.  Their number, or -ENOMEM. */
 int control_list(char (**names)[CONTROL_NAME_MAX + 1]);
 
 /* --- The server (server.c, requests.c). */
 
 struct control_status {
 	pid_t pid;			/* the supervisor's */
-	bool restarting;		/* between two starts, or at one that is not the first */
-	bool stopping;			/* it is not to be started again */
+	bool restarting;		/* between two starts, or a later start than the first is booting */
+	bool stopping;			/* a stop was requested: no more restarts */
 	unsigned cpus;
-	uint64_t memory;		/* bytes that the guest has */
-	uint64_t memory_used;		/* resident of its process */
-	uint64_t balloon;		/* bytes that it is to give back */
-	int64_t started_at;		/* nanoseconds(), the last start */
+	uint64_t memory;		/* guest memory, in bytes */
+	uint64_t memory_used;		/* resident memory of the guest's process, in bytes */
+	uint64_t balloon;		/* the balloon's target, in bytes */
+	int64_t started_at;		/* nanoseconds(), of the last start */
 	unsigned starts;
 };
 
-/* What the server asks of the supervisor. */
+/* Operations of the supervisor, which the server calls with its context, on its thread. */
 struct control_ops {
 	void (*status)(void *context, struct control_status *status);
-	/* Give an order to the guest's process.  0, or a negative errno: -ESRCH if there is none. */
-	int (*order)(void *context, const struct process_order *order);
-	/* End the guest: ask it to power off, or by force. */
+	/* Send an order to the guest's process.  0, -ESRCH if there is none, or another negative errno. */
+	int (*order)(void *context, const struct order *order);
+	/* Have the guest power off, or end it by force. */
 	void (*stop)(void *context, bool force);
-	/* By the guest's process is what it won't obey: kill it. */
+	/* The guest's process has not ended by force in time: kill it. */
 	void (*kill)(void *context);
-	/* A disk by its name: its number for ORDER_MEASURE, and its size by now.  -ENODEV, or another. */
+	/*
+	 * Measure a disk by its name: its index for ORDER_MEASURE, and its present size.  0, -ENODEV if there is no
+	 * such disk, or another negative errno.
+	 */
 	int (*measure)(void *context, const char *disk, uint64_t *number, uint64_t *bytes);
-	/* Whether the balloon can have that size: 0, -ENOTSUP without one, -ERANGE. */
+	/* Set the balloon's target for this start and later ones.  0, -ENOTSUP without a balloon, or -ERANGE. */
 	int (*balloon)(void *context, uint64_t bytes);
 };
 
@@ -95,47 +100,47 @@ struct control {
 	struct control_socket socket, console;	/* of requests, and of --console unix:PATH */
 	const struct control_ops *ops;
 	void *context;
-	struct terminal *terminal;	/* the guest's; the server looks on, and types */
+	struct terminal *terminal;	/* the guest's console: the server reads its output and writes input */
 	const struct report *report;
 
 	struct control_client *clients;	/* a list */
 	unsigned client_count;
-	struct control_client *writer;	/* who types, or NULL */
+	struct control_client *writer;	/* the one client whose input goes to the console, or NULL */
 
-	/* One order at a time is under way. */
-	uint32_t order_number;		/* the last one's */
+	/* One order at a time is pending. */
+	uint32_t order_number;		/* of the last one */
 	bool order_pending;
-	int64_t order_deadline;
-	struct control_client *asking;	/* whose it is, or NULL if that has gone */
+	int64_t order_deadline;		/* nanoseconds() */
+	struct control_client *order_client;	/* who waits for the result; NULL: it has disconnected */
 
-	int64_t kill_at;		/* nanoseconds(): the end by force has failed then; 0: never */
-	int64_t accept_at;		/* no descriptor was left: not before then */
+	int64_t kill_at;		/* nanoseconds(): when to kill a guest that was ended by force; 0: never */
+	int64_t accept_at;		/* nanoseconds(): accept no connection before, after an error; 0: no delay */
 };
 
-/* Nothing listens yet.  name, ops, terminal and report stay the caller's. */
+/* Does not listen yet.  name, ops, terminal and report stay the caller's, until control_end(). */
 void control_init(struct control *control, const char *name, const struct control_ops *ops,
 	void *context, struct terminal *terminal, const struct report *report);
 
-/* Fill in what to wait for, CONTROL_POLLS entries; how many of them are used. */
+/* Fill in CONTROL_POLLS entries for poll(); how many of them are in use. */
 unsigned control_poll(struct control *control, struct pollfd *watched);
-/* For poll(): milliseconds until control_serve() has to be called, or -1. */
+/* For poll(): milliseconds until control_serve() has to be called at the latest, or -1. */
 int control_timeout(const struct control *control);
 /* Serve what poll() has found; the array as control_poll() filled it. */
 void control_serve(struct control *control, const struct pollfd *watched, unsigned count);
 
-/* The report has an answer. */
-void control_answered(struct control *control);
-/* The guest's process has ended: orders to it won't be answered. */
+/* The report has a result of an order. */
+void control_reply_ready(struct control *control);
+/* The guest's process has ended: a pending order fails. */
 void control_process_ended(struct control *control);
 
-/* In a process that was forked: close all that is the supervisor's. */
-void control_leave(struct control *control);
-/* The terminal is to be closed: give those who look on the last of it, without waiting, and let them go. */
-void control_drop_consoles(struct control *control);
-/* The guest has ended with that status: tell who waits, and be gone. */
+/* Close all sockets and forget all clients; paths stay.  In the guest's process, after the fork. */
+void control_close(struct control *control);
+/* Before the terminal is closed: send its readers the last output, without blocking, and disconnect them. */
+void control_detach_consoles(struct control *control);
+/* The guest has ended with that status: reply to those who wait for it, close all, unlink the paths. */
 void control_end(struct control *control, int status);
 
-/* For tests: a connection that somebody else has accepted, for requests.  It is closed by the server. */
+/* For tests: take over a connection that was accepted elsewhere, for requests.  0 or -ENOMEM. */
 int control_add_client(struct control *control, int fd);
 
 #endif

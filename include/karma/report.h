@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a guest's process tells its supervisor, in memory that both share: what state the guest is in,
- * which order was served last, and counters.
+ * What the guest's process reports to its supervisor, in memory that both share: the guest's state, the result of
+ * the last order, and counters.
  *
- * The guest's process may be the guest's.  So for the supervisor all of it is numbers and text that
- * may be lies and may change at any time: it copies each once, and bounds it (report_counter_at()).
+ * A guest may have broken out into its process.  So the supervisor takes all of it for untrusted numbers and
+ * text, which may change at any time: it copies each value once, and checks the copy (report_counter_at()).
  */
 #ifndef KARMA_REPORT_H
 #define KARMA_REPORT_H
@@ -22,7 +22,7 @@ enum guest_state {
 	GUEST_RUNNING,
 	GUEST_PAUSED,
 	GUEST_STOPPING,		/* it was asked to power off */
-	GUEST_ENDING,		/* it has ended, and its output is on its way */
+	GUEST_ENDING,		/* it has ended, and its output is being drained */
 	GUEST_HALTED,		/* it has panicked, and is kept */
 	GUEST_STATES
 };
@@ -38,9 +38,9 @@ struct report_counter {
 struct report {
 	uint32_t state;		/* enum guest_state */
 	uint32_t answered;	/* the number of the order that was served last */
-	int32_t result;		/* what came of it: 0, or a negative errno */
+	int32_t result;		/* of that order: 0 or a negative errno */
 	uint32_t counter_count;	/* as of the last ORDER_STATISTICS */
-	/* Last, so that it takes no memory before it is used. */
+	/* Last, so that its pages are allocated only when it is used. */
 	struct report_counter counters[REPORT_COUNTERS];
 };
 
@@ -51,22 +51,23 @@ void report_release(struct report *report);
 /* --- For the guest's process. */
 
 void report_set_state(struct report *report, enum guest_state state);
-/* Put all counters there.  One thread at a time. */
+/* Write all counters of the VM.  One thread at a time. */
 void report_collect(struct report *report, struct vm *vm);
-void report_answer(struct report *report, uint32_t number, int result);
+/* The order of that number was served. */
+void report_set_result(struct report *report, uint32_t number, int result);
 
 /* --- For the supervisor. */
 
-/* Another process is to write here. */
+/* Before the next process is started. */
 void report_reset(struct report *report);
 enum guest_state report_state(const struct report *report);
-/* Whether that order was served; then *result is 0 or a negative errno. */
-bool report_is_answered(const struct report *report, uint32_t number, int *result);
+/* Whether the order of that number was served; then *result is 0 or a negative errno. */
+bool report_has_result(const struct report *report, uint32_t number, int *result);
 
 unsigned report_counter_count(const struct report *report);
 /*
- * A copy of a counter, whose names end, and have letters, digits, `_`, `-` and `.` only; false if it is
- * none.
+ * Copy a counter, and check it: its kind is in range, its names are terminated and have letters, digits, `_`,
+ * `-` and `.` only.  False if it fails that.
  */
 bool report_counter_at(const struct report *report, unsigned index, struct report_counter *counter);
 

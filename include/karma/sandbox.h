@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The sandbox: what is left to the process that runs a guest, should the guest break out into it.
+ * The sandbox confines the guest's process, in case the guest breaks out into it.  SECURITY.md describes the
+ * whole of it.
  *
- * It closes in steps.  sandbox_prepare(), once: the control group, and the user to become.
- * sandbox_fork(), for each start: a process of its own, with namespaces of its own.  That process
- * opens and makes all it needs, and calls sandbox_enter(): no file system, no capabilities, bounds
- * for resources.  Then it starts its threads, and each of them calls sandbox_filter() before the
- * guest runs: from then on it may only make the system calls of its kind's table
- * (src/sandbox/tables/tables.h).  SECURITY.md is about the whole of it.
+ * Rights are dropped in steps, each where the last need for them ends:
+ *   sandbox_prepare(), once: the control group is entered, the user to become is looked up.
+ *   sandbox_fork(), for each start: a process with namespaces of its own, which then opens and allocates all
+ *     that it needs.
+ *   sandbox_enter(), there: no file system, no capabilities, Landlock, resource limits.
+ *   sandbox_filter(), on each of its threads: only the system calls of the table for that kind of thread
+ *     (src/sandbox/tables/tables.h).
  *
- * Threads share their memory, so a guest that has taken over one has them all: the first
- * instruction of a guest has to wait until each thread has called sandbox_filter().
+ * Threads share their memory, so a guest that has taken over one of them has all.  Hence no vCPU may run
+ * before each thread has called sandbox_filter().
  */
 #ifndef KARMA_SANDBOX_H
 #define KARMA_SANDBOX_H
@@ -19,44 +21,41 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* The exit status after a forbidden call: the monitor's own failure, as karma/cli.h has it. */
-#define SANDBOX_STATUS 125
-
 struct sandbox_options {
-	bool off;		/* --no-sandbox: only a process of its own */
-	const char *user;	/* to become; NULL: stay who we are */
-	const char *cgroup;	/* a control group's directory; NULL: stay in ours */
+	bool off;		/* --no-sandbox: a process of its own, and nothing else */
+	const char *user;	/* to become; NULL: none */
+	const char *cgroup;	/* the directory of a control group to enter; NULL: none */
 };
 
 struct sandbox {
 	struct sandbox_options options;
 	uid_t uid;
 	gid_t gid;
-	bool namespaces;	/* we have our own */
-	bool user_namespace;	/* ... of users too, since we had not the right to make the others */
-	bool told;		/* the user knows what this host lacks */
+	bool namespaces;	/* the process has its own */
+	bool user_namespace;	/* a user namespace too, which an unprivileged user needs to make the others */
+	bool warned;		/* the user was told what this host lacks */
 };
 
 /* Look up the user, enter the control group.  0, or a negative errno with a message printed. */
 int sandbox_prepare(struct sandbox *sandbox, const struct sandbox_options *options);
 
 /*
- * As fork(), with namespaces as this host allows them; the new process is killed when this one
- * ends.  *pidfd is for the parent, and closed by it.  No other thread may be there.  A negative
- * errno, without a message, if it fails.
+ * As fork(), with new namespaces as far as this host allows them; the child is killed when its parent ends.  The
+ * parent closes *pidfd.  The calling process must have one thread.  A negative errno without a message if it
+ * fails.
  */
 pid_t sandbox_fork(struct sandbox *sandbox, int *pidfd);
 
-/* What sandbox_enter() leaves to the process. */
+/* Resource limits that sandbox_enter() sets. */
 struct sandbox_bounds {
-	uint64_t file_bytes;	/* no file may grow beyond; 0: no bound */
-	unsigned files;		/* descriptors that may still be made */
-	uint64_t threads;	/* with io_uring's own; only kept in a user namespace */
+	uint64_t file_bytes;	/* RLIMIT_FSIZE, the soft limit; 0: unchanged */
+	unsigned files;		/* descriptors that may still be opened (RLIMIT_NOFILE) */
+	uint64_t threads;	/* RLIMIT_NPROC, with io_uring's workers; set in a user namespace only */
 };
 
 /*
- * In the new process, with all descriptors open and before its first thread.  0, or a negative
- * errno with a message printed.
+ * In the child, with all descriptors open and before its second thread.  0, or a negative errno with a message
+ * printed.
  */
 int sandbox_enter(const struct sandbox *sandbox, const struct sandbox_bounds *bounds);
 
@@ -64,21 +63,21 @@ enum sandbox_thread {
 	SANDBOX_MAIN,
 	SANDBOX_IO,
 	SANDBOX_VCPU,
-	SANDBOX_UNPACKER,	/* the only one of a process of its own: it unpacks a kernel */
+	SANDBOX_UNPACKER,	/* the one thread of the process that unpacks a kernel */
 };
 
-/* The descriptors on which a thread may make ioctls; -1 for what it has not. */
+/* The descriptors that the filter allows ioctls on; -1: none. */
 struct sandbox_descriptors {
 	int vm, vcpu, terminal;
 };
 
 /*
- * The calling thread is confined from here on: to its table, for ever.  A call that is not in there
- * ends the process with SANDBOX_STATUS and a message.  0, or a negative errno with a message printed.
+ * Confine the calling thread to the system calls of its table, for good.  Any other call ends the process with a
+ * message and STATUS_FAILURE.  0, or a negative errno with a message printed.
  */
 int sandbox_filter(enum sandbox_thread thread, const struct sandbox_descriptors *descriptors);
 
-/* What this host has of it, for `karma check`; forks. */
+/* What this host supports, for `karma check`.  Forks. */
 struct sandbox_support {
 	bool namespaces, landlock;
 };

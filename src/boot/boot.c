@@ -14,15 +14,12 @@
 #define PTE_COUNT 512u
 #define DIRECTORIES 4u
 
-/* Enough of a file to tell what it is: bzImage's magic ends at 0x206. */
-#define HEAD_BYTES 0x206u
-
 /* e820 types: ACPI 6.4, table 15.5. */
 #define E820_RAM 1
 #define E820_RESERVED 2
 #define E820_ACPI 3
 
-/* What Linux needs beside its image to come to a shell, and the steps in which memory is suggested. */
+/* Memory that Linux needs beside its image to run a shell, and the granularity of suggestions. */
 #define RUN_BYTES (16 * MIB)
 #define HINT_STEP (4 * MIB)
 
@@ -38,7 +35,7 @@ struct signature {
 		(at), (text), sizeof(text) - 1, (meaning) \
 	}
 
-/* What people take for a kernel; the first match names it. */
+/* Other files that users give as a kernel; the first match is named. */
 static const struct signature foreign[] = {
 	SIGNATURE(0x38, "ARMd", "an arm64 Image"),
 	SIGNATURE(0x38, "RSC\x05", "a RISC-V Image"),
@@ -99,7 +96,7 @@ int boot_kernel_open(struct boot_kernel *kernel, const char *path)
 	kernel->unpacked.path = kernel->file.path;
 	result = bzimage_find_payload(&kernel->file, &kernel->payload, &kernel->payload_bytes);
 	if (result == 0 && kernel->payload_bytes)
-		kernel->is_known = boot_cache_find(kernel);
+		kernel->cached = boot_cache_find(kernel);
 	return result;
 }
 
@@ -143,7 +140,7 @@ bool boot_has_option(const char *cmdline, const char *name)
 
 uint64_t boot_memory_hint(uint64_t end, uint64_t initrd_bytes)
 {
-	/* Linux unpacks the initrds while they are still there, and most are packed to a third or so. */
+	/* Packed and unpacked initrds are in memory at once; most are packed to a third or so. */
 	uint64_t bytes = end + RUN_BYTES, needed = bytes + 4 * initrd_bytes;
 
 	if (initrd_bytes > GUEST_MEMORY_MAX / 4 || needed > GUEST_MEMORY_MAX)
@@ -242,7 +239,7 @@ static int write_gdt(const struct guest_memory *memory, enum boot_protocol proto
 	return boot_write(memory, BOOT_GDT, gdt, sizeof(gdt));
 }
 
-/* Linux's 64-bit entry wants itself, boot_params and the command line mapped one to one. */
+/* Linux's 64-bit entry requires an identity mapping of itself, boot_params and the command line. */
 static int write_page_tables(const struct guest_memory *memory)
 {
 	uint64_t table[PTE_COUNT] = { (BOOT_PAGE_TABLES + PAGE_BYTES) | PTE_PRESENT | PTE_WRITE };

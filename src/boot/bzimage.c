@@ -84,8 +84,8 @@ static int find_parts(
 }
 
 /*
- * A relocatable kernel may lie elsewhere, but it unpacks to pref_address or above all the same: any
- * lower address would save no memory, any higher one would waste some.
+ * At pref_address, even if the kernel is relocatable: it unpacks itself to pref_address or above, so a lower address
+ * would save no memory, and a higher one would waste some.
  */
 static int load_packed(const struct guest_memory *memory, const struct boot_file *file,
 	const struct parts *parts, struct boot_image *image)
@@ -122,8 +122,8 @@ int bzimage_find_payload(const struct boot_file *file, uint64_t *offset, uint64_
 }
 
 /*
- * What is unpacked takes the same boot_params as what unpacks it, by an entry that asks for the same:
- * 64-bit mode, and all that it touches at first mapped one to one; or 32-bit mode without paging.
+ * The unpacked kernel takes the same boot_params as the bzImage, and its entry requires the same state: 64-bit
+ * mode with an identity mapping, or 32-bit mode without paging.
  */
 static int load_code(const struct guest_memory *memory, const struct boot_kernel *kernel,
 	const struct parts *parts, struct boot_image *image)
@@ -209,7 +209,7 @@ int bzimage_release(const struct boot_file *file, char *release, size_t size)
 	/* "6.1.0-56-amd64 (builder@host) #1 SMP ..." */
 	end = strcspn(version, " ");
 	version[end] = '\0';
-	if (!boot_release_is_sane(version) || end >= size)
+	if (!boot_release_is_valid(version) || end >= size)
 		return fail(-ENOEXEC,
 			"kernel %s: its header names no usable release: the file is "
 			"damaged; copy it again, or give --initrd",

@@ -2,15 +2,14 @@
 /*
  * The cache of unpacked kernels: a guest that unpacks its kernel by itself spends half of its boot on that.
  *
- * The cache is a directory of the user's own, which the supervisor opens.  A file in it is named by what
- * identifies the bzImage (device, inode, size, times), so that a changed one never finds the old; it appears
- * when it is whole and on the disk, and counts only if it is ours and nobody else can write it.  One with
- * nothing in it says that this kernel can't be booted unpacked.
+ * It is a directory of the user's own, which the supervisor opens.  The name of an entry has the device, inode,
+ * size and times of the bzImage, so that a changed bzImage never gets the old entry.  An entry is linked under that
+ * name once it is complete and synced.  It is valid only if we own it and nobody else can write it.  One of size 0
+ * says that the kernel can't be booted unpacked.
  *
- * Half of a kernel is zeroes, between its parts and where its variables are.  They are holes in the file.
- * Behind what was unpacked lie a sum for each block, of which 0 stands for such a hole, and a trailer.  A block
- * is checked when it is read into guest memory, where it is in the CPU's cache anyway.  What does not hold is
- * thrown away.
+ * The format: the unpacked kernel, in which blocks of zeroes, half of it, are holes; a CRC-32 for each block, 0 for a
+ * hole; a trailer.  A block is checked as it is read into guest memory, when it is in the CPU's cache anyway.  A
+ * damaged entry is deleted.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -37,8 +36,8 @@
 /* At the end of each file. */
 struct trailer {
 	char magic[8];
-	char name[BOOT_CACHE_NAME];	/* the file's: whose kernel this is */
-	uint64_t size;			/* of what was unpacked, at the start of the file */
+	char name[BOOT_CACHE_NAME];	/* of the entry */
+	uint64_t size;			/* of the unpacked kernel, at the start of the file */
 	uint32_t sum;			/* of the blocks' sums, and of the trailer with 0 here */
 	uint32_t reserved;
 };
@@ -53,7 +52,7 @@ static bool is_zero(const uint8_t *bytes, size_t size)
 	return bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0;
 }
 
-/* Of a block that has more than zeroes. */
+/* Of a block that is not all zeroes. */
 static uint32_t sum_of(const uint8_t *bytes, size_t size)
 {
 	uint32_t sum = libdeflate_crc32(0, bytes, size);
@@ -70,7 +69,7 @@ static uint32_t trailer_sum(const struct trailer *trailer, const uint32_t *sums)
 	return libdeflate_crc32(sum, &summed, sizeof(summed));
 }
 
-/* The cache directory, made if need be; malloc'ed, or NULL if there is to be none. */
+/* The path of the cache, which is made if need be; malloc'ed.  NULL: there is none. */
 static char *cache_directory(void)
 {
 	const char *own = getenv("KARMA_CACHE_DIR");
@@ -85,7 +84,7 @@ static char *cache_directory(void)
 	else if (!home || home[0] != '/' || asprintf(&parent, "%s/.cache", home) < 0)
 		return NULL;
 	if (parent && asprintf(&directory, "%s/karma", parent) >= 0) {
-		/* What can't be made can't be opened either. */
+		/* Errors show when it is opened. */
 		mkdir(parent, 0700);
 		mkdir(directory, 0700);
 	}
@@ -93,8 +92,8 @@ static char *cache_directory(void)
 	return directory;
 }
 
-/* Outside of any user namespace, or in one that leaves all users as they are. */
-static bool users_have_numbers(void)
+/* Whether all user ids are mapped: outside of any user namespace, or in one with the identity map. */
+static bool all_users_are_mapped(void)
 {
 	FILE *map = fopen("/proc/self/uid_map", "re");
 	unsigned inside, outside, count;
@@ -106,11 +105,11 @@ static bool users_have_numbers(void)
 	return all;
 }
 
-/* Ours, and nobody else can write it.  In a user namespace all that have no number there look alike. */
+/* Ours, and not writable by others.  All unmapped owners look like the overflow user, ours or not. */
 static bool is_ours(const struct stat *status)
 {
 	return status->st_uid == geteuid() && !(status->st_mode & (S_IWGRP | S_IWOTH)) &&
-		(status->st_uid != OVERFLOW_USER || users_have_numbers());
+		(status->st_uid != OVERFLOW_USER || all_users_are_mapped());
 }
 
 static int open_directory(void)
@@ -142,7 +141,7 @@ static void touch(int fd, const struct stat *status)
 		futimens(fd, NULL);
 }
 
-/* The trailer, and malloc'ed sums in *sums; false if the file is not as it was written. */
+/* Read and verify the trailer and the blocks' sums, malloc'ed in *sums, which the caller frees in any case. */
 static bool read_trailer(int fd, uint64_t file_bytes, const char *name, struct trailer *trailer,
 	uint32_t **sums)
 {
@@ -162,8 +161,8 @@ static bool read_trailer(int fd, uint64_t file_bytes, const char *name, struct t
 		trailer_sum(trailer, *sums) == trailer->sum;
 }
 
-/* What the file has of the kernel; false if that does not hold. */
-static bool take(struct boot_kernel *kernel, int fd)
+/* Verify an entry, and set what it has of the kernel.  False if it is invalid. */
+static bool load_entry(struct boot_kernel *kernel, int fd)
 {
 	struct trailer trailer;
 	struct stat status;
@@ -185,7 +184,7 @@ void boot_cache_discard(const struct boot_kernel *kernel)
 	unlinkat(kernel->cache, kernel->cache_name, 0);
 }
 
-/* Whether the cache knows this kernel, even if only that it can't be booted unpacked. */
+/* Open the kernel's entry.  True if there is a valid one, even if it says that it can't be booted unpacked. */
 static bool find(struct boot_kernel *kernel)
 {
 	int fd = openat(kernel->cache, kernel->cache_name,
@@ -193,7 +192,7 @@ static bool find(struct boot_kernel *kernel)
 
 	if (fd < 0 && errno == ENOENT)
 		return false;
-	if (fd < 0 || !take(kernel, fd)) {
+	if (fd < 0 || !load_entry(kernel, fd)) {
 		close_fd(&fd);
 		boot_cache_discard(kernel);
 		return false;
@@ -218,8 +217,8 @@ bool boot_cache_find(struct boot_kernel *kernel)
 }
 
 /*
- * Unused for a month: its kernel is gone.  A kernel in use is touched once a day.  Unfinished for an hour:
- * who was unpacking it was killed.
+ * An entry that was not touched for a month, while one in use is touched once a day; or a temporary file after an
+ * hour, whose writer was killed.
  */
 static bool is_unused(int cache, const char *name)
 {
@@ -258,17 +257,17 @@ int boot_cache_begin(const struct boot_kernel *kernel, char unfinished[BOOT_CACH
 	uint64_t number;
 
 	clean(kernel->cache);
-	/* Not every file system has O_TMPFILE. */
+	/* A name, since not every file system supports O_TMPFILE. */
 	if (getrandom(&number, sizeof(number), 0) != sizeof(number))
 		return -1;
 	snprintf(unfinished, BOOT_CACHE_NAME, UNFINISHED_PREFIX "%016" PRIx64, number);
 	return openat(kernel->cache, unfinished, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR | O_CLOEXEC, 0600);
 }
 
-void boot_cache_end(struct boot_kernel *kernel, const char *unfinished, int out, bool whole)
+void boot_cache_end(struct boot_kernel *kernel, const char *unfinished, int out, bool complete)
 {
-	/* If another guest was faster, its file is as good, and may be in use. */
-	if (whole && fdatasync(out) == 0 &&
+	/* If another guest was faster, its entry stays: it is as good, and may be in use. */
+	if (complete && fdatasync(out) == 0 &&
 		(linkat(kernel->cache, unfinished, kernel->cache, kernel->cache_name, 0) == 0 ||
 			errno == EEXIST))
 		find(kernel);
@@ -299,7 +298,7 @@ bool boot_cache_write(const struct boot_kernel *kernel, int out, const uint8_t *
 	return write_at(out, sums, table, size) && write_at(out, &trailer, sizeof(trailer), size + table);
 }
 
-/* Damage to a disk shows in any of these ways. */
+/* False if it is damaged, be it a read error, a short read or a wrong sum. */
 static bool read_block(const struct boot_file *file, uint64_t block, uint8_t *to)
 {
 	size_t length = block_bytes(file->size, block);

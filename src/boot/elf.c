@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Load an ELF vmlinux: by its PVH entry, with the guest described in hvm_start_info, or for the Linux
- * boot protocol, which the bzImage that it was packed in speaks.
+ * Load an ELF kernel: a vmlinux for its PVH entry, with the guest described in hvm_start_info; or one that was
+ * unpacked from a bzImage, for the boot protocol of that.
  */
 #include <elf.h>
 #include <errno.h>
@@ -12,7 +12,7 @@
 #include "internal.h"
 #include "pvh.h"
 
-/* Linux has five program headers and some hundred bytes of notes. */
+/* Bounds; Linux has five program headers and some hundred bytes of notes. */
 #define HEADERS_MAX 64u
 #define NOTES_MAX (64 * KIB)
 
@@ -33,7 +33,7 @@ bool elf_is(const void *head, size_t size)
 	return size >= SELFMAG && !memcmp(head, ELFMAG, SELFMAG);
 }
 
-/* What of an i386 kernel's header lies elsewhere. */
+/* Convert the members of an i386 kernel's header whose offsets differ. */
 static void widen_elf_header(Elf64_Ehdr *elf)
 {
 	Elf32_Ehdr narrow;
@@ -165,7 +165,7 @@ static int check_segment(
 	return 0;
 }
 
-/* Of a file that turned out to be damaged: another kernel is to find zeroes. */
+/* After a damaged file: the kernel that is loaded instead expects zeroed memory. */
 static void unload_segments(const struct guest_memory *memory, const struct program_headers *table,
 	size_t count)
 {
@@ -330,7 +330,7 @@ int elf_load(
 	return 0;
 }
 
-/* Of what is loaded; false, and told later, if that can't be. */
+/* The range of all loaded segments.  False if it is invalid, for which load_segments() has the message. */
 static bool find_extent(const struct program_headers *table, struct kaslr *kaslr)
 {
 	uint64_t start = UINT64_MAX, last = 0, end;
@@ -352,7 +352,7 @@ static bool find_extent(const struct program_headers *table, struct kaslr *kaslr
 	return true;
 }
 
-/* Where the file ends as an ELF file: the section headers are its last part. */
+/* The end of the ELF file, whose last part is the section headers; relocations follow. */
 static uint64_t find_end(const Elf64_Ehdr *elf)
 {
 	uint64_t end;

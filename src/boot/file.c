@@ -31,10 +31,10 @@ int boot_file_open(struct boot_file *file, const char *what, const char *path)
 	struct stat status;
 
 	*file = (struct boot_file){ .what = what, .path = path, .fd = -1 };
-	/* Something else is not opened: a device may act on it, and a socket can't be. */
+	/* Other kinds are not even opened: that may have effects on a device. */
 	if (stat(path, &status) == 0 && !S_ISREG(status.st_mode))
 		return refuse_kind(file, status.st_mode);
-	/* Without O_NONBLOCK, a FIFO put in its place would wait here for its writer, for ever. */
+	/* O_NONBLOCK, since opening a FIFO that has taken its place would block until there is a writer. */
 	file->fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (file->fd < 0)
 		return refuse_open(file, errno);
@@ -84,16 +84,16 @@ int boot_file_read(const struct boot_file *file, uint64_t offset, void *to, uint
 	return 0;
 }
 
-/* Where the data goes on, from an offset on, and where the next hole is; to the end of all, if need be. */
+/* Advance *from to the next data, and set *to to the end of that data; at most to end. */
 static void find_data(const struct boot_file *file, uint64_t end, uint64_t *from, uint64_t *to)
 {
 	off_t data = lseek(file->fd, (off_t)*from, SEEK_DATA);
 	off_t hole;
 
-	/* There is none, unless it is shorter by now: then reading says so. */
+	/* No more data; unless the file has shrunk, which the read will report. */
 	if (data < 0 && errno == ENXIO && lseek(file->fd, 0, SEEK_END) >= (off_t)end)
 		data = (off_t)end;
-	/* A file system that can't tell. */
+	/* Not supported by the file system. */
 	if (data < 0)
 		data = (off_t)*from;
 	hole = lseek(file->fd, data, SEEK_HOLE);

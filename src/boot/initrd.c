@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Put initrds into guest memory, one after the other, and build small ones in memory. */
+/* Load initrds into guest memory, and build small cpio archives. */
 #include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -17,7 +17,7 @@
  */
 #define ARCHIVE_ALIGN 4u
 
-/* Of zeroes, which deflate packs best. */
+/* The best that deflate can do, for zeroes. */
 #define GZIP_RATIO_MAX 1032u
 
 /* "newc" of the same document: a magic, and 13 fields of 8 hexadecimal digits. */
@@ -108,7 +108,10 @@ static int find_place(const struct guest_memory *memory, const struct boot_image
 static const char *const magics[] = { "070701", "070702", "\x1f\x8b", "\xfd" "7zXZ", "\x28\xb5\x2f\xfd",
 	"\x02\x21\x4c\x18", "BZh", "\x89LZO", "\x5d" };
 
-/* At least so many bytes; 0 if nobody knows.  gzip alone tells the size, at its end, if nothing is behind. */
+/*
+ * A lower bound for the unpacked size; 0 if nothing is known.  Of the formats only gzip stores a size, in its last
+ * bytes, which is right if nothing follows.
+ */
 static uint64_t unpacked_bytes(const struct boot_file *file)
 {
 	uint8_t head[8] = { 0 };
@@ -129,8 +132,8 @@ static uint64_t unpacked_bytes(const struct boot_file *file)
 }
 
 /*
- * The initrds and what they are unpacked to are in memory at once.  That goes to a tmpfs of half of the
- * memory that the kernel leaves, unless the command line has it otherwise, and what does not fit is lost.
+ * Linux unpacks the initrds, while they are still in memory, to a tmpfs of half of the memory that the kernel
+ * leaves; of all, with certain options on the command line.  What does not fit is silently lost.
  */
 static int check_unpacked(const struct guest_memory *memory, const struct boot_image *image,
 	const struct boot_initrd *initrd)

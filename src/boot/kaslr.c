@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Move an unpacked kernel to a random address, as what unpacks it in a guest would: Linux
- * arch/x86/boot/compressed/kaslr.c.  The kernel finds out by itself where it is in physical memory; for
- * another virtual address, its relocations have to be applied.
+ * KASLR: move an unpacked kernel to random addresses, as the decompressor in a guest would
+ * (Linux arch/x86/boot/compressed/kaslr.c).  The kernel determines its physical address itself; for another virtual
+ * address, its relocations have to be applied.
  *
- * These lie behind its ELF file (misc.c there, handle_relocations()): words of 32 bits, each the virtual address,
- * sign-extended, of something to add to.  A zero begins each table: 64-bit values; until Linux 6.14, 32-bit
- * values from which to subtract; 32-bit values.
+ * They follow its ELF file (handle_relocations() in misc.c there): 32-bit words, each the sign-extended virtual
+ * address of a value to adjust.  There are two or three tables, each after a word of 0: 64-bit values to add to;
+ * until Linux 6.14, 32-bit values to subtract from; 32-bit values to add to.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,16 +22,16 @@
 #define RELOCATIONS_MAX (64 * MIB)
 #define TABLES_MAX 3u
 
-/* These name places in memory, where the kernel would be in the way. */
-static bool names_places(const char *cmdline)
+/* Options with physical addresses, at which the kernel must not be. */
+static bool has_fixed_memory(const char *cmdline)
 {
 	return boot_has_option(cmdline, "mem=") || boot_has_option(cmdline, "memmap=") ||
 		boot_has_option(cmdline, "crashkernel=");
 }
 
 /*
- * By the setup header: section "kernel_alignment" of Linux Documentation/arch/x86/boot.rst.  Not an i386
- * kernel, which has another table and one address for both.
+ * By the setup header (boot.rst, "kernel_alignment").  i386 kernels are left alone: their relocation table differs,
+ * and physical and virtual addresses move together.
  */
 static bool may_be_moved(const struct boot_image *image)
 {
@@ -56,7 +56,7 @@ static int read_words(struct kaslr *kaslr, const struct boot_file *file, uint64_
 	return boot_file_read(file, offset, kaslr->words, bytes);
 }
 
-/* Where each table begins; the number of tables, or 0 if these are none. */
+/* Find where each table begins.  The number of tables; 0 if the words are no relocations. */
 static unsigned find_tables(const struct kaslr *kaslr, size_t tables[TABLES_MAX])
 {
 	unsigned count = 0;
@@ -73,7 +73,7 @@ static unsigned find_tables(const struct kaslr *kaslr, size_t tables[TABLES_MAX]
 	return count >= 2 ? count : 0;
 }
 
-/* A multiple of align for [start, start + size) to be moved by, and end at end or before. */
+/* A random multiple of align to move [start, start + size) by, so that it ends at end or before. */
 static uint64_t choose(uint64_t random, uint64_t start, uint64_t size, uint64_t end, uint64_t align)
 {
 	return end < start || end - start < size ? 0 : random % (1 + (end - start - size) / align) * align;
@@ -98,15 +98,15 @@ int kaslr_choose(struct kaslr *kaslr, const struct guest_memory *memory, const s
 	/* Below the initrd, if that goes into low RAM. */
 	end = initrd_ceiling(memory, image);
 	end = end > image->initrd_bytes ? align_down(end - image->initrd_bytes, PAGE_BYTES) : 0;
-	if (!names_places(image->cmdline))
+	if (!has_fixed_memory(image->cmdline))
 		kaslr->physical = choose(random[0], kaslr->start, kaslr->size, end, align);
 	kaslr->shift = choose(random[1], kaslr->start, kaslr->size, KERNEL_IMAGE_BYTES, align);
-	/* For it to choose random addresses for all else: "loadflags". */
+	/* Tells the kernel that KASLR is on, for its other random addresses (boot.rst, "loadflags"). */
 	image->header.loadflags |= KASLR_FLAG;
 	return 0;
 }
 
-/* Add to each of the values that the words name; false, and its word in *bad, if one lies outside. */
+/* Add shift to each value of a table, [from, to) of the words.  False if one lies outside of the kernel. */
 static bool apply(const struct kaslr *kaslr, uint8_t *kernel, size_t from, size_t to, size_t width,
 	uint64_t shift)
 {

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The release of a kernel, which its initramfs is found by. */
+/* Find the release of a kernel, by which its initramfs is found. */
 #include <errno.h>
 #include <string.h>
 
 #include "karma/log.h"
 #include "internal.h"
 
-/* Enough of a file to tell what it is: bzImage's magic ends at 0x206. */
-#define HEAD_BYTES 0x206u
 #define WORD_BYTES 128u
 /* Linux's banner in an ELF file: behind the code, which is some 20 MiB at most. */
 #define BANNER "Linux version "
@@ -16,13 +14,13 @@
 #define SCAN_OVERLAP 256u	/* a banner that a step cuts in two is whole in the next */
 
 /* A release becomes part of a path, so it must not be able to lead anywhere else. */
-bool boot_release_is_sane(const char *release)
+bool boot_release_is_valid(const char *release)
 {
 	return release[0] && release[0] != '.' && release[strspn(release, BOOT_RELEASE_CHARACTERS)] == '\0';
 }
 
 /* What follows the banner: "6.1.0-56-amd64 (builder@host) ...". */
-static bool take_release(const char *text, size_t length, char *release, size_t size)
+static bool copy_release(const char *text, size_t length, char *release, size_t size)
 {
 	char word[WORD_BYTES + 2] = "";
 	size_t end;
@@ -32,7 +30,7 @@ static bool take_release(const char *text, size_t length, char *release, size_t 
 	if (end >= size || strncmp(word + end, " (", 2) != 0)
 		return false;
 	word[end] = '\0';
-	if (!boot_release_is_sane(word))
+	if (!boot_release_is_valid(word))
 		return false;
 	memcpy(release, word, end + 1);
 	return true;
@@ -44,13 +42,13 @@ static bool find_banner(const char *text, size_t length, char *release, size_t s
 
 	while ((text = memmem(text, end - text, BANNER, sizeof(BANNER) - 1))) {
 		text += sizeof(BANNER) - 1;
-		if (take_release(text, end - text, release, size))
+		if (copy_release(text, end - text, release, size))
 			return true;
 	}
 	return false;
 }
 
-/* Read and not mapped: the file may shrink meanwhile.  Its other faults boot_load() tells. */
+/* Read, not mapped, since the file may shrink meanwhile.  Other defects of it are left to boot_load(). */
 static int elf_release(const struct boot_file *file, char *release, size_t size)
 {
 	cleanup_free char *text = malloc(SCAN_STEP + SCAN_OVERLAP);

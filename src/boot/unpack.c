@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Unpack the kernel that is in a bzImage.
+ * Unpack the kernel in a bzImage.
  *
- * Decoders have had holes, and what they read may be made to find one.  So this is for a process of its own,
- * which has nothing and may do next to nothing: boot_unpack_begin() takes all memory that there is to be and
- * reads what is packed, and boot_unpack() then makes no system call but to write what it has unpacked.
+ * The payload may be crafted to exploit a bug in a decoder.  So this runs in a process of its own, in the sandbox:
+ * boot_unpack_begin() allocates all memory and reads the payload, and boot_unpack() then makes no system call
+ * but to write its output.
  */
 #include <endian.h>
 #include <libdeflate.h>
@@ -47,8 +47,8 @@ static const struct format *find_format(const uint8_t magic[MAGIC_BYTES])
 	return NULL;
 }
 
-/* What xz allocates it takes from one piece of memory, and what it frees is lost. */
-static void *take_memory(void *opaque, size_t count, size_t size)
+/* xz allocates from one area, which is never freed: no system call is needed. */
+static void *allocate(void *opaque, size_t count, size_t size)
 {
 	struct unpacking *unpacking = opaque;
 	uint64_t bytes;
@@ -62,7 +62,7 @@ static void *take_memory(void *opaque, size_t count, size_t size)
 	return at;
 }
 
-static void leave_memory(void *opaque, void *at)
+static void ignore_free(void *opaque, void *at)
 {
 	(void)opaque;
 	(void)at;
@@ -70,7 +70,7 @@ static void leave_memory(void *opaque, void *at)
 
 static enum unpack_end unpack_xz(struct unpacking *unpacking)
 {
-	const lzma_allocator allocator = { take_memory, leave_memory, unpacking };
+	const lzma_allocator allocator = { allocate, ignore_free, unpacking };
 	uint64_t memory_max = XZ_MEMORY_MAX;
 	size_t in = 0, out = 0;
 
@@ -81,7 +81,7 @@ static enum unpack_end unpack_xz(struct unpacking *unpacking)
 	case LZMA_MEM_ERROR:
 	case LZMA_MEMLIMIT_ERROR:
 	case LZMA_OPTIONS_ERROR:
-		return UNPACK_UNKNOWN;
+		return UNPACK_UNSUPPORTED;
 	default:
 		return UNPACK_DAMAGED;
 	}
@@ -94,7 +94,7 @@ static enum unpack_end unpack_gzip(struct unpacking *unpacking)
 		UNPACK_DONE : UNPACK_DAMAGED;
 }
 
-/* The frame ends before the size that Linux's build adds. */
+/* The frame only, since Linux's build appends the unpacked size to it. */
 static enum unpack_end unpack_zstd(struct unpacking *unpacking)
 {
 	size_t frame = ZSTD_findFrameCompressedSize(unpacking->packed, unpacking->packed_size);
@@ -140,7 +140,7 @@ bool boot_unpack_can(const struct boot_kernel *kernel)
 		find_format(magic);
 }
 
-/* Linux's build has the unpacked size behind what is packed, which gzip (RFC 1952, 2.3.1) does anyway. */
+/* Linux's build appends the unpacked size to the payload; gzip has it there by itself (RFC 1952, 2.3.1). */
 static uint64_t unpacked_size(const struct boot_kernel *kernel)
 {
 	uint32_t size = 0;
@@ -158,7 +158,7 @@ static void *map(size_t size)
 	return at == MAP_FAILED ? NULL : at;
 }
 
-static bool take_all_memory(struct unpacking *unpacking)
+static bool allocate_all(struct unpacking *unpacking)
 {
 	unpacking->memory = map(XZ_MEMORY_MAX);
 	unpacking->bytes = map(unpacking->size);
@@ -171,7 +171,7 @@ static bool take_all_memory(struct unpacking *unpacking)
 }
 
 bool boot_unpack_begin(struct unpacking *unpacking, const struct boot_kernel *kernel, int out,
-	uint64_t most)
+	uint64_t max)
 {
 	*unpacking = (struct unpacking){
 		.kernel = kernel,
@@ -179,10 +179,10 @@ bool boot_unpack_begin(struct unpacking *unpacking, const struct boot_kernel *ke
 		.packed_size = kernel->payload_bytes,
 		.size = unpacked_size(kernel),
 	};
-	if (most > BOOT_UNPACKED_MAX)
-		most = BOOT_UNPACKED_MAX;
-	return unpacking->packed_size <= most && unpacking->size > 0 && unpacking->size <= most &&
-		take_all_memory(unpacking) &&
+	if (max > BOOT_UNPACKED_MAX)
+		max = BOOT_UNPACKED_MAX;
+	return unpacking->packed_size <= max && unpacking->size > 0 && unpacking->size <= max &&
+		allocate_all(unpacking) &&
 		pread(kernel->file.fd, unpacking->packed, unpacking->packed_size,
 			(off_t)kernel->payload) == (ssize_t)unpacking->packed_size;
 }
@@ -194,9 +194,9 @@ enum unpack_end boot_unpack(struct unpacking *unpacking)
 
 	if (end == UNPACK_DAMAGED)
 		return end;
-	/* What is no ELF file only the guest can start. */
-	if (end == UNPACK_UNKNOWN || !elf_is(unpacking->bytes, unpacking->size))
+	/* An empty entry for what only the guest can unpack or start. */
+	if (end == UNPACK_UNSUPPORTED || !elf_is(unpacking->bytes, unpacking->size))
 		unpacking->size = 0;
 	return boot_cache_write(unpacking->kernel, unpacking->out, unpacking->bytes, unpacking->size,
-		       unpacking->sums) ? UNPACK_DONE : UNPACK_NO_ROOM;
+		       unpacking->sums) ? UNPACK_DONE : UNPACK_NO_SPACE;
 }

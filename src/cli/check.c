@@ -12,6 +12,7 @@
 #include "karma/cli.h"
 #include "karma/io.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/sandbox.h"
 #include "karma/util.h"
 #include "karma/vm.h"
@@ -75,7 +76,7 @@ static void check_probe(struct report *report)
 
 static void check_kvm(struct report *report)
 {
-	/* It prints its own message, on stderr, and so does this. */
+	/* Prints a message on stderr if it fails. */
 	cleanup_fd int kvm = kvm_open();
 	unsigned failures = report->failures;
 

@@ -9,6 +9,7 @@
 #include "karma/cli.h"
 #include "karma/file_kind.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/nbd.h"
 #include "karma/util.h"
 
@@ -33,15 +34,15 @@ static int check_file(const char *path, const char *key, const char *file, int m
 		disk ? "a file or a block device" : "a regular file");
 }
 
-/* What has to be there when the guest starts. */
+/* The files that a start of the guest would open. */
 static int check_files(const struct run_options *options, const char *path)
 {
-	int result = check_file(path, "kernel", options->kernel, R_OK);
+	int result = check_file(path, "kernel", options->guest.kernel, R_OK);
 
-	for (size_t i = 0; i < options->initrd_count; i++)
-		result |= check_file(path, "initrd", options->initrds[i], R_OK);
-	for (size_t i = 0; i < options->disk_count; i++) {
-		const struct disk_options *disk = &options->disks[i];
+	for (size_t i = 0; i < options->guest.initrd_count; i++)
+		result |= check_file(path, "initrd", options->guest.initrds[i], R_OK);
+	for (size_t i = 0; i < options->guest.disk_count; i++) {
+		const struct disk_options *disk = &options->guest.disks[i];
 
 		if (!nbd_is_address(disk->path))
 			result |= check_file(path, "disk", disk->path,
@@ -60,7 +61,7 @@ static int check(const char *name)
 		return fail(-ENOMEM, "out of memory");
 	run_options_default(&options);
 	result = config_read(&options, path);
-	if (result == 0 && !options.kernel)
+	if (result == 0 && !options.guest.kernel)
 		result = fail(-EINVAL, "%s: names no kernel: write kernel = FILE", path);
 	if (result == 0)
 		result = check_files(&options, path);

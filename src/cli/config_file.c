@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The configuration file: libinih finds sections, keys and values, and the tables know them. */
+/* The configuration file: libinih splits it into keys and values, and the tables of settings parse them. */
 #include <errno.h>
 #include <fcntl.h>
 #include <ini.h>
@@ -21,18 +21,18 @@ static const char byte_order_mark[] = "\xef\xbb\xbf";
 struct reader {
 	struct run_options *options;
 	const char *path;
-	const char *next, *end;		/* what libinih has not read yet */
-	unsigned line;			/* that it has read last */
+	const char *next, *end;		/* what was not handed to libinih yet */
+	unsigned line;			/* the number of the line that was handed to it last */
 	unsigned errors;
 	char origin[ORIGIN_BYTES];
 
-	/* The section that lines are in; before the first one, that of the guest. */
-	const struct setting_table *table;
+	/* The current section; before the first, the guest's own settings. */
+	const struct setting_table *table;	/* NULL: no such section; its keys are skipped */
 	void *target;
-	unsigned section_line;		/* 0: the guest's */
-	unsigned section_errors;	/* that were there before it */
-	bool begun;			/* no key of it was there yet */
-	uint64_t seen;			/* its settings, by their numbers in the table */
+	unsigned section_line;		/* of its [NAME]; 0: the guest's own */
+	unsigned section_errors;	/* the number of errors before it */
+	bool empty;			/* it has no key yet */
+	uint64_t seen;			/* a bit for each setting, by its index in the table */
 };
 
 static void at_line(struct reader *reader, unsigned line)
@@ -42,22 +42,21 @@ static void at_line(struct reader *reader, unsigned line)
 	set_origin(reader->origin);
 }
 
-/* What a line, or a section, came to. */
 static void count_error(struct reader *reader, int result)
 {
 	reader->errors += result < 0;
 }
 
-/* The section is complete: do its settings go together? */
+/* At the end of a section: check that its settings go together. */
 static void end_section(struct reader *reader)
 {
 	int result = 0;
 
-	/* After another error of it, this would only confuse. */
+	/* Not after another error in it: that may be the cause. */
 	if (!reader->section_line || !reader->table || reader->errors > reader->section_errors)
 		return;
 	at_line(reader, reader->section_line);
-	if (reader->begun)
+	if (reader->empty)
 		result = refuse("[%.*s]: has no keys: give it some, or take it away",
 			(int)strlen(reader->table->group) - 1, reader->table->group);
 	else if (reader->table == &disk_settings)
@@ -73,7 +72,7 @@ static bool is_section(const char *name, size_t length, const char *text)
 	return length == strlen(name) && memcmp(name, text, length) == 0;
 }
 
-/* A line that begins with a bracket: libinih tells of a section only when it has a key. */
+/* For a line with an opening bracket, behind that: libinih reports a section only with its first key. */
 static int begin_section(struct reader *reader, const char *text)
 {
 	size_t length = strcspn(text, "]");
@@ -83,7 +82,7 @@ static int begin_section(struct reader *reader, const char *text)
 	end_section(reader);
 	reader->section_line = reader->line;
 	reader->section_errors = reader->errors;
-	reader->begun = true;
+	reader->empty = true;
 	reader->seen = 0;
 	reader->table = NULL;
 	if (!text[length] || (behind[0] && !strchr("#;", behind[0])))
@@ -96,7 +95,7 @@ static int begin_section(struct reader *reader, const char *text)
 	return reader->target ? 0 : -ENOMEM;
 }
 
-/* For libinih: the next line, without its end; NULL at the end, or where it makes no sense to go on. */
+/* ini_reader: the next line, without its newline; NULL at the end, or after an error that would repeat. */
 static char *read_line(char *line, int size, void *context)
 {
 	struct reader *reader = context;
@@ -130,7 +129,7 @@ static char *read_line(char *line, int size, void *context)
 }
 
 /* Quotation marks around a value keep blanks. */
-static char *take_quotes_off(char *value)
+static char *strip_quotes(char *value)
 {
 	size_t length = strlen(value);
 
@@ -154,7 +153,7 @@ static int refuse_key(const struct reader *reader, const char *key, const struct
 	return refuse("%s: goes on the command line only: leave it out", key);
 }
 
-static int take_setting(struct reader *reader, const char *key, const char *value)
+static int apply_setting(struct reader *reader, const char *key, const char *value)
 {
 	const struct setting_table *table = reader->table;
 	const struct setting *setting = setting_find(table, key, strlen(key));
@@ -171,24 +170,24 @@ static int take_setting(struct reader *reader, const char *key, const char *valu
 		return refuse("%s: is there twice%s: leave one out", key,
 			reader->section_line ? " in its section" : "");
 	reader->seen |= 1ull << (setting - table->list);
-	kept = keep_text(reader->options, value);
-	return kept ? setting_parse(table, setting, reader->target, take_quotes_off(kept)) : -ENOMEM;
+	kept = copy_text(reader->options, value);
+	return kept ? setting_parse(table, setting, reader->target, strip_quotes(kept)) : -ENOMEM;
 }
 
-/* For libinih: a key, with its value or NULL; 1 to go on. */
+/* ini_handler: a key with its value, or NULL.  1: go on. */
 static int handle(void *context, const char *section, const char *key, const char *value)
 {
 	struct reader *reader = context;
 
 	(void)section;
-	reader->begun = false;
-	/* That there is no such section has been told. */
+	reader->empty = false;
+	/* A section of an unknown name was refused at its line. */
 	if (reader->table)
-		count_error(reader, take_setting(reader, key, value));
+		count_error(reader, apply_setting(reader, key, value));
 	return 1;
 }
 
-/* Debian's libinih has these as variables. */
+/* Options of libinih, which are variables in Debian's build. */
 static void set_up_library(void)
 {
 	ini_use_stack = false;
@@ -214,13 +213,13 @@ int config_parse(struct run_options *options, const char *path, const char *byte
 
 	set_up_library();
 	result = ini_parse_stream(read_line, &reader, handle, &reader);
-	/* It has no other error of its own. */
+	/* Its only other error. */
 	if (result < 0) {
 		set_origin("--");
 		return fail(-ENOMEM, "%s: out of memory", path);
 	}
 	end_section(&reader);
-	/* A line that libinih makes nothing of, which it tells as its number. */
+	/* The number of a line that libinih can't parse, and so did not hand to us. */
 	if (result > 0 && !reader.errors) {
 		at_line(&reader, result);
 		count_error(&reader, refuse("is no KEY = VALUE: write it so"));
@@ -241,7 +240,7 @@ char *config_path(const char *name)
 	return asprintf(&path, "%s/%s.conf", KARMA_CONFIG_DIR, name) < 0 ? NULL : path;
 }
 
-/* All of a file, into memory of FILE_BYTES_MAX + 1 bytes; its length. */
+/* Read a whole file into FILE_BYTES_MAX + 1 bytes.  Its length, or a negative errno. */
 static ssize_t read_all(int fd, char *bytes)
 {
 	size_t length = 0;
@@ -270,7 +269,7 @@ int config_read(struct run_options *options, const char *path)
 	if (stat(path, &status) == 0 && (S_ISDIR(status.st_mode) || S_ISSOCK(status.st_mode)))
 		return fail(-EINVAL, "%s: is %s: give a configuration file", path,
 			file_kind(status.st_mode));
-	/* A pipe is read to its end, as late as that comes. */
+	/* Blocks on a pipe until its writer closes it: process substitution works. */
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 	if (fd < 0 && errno == EACCES)
 		return fail(-EINVAL, "%s: %s: give yourself the right to read it", path, strerror(errno));

@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include "karma/cli.h"
+#include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 static const struct {
@@ -56,7 +58,7 @@ static const char help[] =
 	"\n"
 	"Manual pages: karma(1), karma.conf(5), karma-control(7), karma-hypercalls(7).\n";
 
-/* Nothing that is opened later may take the number of a standard stream that was closed. */
+/* Open closed standard streams, so that no other file gets their numbers. */
 static int open_standard_streams(void)
 {
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {

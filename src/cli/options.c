@@ -11,6 +11,7 @@
 #include "karma/control.h"
 #include "karma/log.h"
 #include "karma/memory.h"
+#include "karma/size.h"
 #include "karma/util.h"
 #include "karma/vm.h"
 #include "options.h"
@@ -20,18 +21,7 @@
 #define TIMEOUT_MAX (365u * 24 * 3600)
 #define WATCHDOG_MAX (24u * 3600)
 
-bool parse_size(const char *text, uint64_t *bytes)
-{
-	unsigned long long value;
-	unsigned shift;
-
-	if (!split_size(text, &value, &shift) || value > UINT64_MAX >> shift)
-		return false;
-	*bytes = value << shift;
-	return true;
-}
-
-/* Whole pages, of which a guest can have so many. */
+/* A whole number of pages, from GUEST_MEMORY_MIN to GUEST_MEMORY_MAX. */
 static int parse_memory_size(const char *name, const char *text, uint64_t *size)
 {
 	unsigned long long value;
@@ -61,7 +51,7 @@ static const struct setting_table memory_settings = { "memory ", memory_flags,
 /* SIZE[,flag]... */
 static int parse_memory(void *target, const char *name, char *text)
 {
-	struct memory_options *memory = &((struct run_options *)target)->memory;
+	struct memory_options *memory = &((struct run_options *)target)->guest.memory;
 	char *rest = text, *size = strsep(&rest, ",");
 	int result;
 
@@ -77,7 +67,7 @@ static int parse_memory(void *target, const char *name, char *text)
 
 static int print_memory(const void *target, const char *name, FILE *file)
 {
-	const struct memory_options *memory = &((const struct run_options *)target)->memory;
+	const struct memory_options *memory = &((const struct run_options *)target)->guest.memory;
 	char size[32];
 
 	format_size(size, sizeof(size), memory->size);
@@ -92,7 +82,7 @@ static int parse_name(void *target, const char *name, char *text)
 		return refuse("%s %s: is no name: give 1 to %d letters, digits, `-`, `_` or `.`, the first "
 			      "a letter, digit or `_`",
 			name, text, CONTROL_NAME_MAX);
-	((struct run_options *)target)->name = text;
+	((struct run_options *)target)->guest.name = text;
 	return 0;
 }
 
@@ -100,10 +90,10 @@ static int print_name(const void *target, const char *name, FILE *file)
 {
 	const struct run_options *options = target;
 
-	return options->name ? print_value(file, name, options->name) : 0;
+	return options->guest.name ? print_value(file, name, options->guest.name) : 0;
 }
 
-/* A list that ends with NULL gets one more. */
+/* Append to a list that ends with NULL. */
 static int append(const char ***list, size_t *count, const char *text)
 {
 	const char **longer = reallocarray(*list, *count + 2, sizeof(*longer));
@@ -122,7 +112,7 @@ static int parse_initrd(void *target, const char *name, char *text)
 
 	if (!text[0])
 		return refuse("%s: is empty: give a FILE", name);
-	return append(&options->initrds, &options->initrd_count, text);
+	return append(&options->guest.initrds, &options->guest.initrd_count, text);
 }
 
 static int print_initrds(const void *target, const char *name, FILE *file)
@@ -130,8 +120,8 @@ static int print_initrds(const void *target, const char *name, FILE *file)
 	const struct run_options *options = target;
 	int result = 0;
 
-	for (size_t i = 0; i < options->initrd_count && result == 0; i++)
-		result = print_value(file, name, options->initrds[i]);
+	for (size_t i = 0; i < options->guest.initrd_count && result == 0; i++)
+		result = print_value(file, name, options->guest.initrds[i]);
 	return result;
 }
 
@@ -141,7 +131,7 @@ static int parse_word(void *target, const char *name, char *text)
 	int result = append(&options->words, &options->word_count, text);
 
 	(void)name;
-	options->command = (char **)options->words;
+	options->guest.command = (char **)options->words;
 	return result;
 }
 
@@ -150,7 +140,7 @@ static int print_words(const void *target, const char *name, FILE *file)
 	const struct run_options *options = target;
 	int result = 0;
 
-	for (char **word = options->command; word && *word && result == 0; word++)
+	for (char **word = options->guest.command; word && *word && result == 0; word++)
 		result = print_value(file, name, *word);
 	return result;
 }
@@ -177,73 +167,81 @@ static const char *const reboot_choices[] = { "exit", "restart", NULL };
 static const char *const panic_choices[] = { "exit", "restart", "wait", NULL };
 static const char *const log_formats[] = { "text", "json", NULL };
 
-/* A row for each option; --help, the manuals and the completions have them all too. */
+/* A row for each option.  tests/check-docs compares it with --help, the manuals and the completions. */
 static const struct setting settings[] = {
-	{ "config", "FILE", SETTING_TEXT, AT(config), .least = 1, .command_line = true },
+	{ "config", "FILE", SETTING_TEXT, AT(config), .min = 1, .command_line = true },
 	{ "print-config", NULL, SETTING_SWITCH, AT(print_config), .command_line = true },
 	{ "help", NULL, SETTING_SWITCH, AT(help), .command_line = true },
 	{ "name", "NAME", SETTING_OTHER, .parse = parse_name, .print = print_name },
-	{ "kernel", "FILE", SETTING_TEXT, AT(kernel), .least = 1 },
+	{ "kernel", "FILE", SETTING_TEXT, AT(guest.kernel), .min = 1 },
 	{ "initrd", "FILE", SETTING_OTHER, .parse = parse_initrd, .print = print_initrds,
 		.repeats = true },
-	{ "cmdline", "TEXT", SETTING_TEXT, AT(cmdline) },
+	{ "cmdline", "TEXT", SETTING_TEXT, AT(guest.cmdline) },
 	{ "disk", "FILE", SETTING_OTHER, .parse = parse_disk_option, .command_line = true },
 	{ "net", "tap=NAME|fd=N|user", SETTING_OTHER, .parse = parse_net_option,
 		.command_line = true },
-	{ "cpus", "N", SETTING_NUMBER, AT(cpus), .least = 1, .most = VCPUS_MAX },
+	{ "cpus", "N", SETTING_NUMBER, AT(guest.cpus), .min = 1, .max = VCPUS_MAX },
 	{ "memory", "SIZE", SETTING_OTHER, .parse = parse_memory, .print = print_memory },
-	{ "balloon", "on|off", SETTING_SWITCH, AT(balloon) },
-	{ "pmu", "on|off", SETTING_SWITCH, AT(pmu) },
-	{ "console", "WHERE", SETTING_TEXT, AT(console), .least = 1 },
+	{ "balloon", "on|off", SETTING_SWITCH, AT(guest.balloon) },
+	{ "pmu", "on|off", SETTING_SWITCH, AT(guest.pmu) },
+	{ "console", "WHERE", SETTING_TEXT, AT(guest.console), .min = 1 },
 	{ "log-format", "text|json", SETTING_CHOICE, AT(log_format), .choices = log_formats },
-	{ "timeout", "SECONDS", SETTING_NUMBER, AT(timeout), .least = 1, .most = TIMEOUT_MAX },
-	{ "grace", "SECONDS", SETTING_NUMBER, AT(grace), .least = 0, .most = TIMEOUT_MAX },
-	{ "reboot", "exit|restart", SETTING_CHOICE, AT(reboot), .choices = reboot_choices },
-	{ "on-panic", "exit|restart|wait", SETTING_CHOICE, AT(on_panic), .choices = panic_choices },
-	{ "watchdog", "SECONDS", SETTING_NUMBER, AT(watchdog), .least = 1, .most = WATCHDOG_MAX },
-	{ "die-with-parent", NULL, SETTING_SWITCH, AT(die_with_parent) },
-	{ "strict", NULL, SETTING_SWITCH, AT(strict) },
-	{ "stats", NULL, SETTING_SWITCH, AT(stats) },
-	{ "user", "NAME", SETTING_TEXT, AT(sandbox.user), .least = 1 },
-	{ "cgroup", "PATH", SETTING_TEXT, AT(sandbox.cgroup), .least = 1 },
-	{ "no-sandbox", NULL, SETTING_SWITCH, AT(sandbox.off) },
+	{ "timeout", "SECONDS", SETTING_NUMBER, AT(guest.timeout), .min = 1, .max = TIMEOUT_MAX },
+	{ "grace", "SECONDS", SETTING_NUMBER, AT(guest.grace), .min = 0, .max = TIMEOUT_MAX },
+	{ "reboot", "exit|restart", SETTING_CHOICE, AT(guest.reboot), .choices = reboot_choices },
+	{ "on-panic", "exit|restart|wait", SETTING_CHOICE, AT(guest.on_panic), .choices = panic_choices },
+	{ "watchdog", "SECONDS", SETTING_NUMBER, AT(guest.watchdog), .min = 1, .max = WATCHDOG_MAX },
+	{ "die-with-parent", NULL, SETTING_SWITCH, AT(guest.die_with_parent) },
+	{ "strict", NULL, SETTING_SWITCH, AT(guest.strict) },
+	{ "stats", NULL, SETTING_SWITCH, AT(guest.stats) },
+	{ "user", "NAME", SETTING_TEXT, AT(guest.sandbox.user), .min = 1 },
+	{ "cgroup", "PATH", SETTING_TEXT, AT(guest.sandbox.cgroup), .min = 1 },
+	{ "no-sandbox", NULL, SETTING_SWITCH, AT(guest.sandbox.off) },
 	{ "command", "WORD", SETTING_OTHER, .parse = parse_word, .print = print_words, .repeats = true,
 		.file = true },
 };
 
 const struct setting_table run_settings = { "", settings, ARRAY_SIZE(settings) };
 
-struct disk_options *add_disk_options(struct run_options *options)
+/* A longer copy of an array, with a zeroed element at its end; NULL, with a message printed, if memory is short. */
+static void *append_empty(void *list, size_t *count, size_t size)
 {
-	struct disk_options *longer = reallocarray(
-		options->disks, options->disk_count + 1, sizeof(*longer));
+	char *longer = reallocarray(list, *count + 1, size);
 
 	if (!longer) {
 		fail(-ENOMEM, "out of memory");
 		return NULL;
 	}
-	options->disks = longer;
-	longer[options->disk_count] = (struct disk_options){ 0 };
-	return &longer[options->disk_count++];
+	memset(longer + *count * size, 0, size);
+	++*count;
+	return longer;
+}
+
+struct disk_options *add_disk_options(struct run_options *options)
+{
+	struct guest_options *guest = &options->guest;
+	struct disk_options *disks = append_empty(guest->disks, &guest->disk_count, sizeof(*disks));
+
+	if (!disks)
+		return NULL;
+	guest->disks = disks;
+	return &disks[guest->disk_count - 1];
 }
 
 struct net_options *add_net_options(struct run_options *options)
 {
-	struct net_options *longer = reallocarray(
-		options->nets, options->net_count + 1, sizeof(*longer));
+	struct guest_options *guest = &options->guest;
+	struct net_options *nets = append_empty(guest->nets, &guest->net_count, sizeof(*nets));
 
-	if (!longer) {
-		fail(-ENOMEM, "out of memory");
+	if (!nets)
 		return NULL;
-	}
-	options->nets = longer;
-	longer[options->net_count] = (struct net_options){ 0 };
-	return &longer[options->net_count++];
+	guest->nets = nets;
+	return &nets[guest->net_count - 1];
 }
 
-char *keep_text(struct run_options *options, const char *text)
+char *copy_text(struct run_options *options, const char *text)
 {
-	struct kept_text *kept = malloc(sizeof(*kept) + strlen(text) + 1);
+	struct text_copy *kept = malloc(sizeof(*kept) + strlen(text) + 1);
 
 	if (!kept) {
 		fail(-ENOMEM, "out of memory");
@@ -254,10 +252,10 @@ char *keep_text(struct run_options *options, const char *text)
 	return strcpy(kept->text, text);
 }
 
-/* getopt's value for the first of the long options: no character. */
+/* getopt's value for the first long option: beyond any character. */
 #define CODE_FIRST 256
 
-/* What getopt takes, and the table's row for each of it. */
+/* The options for getopt, and the table's row for each. */
 struct long_options {
 	struct option list[ARRAY_SIZE(settings) + 1];
 	const struct setting *settings[ARRAY_SIZE(settings)];
@@ -279,13 +277,13 @@ static void make_long_options(struct long_options *options)
 	}
 }
 
-/* The next option's row: NULL at the end, or, with *code '?' or ':', where there is none. */
+/* The row of the next option.  NULL with *code -1 at the end, or '?' or ':' at an error. */
 static const struct setting *next_option(
 	const struct long_options *options, int argc, char **argv, int *code)
 {
 	int next = optind ? optind : 1;
 
-	/* A word with one dash, which getopt would take for an option with each letter. */
+	/* A word with one dash, which getopt would split into short options. */
 	if (next < argc && argv[next][0] == '-' && argv[next][1] && argv[next][1] != '-' &&
 		strcmp(argv[next], "-h") != 0) {
 		optind = next + 1;
@@ -314,14 +312,14 @@ static int refuse_option(int code, const char *word)
 
 static int refuse_word(const struct run_options *options, const char *word)
 {
-	if (!options->kernel)
+	if (!options->guest.kernel)
 		return fail(-EINVAL, "%s: is no option: give a kernel as `--kernel %s`, and put `--` before "
 				     "the guest's command",
 			word, word);
 	return fail(-EINVAL, "%s: is no option: put `--` before the guest's command", word);
 }
 
-/* Those that count for all others, wherever they are; what is wrong is told later. */
+/* First pass: options that affect how all others are read, wherever they stand.  Errors are left to the second. */
 static void look_ahead(
 	struct run_options *options, const struct long_options *known, int argc, char **argv)
 {
@@ -358,29 +356,29 @@ static int parse_options(
 			return result;
 		last_value = optarg;
 	}
-	/* A `--` that is the value of the last option is not the one before a command. */
+	/* The `--` before a command, not one that is the value of the last option. */
 	if (optind < argc &&
 		(strcmp(argv[optind - 1], "--") != 0 || argv[optind - 1] == last_value))
 		return refuse_word(options, argv[optind]);
 	if (optind < argc)
-		options->command = argv + optind;
+		options->guest.command = argv + optind;
 	return 0;
 }
 
-/* A guest without a name has that of its file; that of a pipe says nothing. */
+/* Without --name, the guest is named after its configuration file, if that is a regular file. */
 static int name_by_file(struct run_options *options, const char *path)
 {
 	struct stat status;
 	const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
 	size_t length = strlen(base);
-	char *name = keep_text(options, base);
+	char *name = copy_text(options, base);
 
 	if (!name)
 		return -ENOMEM;
 	if (length > 5 && strcmp(name + length - 5, ".conf") == 0)
 		name[length - 5] = '\0';
 	if (stat(path, &status) == 0 && S_ISREG(status.st_mode) && control_name_is_valid(name))
-		options->name = name;
+		options->guest.name = name;
 	return 0;
 }
 
@@ -389,7 +387,7 @@ static int read_config(struct run_options *options)
 	cleanup_free char *path = config_path(options->config);
 	int result = path ? config_read(options, path) : fail(-ENOMEM, "out of memory");
 
-	if (result == 0 && !options->name)
+	if (result == 0 && !options->guest.name)
 		result = name_by_file(options, path);
 	return result;
 }
@@ -397,12 +395,14 @@ static int read_config(struct run_options *options)
 void run_options_default(struct run_options *options)
 {
 	*options = (struct run_options){
-		.cpus = 1,
-		.memory = { .size = MEMORY_DEFAULT },
-		.balloon = true,
-		.cmdline = "",
-		.console = "stdio",
-		.grace = GRACE_DEFAULT,
+		.guest = {
+			.cpus = 1,
+			.memory = { .size = MEMORY_DEFAULT },
+			.balloon = true,
+			.cmdline = "",
+			.console = "stdio",
+			.grace = GRACE_DEFAULT,
+		},
 	};
 }
 
@@ -423,7 +423,7 @@ int run_options_parse(struct run_options *options, int argc, char **argv)
 	if (result < 0)
 		return result;
 	log_set_format(options->log_format);
-	if (!options->kernel)
+	if (!options->guest.kernel)
 		return fail(-EINVAL, "no kernel: give --kernel FILE, a bzImage or an ELF vmlinux%s",
 			options->config ? ", or put `kernel = FILE` into the configuration file" : "");
 	return 0;
@@ -433,13 +433,13 @@ int run_options_print(const struct run_options *options, FILE *file)
 {
 	int result = settings_print(&run_settings, options, file);
 
-	for (size_t i = 0; i < options->disk_count && result == 0; i++) {
+	for (size_t i = 0; i < options->guest.disk_count && result == 0; i++) {
 		fputs("\n[disk]\n", file);
-		result = settings_print(&disk_settings, &options->disks[i], file);
+		result = settings_print(&disk_settings, &options->guest.disks[i], file);
 	}
-	for (size_t i = 0; i < options->net_count && result == 0; i++) {
+	for (size_t i = 0; i < options->guest.net_count && result == 0; i++) {
 		fputs("\n[net]\n", file);
-		result = settings_print(&net_settings, &options->nets[i], file);
+		result = settings_print(&net_settings, &options->guest.nets[i], file);
 	}
 	if (fflush(file) != 0 && result == 0)
 		return fail(-errno, "--print-config: can't write it: %s", strerror(errno));
@@ -449,13 +449,13 @@ int run_options_print(const struct run_options *options, FILE *file)
 void run_options_release(struct run_options *options)
 {
 	while (options->texts) {
-		struct kept_text *next = options->texts->next;
+		struct text_copy *next = options->texts->next;
 
 		free(options->texts);
 		options->texts = next;
 	}
-	free(options->initrds);
+	free(options->guest.initrds);
 	free(options->words);
-	free(options->disks);
-	free(options->nets);
+	free(options->guest.disks);
+	free(options->guest.nets);
 }

@@ -10,7 +10,7 @@
 #define IOPS_MAX 1000000000u
 #define TIMEOUT_MAX (24u * 3600)
 
-/* Without a limit it would be refused. */
+/* Only with a limit: complete_disk() refuses it otherwise. */
 static int print_burst(const void *target, const char *name, FILE *file)
 {
 	const struct disk_options *disk = target;
@@ -23,22 +23,22 @@ static int print_burst(const void *target, const char *name, FILE *file)
 #define AT(member) .offset = offsetof(struct disk_options, member)
 
 static const struct setting settings[] = {
-	{ "path", "FILE", SETTING_TEXT, AT(path), .least = 1 },
+	{ "path", "FILE", SETTING_TEXT, AT(path), .min = 1 },
 	{ "ro", NULL, SETTING_SWITCH, AT(read_only) },
 	{ "direct", NULL, SETTING_SWITCH, AT(direct) },
 	{ "raw", NULL, SETTING_SWITCH, AT(raw) },
-	{ "overlay", "FILE", SETTING_TEXT, AT(overlay), .least = 1 },
-	{ "serial", "TEXT", SETTING_TEXT, AT(serial), .least = 1, .most = SERIAL_MAX_BYTES },
-	{ "iops", "N", SETTING_COUNT, AT(limit.requests), .least = 1, .most = IOPS_MAX },
+	{ "overlay", "FILE", SETTING_TEXT, AT(overlay), .min = 1 },
+	{ "serial", "TEXT", SETTING_TEXT, AT(serial), .min = 1, .max = SERIAL_MAX_BYTES },
+	{ "iops", "N", SETTING_COUNT, AT(limit.requests), .min = 1, .max = IOPS_MAX },
 	{ "bps", "SIZE", SETTING_RATE, AT(limit.bytes) },
-	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .least = 1, .most = LIMIT_BURST_MAX,
+	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .min = 1, .max = LIMIT_BURST_MAX,
 		.print = print_burst },
-	{ "timeout", "SECONDS", SETTING_NUMBER, AT(timeout), .least = 1, .most = TIMEOUT_MAX },
+	{ "timeout", "SECONDS", SETTING_NUMBER, AT(timeout), .min = 1, .max = TIMEOUT_MAX },
 };
 
 const struct setting_table disk_settings = { "disk ", settings, ARRAY_SIZE(settings) };
 
-/* On the command line the path comes first, without its name. */
+/* What may follow the path, which comes first on the command line, without its key. */
 static const struct setting_table flags = { "disk ", settings + 1, ARRAY_SIZE(settings) - 1 };
 
 static int check_kind(const struct disk_options *disk)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The settings of a network: what --net has, or a section [net]. */
+/* The settings of a network: --net, or a section [net]. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <net/if.h>
@@ -12,7 +12,7 @@
 #define PORT_MAX 65535u
 #define PPS_MAX 1000000000u
 
-/* Of tap, fd and user a network has one. */
+/* A network is one of tap, fd and user. */
 static int choose(struct net_options *net, enum net_kind kind)
 {
 	if (net->kind != NET_NONE && net->kind != kind)
@@ -39,7 +39,7 @@ static int print_tap(const void *target, const char *name, FILE *file)
 	return net->kind == NET_TAP ? print_value(file, name, net->tap) : 0;
 }
 
-/* N[:N]...: a queue each. */
+/* N[:N]...: one descriptor for each queue. */
 static int parse_fds(void *target, const char *name, char *text)
 {
 	struct net_options *net = target;
@@ -93,7 +93,7 @@ static int parse_mac(void *target, const char *name, char *text)
 	int length = 0;
 	uint8_t *mac = net->mac;
 
-	/* sscanf() takes signs and blanks, too. */
+	/* Checked first, since sscanf() also accepts signs and blanks. */
 	if (text[strspn(text, "0123456789abcdefABCDEF:")] ||
 		sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", &mac[0], &mac[1], &mac[2], &mac[3],
 		    &mac[4], &mac[5], &length) != ETH_ALEN ||
@@ -132,7 +132,7 @@ static int parse_port(const char *text, unsigned *port)
 	return parse_number("net publish: port", text ? text : "", 1, PORT_MAX, port);
 }
 
-/* [ADDR] of IPv6, or ADDR of IPv4; *text moves behind it and its colon. */
+/* [ADDR] for IPv6, or ADDR for IPv4, if there is one; advances *text behind its colon. */
 static int parse_address(struct net_publish *publish, char **text)
 {
 	unsigned char address[sizeof(struct in6_addr)];
@@ -192,7 +192,7 @@ static int print_publish(const void *target, const char *name, FILE *file)
 	return 0;
 }
 
-/* Without a limit it would be refused. */
+/* Only with a limit: complete_net() refuses it otherwise. */
 static int print_burst(const void *target, const char *name, FILE *file)
 {
 	const struct net_options *net = target;
@@ -209,12 +209,12 @@ static const struct setting settings[] = {
 	{ "fd", "N", SETTING_OTHER, .parse = parse_fds, .print = print_fds },
 	{ "user", NULL, SETTING_OTHER, .parse = parse_user, .print = print_user },
 	{ "mac", "MAC", SETTING_OTHER, .parse = parse_mac, .print = print_mac },
-	{ "mtu", "N", SETTING_NUMBER, AT(mtu), .least = NET_MTU_MIN, .most = NET_MTU_MAX },
-	{ "queues", "N", SETTING_NUMBER, AT(queues), .least = 1, .most = NET_QUEUES_MAX,
+	{ "mtu", "N", SETTING_NUMBER, AT(mtu), .min = NET_MTU_MIN, .max = NET_MTU_MAX },
+	{ "queues", "N", SETTING_NUMBER, AT(queues), .min = 1, .max = NET_QUEUES_MAX,
 		.print = print_queues },
 	{ "bps", "SIZE", SETTING_RATE, AT(limit.bytes) },
-	{ "pps", "N", SETTING_COUNT, AT(limit.requests), .least = 1, .most = PPS_MAX },
-	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .least = 1, .most = LIMIT_BURST_MAX,
+	{ "pps", "N", SETTING_COUNT, AT(limit.requests), .min = 1, .max = PPS_MAX },
+	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .min = 1, .max = LIMIT_BURST_MAX,
 		.print = print_burst },
 	{ "publish", "[ADDR:]HOST:GUEST[/udp]", SETTING_OTHER, .parse = parse_publish,
 		.print = print_publish, .repeats = true },

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What QEMU's options are called here, for those whose fingers know them. */
+/* Advice for options of QEMU: what Karma has instead. */
 #include <string.h>
 
 #include "karma/util.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Settings, by their tables: parse them, print them. */
+/* Parse and print settings by their tables. */
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "karma/log.h"
+#include "karma/size.h"
 #include "karma/utf8.h"
 #include "karma/util.h"
 #include "settings.h"
@@ -34,16 +35,16 @@ int refuse(const char *format, ...)
 }
 
 int parse_number(
-	const char *name, const char *text, unsigned least, unsigned most, unsigned *number)
+	const char *name, const char *text, unsigned min, unsigned max, unsigned *number)
 {
 	unsigned long value;
 	char *end;
 
 	errno = 0;
 	value = strtoul(text, &end, 10);
-	if (text[0] < '0' || text[0] > '9' || *end || errno || value < least || value > most)
-		return refuse("%s %s: is no whole number from %u to %u: give one", name, text, least,
-			most);
+	if (text[0] < '0' || text[0] > '9' || *end || errno || value < min || value > max)
+		return refuse("%s %s: is no whole number from %u to %u: give one", name, text, min,
+			max);
 	*number = value;
 	return 0;
 }
@@ -56,38 +57,7 @@ int parse_switch(const char *name, const char *text, bool *on)
 	return 0;
 }
 
-static unsigned size_shift(const char *suffix)
-{
-	switch (suffix[0]) {
-	case '\0':
-	case 'm':
-	case 'M':
-		return 20;
-	case 'k':
-	case 'K':
-		return 10;
-	case 'g':
-	case 'G':
-		return 30;
-	case 't':
-	case 'T':
-		return 40;
-	default:
-		return 0;
-	}
-}
-
-bool split_size(const char *text, unsigned long long *value, unsigned *shift)
-{
-	char *end;
-
-	errno = 0;
-	*value = strtoull(text, &end, 10);
-	*shift = size_shift(end);
-	return text[0] >= '0' && text[0] <= '9' && !errno && *shift && !(end[0] && end[1]);
-}
-
-/* A number alone is refused: with --memory it is MiB, which few would guess. */
+/* A suffix is required: without one, --memory means MiB, which few would expect here. */
 static int parse_rate(const char *name, const char *text, uint64_t *bytes)
 {
 	unsigned long long value;
@@ -105,10 +75,10 @@ static int parse_rate(const char *name, const char *text, uint64_t *bytes)
 static int parse_text(
 	const struct setting *setting, const char *name, const char *text, const char **target)
 {
-	if (!text[0] && setting->least)
+	if (!text[0] && setting->min)
 		return refuse("%s: is empty: give a %s", name, setting->value);
-	if (setting->most && strlen(text) > setting->most)
-		return refuse("%s %s: has more than %u bytes: give fewer", name, text, setting->most);
+	if (setting->max && strlen(text) > setting->max)
+		return refuse("%s %s: has more than %u bytes: give fewer", name, text, setting->max);
 	*target = text;
 	return 0;
 }
@@ -150,9 +120,9 @@ int setting_parse(const struct setting_table *table, const struct setting *setti
 	case SETTING_TEXT:
 		return parse_text(setting, name, text, member);
 	case SETTING_NUMBER:
-		return parse_number(name, text, setting->least, setting->most, member);
+		return parse_number(name, text, setting->min, setting->max, member);
 	case SETTING_COUNT:
-		result = parse_number(name, text, setting->least, setting->most, &number);
+		result = parse_number(name, text, setting->min, setting->max, &number);
 		*(uint64_t *)member = number;
 		return result;
 	case SETTING_RATE:
@@ -220,7 +190,7 @@ bool is_plain_text(const char *text, size_t length)
 	return true;
 }
 
-/* Blanks around a value don't belong to it, and neither do quotation marks. */
+/* The parser strips blanks around a value, and quotation marks. */
 static bool needs_quotes(const char *value)
 {
 	size_t length = strlen(value);
@@ -244,24 +214,11 @@ int print_value(FILE *file, const char *name, const char *value)
 	return 0;
 }
 
-void format_size(char *text, size_t size, uint64_t bytes)
-{
-	static const char suffixes[] = "KMGT";
-	unsigned suffix = 0;
-
-	bytes /= KIB;
-	while (bytes && bytes % KIB == 0 && suffixes[suffix + 1]) {
-		bytes /= KIB;
-		suffix++;
-	}
-	snprintf(text, size, "%" PRIu64 "%c", bytes, suffixes[suffix]);
-}
-
 static int print_number(FILE *file, const struct setting *setting, uint64_t number)
 {
 	char text[32];
 
-	if (number < setting->least)
+	if (number < setting->min)
 		return 0;
 	snprintf(text, sizeof(text), "%" PRIu64, number);
 	return print_value(file, setting->name, text);

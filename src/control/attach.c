@@ -10,12 +10,13 @@
 #include <termios.h>
 
 #include "client.h"
-#include "karma/cli.h"
+#include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 #define CHUNK 16384u
-#define SIZE_MILLISECONDS 1000	/* that the guest's process may take to learn the terminal's size */
+#define SIZE_MILLISECONDS 1000	/* timeout of a request with the terminal's size */
 
 static const struct command command = { "console",
 	"usage: karma console [--read-only] [--replay] NAME\n"
@@ -32,12 +33,12 @@ static const struct command command = { "console",
 struct attached {
 	struct connection connection;
 	bool writer;
-	bool keys;			/* input is a terminal: raw, with Ctrl-A commands */
-	bool escape;			/* Ctrl-A came last */
-	bool input_ended, left;
+	bool keys;			/* input is a terminal in raw mode, with Ctrl-A commands */
+	bool escape;			/* the last key was Ctrl-A */
+	bool input_ended, detached;
 	int signal_fd;
 	struct termios saved;
-	char typed[CHUNK];		/* that the guest has not taken yet */
+	char typed[CHUNK];		/* input that was not sent yet */
 	size_t typed_used;
 };
 
@@ -61,8 +62,8 @@ static bool write_all(const char *bytes, size_t length)
 	return true;
 }
 
-/* Every key goes to the guest; output stays processed, for messages of ours. */
-static int take_terminal(struct attached *attached)
+/* Raw input, so that every key goes to the guest.  Output stays cooked, for messages of ours. */
+static int set_raw_mode(struct attached *attached)
 {
 	struct termios raw;
 
@@ -81,14 +82,14 @@ static int take_terminal(struct attached *attached)
 	return 0;
 }
 
-static void give_terminal_back(const struct attached *attached)
+static void restore_terminal(const struct attached *attached)
 {
 	if (attached->keys)
 		tcsetattr(STDIN_FILENO, TCSADRAIN, &attached->saved);
 }
 
-/* Those that would end us, so that the terminal is given back, and that of its size. */
-static int take_signals(void)
+/* By a signalfd: signals that end us, so that the terminal is restored first, and SIGWINCH. */
+static int block_signals(void)
 {
 	sigset_t set;
 
@@ -114,7 +115,7 @@ static void type_key(struct attached *attached, char key)
 		return;
 	}
 	if (attached->escape && key == 'x')
-		attached->left = true;
+		attached->detached = true;
 	else if (attached->escape && (key == 'a' || key == TERMINAL_ESCAPE))
 		attached->typed[attached->typed_used++] = TERMINAL_ESCAPE;
 	else if (attached->escape)
@@ -133,22 +134,22 @@ static void read_input(struct attached *attached)
 		return;
 	if (got <= 0) {
 		attached->input_ended = true;
-		/* A terminal's end is its user's. */
-		attached->left |= attached->keys;
+		/* The terminal has hung up. */
+		attached->detached |= attached->keys;
 		return;
 	}
-	for (ssize_t i = 0; i < got && !attached->left; i++) {
+	for (ssize_t i = 0; i < got && !attached->detached; i++) {
 		if (attached->keys)
 			type_key(attached, bytes[i]);
 		else
 			attached->typed[attached->typed_used++] = bytes[i];
 	}
-	/* Nobody would take it. */
+	/* The supervisor would drop it. */
 	if (!attached->writer)
 		attached->typed_used = 0;
 }
 
-/* False if the guest's supervisor has gone. */
+/* False if the connection is closed. */
 static bool send_typed(struct attached *attached)
 {
 	ssize_t sent = send(attached->connection.fd, attached->typed, attached->typed_used,
@@ -161,8 +162,8 @@ static bool send_typed(struct attached *attached)
 	return true;
 }
 
-/* True as long as there may be more. */
-static bool pass_on_output(struct attached *attached)
+/* False if the connection is closed, or standard output fails. */
+static bool forward_output(struct attached *attached)
 {
 	char bytes[CHUNK];
 	ssize_t got = recv(attached->connection.fd, bytes, sizeof(bytes), MSG_DONTWAIT);
@@ -172,8 +173,8 @@ static bool pass_on_output(struct attached *attached)
 	return got > 0 && write_all(bytes, got);
 }
 
-/* By a connection of its own, since on ours there are only the console's bytes.  Whoever types tells. */
-static void tell_size(const struct attached *attached)
+/* By a connection of its own, since ours carries raw bytes by now.  The writer's terminal sets the size. */
+static void send_size(const struct attached *attached)
 {
 	struct connection connection;
 	struct winsize size;
@@ -182,7 +183,7 @@ static void tell_size(const struct attached *attached)
 	if (!attached->writer || !attached->keys || ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0 ||
 		!size.ws_col || !size.ws_row)
 		return;
-	/* A guest that has just ended, or is of an older version, has no use for it. */
+	/* Errors are ignored: the guest may have ended, or be of an older version. */
 	if (connection_open(&connection, attached->connection.name, true) == 0 &&
 		connection_send(&connection, json_pack("{s:s, s:i, s:i}", "request", "console-size",
 			"columns", size.ws_col, "rows", size.ws_row)) == 0)
@@ -191,8 +192,8 @@ static void tell_size(const struct attached *attached)
 	connection_close(&connection);
 }
 
-/* True if it is one to end by. */
-static bool take_signal(const struct attached *attached)
+/* True for a signal that ends us. */
+static bool serve_signal(const struct attached *attached)
 {
 	struct signalfd_siginfo signal;
 
@@ -200,16 +201,16 @@ static bool take_signal(const struct attached *attached)
 		return false;
 	if (signal.ssi_signo != SIGWINCH)
 		return true;
-	tell_size(attached);
+	send_size(attached);
 	return false;
 }
 
-/* Until the user leaves, or the guest; the exit status. */
-static int follow(struct attached *attached)
+/* Until the user detaches or the guest ends.  The exit status. */
+static int run_console(struct attached *attached)
 {
 	bool there = write_all(attached->connection.input, attached->connection.input_used);
 
-	while (there && !attached->left) {
+	while (there && !attached->detached) {
 		bool reads = !attached->input_ended && attached->typed_used < sizeof(attached->typed);
 		struct pollfd watched[] = {
 			{ .fd = attached->connection.fd,
@@ -225,21 +226,21 @@ static int follow(struct attached *attached)
 				strerror(errno));
 			return STATUS_FAILURE;
 		}
-		if (watched[2].revents && take_signal(attached))
+		if (watched[2].revents && serve_signal(attached))
 			return 0;
 		if (watched[1].revents)
 			read_input(attached);
 		if (attached->typed_used)
 			there = send_typed(attached);
 		if (there && (watched[0].revents & ~POLLOUT))
-			there = pass_on_output(attached);
+			there = forward_output(attached);
 	}
-	if (!attached->left)
+	if (!attached->detached)
 		note("%s: the guest has ended", attached->connection.name);
 	return 0;
 }
 
-/* The last that was printed, of so many bytes, and no more. */
+/* Print that many bytes of past output, and no more.  The exit status. */
 static int replay(struct attached *attached, int64_t left)
 {
 	struct connection *connection = &attached->connection;
@@ -292,11 +293,11 @@ static int attach(struct attached *attached, const char *name, bool read_only, b
 	attached->writer = json_is_true(json_object_get(result, "writer"));
 	if (only_replay) {
 		status = replay(attached, integer_of(result, "replay"));
-	} else if (take_terminal(attached) == 0) {
+	} else if (set_raw_mode(attached) == 0) {
 		greet(attached, read_only);
-		tell_size(attached);
-		status = follow(attached);
-		give_terminal_back(attached);
+		send_size(attached);
+		status = run_console(attached);
+		restore_terminal(attached);
 		if (attached->keys)
 			fputc('\n', stderr);
 	}
@@ -322,7 +323,7 @@ int command_console(int argc, char **argv)
 	name = command_name(&command, argc, argv);
 	if (!name)
 		return STATUS_FAILURE;
-	attached.signal_fd = take_signals();
+	attached.signal_fd = block_signals();
 	status = attach(&attached, name, read_only, only_replay);
 	connection_close(&attached.connection);
 	close_fd(&attached.signal_fd);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The commands' side of the control socket. */
+/* What the commands share: connections to guests, arguments, output. */
 #include "client.h"
 
 #include <ctype.h>
@@ -10,16 +10,16 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-#include "karma/cli.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 #define REPLY_MILLISECONDS 10000
 #define READ_BYTES 65536u
-/* More than any reply takes. */
+/* A bound for what is received without a newline: more than any reply has. */
 #define LINE_MAX_BYTES (16 * MIB)
 
-static int tell_unreachable(const char *name, int error)
+static int fail_unreachable(const char *name, int error)
 {
 	if (error == -ENOENT)
 		return fail(error, "%s: no guest with that name runs: see `karma ps`", name);
@@ -58,7 +58,7 @@ int connection_open(struct connection *connection, const char *name, bool quiet)
 {
 	int result = open_quietly(connection, name);
 
-	return result < 0 && !quiet ? tell_unreachable(name, result) : result;
+	return result < 0 && !quiet ? fail_unreachable(name, result) : result;
 }
 
 void connection_close(struct connection *connection)
@@ -69,6 +69,7 @@ void connection_close(struct connection *connection)
 	*connection = (struct connection){ .fd = -1, .pidfd = -1 };
 }
 
+/* until: nanoseconds(); 0: no timeout.  False after that, or if poll() fails. */
 static bool wait_for(const struct connection *connection, short events, int64_t until)
 {
 	struct pollfd watched = { .fd = connection->fd, .events = events };
@@ -92,7 +93,7 @@ int connection_send(struct connection *connection, json_t *request)
 	if (!text)
 		return -ENOMEM;
 	length = strlen(text);
-	/* The place of its end is for ours. */
+	/* In place of the terminating zero. */
 	text[length++] = '\n';
 	while (sent < length && result == 0) {
 		ssize_t part = send(connection->fd, text + sent, length - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -108,8 +109,8 @@ int connection_send(struct connection *connection, json_t *request)
 	return result;
 }
 
-/* A whole line of what has come; NULL if there is none. */
-static json_t *take_line(struct connection *connection)
+/* The next complete line that was received; NULL if there is none. */
+static json_t *next_line(struct connection *connection)
 {
 	char *end = connection->input_used ?
 		memchr(connection->input, '\n', connection->input_used) : NULL;
@@ -145,7 +146,7 @@ json_t *connection_receive(struct connection *connection, int64_t milliseconds)
 	int64_t until = milliseconds < 0 ? 0 : nanoseconds() + milliseconds * 1000000;
 	json_t *value;
 
-	while (!(value = take_line(connection))) {
+	while (!(value = next_line(connection))) {
 		if (!wait_for(connection, POLLIN, until) || !read_more(connection))
 			return NULL;
 	}
@@ -199,7 +200,7 @@ static int refuse_option(const struct command *command, int code, char **argv)
 {
 	if (code == ':')
 		return command_misused(command, "%s: lacks its value", argv[optind - 1]);
-	/* One of a single letter. */
+	/* A short option. */
 	if (isgraph(optopt))
 		return command_misused(command, "-%c: is no option", optopt);
 	return command_misused(command, "%s: is no option, or short for several", argv[optind - 1]);

@@ -15,10 +15,10 @@
 
 struct connection {
 	const char *name;
-	int fd;
+	int fd;			/* non-blocking */
 	pid_t pid;		/* of the guest's supervisor */
 	int pidfd;		/* of that process; -1: it has ended */
-	char *input;		/* malloc'ed: what came and is no whole line yet */
+	char *input;		/* malloc'ed: received, and not consumed yet */
 	size_t input_used;
 };
 
@@ -29,22 +29,22 @@ struct connection {
 int connection_open(struct connection *connection, const char *name, bool quiet);
 void connection_close(struct connection *connection);
 
-/* Send a request, which this takes.  0, or a negative errno. */
+/* Send a request, whose reference this takes; NULL: out of memory.  0, or a negative errno without a message. */
 int connection_send(struct connection *connection, json_t *request);
 
-/* The next line, with so many milliseconds of patience, or -1: any.  NULL if there is none. */
+/* The next line, which the caller releases.  NULL after so many milliseconds (-1: never), or at the end. */
 json_t *connection_receive(struct connection *connection, int64_t milliseconds);
 
 /*
- * Send a request, which this takes, and return what it returned, for the caller to release; NULL with a
- * message printed.
+ * Send a request, whose reference this takes, and receive its reply.  The result, which the caller releases, or
+ * NULL with a message printed.
  */
 json_t *connection_call(struct connection *connection, json_t *request);
 
-/* What a reply returned, as above; takes the reply, which may be NULL: none came. */
+/* The result in a reply, as above.  Takes the reference of the reply, which may be NULL: none came. */
 json_t *connection_result(const struct connection *connection, json_t *reply);
 
-/* Wait for the end of the guest's supervisor. */
+/* Wait until the guest's supervisor has ended. */
 void connection_wait_end(const struct connection *connection);
 
 /* --- What the commands share. */
@@ -55,26 +55,26 @@ struct command {
 };
 
 /*
- * Take the options of a command: each has a flag to set (getopt_long(3)), but for help, which is 'h'.  *value
- * is that of the one that takes any; NULL where none does.  The exit status if there is nothing left to do,
- * else -1.
+ * Parse the options of a command, each of which sets a flag (getopt_long(3)), but for help, which is 'h'.  At
+ * most one option takes a value, which goes to *value; value may be NULL if none does.  -1, with optind at the
+ * first argument, or the exit status: help was printed, or an option is wrong.
  */
 int command_options(const struct command *command, const struct option *options, int argc, char **argv,
 	const char **value);
-/* For an argument that is wrong: a message that points to --help, and the exit status. */
+/* Print a message about a wrong argument that points to --help.  The exit status. */
 int command_misused(const struct command *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 /* The one NAME at argv[optind], or NULL with a message printed. */
 const char *command_name(const struct command *command, int argc, char **argv);
 
-/* Of a JSON object; 0 or "" if there is no such member. */
+/* A member of a JSON object; 0 or "" if there is none of that type. */
 int64_t integer_of(const json_t *object, const char *name);
 const char *string_of(const json_t *object, const char *name);
 
-/* Text of another process: for a terminal, control characters and what is not ASCII are shown as `?`. */
+/* Print text of another process: control characters and what is not ASCII, which may harm a terminal, as `?`. */
 void print_plain(FILE *stream, const char *text);
 
-/* A size such as 1.5G. */
+/* A size in bytes as people read it, such as 1.5G. */
 struct size_text {
 	char text[16];
 };

@@ -6,8 +6,10 @@
 #include <time.h>
 
 #include "client.h"
-#include "karma/cli.h"
+#include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/size.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 static const struct option only_help[] = {
@@ -20,7 +22,7 @@ static int parse_only_help(const struct command *command, int argc, char **argv)
 	return command_options(command, only_help, argc, argv, NULL);
 }
 
-/* What the guest returned, or NULL with a message printed.  Takes the request. */
+/* Connect, send a request, whose reference this takes, and return the result; NULL with a message printed. */
 static json_t *call(const char *name, json_t *request)
 {
 	struct connection connection;
@@ -33,7 +35,7 @@ static json_t *call(const char *name, json_t *request)
 	return result;
 }
 
-/* A request without more than a name, and an answer without a word. */
+/* A command that is a request without members, and prints no result. */
 static int run_simple(const struct command *command, int argc, char **argv)
 {
 	int status = parse_only_help(command, argc, argv);
@@ -85,7 +87,7 @@ static const struct command stop = { "stop",
 	"\n"
 	"Exit status: 0, or 125 if one of them could not be told to stop.\n" };
 
-static bool tell_stop(struct connection *connection, const char *name, bool force)
+static bool request_stop(struct connection *connection, const char *name, bool force)
 {
 	json_t *result;
 
@@ -96,7 +98,7 @@ static bool tell_stop(struct connection *connection, const char *name, bool forc
 	return result;
 }
 
-/* All are told before any is waited for. */
+/* Send all requests before the first end is awaited. */
 static int stop_all(char **names, unsigned count, bool force)
 {
 	struct connection *connections = calloc(count, sizeof(*connections));
@@ -107,7 +109,7 @@ static int stop_all(char **names, unsigned count, bool force)
 		return STATUS_FAILURE;
 	}
 	for (unsigned i = 0; i < count; i++) {
-		if (!tell_stop(&connections[i], names[i], force)) {
+		if (!request_stop(&connections[i], names[i], force)) {
 			connection_close(&connections[i]);
 			status = STATUS_FAILURE;
 		}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the files of the control socket's server share. */
+/* What the files of the control socket's server share.  All of it on the supervisor's thread. */
 #ifndef KARMA_CONTROL_INTERNAL_H
 #define KARMA_CONTROL_INTERNAL_H
 
@@ -12,43 +12,49 @@ struct request_kind;
 struct control_client {
 	struct control_client *next;
 	int fd;
-	bool console;			/* bytes of the console from here on, no requests */
-	bool eof;			/* it won't say more */
-	bool gone;			/* to be closed */
-	bool waits;			/* for the guest's end */
+	bool console;			/* attached to the console: raw bytes both ways, no requests */
+	bool eof;			/* no more input comes */
+	bool closing;			/* to be closed at the end of this round */
+	bool awaits_end;		/* its request gets a reply at the guest's end */
 
 	char input[CONTROL_LINE_MAX];
 	size_t input_used;
-	char *output;			/* malloc'ed: lines that it has not taken yet */
+	char *output;			/* malloc'ed: lines to send; output_sent bytes of them went */
 	size_t output_used, output_sent;
-	uint64_t position;		/* of the console that it has got */
+	uint64_t position;		/* in the console's output, of the next byte to send */
 
-	/* A request that is being served: no other is taken before its reply. */
+	/* The request that is being served, or NULL: the next one is read after its reply. */
 	const struct request_kind *request;
-	json_t *id;			/* what it called it, or NULL */
-	struct process_order order;	/* for the guest's process, if kind is not ORDER_NONE */
-	uint64_t bytes;			/* for the reply */
+	json_t *id;			/* its "id", or NULL */
+	struct order order;	/* for the guest's process, if kind is not ORDER_NONE */
+	uint64_t bytes;			/* a disk's size, for the reply */
 };
 
-/* Serve a line, or say what is wrong with it; in requests.c. */
+/* --- requests.c. */
+
+/* Serve a line: reply, set an order whose result will be the reply, or refuse it. */
 void request_serve(struct control *control, struct control_client *client, const char *line,
 	size_t length);
-/* The guest's process has served its order, with that result: reply. */
-void request_answered(struct control *control, struct control_client *client, int result);
-/* Refuse the request that is being served, or whatever came. */
+/* The client's order was served, with that result: reply. */
+void request_complete(struct control *control, struct control_client *client, int result);
+/* Reply with an error. */
 void request_refuse(struct control_client *client, const char *code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
-/* To one that waits: the guest has ended. */
-void request_tell_end(struct control_client *client, int status);
-/* The first line of a connection. */
+/* Reply to a `wait`. */
+void request_reply_end(struct control_client *client, int status);
+/* Send the greeting, a connection's first line. */
 void request_greet(const struct control *control, struct control_client *client);
 
-/* What is in the report, as JSON; in statistics.c.  NULL if memory is short. */
+/* --- statistics.c. */
+
+/* The report's counters as JSON; NULL if memory is short. */
 json_t *statistics_of(const struct report *report);
 
-/* Add a line to what the client is sent.  Takes the value, which may be NULL: memory is short. */
+/* --- server.c. */
+
+/* Queue a line of output.  Takes the value's reference; NULL: memory is short, and the client is closed. */
 void client_send(struct control_client *client, json_t *value);
-/* It is a console from here on; the writer too, if it wants to and nobody is. */
+/* Attach the client to the console; as the writer, if it asks for that and there is none. */
 void client_attach(struct control *control, struct control_client *client, bool write);
 
 #endif

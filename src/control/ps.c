@@ -5,11 +5,12 @@
 #include <string.h>
 
 #include "client.h"
-#include "karma/cli.h"
+#include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
-#define PATIENCE_MILLISECONDS 1000	/* for all of them together */
+#define TIMEOUT_MILLISECONDS 1000	/* for all guests together */
 
 static const struct command command = { "ps",
 	"usage: karma ps [--json] [--names]\n"
@@ -24,7 +25,7 @@ static const struct command command = { "ps",
 	"panic, by --on-panic wait), restarting, silent (its supervisor does not answer).\n"
 	"Exit status: 0, or 125 if karma failed.\n" };
 
-/* Seconds, minutes, hours or days, whichever two tell most. */
+/* In the two largest units that are not 0. */
 static void print_uptime(int64_t milliseconds)
 {
 	int64_t seconds = milliseconds / 1000;
@@ -50,10 +51,10 @@ static void print_row(const char *name, int width, const json_t *status)
 	print_uptime(integer_of(status, "uptime_ms"));
 }
 
-/* All are asked before any is waited for. */
+/* Send all requests before the first reply is awaited. */
 static json_t *ask_all(char (*names)[CONTROL_NAME_MAX + 1], struct connection *connections, int count)
 {
-	int64_t until = nanoseconds() + PATIENCE_MILLISECONDS * 1000000ll;
+	int64_t until = nanoseconds() + TIMEOUT_MILLISECONDS * 1000000ll;
 	json_t *all = json_array();
 	int result;
 
@@ -68,9 +69,10 @@ static json_t *ask_all(char (*names)[CONTROL_NAME_MAX + 1], struct connection *c
 		int64_t left = (until - nanoseconds()) / 1000000;
 		json_t *reply = NULL, *status;
 
-		/* Gone, or somebody else's. */
+		/* It has ended, or is another user's. */
 		if (connections[i].fd < 0 && connections[i].fd != -EAGAIN)
 			continue;
+		/* The greeting, then the reply. */
 		for (unsigned line = 0; line < 2 && connections[i].fd >= 0; line++) {
 			json_decref(reply);
 			reply = connection_receive(&connections[i], left > 0 ? left : 0);
@@ -111,8 +113,8 @@ static void print_names(const json_t *all)
 		puts(string_of(status, "name"));
 }
 
-/* What a supervisor says is printed only if it is what the protocol has. */
-static bool is_plain(const json_t *status)
+/* Whether names and states are such as the protocol has, and so harmless to print. */
+static bool is_well_formed(const json_t *status)
 {
 	const char *state = string_of(status, "state");
 
@@ -120,10 +122,10 @@ static bool is_plain(const json_t *status)
 		state[strspn(state, "abcdefghijklmnopqrstuvwxyz")] == '\0';
 }
 
-static void drop_strange(json_t *all)
+static void remove_malformed(json_t *all)
 {
 	for (size_t i = json_array_size(all); i-- > 0;) {
-		if (!is_plain(json_array_get(all, i)))
+		if (!is_well_formed(json_array_get(all, i)))
 			json_array_remove(all, i);
 	}
 }
@@ -154,7 +156,7 @@ int command_ps(int argc, char **argv)
 		return STATUS_FAILURE;
 	}
 	all = ask_all(names, connections, count);
-	drop_strange(all);
+	remove_malformed(all);
 	if (json) {
 		json_dumpf(all, stdout, JSON_INDENT(2));
 		putchar('\n');

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What a guest's process tells its supervisor, from both sides. */
+/* The report of the guest's process, from both sides. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -48,7 +48,7 @@ void report_collect(struct report *report, struct vm *vm)
 	stats_visit(vm, collect, report);
 }
 
-void report_answer(struct report *report, uint32_t number, int result)
+void report_set_result(struct report *report, uint32_t number, int result)
 {
 	report->result = result;
 	__atomic_store_n(&report->answered, number, __ATOMIC_RELEASE);
@@ -68,12 +68,12 @@ enum guest_state report_state(const struct report *report)
 	return state < GUEST_STATES ? state : GUEST_RUNNING;
 }
 
-bool report_is_answered(const struct report *report, uint32_t number, int *result)
+bool report_has_result(const struct report *report, uint32_t number, int *result)
 {
 	if (__atomic_load_n(&report->answered, __ATOMIC_ACQUIRE) != number)
 		return false;
 	*result = __atomic_load_n(&report->result, __ATOMIC_RELAXED);
-	/* strerror() knows these. */
+	/* Out of the range of errno. */
 	if (*result > 0 || *result < -4095)
 		*result = -EPROTO;
 	return true;
@@ -86,7 +86,7 @@ unsigned report_counter_count(const struct report *report)
 	return count < REPORT_COUNTERS ? count : REPORT_COUNTERS;
 }
 
-/* It has an end, at once if empty is allowed, and no character that means something to anybody. */
+/* Terminated, not empty unless that is allowed, and without characters that are special to any reader. */
 static bool is_name(const char *name, size_t size, bool empty)
 {
 	size_t length = strnlen(name, size);
@@ -98,7 +98,7 @@ static bool is_name(const char *name, size_t size, bool empty)
 bool report_counter_at(const struct report *report, unsigned index, struct report_counter *counter)
 {
 	*counter = report->counters[index];
-	/* Copied once: the compiler is not to go back for a field. */
+	/* From here on the compiler must use the copy, and not load a field from shared memory again. */
 	__asm__ volatile("" : "+m"(*counter));
 	if (counter->kind >= STATS_KINDS || counter->bucket > LATENCY_BUCKETS ||
 		!is_name(counter->name, sizeof(counter->name), false))

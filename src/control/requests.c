@@ -9,20 +9,20 @@
 #include "karma/log.h"
 #include "karma/util.h"
 
-#define KILL_NANOSECONDS 5000000000ll	/* from the end by force until that is taken to have failed */
+#define KILL_NANOSECONDS 5000000000ll	/* for an end by force; then SIGKILL */
 #define MEMBERS_MAX 2
 
 struct request_kind {
 	const char *name;
-	/* What it can have beside "request" and "id". */
+	/* Members beside "request" and "id". */
 	struct member {
 		const char *name;
 		json_type type;
 		bool needed;
 	} members[MEMBERS_MAX];
-	/* Reply, or have it served by the guest's process, by client->order. */
+	/* Reply, or set client->order for the guest's process. */
 	void (*serve)(struct control *control, struct control_client *client, const json_t *request);
-	/* What is returned when that has done it. */
+	/* After the order was served: the result to reply with. */
 	json_t *(*answer)(const struct control *control, const struct control_client *client);
 };
 
@@ -33,7 +33,7 @@ static void end_request(struct control_client *client)
 	client->id = NULL;
 }
 
-/* Takes the reply; NULL: memory is short. */
+/* Takes the value's reference; NULL: memory is short. */
 static void reply(struct control_client *client, const char *what, json_t *value)
 {
 	json_t *line = value ? json_pack("{s:o}", what, value) : NULL;
@@ -69,9 +69,9 @@ void request_greet(const struct control *control, struct control_client *client)
 			KARMA_VERSION, "name", control->name));
 }
 
-void request_tell_end(struct control_client *client, int status)
+void request_reply_end(struct control_client *client, int status)
 {
-	client->waits = false;
+	client->awaits_end = false;
 	succeed(client, json_pack("{s:i}", "status", status));
 }
 
@@ -111,16 +111,16 @@ static void serve_status(
 			"console_writer", control->writer != NULL));
 }
 
-static void ask(struct control_client *client, enum process_order_kind kind, uint64_t value)
+static void set_order(struct control_client *client, enum order_kind kind, uint64_t value)
 {
-	client->order = (struct process_order){ .kind = kind, .value = value };
+	client->order = (struct order){ .kind = kind, .value = value };
 }
 
 static void serve_stats(struct control *control, struct control_client *client, const json_t *request)
 {
 	(void)control;
 	(void)request;
-	ask(client, ORDER_STATISTICS, 0);
+	set_order(client, ORDER_STATISTICS, 0);
 }
 
 static json_t *answer_stats(const struct control *control, const struct control_client *client)
@@ -133,14 +133,14 @@ static void serve_pause(struct control *control, struct control_client *client, 
 {
 	(void)control;
 	(void)request;
-	ask(client, ORDER_PAUSE, 0);
+	set_order(client, ORDER_PAUSE, 0);
 }
 
 static void serve_resume(struct control *control, struct control_client *client, const json_t *request)
 {
 	(void)control;
 	(void)request;
-	ask(client, ORDER_RESUME, 0);
+	set_order(client, ORDER_RESUME, 0);
 }
 
 static json_t *answer_empty(const struct control *control, const struct control_client *client)
@@ -164,7 +164,7 @@ static void serve_wait(struct control *control, struct control_client *client, c
 {
 	(void)control;
 	(void)request;
-	client->waits = true;
+	client->awaits_end = true;
 }
 
 static void serve_resize(struct control *control, struct control_client *client, const json_t *request)
@@ -178,7 +178,7 @@ static void serve_resize(struct control *control, struct control_client *client,
 	else if (result < 0)
 		request_refuse(client, "failed", "disk %s: can't tell its size: %s", disk, strerror(-result));
 	else
-		ask(client, ORDER_MEASURE, number + 1);
+		set_order(client, ORDER_MEASURE, number + 1);
 }
 
 static json_t *answer_resize(const struct control *control, const struct control_client *client)
@@ -198,10 +198,10 @@ static void serve_balloon(struct control *control, struct control_client *client
 	else if (result < 0)
 		request_refuse(client, "bad-request", "bytes: a balloon is smaller than the guest's memory");
 	else
-		ask(client, ORDER_BALLOON, bytes);
+		set_order(client, ORDER_BALLOON, bytes);
 }
 
-/* Lines of time, blank and message; other bytes than those of ASCII's print are not passed on. */
+/* A line of the log: time, blank, message.  Bytes that are not printable ASCII become `?`. */
 static json_t *message_of(char *line, size_t length)
 {
 	char *end;
@@ -260,7 +260,7 @@ static void serve_console_size(
 		return;
 	}
 	terminal_set_attached_size(control->terminal, columns, rows);
-	ask(client, ORDER_CONSOLE_SIZE, 0);
+	set_order(client, ORDER_CONSOLE_SIZE, 0);
 }
 
 static const struct request_kind kinds[] = {
@@ -301,7 +301,7 @@ static const struct member *find_member(const struct request_kind *kind, const c
 	return NULL;
 }
 
-/* Whether its members are the kind's; else it is refused. */
+/* Check the members of a request; false: it was refused. */
 static bool members_fit(
 	struct control_client *client, const struct request_kind *kind, json_t *request)
 {
@@ -365,7 +365,7 @@ void request_serve(struct control *control, struct control_client *client, const
 	json_decref(request);
 }
 
-void request_answered(struct control *control, struct control_client *client, int result)
+void request_complete(struct control *control, struct control_client *client, int result)
 {
 	const struct request_kind *kind = client->request;
 

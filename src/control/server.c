@@ -9,11 +9,11 @@
 #include "karma/log.h"
 #include "karma/util.h"
 
-#define CONSOLE_BYTES 16384u		/* in one go */
-#define CONSOLE_ROUNDS 6u
-#define ORDER_NANOSECONDS 5000000000ll	/* for the guest's process to serve an order */
-#define ACCEPT_NANOSECONDS 1000000000ll	/* until the next try, when no descriptor was left */
-#define OUTPUT_MAX (4 * MIB)
+#define CONSOLE_BYTES 16384u		/* of console output in one send() */
+#define CONSOLE_ROUNDS 6u		/* such sends for one client, before others have their turn */
+#define ORDER_NANOSECONDS 5000000000ll	/* timeout of an order */
+#define ACCEPT_NANOSECONDS 1000000000ll	/* delay after a failed accept(), as without a free descriptor */
+#define OUTPUT_MAX (4 * MIB)		/* of lines that a client has not read */
 
 void control_init(struct control *control, const char *name, const struct control_ops *ops,
 	void *context, struct terminal *terminal, const struct report *report)
@@ -59,8 +59,8 @@ static void release_client(struct control *control, struct control_client *clien
 {
 	if (control->writer == client)
 		control->writer = NULL;
-	if (control->asking == client)
-		control->asking = NULL;
+	if (control->order_client == client)
+		control->order_client = NULL;
 	close(client->fd);
 	free(client->output);
 	json_decref(client->id);
@@ -68,7 +68,7 @@ static void release_client(struct control *control, struct control_client *clien
 	control->client_count--;
 }
 
-static void remove_gone(struct control *control)
+static void remove_closing(struct control *control)
 {
 	struct control_client **at = &control->clients;
 	bool any = false;
@@ -76,7 +76,7 @@ static void remove_gone(struct control *control)
 	while (*at) {
 		struct control_client *client = *at;
 
-		if (!client->gone) {
+		if (!client->closing) {
 			at = &client->next;
 			continue;
 		}
@@ -93,12 +93,12 @@ static void add_output(struct control_client *client, const char *text, size_t l
 	char *output;
 
 	if (client->output_used + length > OUTPUT_MAX) {
-		client->gone = true;
+		client->closing = true;
 		return;
 	}
 	output = realloc(client->output, client->output_used + length);
 	if (!output) {
-		client->gone = true;
+		client->closing = true;
 		return;
 	}
 	memcpy(output + client->output_used, text, length);
@@ -112,7 +112,7 @@ void client_send(struct control_client *client, json_t *value)
 
 	json_decref(value);
 	if (!text) {
-		client->gone = true;
+		client->closing = true;
 		return;
 	}
 	add_output(client, text, strlen(text));
@@ -130,7 +130,7 @@ void client_attach(struct control *control, struct control_client *client, bool 
 
 /* --- Output. */
 
-/* True if all of it went. */
+/* True if all of it was sent. */
 static bool flush_lines(struct control_client *client)
 {
 	while (client->output_sent < client->output_used) {
@@ -138,7 +138,7 @@ static bool flush_lines(struct control_client *client)
 			client->output_used - client->output_sent, MSG_DONTWAIT | MSG_NOSIGNAL);
 
 		if (sent < 0) {
-			client->gone |= errno != EAGAIN && errno != EINTR;
+			client->closing |= errno != EAGAIN && errno != EINTR;
 			return false;
 		}
 		client->output_sent += sent;
@@ -149,7 +149,7 @@ static bool flush_lines(struct control_client *client)
 	return true;
 }
 
-static void tell_lost(struct control_client *client, uint64_t lost)
+static void report_lost(struct control_client *client, uint64_t lost)
 {
 	char text[80];
 	int length = snprintf(text, sizeof(text), "\r\nkarma: %llu bytes lost: read faster\r\n",
@@ -158,11 +158,11 @@ static void tell_lost(struct control_client *client, uint64_t lost)
 	add_output(client, text, length);
 }
 
-/* What the guest has printed meanwhile. */
+/* Send what the guest has printed since. */
 static void flush_console(const struct control *control, struct control_client *client)
 {
-	/* A guest that prints without end is not to keep us from the others. */
-	for (unsigned round = 0; round < CONSOLE_ROUNDS && !client->gone && flush_lines(client); round++) {
+	/* Bounded, so that a guest that prints without end does not starve the others. */
+	for (unsigned round = 0; round < CONSOLE_ROUNDS && !client->closing && flush_lines(client); round++) {
 		char text[CONSOLE_BYTES];
 		uint64_t position = client->position, lost;
 		size_t length = terminal_look(control->terminal, &position, text, sizeof(text), &lost);
@@ -170,14 +170,14 @@ static void flush_console(const struct control *control, struct control_client *
 
 		if (lost) {
 			client->position += lost;
-			tell_lost(client, lost);
+			report_lost(client, lost);
 			continue;
 		}
 		if (length == 0)
 			return;
 		sent = send(client->fd, text, length, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (sent < 0) {
-			client->gone |= errno != EAGAIN && errno != EINTR;
+			client->closing |= errno != EAGAIN && errno != EINTR;
 			return;
 		}
 		client->position = position - length + sent;
@@ -192,9 +192,9 @@ static void flush(const struct control *control, struct control_client *client)
 		flush_lines(client);
 }
 
-/* --- Orders to the guest's process, one at a time. */
+/* --- Orders to the guest's process, one at a time: the report has room for one result. */
 
-static void give_order(struct control *control, struct control_client *client)
+static void send_order(struct control *control, struct control_client *client)
 {
 	int result;
 
@@ -204,39 +204,39 @@ static void give_order(struct control *control, struct control_client *client)
 	result = control->ops->order(control->context, &client->order);
 	client->order.kind = ORDER_NONE;
 	if (result < 0) {
-		request_answered(control, client, result);
+		request_complete(control, client, result);
 		return;
 	}
-	control->asking = client;
+	control->order_client = client;
 	control->order_pending = true;
 	control->order_deadline = nanoseconds() + ORDER_NANOSECONDS;
 }
 
-static void give_orders(struct control *control)
+static void send_orders(struct control *control)
 {
 	for (struct control_client *client = control->clients; client && !control->order_pending;
 		client = client->next) {
-		if (client->order.kind != ORDER_NONE && !client->gone)
-			give_order(control, client);
+		if (client->order.kind != ORDER_NONE && !client->closing)
+			send_order(control, client);
 	}
 }
 
 static void end_order(struct control *control, int result)
 {
-	struct control_client *client = control->asking;
+	struct control_client *client = control->order_client;
 
 	control->order_pending = false;
-	control->asking = NULL;
+	control->order_client = NULL;
 	if (client)
-		request_answered(control, client, result);
+		request_complete(control, client, result);
 }
 
-void control_answered(struct control *control)
+void control_reply_ready(struct control *control)
 {
 	int result;
 
 	if (control->order_pending &&
-		report_is_answered(control->report, control->order_number, &result))
+		report_has_result(control->report, control->order_number, &result))
 		end_order(control, result);
 }
 
@@ -249,12 +249,12 @@ void control_process_ended(struct control *control)
 
 /* --- Input. */
 
-/* Serve the lines that are there, until one waits for its reply. */
+/* Serve received lines, until one has its reply pending, or the client is slow to read: back-pressure. */
 static void serve_lines(struct control *control, struct control_client *client)
 {
 	char *end;
 
-	while (!client->request && !client->console && !client->waits && !client->gone &&
+	while (!client->request && !client->console && !client->awaits_end && !client->closing &&
 		client->output_used == 0 &&
 		(end = memchr(client->input, '\n', client->input_used))) {
 		size_t length = end - client->input;
@@ -271,8 +271,8 @@ static void serve_lines(struct control *control, struct control_client *client)
 	}
 }
 
-/* What the writer has typed goes to the guest as fast as that takes it; of others it is dropped. */
-static void pass_on_input(struct control *control, struct control_client *client)
+/* Input of the writer goes to the console as fast as the guest reads it; input of others is dropped. */
+static void forward_input(struct control *control, struct control_client *client)
 {
 	ssize_t written;
 
@@ -289,7 +289,7 @@ static void pass_on_input(struct control *control, struct control_client *client
 	memmove(client->input, client->input + written, client->input_used);
 }
 
-static void take_input(struct control_client *client)
+static void receive_input(struct control_client *client)
 {
 	size_t room = sizeof(client->input) - client->input_used;
 	ssize_t got;
@@ -302,29 +302,29 @@ static void take_input(struct control_client *client)
 	else if (got == 0)
 		client->eof = true;
 	else
-		client->gone |= errno != EAGAIN && errno != EINTR;
+		client->closing |= errno != EAGAIN && errno != EINTR;
 }
 
 static bool is_busy(const struct control_client *client)
 {
-	return client->request || client->waits || client->output_used > 0;
+	return client->request || client->awaits_end || client->output_used > 0;
 }
 
 static void serve_client(struct control *control, struct control_client *client, short events)
 {
 	if (events & (POLLERR | POLLHUP))
-		client->gone = true;
+		client->closing = true;
 	if (events & POLLIN)
-		take_input(client);
+		receive_input(client);
 	flush(control, client);
 	if (client->console)
-		pass_on_input(control, client);
+		forward_input(control, client);
 	else
 		serve_lines(control, client);
 	flush(control, client);
-	/* What it has asked for it still gets. */
+	/* After its end of input, a client still gets the replies that are pending. */
 	if (client->eof && !client->console && !is_busy(client))
-		client->gone = true;
+		client->closing = true;
 	if (client->eof && control->writer == client && client->input_used == 0)
 		control->writer = NULL;
 }
@@ -359,7 +359,7 @@ static void refuse_connection(struct control *control, int fd, const char *code,
 		return;
 	request_refuse(client, code, "%s", why);
 	flush_lines(client);
-	client->gone = true;
+	client->closing = true;
 }
 
 static void accept_client(struct control *control, struct control_socket *socket)
@@ -399,7 +399,7 @@ static short wanted_events(const struct control *control, const struct control_c
 	return (input ? POLLIN : 0) | (output ? POLLOUT : 0);
 }
 
-/* The array: listeners, the watch of the console, its input, and the clients in the list's order. */
+/* The array: two listeners, the console's output event, its input pipe, and the clients in the list's order. */
 unsigned control_poll(struct control *control, struct pollfd *watched)
 {
 	bool accepting = control->accept_at == 0;
@@ -437,7 +437,7 @@ int control_timeout(const struct control *control)
 	return left < 0 ? 0 : left;
 }
 
-static void look_at_times(struct control *control)
+static void run_timers(struct control *control)
 {
 	int64_t now = nanoseconds();
 
@@ -451,11 +451,11 @@ static void look_at_times(struct control *control)
 	}
 }
 
-static void drain_watch(const struct control *control)
+static void reset_watch(const struct control *control)
 {
 	uint64_t count;
 
-	/* What comes from now on raises it again. */
+	/* It is non-blocking; output that comes from now on raises it again. */
 	if (read_bytes(control->terminal->watch_fd, &count, sizeof(count)) < 0)
 		return;
 }
@@ -465,21 +465,21 @@ void control_serve(struct control *control, const struct pollfd *watched, unsign
 	unsigned at = 4;
 
 	if (watched[2].revents)
-		drain_watch(control);
+		reset_watch(control);
 	for (struct control_client *client = control->clients; client && at < count;
 		client = client->next, at++)
 		serve_client(control, client, watched[at].revents);
-	/* New ones come first in the list: after the others were served. */
+	/* Accept after the others were served, since new clients go to the head of the list. */
 	if (watched[0].revents)
 		accept_client(control, &control->socket);
 	if (watched[1].revents)
 		accept_client(control, &control->console);
-	look_at_times(control);
-	give_orders(control);
-	remove_gone(control);
+	run_timers(control);
+	send_orders(control);
+	remove_closing(control);
 }
 
-void control_leave(struct control *control)
+void control_close(struct control *control)
 {
 	struct control_client *next;
 
@@ -493,26 +493,26 @@ void control_leave(struct control *control)
 	control->socket.fd = control->console.fd = -1;
 }
 
-void control_drop_consoles(struct control *control)
+void control_detach_consoles(struct control *control)
 {
 	for (struct control_client *client = control->clients; client; client = client->next) {
 		if (client->console) {
 			flush(control, client);
-			client->gone = true;
+			client->closing = true;
 		}
 	}
-	remove_gone(control);
+	remove_closing(control);
 	control->terminal = NULL;
 }
 
 void control_end(struct control *control, int status)
 {
 	for (struct control_client *client = control->clients; client; client = client->next) {
-		if (client->waits)
-			request_tell_end(client, status);
+		if (client->awaits_end)
+			request_reply_end(client, status);
 		flush(control, client);
 	}
 	control_unlisten(&control->socket);
 	control_unlisten(&control->console);
-	control_leave(control);
+	control_close(control);
 }

@@ -6,8 +6,9 @@
 #include <string.h>
 
 #include "client.h"
-#include "karma/cli.h"
+#include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 
 #define WATCH_MILLISECONDS 1000
@@ -26,7 +27,7 @@ static const struct command command = { "stats",
 
 enum form { FORM_TEXT, FORM_JSON, FORM_PROMETHEUS, FORM_WATCH };
 
-/* { NAME: { "status": ..., "stats": ... }, ... } of those that answer; *complete is whether all did. */
+/* { NAME: { "status": ..., "stats": ... }, ... } of the guests that reply; clears *complete if one does not. */
 static json_t *ask_all(char **names, int count, bool quiet, bool *complete)
 {
 	json_t *all = json_object();
@@ -73,7 +74,7 @@ static struct histogram histogram_of(const json_t *latency)
 	return histogram;
 }
 
-/* The bound in nanoseconds below which that share of all lies; 0: beyond the last. */
+/* The upper bound, in nanoseconds, of the bucket with that quantile; 0: the last bucket, which has none. */
 static int64_t quantile(const struct histogram *histogram, double share)
 {
 	uint64_t seen = 0;
@@ -100,7 +101,7 @@ static void print_time(int64_t ns)
 		printf(" <%.1fs", ns / 1e9);
 }
 
-/* --- For people. */
+/* --- Text. */
 
 static void print_group(const char *title, const json_t *group)
 {
@@ -133,7 +134,7 @@ static void print_latencies(const char *device, const json_t *latencies)
 	}
 }
 
-static void print_people(const char *name, const json_t *guest)
+static void print_text(const char *name, const json_t *guest)
 {
 	static const char *const groups[] = { "exits", "hypercalls", "io_uring", "kvm" };
 	const json_t *stats = json_object_get(guest, "stats");
@@ -149,7 +150,7 @@ static void print_people(const char *name, const json_t *guest)
 	}
 }
 
-/* --- For Prometheus: all samples of a metric are together. */
+/* --- Prometheus, whose format wants all samples of a metric together. */
 
 static void print_metric(const char *name, const char *type, const char *help)
 {
@@ -270,7 +271,7 @@ static int64_t sum_of(const json_t *group)
 
 static void print_rate(const char *what, int64_t now, int64_t before, double seconds)
 {
-	/* A guest that was started anew counts from 0. */
+	/* After a restart of the guest, counters begin at 0. */
 	printf("  %-36s %12.0f/s\n", what, now >= before ? (now - before) / seconds : now / seconds);
 }
 
@@ -358,13 +359,13 @@ static int show(enum form form, char **names, int count, bool quiet)
 		print_prometheus(all);
 	} else {
 		json_object_foreach(all, name, guest)
-			print_people(name, guest);
+			print_text(name, guest);
 	}
 	json_decref(all);
 	return complete || quiet ? 0 : STATUS_FAILURE;
 }
 
-/* Of all guests.  One may end meanwhile. */
+/* Of all guests; quietly, since one may end meanwhile. */
 static int show_all(enum form form)
 {
 	char (*names)[CONTROL_NAME_MAX + 1];

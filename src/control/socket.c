@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The sockets of guests, by their names: where they are, who listens there, what dead guests have left. */
+/* The sockets of guests by their names: directories, listening, connecting, and stale sockets of dead guests. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,13 +16,13 @@
 
 #define SYSTEM_DIRECTORY "/run/karma"
 #define SUFFIX ".sock"
-#define OWN_SOCKET "control.sock"
+#define UNIT_SOCKET "control.sock"
 #define BACKLOG 64
 #define DIRECTORIES 3
 
 struct directory {
 	char path[sizeof(((struct control_socket *)0)->path)];
-	uid_t user;	/* of its one guest; if there may be more: -1 */
+	uid_t user;	/* -1: shared by guests of several names; else the user of the one guest that it is for */
 };
 
 bool control_name_is_valid(const char *name)
@@ -34,7 +34,9 @@ bool control_name_is_valid(const char *name)
 		name[0] != '-';
 }
 
-/* By its specification it is the user's own; what sudo leaves of another's is not. */
+/*
+ * $XDG_RUNTIME_DIR is the user's own by its specification.  Where it is not, as under sudo, it is ignored.
+ */
 static bool own_runtime_directory(struct directory *directory)
 {
 	const char *runtime = getenv("XDG_RUNTIME_DIR");
@@ -46,8 +48,8 @@ static bool own_runtime_directory(struct directory *directory)
 			(int)sizeof(directory->path);
 }
 
-/* Where guests of several names may be; the first is where a new one's socket goes.  How many. */
-static unsigned find_shared(struct directory directories[2])
+/* The directories that guests of several names share, in the order to look in; new sockets go to the first. */
+static unsigned find_shared_directories(struct directory directories[2])
 {
 	unsigned count = own_runtime_directory(&directories[0]);
 
@@ -56,8 +58,11 @@ static unsigned find_shared(struct directory directories[2])
 	return count + (count == 0 || strcmp(directories[0].path, SYSTEM_DIRECTORY) != 0);
 }
 
-/* Made by a service manager for one guest, which has a user of its own, and for which root may look. */
-static bool find_own(const char *name, struct directory *directory)
+/*
+ * The directory of one guest's service (RuntimeDirectory= in systemd's unit), which belongs to that service's
+ * user.  False if there is none, or if it is neither ours nor are we root.
+ */
+static bool find_unit_directory(const char *name, struct directory *directory)
 {
 	struct stat status;
 
@@ -69,12 +74,12 @@ static bool find_own(const char *name, struct directory *directory)
 	return status.st_uid == geteuid() || geteuid() == 0;
 }
 
-/* Where a guest of that name may be, likewise. */
+/* The directories for a guest of that name, likewise. */
 static unsigned find_directories(const char *name, struct directory directories[DIRECTORIES])
 {
 	struct directory own;
-	bool there = find_own(name, &own), first = there && own.user == geteuid();
-	unsigned count = find_shared(directories + first);
+	bool there = find_unit_directory(name, &own), first = there && own.user == geteuid();
+	unsigned count = find_shared_directories(directories + first);
 
 	if (there)
 		directories[first ? 0 : count] = own;
@@ -88,14 +93,14 @@ static int socket_address(
 
 	*address = (struct sockaddr_un){ .sun_family = AF_UNIX };
 	if (snprintf(address->sun_path, sizeof(address->sun_path), "%s/%s%s", directory->path,
-		    own ? OWN_SOCKET : name, own ? "" : SUFFIX) >= (int)sizeof(address->sun_path))
+		    own ? UNIT_SOCKET : name, own ? "" : SUFFIX) >= (int)sizeof(address->sun_path))
 		return -ENAMETOOLONG;
 	return 0;
 }
 
 /*
- * A connection that doesn't wait, or -ECONNREFUSED for what a dead guest has left, -EAGAIN where too many
- * others wait, -ENOENT where none is, for us at least.
+ * A non-blocking connection; -ECONNREFUSED for a stale socket, -EAGAIN if the backlog is full, -ENOENT if there is
+ * no socket or we have no right to it.
  */
 static int connect_to(const struct sockaddr_un *address)
 {
@@ -111,12 +116,12 @@ static int connect_to(const struct sockaddr_un *address)
 	return error;
 }
 
-/* 0 if somebody listens there, -ECONNREFUSED if nobody does any more, or another negative errno. */
+/* 0 if a process listens there, -ECONNREFUSED for a stale socket, or another negative errno. */
 static int probe(const struct sockaddr_un *address)
 {
 	int fd;
 
-	/* The common case at a start, for which no socket has to be made. */
+	/* The common case at a start, which needs no socket(). */
 	if (access(address->sun_path, F_OK) < 0)
 		return -errno;
 	fd = connect_to(address);
@@ -125,17 +130,17 @@ static int probe(const struct sockaddr_un *address)
 }
 
 /*
- * Take away the socket that a dead guest of ours has left there, and nothing else.  0 if the path is free
- * then; -EADDRINUSE if somebody listens there, -EEXIST if there is anything else, or another negative errno.
+ * Unlink a stale socket of ours, and nothing else.  0 if the path is free then; -EADDRINUSE if a process
+ * listens there, -EEXIST if anything else is there, or another negative errno.
  */
-static int clear_path(const struct sockaddr_un *address)
+static int unlink_stale(const struct sockaddr_un *address)
 {
 	struct stat status;
 	int result;
 
 	if (lstat(address->sun_path, &status) < 0)
 		return errno == ENOENT ? 0 : -errno;
-	/* Not by connect(): it is refused by what is no socket, too. */
+	/* connect() can't tell: it is refused for a path that is no socket, too. */
 	if (!S_ISSOCK(status.st_mode))
 		return -EEXIST;
 	result = probe(address);
@@ -148,8 +153,8 @@ static int clear_path(const struct sockaddr_un *address)
 	return unlink(address->sun_path) < 0 ? -errno : 0;
 }
 
-/* Why a socket can't be made. */
-static const char *reason(int error)
+/* For messages: why a socket can't be made. */
+static const char *explain(int error)
 {
 	switch (error) {
 	case -EADDRINUSE:
@@ -161,7 +166,7 @@ static const char *reason(int error)
 	}
 }
 
-/* Make it if need be, with a way to the directories in it; nobody else may put anything there. */
+/* Open a directory, which is made if need be.  -EPERM if others can write it. */
 static int open_directory(const struct directory *directory)
 {
 	const int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
@@ -172,7 +177,7 @@ static int open_directory(const struct directory *directory)
 		fd = open(directory->path, flags);
 	if (fd < 0)
 		return -errno;
-	/* Root's guests may be where the guests of a system's service are, by its user. */
+	/* Root may share the directory of a service's user. */
 	if (fstat(fd, &status) == 0 && (status.st_uid == geteuid() || geteuid() == 0) &&
 		!(status.st_mode & 022))
 		return fd;
@@ -188,7 +193,7 @@ static int bind_and_listen(struct control_socket *to, const struct sockaddr_un *
 
 	if (fd < 0)
 		return -errno;
-	/* Before there is a path: the mode of the socket is that of the path (unix(7)). */
+	/* Before bind(): the path gets the mode of the socket (unix(7)). */
 	if (fchmod(fd, 0600) == 0 && bind(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 &&
 		listen(fd, BACKLOG) == 0 && lstat(address->sun_path, &status) == 0) {
 		to->fd = fd;
@@ -203,8 +208,8 @@ static int bind_and_listen(struct control_socket *to, const struct sockaddr_un *
 }
 
 /*
- * A name is used once, wherever its socket is.  With the first directory locked, so that what is taken away
- * there is not another's new one.
+ * Make sure that no guest has the name in any of the directories, and free its path in the first one.  The caller
+ * has locked that, so that no other process makes a socket there between the check and unlink().
  */
 static int claim_name(const char *name, const struct directory *directories, unsigned count)
 {
@@ -212,7 +217,7 @@ static int claim_name(const char *name, const struct directory *directories, uns
 	int result = socket_address(&directories[0], name, &address);
 
 	if (result == 0)
-		result = clear_path(&address);
+		result = unlink_stale(&address);
 	for (unsigned i = 1; i < count && result == 0; i++) {
 		if (socket_address(&directories[i], name, &address) == 0 && probe(&address) == 0)
 			result = -EADDRINUSE;
@@ -251,10 +256,10 @@ int control_listen(struct control_socket *socket, const char *name, bool quiet)
 			name, name);
 	if (result == -EEXIST)
 		return fail(result, "--name %s: %s/%s" SUFFIX ": %s: give another name, or see to that file", name,
-			directories[0].path, name, reason(result));
+			directories[0].path, name, explain(result));
 	return fail(result, "--name %s: can't make a socket in %s: %s: set XDG_RUNTIME_DIR to a directory "
 			    "of yours, or leave out --name",
-		name, directories[0].path, reason(result));
+		name, directories[0].path, explain(result));
 }
 
 int control_listen_at(struct control_socket *socket, const char *path)
@@ -268,12 +273,12 @@ int control_listen_at(struct control_socket *socket, const char *path)
 					   "shorter one",
 			path, sizeof(address.sun_path) - 1);
 	strcpy(address.sun_path, path);
-	result = clear_path(&address);
+	result = unlink_stale(&address);
 	if (result == 0)
 		result = bind_and_listen(socket, &address);
 	if (result < 0)
 		return fail(result, "--console unix:%s: %s: give the path of a socket that isn't there yet", path,
-			reason(result));
+			explain(result));
 	return 0;
 }
 
@@ -300,15 +305,15 @@ static int connect_in(const struct directory *directory, const char *name)
 	if (result == -ECONNREFUSED) {
 		cleanup_fd int fd = open_directory(directory);
 
-		/* With the directory locked, so that what is taken away is not another's new one. */
+		/* Locked, so that a new socket of the same name is not taken for the stale one. */
 		if (fd >= 0 && flock(fd, LOCK_EX) == 0)
-			clear_path(&address);
+			unlink_stale(&address);
 		result = -ENOENT;
 	}
 	return result;
 }
 
-/* Who listens there may not be who we take it for: in its own directory, a guest may put anything. */
+/* Whether the peer may be the guest: in a service's own directory, its user can bind any name. */
 static bool is_trusted(const struct directory *directory, const struct ucred *peer)
 {
 	if (directory->user != (uid_t)-1)
@@ -363,12 +368,12 @@ static int add_name(struct list *list, const char *name, size_t length)
 	return 0;
 }
 
-static bool has_own_socket(const char *name)
+static bool has_unit_socket(const char *name)
 {
 	struct directory directory;
 	struct sockaddr_un address;
 
-	return control_name_is_valid(name) && find_own(name, &directory) &&
+	return control_name_is_valid(name) && find_unit_directory(name, &directory) &&
 		socket_address(&directory, name, &address) == 0 && access(address.sun_path, F_OK) == 0;
 }
 
@@ -378,7 +383,7 @@ static int list_directory(const struct directory *directory, struct list *list)
 	struct dirent *entry;
 	int result = 0;
 
-	/* Not there, or another user's: none of ours are in it. */
+	/* Absent, or another user's: no guest of ours is in it. */
 	if (!stream)
 		return 0;
 	while (result == 0 && (entry = readdir(stream))) {
@@ -386,7 +391,7 @@ static int list_directory(const struct directory *directory, struct list *list)
 
 		if (length > strlen(SUFFIX) && strcmp(entry->d_name + length - strlen(SUFFIX), SUFFIX) == 0)
 			length -= strlen(SUFFIX);
-		else if (!has_own_socket(entry->d_name))
+		else if (!has_unit_socket(entry->d_name))
 			continue;
 		if (length <= CONTROL_NAME_MAX)
 			result = add_name(list, entry->d_name, length);
@@ -403,9 +408,9 @@ static int compare_names(const void *one, const void *other)
 int control_list(char (**names)[CONTROL_NAME_MAX + 1])
 {
 	struct directory directories[2];
-	unsigned count = find_shared(directories);
+	unsigned count = find_shared_directories(directories);
 	struct list list = { 0 };
-	size_t kept = 0;
+	size_t unique = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		if (list_directory(&directories[i], &list) < 0) {
@@ -416,9 +421,9 @@ int control_list(char (**names)[CONTROL_NAME_MAX + 1])
 	if (list.count)
 		qsort(list.names, list.count, sizeof(*list.names), compare_names);
 	for (size_t i = 0; i < list.count; i++) {
-		if (kept == 0 || strcmp(list.names[i], list.names[kept - 1]) != 0)
-			memmove(list.names[kept++], list.names[i], sizeof(*list.names));
+		if (unique == 0 || strcmp(list.names[i], list.names[unique - 1]) != 0)
+			memmove(list.names[unique++], list.names[i], sizeof(*list.names));
 	}
 	*names = list.names;
-	return kept;
+	return unique;
 }

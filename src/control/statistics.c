@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A guest's counters as JSON, from what its process has reported. */
+/* The counters in the report as JSON (karma-control(7), "stats"). */
 #include <limits.h>
 #include <string.h>
 
@@ -7,7 +7,7 @@
 #include "karma/latency.h"
 #include "karma/util.h"
 
-/* Names of the groups, in which counters are by their names. */
+/* Members that hold the counters of a kind, by their names. */
 static const char *const groups[STATS_KINDS] = {
 	[STATS_EXIT] = "exits",
 	[STATS_HYPERCALL] = "hypercalls",
@@ -15,7 +15,7 @@ static const char *const groups[STATS_KINDS] = {
 	[STATS_KVM] = "kvm",
 };
 
-/* JSON's whole numbers have a sign here. */
+/* jansson's integers are signed. */
 static json_int_t number(uint64_t value)
 {
 	return value > LLONG_MAX ? LLONG_MAX : (json_int_t)value;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Into the sandbox, step by step, each where the last need for what it takes has ended. */
+/* The steps into the sandbox, but for namespaces and filters: user, control group, capabilities, limits. */
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -17,7 +17,7 @@
 #include "karma/log.h"
 #include "karma/util.h"
 
-/* passwd(5): name, password, user, group, and more, with colons between. */
+/* A line of passwd(5): NAME:PASSWORD:UID:GID:... */
 static bool parse_user(char *line, uid_t *uid, gid_t *gid)
 {
 	char *end;
@@ -70,7 +70,7 @@ static int enter_cgroup(const char *path)
 	if (fd < 0 && errno == ENOENT)
 		return fail(-ENOENT, "--cgroup %s: is no control group: make it (mkdir), below /sys/fs/cgroup",
 			path);
-	/* 0: the process that writes. */
+	/* 0 stands for the writing process (cgroups(7)). */
 	if (fd < 0 || write(fd, "0", 1) != 1)
 		return fail(-errno, "--cgroup %s: can't enter it: %s: run karma as root, or have it "
 				    "delegated to you; it must have no groups below it",
@@ -96,7 +96,7 @@ static int become_user(const struct sandbox *sandbox)
 	if (setgroups(0, NULL) < 0 || setresgid(sandbox->gid, sandbox->gid, sandbox->gid) < 0 ||
 		setresuid(sandbox->uid, sandbox->uid, sandbox->uid) < 0)
 		return -errno;
-	/* The kernel forgets it with the user. */
+	/* The kernel clears it when the user changes. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	return 0;
 }
@@ -109,10 +109,10 @@ static int drop_capabilities(void)
 	return syscall(SYS_capset, &header, none) < 0 ? -errno : 0;
 }
 
-/* With no way left to open a file, or with one less; seccomp will leave none. */
-static void tell_what_is_missing(const struct sandbox *sandbox, bool empty, bool landlock)
+/* Print what of namespaces and Landlock this host lacks: system call filters then have to do without. */
+static void warn_missing(const struct sandbox *sandbox, bool empty, bool landlock)
 {
-	if (sandbox->told || (empty && landlock))
+	if (sandbox->warned || (empty && landlock))
 		return;
 	if (!empty)
 		note("sandbox: this host allows no namespaces of its own to the guest's process: Landlock "
@@ -136,8 +136,8 @@ static int confine(const struct sandbox *sandbox, const struct sandbox_bounds *b
 	if (result < 0)
 		return result;
 	landlock = landlock_forbid_all() == 0;
-	tell_what_is_missing(sandbox, empty, landlock);
-	/* Last, since it leaves room for no file. */
+	warn_missing(sandbox, empty, landlock);
+	/* Last, since no file can be opened afterwards. */
 	return limits_set(sandbox, bounds);
 }
 
@@ -145,7 +145,7 @@ int sandbox_enter(const struct sandbox *sandbox, const struct sandbox_bounds *bo
 {
 	int result;
 
-	/* Threads have one heap, and it grows by brk(), so that none of them has to map memory. */
+	/* One heap for all threads, which grows by brk(): no filter has to allow mmap(). */
 	mallopt(M_ARENA_MAX, 1);
 	mallopt(M_MMAP_MAX, 0);
 	result = sandbox->options.off ? become_user(sandbox) : confine(sandbox, bounds);
@@ -157,7 +157,7 @@ int sandbox_enter(const struct sandbox *sandbox, const struct sandbox_bounds *bo
 
 struct sandbox_support sandbox_probe(void)
 {
-	struct sandbox_support support = { .landlock = landlock_is_there() };
+	struct sandbox_support support = { .landlock = landlock_supported() };
 	struct sandbox sandbox = { 0 };
 	cleanup_fd int pidfd = -1;
 	pid_t child = sandbox_fork(&sandbox, &pidfd);

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the files of the sandbox share.  All give 0, or a negative errno without a message. */
+/* What the files of the sandbox share.  All functions that return int return 0, or a negative errno without a message. */
 #ifndef KARMA_SANDBOX_INTERNAL_H
 #define KARMA_SANDBOX_INTERNAL_H
 
 #include "karma/sandbox.h"
 
-/* Leave nothing of the file system but an empty directory that can't be written. */
+/* Replace the root file system by an empty read-only directory. */
 int namespaces_empty_root(void);
 
-/* Take every right that Landlock knows; after that, nothing can be mounted any more. */
+/* Deny every right that Landlock knows.  Afterwards no mount is possible. */
 int landlock_forbid_all(void);
-bool landlock_is_there(void);
+bool landlock_supported(void);
 
 int limits_set(const struct sandbox *sandbox, const struct sandbox_bounds *bounds);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Landlock: no right to any file, port or process (Linux Documentation/userspace-api/landlock.rst). */
+/* Landlock: deny all access to files, ports and processes (Linux Documentation/userspace-api/landlock.rst). */
 #include <errno.h>
 #include <linux/landlock.h>
 #include <sys/syscall.h>
@@ -7,9 +7,9 @@
 
 #include "internal.h"
 
-/* struct landlock_ruleset_attr, of which older headers have the first member alone. */
+/* struct landlock_ruleset_attr, which has only its first member in older headers. */
 struct ruleset {
-	uint64_t files;		/* from version 1 of the ABI on */
+	uint64_t files;		/* since version 1 of the ABI */
 	uint64_t ports;		/* 4 */
 	uint64_t scopes;	/* 6 */
 };
@@ -26,7 +26,7 @@ static int version(void)
 	return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 }
 
-bool landlock_is_there(void)
+bool landlock_supported(void)
 {
 	return version() >= 1;
 }
@@ -38,7 +38,7 @@ int landlock_forbid_all(void)
 
 	if (abi < 1)
 		return -ENOTSUP;
-	/* All that this kernel can forbid, and no rule that allows any of it. */
+	/* Handle every right that this kernel knows, and allow none of them by a rule. */
 	if (abi >= 2)
 		rules.files |= FILE_REFER;
 	if (abi >= 3)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Bounds for what the process may still take. */
+/* Resource limits. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -8,10 +8,10 @@
 #include "internal.h"
 #include "karma/util.h"
 
-/* Guest memory is not in a core dump: this is enough for all the rest, and no more. */
+/* Enough for the monitor's own memory: guest memory is excluded from core dumps. */
 #define CORE_BYTES (16 * MIB)
 
-/* Never raise one; if it is lasting, nobody else can, but for root. */
+/* Lower a limit.  lasting: the hard limit too, so that only root can raise it again. */
 static int bound(int resource, rlim_t most, bool lasting)
 {
 	struct rlimit limit;
@@ -26,14 +26,14 @@ static int bound(int resource, rlim_t most, bool lasting)
 }
 
 /*
- * Below the lowest descriptor that is free all are taken: with that for a limit, there is no other.
- * A few more may be wanted; the next ones are behind it.
+ * Limit descriptors to those that are open, and a few more.  RLIMIT_NOFILE bounds numbers: the lowest free
+ * number as the limit allows no new descriptor, so the free ones to allow are taken before it is looked for.
  */
 static int bound_files(unsigned more)
 {
 	int lowest = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0), result;
 
-	/* At the limit as it is. */
+	/* None is free as it is. */
 	if (lowest < 0)
 		return 0;
 	result = more ? bound_files(more - 1) : bound(RLIMIT_NOFILE, lowest, true);
@@ -47,10 +47,10 @@ int limits_set(const struct sandbox *sandbox, const struct sandbox_bounds *bound
 
 	if (result == 0)
 		result = bound_files(bounds->files);
-	/* The supervisor raises it again when a disk has grown; the filters let nobody in here. */
+	/* The soft limit only: the supervisor raises it when a disk has grown; filters deny that in here. */
 	if (result == 0 && bounds->file_bytes)
 		result = bound(RLIMIT_FSIZE, bounds->file_bytes, false);
-	/* Elsewhere all processes of that user count. */
+	/* Outside of a user namespace it would count all processes of the user on the host. */
 	if (result == 0 && sandbox->user_namespace)
 		result = bound(RLIMIT_NPROC, bounds->threads, true);
 	return result;

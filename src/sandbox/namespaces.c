@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A process with namespaces of its own, and with an empty file system. */
+/* Namespaces: the fork into new ones, and an empty root file system. */
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -11,13 +11,13 @@
 #include "internal.h"
 #include "karma/util.h"
 
-/* A process is born into the first, and can go into the others when it has no use for the host's any more. */
+/* PID namespaces are entered by fork only; the others once the process no longer needs the host's. */
 #define NAMESPACES CLONE_NEWPID
 #define NAMESPACES_LATER (CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET)
 
 /*
- * glibc's fork() has no flags.  This leaves its cached thread id as the parent's, which nothing
- * of ours asks for: recursive and robust mutexes would, and raise() takes the real one.
+ * clone() by its system call, since glibc's fork() has no flags.  glibc's cached thread id stays the parent's.
+ * Only recursive and robust mutexes would use it, and there are none; raise() asks the kernel.
  */
 static pid_t clone_process(unsigned long flags, int *pidfd)
 {
@@ -26,7 +26,7 @@ static pid_t clone_process(unsigned long flags, int *pidfd)
 	return pid < 0 ? -errno : pid;
 }
 
-/* A parent that ended before we asked for its signal is not told of; its pidfd tells. */
+/* PR_SET_PDEATHSIG misses a parent that has ended before it was set; its pidfd shows that. */
 static void die_with(int parent)
 {
 	struct pollfd watched = { .fd = parent, .events = POLLIN };
@@ -44,7 +44,7 @@ static pid_t clone_confined(struct sandbox *sandbox, int *pidfd)
 	if (!sandbox->options.off) {
 		sandbox->namespaces = true;
 		pid = clone_process(NAMESPACES, pidfd);
-		/* Who may not make them may have a user namespace, and be its root. */
+		/* Unprivileged: as root of a new user namespace. */
 		if (pid == -EPERM && !sandbox->options.user) {
 			sandbox->user_namespace = true;
 			pid = clone_process(NAMESPACES | CLONE_NEWUSER, pidfd);
@@ -67,16 +67,16 @@ pid_t sandbox_fork(struct sandbox *sandbox, int *pidfd)
 	if (pid == 0)
 		die_with(parent);
 	else
-		sandbox->told = true;	/* by that process */
+		sandbox->warned = true;	/* by the child; not again by the next one */
 	return pid;
 }
 
-/* Any directory will do to mount on; /dev is where /dev/kvm was. */
+/* The new root is mounted on /dev, which surely exists, since it had /dev/kvm. */
 int namespaces_empty_root(void)
 {
 	const unsigned long flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
-	/* The first mount is for what follows to stay among us. */
+	/* The first mount() makes all mounts private: what follows must not propagate to the host. */
 	if (unshare(NAMESPACES_LATER) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 		mount("karma", "/dev", "tmpfs", flags, "size=4k,nr_inodes=2,mode=0555") < 0 ||
 		chdir("/dev") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||

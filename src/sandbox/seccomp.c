@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The filters of system calls, one for each kind of thread. */
+/* Load the seccomp filter for a kind of thread. */
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -11,6 +11,7 @@
 #include "filters.h"
 #include "internal.h"
 #include "karma/log.h"
+#include "karma/status.h"
 #include "karma/util.h"
 #include "tables/tables.h"
 
@@ -32,8 +33,8 @@ static const struct filter filters[] = {
 static _Thread_local const char *own_name = "unknown";
 
 /*
- * The thread may be the guest's by now, and this handler what it likes to make of it: it has no
- * right that the thread has not, and if it doesn't return, nothing is gained.
+ * SIGSYS.  A guest that has broken out controls the thread, and so this handler too.  It gains nothing: the handler
+ * has no right beyond the filter's, and does not return.
  */
 static void forbidden_call(int signal, siginfo_t *info, void *context)
 {
@@ -47,7 +48,7 @@ static void forbidden_call(int signal, siginfo_t *info, void *context)
 		own_name,
 		number < ARRAY_SIZE(call_names) && call_names[number][0] ? call_names[number] : "unknown",
 		number);
-	syscall(SYS_exit_group, SANDBOX_STATUS);
+	syscall(SYS_exit_group, STATUS_FAILURE);
 }
 
 static uint32_t number_for(uint32_t placeholder, const struct sandbox_descriptors *descriptors)

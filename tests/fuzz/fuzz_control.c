@@ -47,7 +47,7 @@ static void tell_status(void *context, struct control_status *status)
 	*status = (struct control_status){ .pid = 1, .memory_used = UINT64_MAX };
 }
 
-static int take_order(void *context, const struct process_order *order)
+static int take_order(void *context, const struct order *order)
 {
 	(void)context;
 	last_number = order->number;
@@ -157,8 +157,8 @@ static void act(unsigned deed, const uint8_t *bytes, size_t length)
 		close_fd(&clients[which]);
 		clients[which] = -1;
 	} else if (deed == ANSWER) {
-		report_answer(report, last_number, length ? -(int)bytes[0] : 0);
-		control_answered(&control);
+		report_set_result(report, last_number, length ? -(int)bytes[0] : 0);
+		control_reply_ready(&control);
 	} else if (deed == END) {
 		control_process_ended(&control);
 	} else if (deed == LATE) {

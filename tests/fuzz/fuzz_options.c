@@ -127,24 +127,24 @@ static void check_name(const char *name)
 
 static void check_options(const struct run_options *options, int count, char **words)
 {
-	check(options->kernel && options->cmdline && options->console);
-	check(options->cpus >= 1 && options->cpus <= VCPUS_MAX);
-	check(options->on_panic <= END_WAIT && options->reboot <= END_RESTART);
-	check(options->watchdog <= 24 * 3600 && options->timeout <= 365 * 24 * 3600);
-	check(options->initrd_count + options->disk_count + options->net_count < (size_t)count);
-	check_memory(&options->memory);
-	if (options->name)
-		check_name(options->name);
-	for (size_t i = 0; i < options->initrd_count; i++)
-		check(!!options->initrds[i]);
-	for (size_t i = 0; i < options->disk_count; i++)
-		check_disk(&options->disks[i]);
-	for (size_t i = 0; i < options->net_count; i++)
-		check_net(&options->nets[i]);
+	check(options->guest.kernel && options->guest.cmdline && options->guest.console);
+	check(options->guest.cpus >= 1 && options->guest.cpus <= VCPUS_MAX);
+	check(options->guest.on_panic <= END_WAIT && options->guest.reboot <= END_RESTART);
+	check(options->guest.watchdog <= 24 * 3600 && options->guest.timeout <= 365 * 24 * 3600);
+	check(options->guest.initrd_count + options->guest.disk_count + options->guest.net_count < (size_t)count);
+	check_memory(&options->guest.memory);
+	if (options->guest.name)
+		check_name(options->guest.name);
+	for (size_t i = 0; i < options->guest.initrd_count; i++)
+		check(!!options->guest.initrds[i]);
+	for (size_t i = 0; i < options->guest.disk_count; i++)
+		check_disk(&options->guest.disks[i]);
+	for (size_t i = 0; i < options->guest.net_count; i++)
+		check_net(&options->guest.nets[i]);
 	/* The rest of the words, behind a `--`. */
-	if (options->command)
-		check(options->command > words + 1 && options->command < words + count &&
-			strcmp(options->command[-1], "--") == 0);
+	if (options->guest.command)
+		check(options->guest.command > words + 1 && options->guest.command < words + count &&
+			strcmp(options->guest.command[-1], "--") == 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -16,7 +16,7 @@
 #include <sys/prctl.h>
 
 #include "../../src/boot/internal.h"
-#include "karma/cli.h"
+#include "../../src/guest/internal.h"
 #include "karma/vm.h"
 #include "script.h"
 
@@ -32,7 +32,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct guest_memory memory;
-static struct run_options options;
+static struct guest_options options;
 static struct terminal terminal;
 static int kernel_fd, initrd_fds[INITRDS_MAX];
 static char kernel_path[32], initrd_paths[INITRDS_MAX][32];
@@ -203,7 +203,7 @@ static void take_options(struct script *script)
 {
 	uint8_t kind = take(script, 1);
 
-	options = (struct run_options){
+	options = (struct guest_options){
 		.kernel = kernel_path,
 		.initrds = initrds,
 		.cpus = 1 + take(script, 1) % VCPUS_MAX,

@@ -30,7 +30,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#include "../../src/cli/run.h"
+#include "../../src/guest/internal.h"
 #include "karma/sandbox.h"
 #include "karma/util.h"
 #include "karma/vm.h"
@@ -399,10 +399,10 @@ static const struct {
 /* As if the guest had reset, without --reboot restart. */
 static void kept_reset(const char *name)
 {
-	const struct run *run = container_of(vm, struct run, vm);
+	const struct guest *guest = container_of(vm, struct guest, vm);
 
-	memset(run->kept, 1, sizeof(*run->kept));
-	tell(run->starts ? "GOT THROUGH" : "denied", "%s: start %u", name, run->starts);
+	memset(guest->shared, 1, sizeof(*guest->shared));
+	tell(guest->starts ? "GOT THROUGH" : "denied", "%s: start %u", name, guest->starts);
 }
 
 /* --- The choice, and the places. */

@@ -28,7 +28,7 @@ static struct control control;
 static struct terminal terminal;
 static struct io_ring *no_ring;
 static struct report *report;
-static struct process_order last_order;
+static struct order last_order;
 static unsigned orders, stops, forced, kills;
 static uint64_t balloon_bytes;
 static int order_result;
@@ -50,7 +50,7 @@ static inline void tell_status(void *context, struct control_status *status)
 	};
 }
 
-static inline int take_order(void *context, const struct process_order *order)
+static inline int take_order(void *context, const struct order *order)
 {
 	(void)context;
 	last_order = *order;
@@ -109,7 +109,7 @@ static inline void setup(void)
 
 static inline void teardown(void)
 {
-	control_drop_consoles(&control);
+	control_detach_consoles(&control);
 	control_end(&control, 0);
 	report_release(report);
 	terminal_close(&terminal);
@@ -189,8 +189,8 @@ static inline void assert_error(const char *request, const char *code)
 /* The guest's process has served the last order. */
 static inline void answer(int result)
 {
-	report_answer(report, last_order.number, result);
-	control_answered(&control);
+	report_set_result(report, last_order.number, result);
+	control_reply_ready(&control);
 	turn();
 }
 

@@ -132,55 +132,55 @@ static const char everything[] =
 
 static void check_guest(void)
 {
-	ck_assert_str_eq(options.name, "web-1");
-	ck_assert_str_eq(options.kernel, "/boot/vm linuz");
-	ck_assert_uint_eq(options.initrd_count, 2);
-	ck_assert_str_eq(options.initrds[1], "b,c");
-	ck_assert_str_eq(options.cmdline, "a=b ; c #d \"e\"");
-	ck_assert_uint_eq(options.cpus, 4);
-	ck_assert_uint_eq(options.memory.size, GIB);
-	ck_assert(options.memory.huge_pages && options.memory.shared && !options.balloon);
-	ck_assert(options.pmu);
-	ck_assert_str_eq(options.console, "pty");
-	ck_assert_uint_eq(options.timeout, 30);
-	ck_assert_uint_eq(options.grace, 0);
-	ck_assert_int_eq(options.reboot, END_RESTART);
-	ck_assert_int_eq(options.on_panic, END_WAIT);
-	ck_assert_uint_eq(options.watchdog, 9);
-	ck_assert(options.die_with_parent && options.strict && options.stats);
-	ck_assert_str_eq(options.sandbox.user, "nobody");
-	ck_assert_str_eq(options.sandbox.cgroup, "/sys/fs/cgroup/x");
-	ck_assert(options.sandbox.off);
-	ck_assert_str_eq(options.command[0], "sh");
-	ck_assert_str_eq(options.command[1], "  two words ");
-	ck_assert_str_eq(options.command[2], "\"");
-	ck_assert_str_eq(options.command[3], "");
-	ck_assert_str_eq(options.command[4], "a\"b");
-	ck_assert_ptr_null(options.command[5]);
+	ck_assert_str_eq(options.guest.name, "web-1");
+	ck_assert_str_eq(options.guest.kernel, "/boot/vm linuz");
+	ck_assert_uint_eq(options.guest.initrd_count, 2);
+	ck_assert_str_eq(options.guest.initrds[1], "b,c");
+	ck_assert_str_eq(options.guest.cmdline, "a=b ; c #d \"e\"");
+	ck_assert_uint_eq(options.guest.cpus, 4);
+	ck_assert_uint_eq(options.guest.memory.size, GIB);
+	ck_assert(options.guest.memory.huge_pages && options.guest.memory.shared && !options.guest.balloon);
+	ck_assert(options.guest.pmu);
+	ck_assert_str_eq(options.guest.console, "pty");
+	ck_assert_uint_eq(options.guest.timeout, 30);
+	ck_assert_uint_eq(options.guest.grace, 0);
+	ck_assert_int_eq(options.guest.reboot, END_RESTART);
+	ck_assert_int_eq(options.guest.on_panic, END_WAIT);
+	ck_assert_uint_eq(options.guest.watchdog, 9);
+	ck_assert(options.guest.die_with_parent && options.guest.strict && options.guest.stats);
+	ck_assert_str_eq(options.guest.sandbox.user, "nobody");
+	ck_assert_str_eq(options.guest.sandbox.cgroup, "/sys/fs/cgroup/x");
+	ck_assert(options.guest.sandbox.off);
+	ck_assert_str_eq(options.guest.command[0], "sh");
+	ck_assert_str_eq(options.guest.command[1], "  two words ");
+	ck_assert_str_eq(options.guest.command[2], "\"");
+	ck_assert_str_eq(options.guest.command[3], "");
+	ck_assert_str_eq(options.guest.command[4], "a\"b");
+	ck_assert_ptr_null(options.guest.command[5]);
 }
 
 static void check_devices(void)
 {
-	ck_assert_uint_eq(options.disk_count, 2);
-	ck_assert_str_eq(options.disks[0].path, "/d,1");
-	ck_assert(options.disks[0].read_only && options.disks[0].direct && options.disks[0].raw);
-	ck_assert_str_eq(options.disks[0].overlay, "o");
-	ck_assert_str_eq(options.disks[0].serial, "S 1");
-	ck_assert_uint_eq(options.disks[0].limit.requests, 5);
-	ck_assert_uint_eq(options.disks[0].limit.bytes, 20 * MIB);
-	ck_assert_uint_eq(options.disks[0].limit.burst, 3);
-	ck_assert_uint_eq(options.disks[1].timeout, 7);
-	ck_assert_uint_eq(options.net_count, 3);
-	ck_assert_int_eq(options.nets[0].kind, NET_TAP);
-	ck_assert_uint_eq(options.nets[0].queues, 2);
-	ck_assert_uint_eq(options.nets[0].limit.requests, 10);
-	ck_assert_int_eq(options.nets[1].kind, NET_USER);
-	ck_assert_uint_eq(options.nets[1].publish_count, 3);
-	ck_assert_str_eq(options.nets[1].publish[1].address, "::1");
-	ck_assert(options.nets[1].publish[1].udp);
-	ck_assert_int_eq(options.nets[2].kind, NET_FDS);
-	ck_assert_uint_eq(options.nets[2].queues, 2);
-	ck_assert_int_eq(options.nets[2].fds[1], 8);
+	ck_assert_uint_eq(options.guest.disk_count, 2);
+	ck_assert_str_eq(options.guest.disks[0].path, "/d,1");
+	ck_assert(options.guest.disks[0].read_only && options.guest.disks[0].direct && options.guest.disks[0].raw);
+	ck_assert_str_eq(options.guest.disks[0].overlay, "o");
+	ck_assert_str_eq(options.guest.disks[0].serial, "S 1");
+	ck_assert_uint_eq(options.guest.disks[0].limit.requests, 5);
+	ck_assert_uint_eq(options.guest.disks[0].limit.bytes, 20 * MIB);
+	ck_assert_uint_eq(options.guest.disks[0].limit.burst, 3);
+	ck_assert_uint_eq(options.guest.disks[1].timeout, 7);
+	ck_assert_uint_eq(options.guest.net_count, 3);
+	ck_assert_int_eq(options.guest.nets[0].kind, NET_TAP);
+	ck_assert_uint_eq(options.guest.nets[0].queues, 2);
+	ck_assert_uint_eq(options.guest.nets[0].limit.requests, 10);
+	ck_assert_int_eq(options.guest.nets[1].kind, NET_USER);
+	ck_assert_uint_eq(options.guest.nets[1].publish_count, 3);
+	ck_assert_str_eq(options.guest.nets[1].publish[1].address, "::1");
+	ck_assert(options.guest.nets[1].publish[1].udp);
+	ck_assert_int_eq(options.guest.nets[2].kind, NET_FDS);
+	ck_assert_uint_eq(options.guest.nets[2].queues, 2);
+	ck_assert_int_eq(options.guest.nets[2].fds[1], 8);
 }
 
 START_TEST(all_keys_are_taken)
@@ -230,11 +230,11 @@ START_TEST(defaults_are_printed_and_read)
 {
 	char *again;
 
-	options.kernel = "k";
+	options.guest.kernel = "k";
 	printed = print(&options);
 	ck_assert_int_eq(parse(printed), 0);
-	ck_assert_str_eq(options.cmdline, "");
-	ck_assert_uint_eq(options.memory.size, 512 * MIB);
+	ck_assert_str_eq(options.guest.cmdline, "");
+	ck_assert_uint_eq(options.guest.memory.size, 512 * MIB);
 	again = print(&options);
 	ck_assert_str_eq(printed, again);
 	free(again);
@@ -248,7 +248,7 @@ START_TEST(values_that_no_file_can_have_are_not_printed)
 
 	ck_assert_ptr_nonnull(file);
 	for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
-		options.kernel = values[i];
+		options.guest.kernel = values[i];
 		messages_begin();
 		ck_assert_int_eq(run_options_print(&options, file), -EINVAL);
 		ck_assert_ptr_nonnull(strstr(messages_end(), "kernel: has bytes"));
@@ -263,11 +263,11 @@ START_TEST(empty_files_have_the_defaults)
 
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
 		ck_assert_int_eq(parse(texts[i]), 0);
-		ck_assert_uint_eq(options.cpus, 1);
-		ck_assert_ptr_null(options.kernel);
+		ck_assert_uint_eq(options.guest.cpus, 1);
+		ck_assert_ptr_null(options.guest.kernel);
 	}
 	ck_assert_int_eq(parse("\xef\xbb\xbf[disk]\npath = d"), 0);
-	ck_assert_uint_eq(options.disk_count, 1);
+	ck_assert_uint_eq(options.guest.disk_count, 1);
 }
 END_TEST
 
@@ -360,7 +360,7 @@ START_TEST(bytes_that_are_no_text_are_refused)
 	assert_refused("kernel = \xe2\x82", "web.conf:1: is no text");
 	assert_refused("kernel = a\rb", "web.conf:1: is no text");
 	ck_assert_int_eq(parse("kernel = \xe2\x82\xac\xf0\x9f\x98\x80\tx"), 0);
-	ck_assert_str_eq(options.kernel, "\xe2\x82\xac\xf0\x9f\x98\x80\tx");
+	ck_assert_str_eq(options.guest.kernel, "\xe2\x82\xac\xf0\x9f\x98\x80\tx");
 }
 END_TEST
 
@@ -372,11 +372,11 @@ START_TEST(lines_may_be_long)
 	memcpy(text, "cmdline=", 8);
 	text[8190] = '\0';
 	ck_assert_int_eq(parse(text), 0);
-	ck_assert_uint_eq(strlen(options.cmdline), 8182);
+	ck_assert_uint_eq(strlen(options.guest.cmdline), 8182);
 	strcpy(text + 8190, "\nkernel = k\n");
 	ck_assert_int_eq(parse(text), 0);
-	ck_assert_uint_eq(strlen(options.cmdline), 8182);
-	ck_assert_str_eq(options.kernel, "k");
+	ck_assert_uint_eq(strlen(options.guest.cmdline), 8182);
+	ck_assert_str_eq(options.guest.kernel, "k");
 	strcpy(text + 8190, "a");
 	assert_refused(text, "web.conf:1: has more than 8190 bytes");
 	/* With the blanks around its `=`, this is too long to be printed. */
@@ -422,16 +422,16 @@ START_TEST(options_win_over_the_file)
 
 	ck_assert_int_eq(run_with("kernel=k\ncpus=4\nstrict=on\nmemory=1G\ninitrd=i\ncommand=true\n[disk]\n"
 				  "path=d", "web.conf", arguments), 0);
-	ck_assert_str_eq(options.kernel, "k");
-	ck_assert_uint_eq(options.cpus, 2);
-	ck_assert_uint_eq(options.memory.size, GIB);
-	ck_assert(!options.strict);
-	ck_assert_uint_eq(options.disk_count, 2);
-	ck_assert_str_eq(options.disks[0].path, "d");
-	ck_assert_str_eq(options.disks[1].path, "e");
-	ck_assert_uint_eq(options.initrd_count, 2);
-	ck_assert_str_eq(options.initrds[1], "j");
-	ck_assert_str_eq(options.command[0], "ls");
+	ck_assert_str_eq(options.guest.kernel, "k");
+	ck_assert_uint_eq(options.guest.cpus, 2);
+	ck_assert_uint_eq(options.guest.memory.size, GIB);
+	ck_assert(!options.guest.strict);
+	ck_assert_uint_eq(options.guest.disk_count, 2);
+	ck_assert_str_eq(options.guest.disks[0].path, "d");
+	ck_assert_str_eq(options.guest.disks[1].path, "e");
+	ck_assert_uint_eq(options.guest.initrd_count, 2);
+	ck_assert_str_eq(options.guest.initrds[1], "j");
+	ck_assert_str_eq(options.guest.command[0], "ls");
 }
 END_TEST
 
@@ -440,15 +440,15 @@ START_TEST(guests_are_named_after_their_file)
 	char *none[] = { NULL }, *other[] = { "--name", "other", NULL };
 
 	ck_assert_int_eq(run_with("kernel=k", "web-2.conf", none), 0);
-	ck_assert_str_eq(options.name, "web-2");
+	ck_assert_str_eq(options.guest.name, "web-2");
 	ck_assert_int_eq(run_with("kernel=k", "db", none), 0);
-	ck_assert_str_eq(options.name, "db");
+	ck_assert_str_eq(options.guest.name, "db");
 	ck_assert_int_eq(run_with("kernel=k\nname=x", "web.conf", none), 0);
-	ck_assert_str_eq(options.name, "x");
+	ck_assert_str_eq(options.guest.name, "x");
 	ck_assert_int_eq(run_with("kernel=k\nname=x", "web.conf", other), 0);
-	ck_assert_str_eq(options.name, "other");
+	ck_assert_str_eq(options.guest.name, "other");
 	ck_assert_int_eq(run_with("kernel=k", "no name.conf", none), 0);
-	ck_assert_ptr_null(options.name);
+	ck_assert_ptr_null(options.guest.name);
 }
 END_TEST
 
@@ -499,9 +499,9 @@ START_TEST(pipe_is_read_whole_and_names_no_guest)
 	close(ends[1]);
 	snprintf(path, sizeof(path), "/dev/fd/%d", ends[0]);
 	ck_assert_int_eq(run_options_parse(&options, 3, argv), 0);
-	ck_assert_str_eq(options.kernel, "/boot/vmlinuz");
-	ck_assert_uint_eq(options.cpus, 3);
-	ck_assert_ptr_null(options.name);
+	ck_assert_str_eq(options.guest.kernel, "/boot/vmlinuz");
+	ck_assert_uint_eq(options.guest.cpus, 3);
+	ck_assert_ptr_null(options.guest.name);
 	ck_assert_int_eq(waitpid(writer, NULL, 0), writer);
 	close(ends[0]);
 }

@@ -126,8 +126,8 @@ START_TEST(orders_wait_for_each_other)
 	ck_assert_uint_eq(orders, 1);
 	number = last_order.number;
 	/* An answer to what nobody asked. */
-	report_answer(report, number + 1, 0);
-	control_answered(&control);
+	report_set_result(report, number + 1, 0);
+	control_reply_ready(&control);
 	turn();
 	ck_assert_uint_eq(orders, 1);
 	answer(0);
@@ -173,7 +173,7 @@ START_TEST(a_client_that_goes_leaves_its_order_behind)
 	close(fd);
 	turns(2);
 	ck_assert_uint_eq(control.client_count, 0);
-	ck_assert_ptr_null(control.asking);
+	ck_assert_ptr_null(control.order_client);
 	answer(0);
 	ck_assert(!control.order_pending);
 }

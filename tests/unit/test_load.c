@@ -8,8 +8,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "../../src/guest/internal.h"
 #include "guest.h"
-#include "karma/cli.h"
 
 #define GUEST_BYTES (32 * MIB)
 #define LOAD_ADDRESS 0x1000000u
@@ -186,7 +186,7 @@ START_TEST(only_elf_files_are_scanned)
 }
 END_TEST
 
-static int load(const struct run_options *options)
+static int load(const struct guest_options *options)
 {
 	static const struct terminal terminal;
 	cleanup_boot_kernel struct boot_kernel kernel = BOOT_KERNEL_NONE;
@@ -203,7 +203,7 @@ static const char *loaded_cmdline(void)
 START_TEST(command_line_is_karmas_then_the_root_then_the_users)
 {
 	struct disk_options disk = { .path = "disk" };
-	struct run_options options = { .kernel = kernel_path, .cpus = 1, .cmdline = "" };
+	struct guest_options options = { .kernel = kernel_path, .cpus = 1, .cmdline = "" };
 
 	write_elf();
 	ck_assert_int_eq(load(&options), 0);
@@ -233,7 +233,7 @@ static uint32_t loaded_modules(void)
 START_TEST(initramfs_is_found_by_the_release_of_an_elf_kernel)
 {
 	char *command[] = { "true", NULL };
-	struct run_options options = { .kernel = kernel_path, .cpus = 1, .cmdline = "" };
+	struct guest_options options = { .kernel = kernel_path, .cpus = 1, .cmdline = "" };
 	const char *said;
 
 	write_elf();
@@ -258,7 +258,7 @@ END_TEST
 START_TEST(command_needs_an_initramfs)
 {
 	char *command[] = { "true", NULL };
-	struct run_options options = { .kernel = kernel_path, .cpus = 1, .cmdline = "",
+	struct guest_options options = { .kernel = kernel_path, .cpus = 1, .cmdline = "",
 		.command = command };
 	const char *said;
 

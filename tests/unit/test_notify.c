@@ -5,7 +5,7 @@
 #include <sys/un.h>
 
 #include "guest.h"
-#include "karma/notify.h"
+#include "../../src/guest/notify.h"
 
 static struct notify notify;
 static struct pollfd events[NOTIFY_EVENTS];
@@ -61,7 +61,7 @@ static bool waits;	/* for a disk */
 /* One turn of the supervisor's loop, which waits for nothing. */
 static bool look(void)
 {
-	notify_watch(&notify, events);
+	notify_poll(&notify, events);
 	ck_assert_int_ge(poll(events, NOTIFY_EVENTS, 0), 0);
 	return notify_serve(&notify, events, waits);
 }
@@ -73,7 +73,7 @@ START_TEST(without_a_manager_nothing_happens)
 	ck_assert_int_eq(notify_open(&notify), 0);
 	ck_assert_int_eq(notify_timeout(&notify), -1);
 	ck_assert(!look());
-	notify_sign(notify.up_fd);
+	notify_signal(notify.ready_fd);
 	notify_stopping(&notify, 30);
 	ck_assert_str_eq(told(), "");
 }
@@ -85,12 +85,12 @@ START_TEST(guest_that_is_up_is_told_once)
 	ck_assert_int_eq(notify_timeout(&notify), -1);
 	ck_assert(!look());
 	ck_assert_str_eq(told(), "");
-	notify_sign(notify.up_fd);
+	notify_signal(notify.ready_fd);
 	ck_assert(!look());
 	ck_assert_str_eq(told(), "READY=1\nSTATUS=The guest is up.");
 	/* From then on nobody looks. */
-	notify_sign(notify.up_fd);
-	notify_watch(&notify, events);
+	notify_signal(notify.ready_fd);
+	notify_poll(&notify, events);
 	ck_assert_int_eq(events[0].fd, -1);
 	ck_assert(!look());
 	ck_assert_str_eq(told(), "");
@@ -140,7 +140,7 @@ START_TEST(watchdog_is_fed_by_signs_of_life_alone)
 		ck_assert(look());
 		ck_assert_str_eq(told(), "");
 	}
-	notify_sign(notify.alive_fd);
+	notify_signal(notify.keepalive_fd);
 	look();
 	ck_assert_str_eq(told(), "WATCHDOG=1");
 	/* A sign feeds it once. */
@@ -175,8 +175,8 @@ START_TEST(sign_without_a_question_is_none)
 {
 	setenv("WATCHDOG_USEC", "60000000", 1);
 	ck_assert_int_eq(notify_open(&notify), 0);
-	notify_sign(notify.alive_fd);
-	notify_watch(&notify, events);
+	notify_signal(notify.keepalive_fd);
+	notify_poll(&notify, events);
 	ck_assert_int_eq(events[1].fd, -1);
 	ck_assert(look());
 	ck_assert(!look());
@@ -203,10 +203,10 @@ START_TEST(guests_process_has_not_the_managers_socket)
 {
 	setenv("WATCHDOG_USEC", "1000000", 1);
 	ck_assert_int_eq(notify_open(&notify), 0);
-	notify_hand_on(&notify);
+	notify_after_fork(&notify);
 	ck_assert_int_eq(notify.fd, -1);
-	ck_assert_int_ge(notify.up_fd, 0);
-	ck_assert_int_ge(notify.alive_fd, 0);
+	ck_assert_int_ge(notify.ready_fd, 0);
+	ck_assert_int_ge(notify.keepalive_fd, 0);
 }
 END_TEST
 

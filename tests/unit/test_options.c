@@ -60,17 +60,17 @@ static int parse_memory_of(const char *size)
 START_TEST(kernel_is_enough)
 {
 	ck_assert_int_eq(parse("--kernel bzImage"), 0);
-	ck_assert_str_eq(options.kernel, "bzImage");
-	ck_assert_uint_eq(options.cpus, 1);
-	ck_assert_uint_eq(options.memory.size, 512 * MIB);
-	ck_assert_str_eq(options.cmdline, "");
-	ck_assert_str_eq(options.console, "stdio");
-	ck_assert_uint_eq(options.timeout, 0);
-	ck_assert_uint_eq(options.disk_count, 0);
-	ck_assert_uint_eq(options.initrd_count, 0);
-	ck_assert(!options.strict && !options.stats && !options.help);
-	ck_assert_ptr_null(options.command);
-	ck_assert_ptr_null(options.name);
+	ck_assert_str_eq(options.guest.kernel, "bzImage");
+	ck_assert_uint_eq(options.guest.cpus, 1);
+	ck_assert_uint_eq(options.guest.memory.size, 512 * MIB);
+	ck_assert_str_eq(options.guest.cmdline, "");
+	ck_assert_str_eq(options.guest.console, "stdio");
+	ck_assert_uint_eq(options.guest.timeout, 0);
+	ck_assert_uint_eq(options.guest.disk_count, 0);
+	ck_assert_uint_eq(options.guest.initrd_count, 0);
+	ck_assert(!options.guest.strict && !options.guest.stats && !options.help);
+	ck_assert_ptr_null(options.guest.command);
+	ck_assert_ptr_null(options.guest.name);
 }
 END_TEST
 
@@ -80,17 +80,17 @@ START_TEST(every_option_is_taken)
 			       "--cmdline quiet --name web-1 --console pty --timeout 30 --strict "
 			       "--stats"),
 		0);
-	ck_assert_uint_eq(options.initrd_count, 2);
-	ck_assert_str_eq(options.initrds[0], "a");
-	ck_assert_str_eq(options.initrds[1], "b");
-	ck_assert_uint_eq(options.disk_count, 1);
-	ck_assert_uint_eq(options.cpus, 4);
-	ck_assert_uint_eq(options.memory.size, GIB);
-	ck_assert_str_eq(options.cmdline, "quiet");
-	ck_assert_str_eq(options.name, "web-1");
-	ck_assert_str_eq(options.console, "pty");
-	ck_assert_uint_eq(options.timeout, 30);
-	ck_assert(options.strict && options.stats);
+	ck_assert_uint_eq(options.guest.initrd_count, 2);
+	ck_assert_str_eq(options.guest.initrds[0], "a");
+	ck_assert_str_eq(options.guest.initrds[1], "b");
+	ck_assert_uint_eq(options.guest.disk_count, 1);
+	ck_assert_uint_eq(options.guest.cpus, 4);
+	ck_assert_uint_eq(options.guest.memory.size, GIB);
+	ck_assert_str_eq(options.guest.cmdline, "quiet");
+	ck_assert_str_eq(options.guest.name, "web-1");
+	ck_assert_str_eq(options.guest.console, "pty");
+	ck_assert_uint_eq(options.guest.timeout, 30);
+	ck_assert(options.guest.strict && options.guest.stats);
 }
 END_TEST
 
@@ -124,15 +124,15 @@ END_TEST
 START_TEST(command_follows_two_dashes)
 {
 	ck_assert_int_eq(parse("--kernel k -- ls -l --all -- x"), 0);
-	ck_assert_ptr_nonnull(options.command);
-	ck_assert_str_eq(options.command[0], "ls");
-	ck_assert_str_eq(options.command[1], "-l");
-	ck_assert_str_eq(options.command[2], "--all");
-	ck_assert_str_eq(options.command[3], "--");
-	ck_assert_str_eq(options.command[4], "x");
-	ck_assert_ptr_null(options.command[5]);
+	ck_assert_ptr_nonnull(options.guest.command);
+	ck_assert_str_eq(options.guest.command[0], "ls");
+	ck_assert_str_eq(options.guest.command[1], "-l");
+	ck_assert_str_eq(options.guest.command[2], "--all");
+	ck_assert_str_eq(options.guest.command[3], "--");
+	ck_assert_str_eq(options.guest.command[4], "x");
+	ck_assert_ptr_null(options.guest.command[5]);
 	ck_assert_int_eq(parse("--kernel k --"), 0);
-	ck_assert_ptr_null(options.command);
+	ck_assert_ptr_null(options.guest.command);
 }
 END_TEST
 
@@ -166,8 +166,8 @@ END_TEST
 START_TEST(two_dashes_that_are_a_value_end_no_options)
 {
 	ck_assert_int_eq(parse("--kernel k --cmdline -- --cpus 2"), 0);
-	ck_assert_str_eq(options.cmdline, "--");
-	ck_assert_uint_eq(options.cpus, 2);
+	ck_assert_str_eq(options.guest.cmdline, "--");
+	ck_assert_uint_eq(options.guest.cpus, 2);
 	assert_refused("--kernel k --cmdline -- ls", "`--`");
 }
 END_TEST
@@ -176,7 +176,7 @@ START_TEST(numbers_of_cpus)
 {
 	ck_assert_int_eq(parse("--kernel k --cpus 1"), 0);
 	ck_assert_int_eq(parse("--kernel k --cpus 64"), 0);
-	ck_assert_uint_eq(options.cpus, VCPUS_MAX);
+	ck_assert_uint_eq(options.guest.cpus, VCPUS_MAX);
 	assert_refused("--kernel k --cpus 0", "--cpus");
 	assert_refused("--kernel k --cpus 65", "64");
 	assert_refused("--kernel k --cpus -1", "--cpus");
@@ -201,7 +201,7 @@ START_TEST(sizes_of_memory)
 
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
 		ck_assert_int_eq(parse_memory_of(sizes[i].text), 0);
-		ck_assert_uint_eq(options.memory.size, sizes[i].bytes);
+		ck_assert_uint_eq(options.guest.memory.size, sizes[i].bytes);
 	}
 }
 END_TEST
@@ -224,17 +224,17 @@ END_TEST
 START_TEST(memory_with_flags)
 {
 	ck_assert_int_eq(parse("--kernel k --memory 1G"), 0);
-	ck_assert(!options.memory.shared && !options.memory.huge_pages);
+	ck_assert(!options.guest.memory.shared && !options.guest.memory.huge_pages);
 	ck_assert_int_eq(parse("--kernel k --memory 1G,shared=on"), 0);
-	ck_assert(options.memory.shared && !options.memory.huge_pages);
+	ck_assert(options.guest.memory.shared && !options.guest.memory.huge_pages);
 	ck_assert_int_eq(parse("--kernel k --memory 514M,hugepages=on,shared=off"), 0);
-	ck_assert(!options.memory.shared && options.memory.huge_pages);
-	ck_assert_uint_eq(options.memory.size, 514 * MIB);
+	ck_assert(!options.guest.memory.shared && options.guest.memory.huge_pages);
+	ck_assert_uint_eq(options.guest.memory.size, 514 * MIB);
 	ck_assert_int_eq(parse("--kernel k --memory 64,shared=on,hugepages=on,hugepages=off"), 0);
-	ck_assert(options.memory.shared && !options.memory.huge_pages);
+	ck_assert(options.guest.memory.shared && !options.guest.memory.huge_pages);
 	/* The last one counts, with its flags. */
 	ck_assert_int_eq(parse("--kernel k --memory 1G,shared=on --memory 2G"), 0);
-	ck_assert(!options.memory.shared);
+	ck_assert(!options.guest.memory.shared);
 }
 END_TEST
 
@@ -256,20 +256,20 @@ END_TEST
 START_TEST(pmu_is_off_unless_it_is_switched_on)
 {
 	ck_assert_int_eq(parse("--kernel k"), 0);
-	ck_assert(!options.pmu);
+	ck_assert(!options.guest.pmu);
 	ck_assert_int_eq(parse("--kernel k --pmu on"), 0);
-	ck_assert(options.pmu);
+	ck_assert(options.guest.pmu);
 }
 END_TEST
 
 START_TEST(balloon_is_on_unless_it_is_switched_off)
 {
 	ck_assert_int_eq(parse("--kernel k"), 0);
-	ck_assert(options.balloon);
+	ck_assert(options.guest.balloon);
 	ck_assert_int_eq(parse("--kernel k --balloon off"), 0);
-	ck_assert(!options.balloon);
+	ck_assert(!options.guest.balloon);
 	ck_assert_int_eq(parse("--kernel k --balloon off --balloon=on"), 0);
-	ck_assert(options.balloon);
+	ck_assert(options.guest.balloon);
 	assert_refused("--kernel k --balloon 256M", "--balloon 256M");
 	assert_refused("--kernel k --balloon=", "on or off");
 	assert_refused("--kernel k --balloon ON", "on or off");
@@ -281,18 +281,18 @@ START_TEST(disks_with_flags)
 	ck_assert_int_eq(parse("--kernel k --disk a --disk b,ro,overlay=o --disk c,direct,ro "
 			       "--disk d,serial=01234567890123456789,direct"),
 		0);
-	ck_assert_uint_eq(options.disk_count, 4);
-	ck_assert_str_eq(options.disks[0].path, "a");
-	ck_assert(!options.disks[0].read_only && !options.disks[0].direct);
-	ck_assert_ptr_null(options.disks[0].serial);
-	ck_assert_str_eq(options.disks[1].path, "b");
-	ck_assert(options.disks[1].read_only && !options.disks[1].direct);
-	ck_assert_str_eq(options.disks[1].overlay, "o");
-	ck_assert_ptr_null(options.disks[0].overlay);
-	ck_assert(options.disks[2].read_only && options.disks[2].direct);
-	ck_assert_str_eq(options.disks[3].path, "d");
-	ck_assert_str_eq(options.disks[3].serial, "01234567890123456789");
-	ck_assert(options.disks[3].direct);
+	ck_assert_uint_eq(options.guest.disk_count, 4);
+	ck_assert_str_eq(options.guest.disks[0].path, "a");
+	ck_assert(!options.guest.disks[0].read_only && !options.guest.disks[0].direct);
+	ck_assert_ptr_null(options.guest.disks[0].serial);
+	ck_assert_str_eq(options.guest.disks[1].path, "b");
+	ck_assert(options.guest.disks[1].read_only && !options.guest.disks[1].direct);
+	ck_assert_str_eq(options.guest.disks[1].overlay, "o");
+	ck_assert_ptr_null(options.guest.disks[0].overlay);
+	ck_assert(options.guest.disks[2].read_only && options.guest.disks[2].direct);
+	ck_assert_str_eq(options.guest.disks[3].path, "d");
+	ck_assert_str_eq(options.guest.disks[3].serial, "01234567890123456789");
+	ck_assert(options.guest.disks[3].direct);
 }
 END_TEST
 
@@ -301,16 +301,16 @@ START_TEST(disks_on_nbd_servers)
 	ck_assert_int_eq(parse("--kernel k --disk nbd:unix:/s:exportname=e,ro,serial=S,iops=5 "
 			       "--disk nbd://host:1/e,timeout=86400 --disk ./nbd:x,direct"),
 		0);
-	ck_assert_uint_eq(options.disk_count, 3);
-	ck_assert_str_eq(options.disks[0].path, "nbd:unix:/s:exportname=e");
-	ck_assert(options.disks[0].read_only);
-	ck_assert_uint_eq(options.disks[0].timeout, 0);
-	ck_assert_str_eq(options.disks[1].path, "nbd://host:1/e");
-	ck_assert_uint_eq(options.disks[1].timeout, 86400);
-	ck_assert_str_eq(options.disks[2].path, "./nbd:x");
+	ck_assert_uint_eq(options.guest.disk_count, 3);
+	ck_assert_str_eq(options.guest.disks[0].path, "nbd:unix:/s:exportname=e");
+	ck_assert(options.guest.disks[0].read_only);
+	ck_assert_uint_eq(options.guest.disks[0].timeout, 0);
+	ck_assert_str_eq(options.guest.disks[1].path, "nbd://host:1/e");
+	ck_assert_uint_eq(options.guest.disks[1].timeout, 86400);
+	ck_assert_str_eq(options.guest.disks[2].path, "./nbd:x");
 	assert_refused("--kernel k --disk nbd:unix:/s,direct", "direct goes with a file");
 	ck_assert_int_eq(parse("--kernel k --disk q,raw"), 0);
-	ck_assert(options.disks[0].raw);
+	ck_assert(options.guest.disks[0].raw);
 	assert_refused("--kernel k --disk nbd:unix:/s,raw", "raw goes with a file");
 	assert_refused("--kernel k --disk nbd:unix:/s,overlay=o", "overlay goes with a file");
 	assert_refused("--kernel k --disk a,timeout=5", "timeout goes with an NBD server");
@@ -340,21 +340,21 @@ START_TEST(disks_with_limits)
 			       "--disk d,burst=60,bps=1k,iops=1000000000 "
 			       "--disk e,bps=1024G,burst=3600"),
 		0);
-	ck_assert_uint_eq(options.disk_count, 5);
-	ck_assert(!limit_is_set(&options.disks[0].limit));
-	ck_assert(limit_is_set(&options.disks[1].limit));
-	ck_assert_uint_eq(options.disks[1].limit.requests, 50);
-	ck_assert_uint_eq(options.disks[1].limit.bytes, 0);
-	ck_assert_uint_eq(options.disks[1].limit.burst, 1);
-	ck_assert(options.disks[2].read_only && options.disks[2].direct);
-	ck_assert_uint_eq(options.disks[2].limit.requests, 0);
-	ck_assert_uint_eq(options.disks[2].limit.bytes, 20 * MIB);
-	ck_assert_uint_eq(options.disks[2].limit.burst, 1);
-	ck_assert_uint_eq(options.disks[3].limit.requests, 1000000000);
-	ck_assert_uint_eq(options.disks[3].limit.bytes, KIB);
-	ck_assert_uint_eq(options.disks[3].limit.burst, 60);
-	ck_assert_uint_eq(options.disks[4].limit.bytes, 1024 * GIB);
-	ck_assert_uint_eq(options.disks[4].limit.burst, 3600);
+	ck_assert_uint_eq(options.guest.disk_count, 5);
+	ck_assert(!limit_is_set(&options.guest.disks[0].limit));
+	ck_assert(limit_is_set(&options.guest.disks[1].limit));
+	ck_assert_uint_eq(options.guest.disks[1].limit.requests, 50);
+	ck_assert_uint_eq(options.guest.disks[1].limit.bytes, 0);
+	ck_assert_uint_eq(options.guest.disks[1].limit.burst, 1);
+	ck_assert(options.guest.disks[2].read_only && options.guest.disks[2].direct);
+	ck_assert_uint_eq(options.guest.disks[2].limit.requests, 0);
+	ck_assert_uint_eq(options.guest.disks[2].limit.bytes, 20 * MIB);
+	ck_assert_uint_eq(options.guest.disks[2].limit.burst, 1);
+	ck_assert_uint_eq(options.guest.disks[3].limit.requests, 1000000000);
+	ck_assert_uint_eq(options.guest.disks[3].limit.bytes, KIB);
+	ck_assert_uint_eq(options.guest.disks[3].limit.burst, 60);
+	ck_assert_uint_eq(options.guest.disks[4].limit.bytes, 1024 * GIB);
+	ck_assert_uint_eq(options.guest.disks[4].limit.burst, 3600);
 }
 END_TEST
 
@@ -395,7 +395,7 @@ START_TEST(names_of_guests)
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
 		snprintf(line, sizeof(line), "--kernel k --name=%s", good[i]);
 		ck_assert_int_eq(parse(line), 0);
-		ck_assert_str_eq(options.name, good[i]);
+		ck_assert_str_eq(options.guest.name, good[i]);
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		snprintf(line, sizeof(line), "--kernel k --name=%s", bad[i]);
@@ -419,21 +419,21 @@ END_TEST
 START_TEST(ends_of_guests)
 {
 	ck_assert_int_eq(parse("--kernel k"), 0);
-	ck_assert_int_eq(options.reboot, END_EXIT);
-	ck_assert_int_eq(options.on_panic, END_EXIT);
-	ck_assert_uint_eq(options.watchdog, 0);
-	ck_assert(!options.die_with_parent);
+	ck_assert_int_eq(options.guest.reboot, END_EXIT);
+	ck_assert_int_eq(options.guest.on_panic, END_EXIT);
+	ck_assert_uint_eq(options.guest.watchdog, 0);
+	ck_assert(!options.guest.die_with_parent);
 	ck_assert_int_eq(parse("--kernel k --reboot restart --on-panic wait --watchdog 30 "
 			       "--die-with-parent"),
 		0);
-	ck_assert_int_eq(options.reboot, END_RESTART);
-	ck_assert_int_eq(options.on_panic, END_WAIT);
-	ck_assert_uint_eq(options.watchdog, 30);
-	ck_assert(options.die_with_parent);
+	ck_assert_int_eq(options.guest.reboot, END_RESTART);
+	ck_assert_int_eq(options.guest.on_panic, END_WAIT);
+	ck_assert_uint_eq(options.guest.watchdog, 30);
+	ck_assert(options.guest.die_with_parent);
 	ck_assert_int_eq(parse("--kernel k --reboot restart --on-panic restart"), 0);
-	ck_assert_int_eq(options.on_panic, END_RESTART);
+	ck_assert_int_eq(options.guest.on_panic, END_RESTART);
 	ck_assert_int_eq(parse("--kernel k --reboot restart --reboot exit --on-panic=exit"), 0);
-	ck_assert_int_eq(options.reboot, END_EXIT);
+	ck_assert_int_eq(options.guest.reboot, END_EXIT);
 	assert_refused("--kernel k --reboot wait", "none of exit, restart");
 	assert_refused("--kernel k --reboot=", "--reboot");
 	assert_refused("--kernel k --on-panic reboot", "exit, restart, wait");
@@ -451,9 +451,9 @@ START_TEST(many_disks_and_initrds_are_kept)
 	for (unsigned i = 0; i < 14; i++)
 		strcat(line, " --disk=d --initrd=i");
 	ck_assert_int_eq(parse(line), 0);
-	ck_assert_uint_eq(options.disk_count, 14);
-	ck_assert_uint_eq(options.initrd_count, 14);
-	ck_assert_str_eq(options.disks[13].path, "d");
+	ck_assert_uint_eq(options.guest.disk_count, 14);
+	ck_assert_uint_eq(options.guest.initrd_count, 14);
+	ck_assert_str_eq(options.guest.disks[13].path, "d");
 }
 END_TEST
 
@@ -465,8 +465,8 @@ START_TEST(networks)
 	ck_assert_int_eq(parse("--kernel k --net tap=tap0 --net tap=br-1,queues=4,mac=02:00:ab:CD:00:01,"
 			       "mtu=9000,bps=20M,pps=500,burst=3 --net fd=7:8:9 --net user"),
 		0);
-	ck_assert_uint_eq(options.net_count, 4);
-	net = &options.nets[0];
+	ck_assert_uint_eq(options.guest.net_count, 4);
+	net = &options.guest.nets[0];
 	ck_assert_int_eq(net->kind, NET_TAP);
 	ck_assert_str_eq(net->tap, "tap0");
 	ck_assert_uint_eq(net->queues, 1);
@@ -474,19 +474,19 @@ START_TEST(networks)
 	ck_assert(!net->has_mac);
 	ck_assert(!limit_is_set(&net->limit));
 	ck_assert_uint_eq(net->limit.burst, 1);
-	net = &options.nets[1];
+	net = &options.guest.nets[1];
 	ck_assert_uint_eq(net->queues, 4);
 	ck_assert_mem_eq(net->mac, mac, sizeof(mac));
 	ck_assert_uint_eq(net->mtu, 9000);
 	ck_assert_uint_eq(net->limit.bytes, 20 * MIB);
 	ck_assert_uint_eq(net->limit.requests, 500);
 	ck_assert_uint_eq(net->limit.burst, 3);
-	net = &options.nets[2];
+	net = &options.guest.nets[2];
 	ck_assert_int_eq(net->kind, NET_FDS);
 	ck_assert_uint_eq(net->queues, 3);
 	ck_assert_int_eq(net->fds[0], 7);
 	ck_assert_int_eq(net->fds[2], 9);
-	ck_assert_int_eq(options.nets[3].kind, NET_USER);
+	ck_assert_int_eq(options.guest.nets[3].kind, NET_USER);
 }
 END_TEST
 
@@ -497,8 +497,8 @@ START_TEST(published_ports)
 	ck_assert_int_eq(parse("--kernel k --net user,publish=8080:80,publish=127.0.0.1:53:5353/udp,"
 			       "publish=[::1]:65535:1/tcp"),
 		0);
-	ck_assert_uint_eq(options.nets[0].publish_count, 3);
-	publish = options.nets[0].publish;
+	ck_assert_uint_eq(options.guest.nets[0].publish_count, 3);
+	publish = options.guest.nets[0].publish;
 	ck_assert_ptr_null(publish[0].address);
 	ck_assert_uint_eq(publish[0].host, 8080);
 	ck_assert_uint_eq(publish[0].guest, 80);

@@ -61,9 +61,9 @@ static void expect_failure(const char *message)
 {
 	int result;
 
-	boot_kernel_close(&run.kernel);
+	boot_kernel_close(&guest.kernel);
 	messages_begin();
-	result = run_open_kernel(&run);
+	result = guest_open_kernel(&guest);
 	ck_assert_ptr_nonnull(strstr(messages_so_far(), message));
 	ck_assert_ptr_nonnull(strstr(messages_end(), bzimage_path));
 	ck_assert_int_eq(result, -ENOEXEC);
@@ -197,9 +197,9 @@ END_TEST
 
 START_TEST(what_is_larger_than_the_guest_is_left_to_it)
 {
-	run.options.memory.size = KERNEL_BYTES - 1;
+	guest.options.memory.size = KERNEL_BYTES - 1;
 	ck_assert(!take());
-	run.options.memory.size = KERNEL_BYTES;
+	guest.options.memory.size = KERNEL_BYTES;
 	ck_assert(take());
 	assert_whole();
 }
@@ -224,8 +224,8 @@ static void hang(void)
 START_TEST(an_unpacking_is_ended_by_the_timeout)
 {
 	instead = hang;
-	run.timeout_at = milliseconds() + 1;
-	ck_assert_int_eq(run_open_kernel(&run), -ECANCELED);
+	guest.timeout_at = milliseconds() + 1;
+	ck_assert_int_eq(guest_open_kernel(&guest), -ECANCELED);
 	cached(0);
 }
 END_TEST
@@ -237,14 +237,14 @@ START_TEST(an_unpacking_is_ended_by_a_signal)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	ck_assert_int_eq(sigprocmask(SIG_BLOCK, &set, NULL), 0);
-	run.signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	guest.signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	ck_assert_int_eq(raise(SIGTERM), 0);
 	instead = hang;
-	ck_assert_int_eq(run_open_kernel(&run), -ECANCELED);
-	ck_assert(run.leaving);
-	ck_assert_int_eq(run.left_by, SIGTERM);
+	ck_assert_int_eq(guest_open_kernel(&guest), -ECANCELED);
+	ck_assert(guest.stop_requested);
+	ck_assert_int_eq(guest.stop_signal, SIGTERM);
 	cached(0);
-	close(run.signal_fd);
+	close(guest.signal_fd);
 }
 END_TEST
 

@@ -39,7 +39,7 @@ START_TEST(a_damaged_block_is_noticed_and_thrown_away)
 	ck_assert(take());
 	ck_assert_int_eq(guest_memory_init(&memory, &(struct memory_options){ .size = GUEST_BYTES }), 0);
 	messages_begin();
-	ck_assert_int_eq(bzimage_load(&memory, &run.kernel, &image), 0);
+	ck_assert_int_eq(bzimage_load(&memory, &guest.kernel, &image), 0);
 	/* A hole that has something in it is still read as one. */
 	if (_i == 2) {
 		messages_end();
@@ -96,7 +96,7 @@ static void damage_cached(int kind)
 		pack_gzip();
 		write_bzimage();
 		ck_assert(take());
-		snprintf(other, sizeof(other), "%s/%s", cache, run.kernel.cache_name);
+		snprintf(other, sizeof(other), "%s/%s", cache, guest.kernel.cache_name);
 		ck_assert_int_eq(rename(name, other), 0);
 		break;
 	default: /* a file of an earlier version, without sums */

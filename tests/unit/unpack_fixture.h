@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 
 #include "../../src/boot/internal.h"
-#include "../../src/cli/run.h"
+#include "../../src/guest/internal.h"
 #include "guest.h"
 
 /* The parts of the suite. */
@@ -37,9 +37,9 @@ static char cache[64], bzimage_path[64];
 static uint8_t kernel[KERNEL_BYTES];
 static uint8_t packed[2 * KERNEL_BYTES];
 static size_t packed_size;
-static struct run run;
-static struct run_kept kept;
-static struct boot_file *const unpacked = &run.kernel.unpacked;
+static struct guest guest;
+static struct guest_shared shared;
+static struct boot_file *const unpacked = &guest.kernel.unpacked;
 
 /* Called in the process that unpacks, when it may do nothing else any more; by --wrap. */
 extern void (*instead)(void);
@@ -107,8 +107,8 @@ static inline void write_bzimage(void)
 
 static inline bool take(void)
 {
-	boot_kernel_close(&run.kernel);
-	ck_assert_int_eq(run_open_kernel(&run), 0);
+	boot_kernel_close(&guest.kernel);
+	ck_assert_int_eq(guest_open_kernel(&guest), 0);
 	return unpacked->fd >= 0;
 }
 
@@ -139,10 +139,10 @@ static inline const char *cached(size_t count)
 static inline void setup(void)
 {
 	instead = NULL;
-	run_init(&run);
-	run.kept = &kept;
-	run.options.kernel = bzimage_path;
-	run.options.memory.size = GUEST_BYTES;
+	guest_init(&guest);
+	guest.shared = &shared;
+	guest.options.kernel = bzimage_path;
+	guest.options.memory.size = GUEST_BYTES;
 	ck_assert_ptr_nonnull(mkdtemp(directory));
 	snprintf(cache, sizeof(cache), "%s/cache", directory);
 	snprintf(bzimage_path, sizeof(bzimage_path), "%s/bzImage", directory);
@@ -157,7 +157,7 @@ static inline void teardown(void)
 {
 	char command[128];
 
-	boot_kernel_close(&run.kernel);
+	boot_kernel_close(&guest.kernel);
 	snprintf(command, sizeof(command), "rm -rf '%s'", directory);
 	ck_assert_int_eq(system(command), 0);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The service manager is told of the guest: by datagrams, as sd_notify(3) has them. */
+/* Readiness and watchdog keep-alives for a service manager (sd_notify(3)). */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -9,12 +9,12 @@
 #include <sys/un.h>
 
 #include "karma/log.h"
-#include "karma/notify.h"
 #include "karma/util.h"
+#include "notify.h"
 
-/* Questions in the time in which the manager wants one sign of life: a sign may come late. */
-#define ASKS_A_PERIOD 4
-/* More than the grace that the guest has, for all that we do then. */
+/* The manager wants one keep-alive in a period: so many are requested, since a reply may be late. */
+#define KEEPALIVES_PER_PERIOD 4
+/* What the supervisor itself needs at the end, beyond the guest's grace. */
 #define STOPPING_SECONDS 10
 
 static int64_t milliseconds(void)
@@ -22,7 +22,7 @@ static int64_t milliseconds(void)
 	return nanoseconds() / 1000000;
 }
 
-/* A manager that has gone has nobody to tell. */
+/* An error is only reported: the guest goes on without its manager. */
 static void send_state(const struct notify *notify, const char *text)
 {
 	if (notify->fd >= 0 && send(notify->fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
@@ -38,7 +38,7 @@ static int connect_to(const char *path)
 	if ((path[0] != '/' && path[0] != '@') || length >= sizeof(address.sun_path))
 		return -EINVAL;
 	memcpy(address.sun_path, path, length);
-	/* An abstract socket. */
+	/* An abstract socket, whose name begins with a zero byte (unix(7)). */
 	if (path[0] == '@')
 		address.sun_path[0] = '\0';
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -53,7 +53,7 @@ static int connect_to(const char *path)
 	return fd;
 }
 
-/* How often the manager wants a sign of life from us, in milliseconds; 0: never. */
+/* The longest time between two keep-alives, in milliseconds; 0: the manager wants none. */
 static int64_t watchdog_period(void)
 {
 	const char *period = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
@@ -67,7 +67,7 @@ static int64_t watchdog_period(void)
 	return *end || errno || microseconds / 1000 > INT_MAX ? 0 : microseconds / 1000;
 }
 
-static int make_sign(int *fd)
+static int open_event(int *fd)
 {
 	*fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return *fd < 0 ? fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
@@ -88,71 +88,71 @@ int notify_open(struct notify *notify)
 		return fail(notify->fd, "NOTIFY_SOCKET %s: %s: start karma without it, or from a service manager",
 			path, strerror(-notify->fd));
 	if (period) {
-		notify->interval = period / ASKS_A_PERIOD + 1;
-		notify->ask_at = milliseconds();
-		result = make_sign(&notify->alive_fd);
+		notify->interval = period / KEEPALIVES_PER_PERIOD + 1;
+		notify->keepalive_at = milliseconds();
+		result = open_event(&notify->keepalive_fd);
 	}
-	return result == 0 ? make_sign(&notify->up_fd) : result;
+	return result == 0 ? open_event(&notify->ready_fd) : result;
 }
 
 void notify_close(struct notify *notify)
 {
 	close_fd(&notify->fd);
-	close_fd(&notify->up_fd);
-	close_fd(&notify->alive_fd);
+	close_fd(&notify->ready_fd);
+	close_fd(&notify->keepalive_fd);
 	*notify = (struct notify)NOTIFY_NONE;
 }
 
-void notify_hand_on(struct notify *notify)
+void notify_after_fork(struct notify *notify)
 {
 	close_fd(&notify->fd);
 	notify->fd = -1;
 }
 
-/* A sign is looked at once it is wanted, so who gives signs without end keeps nobody busy. */
-void notify_watch(const struct notify *notify, struct pollfd *events)
+/* An eventfd is polled only while it is awaited: a guest that raises it without end keeps nobody busy. */
+void notify_poll(const struct notify *notify, struct pollfd *events)
 {
-	events[0] = (struct pollfd){ .fd = notify->up ? -1 : notify->up_fd, .events = POLLIN };
-	events[1] = (struct pollfd){ .fd = notify->asked ? notify->alive_fd : -1, .events = POLLIN };
+	events[0] = (struct pollfd){ .fd = notify->ready ? -1 : notify->ready_fd, .events = POLLIN };
+	events[1] = (struct pollfd){ .fd = notify->keepalive_pending ? notify->keepalive_fd : -1, .events = POLLIN };
 }
 
 int notify_timeout(const struct notify *notify)
 {
 	int64_t left;
 
-	if (notify->alive_fd < 0)
+	if (notify->keepalive_fd < 0)
 		return -1;
-	left = notify->ask_at - milliseconds();
+	left = notify->keepalive_at - milliseconds();
 	return left < 0 ? 0 : left;
 }
 
-static void take_sign(int fd)
+static void reset_event(int fd)
 {
-	uint64_t signs;
+	uint64_t count;
 
-	if (read_bytes(fd, &signs, sizeof(signs)) < 0)
+	if (read_bytes(fd, &count, sizeof(count)) < 0)
 		return;
 }
 
-bool notify_serve(struct notify *notify, const struct pollfd *events, bool waits)
+bool notify_serve(struct notify *notify, const struct pollfd *events, bool disk_blocked)
 {
 	if (events[0].revents) {
-		notify->up = true;
+		notify->ready = true;
 		send_state(notify, "READY=1\nSTATUS=The guest is up.");
 	}
 	if (events[1].revents) {
-		notify->asked = false;
+		notify->keepalive_pending = false;
 		send_state(notify, "WATCHDOG=1");
 	}
-	if (notify->alive_fd < 0 || milliseconds() < notify->ask_at)
+	if (notify->keepalive_fd < 0 || milliseconds() < notify->keepalive_at)
 		return false;
-	/* What came before the question is no answer. */
-	if (!notify->asked)
-		take_sign(notify->alive_fd);
-	else if (waits)
+	/* What was raised before the request is no reply to it. */
+	if (!notify->keepalive_pending)
+		reset_event(notify->keepalive_fd);
+	else if (disk_blocked)
 		send_state(notify, "WATCHDOG=1");
-	notify->asked = true;
-	notify->ask_at = milliseconds() + notify->interval;
+	notify->keepalive_pending = true;
+	notify->keepalive_at = milliseconds() + notify->interval;
 	return true;
 }
 
@@ -166,11 +166,11 @@ void notify_stopping(const struct notify *notify, unsigned seconds)
 	send_state(notify, text);
 }
 
-void notify_sign(int fd)
+void notify_signal(int fd)
 {
 	const uint64_t one = 1;
 
-	/* One that is full has a sign in it. */
+	/* It fails only if the counter is at its maximum, and then the eventfd is raised already. */
 	if (fd >= 0 && write_bytes(fd, &one, sizeof(one)) < 0)
 		return;
 }

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Give back what only the start needed of the program. */
+/* Unmap the program's pages that only the start needed, to keep an idle process small. */
 #include <elf.h>
 #include <link.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#include "karma/cli.h"
-#include "karma/util.h"
+#include "internal.h"
 
 #define SEGMENTS_MAX 64u
 
@@ -20,9 +19,8 @@ struct segments {
 };
 
 /*
- * Pages of a segment that is never written are the file's, and come back when they are touched.
- * Relocation has written to some that are read-only by now (RELRO), but those lie in a segment
- * that is writable by its header.
+ * Collect the segments that are never written: their pages come from the file again when they are touched.
+ * Pages that relocation has written and RELRO has made read-only lie in a segment whose header says writable.
  */
 waiting_place static int collect(struct dl_phdr_info *object, size_t size, void *context)
 {
@@ -42,7 +40,10 @@ waiting_place static int collect(struct dl_phdr_info *object, size_t size, void 
 	return 0;
 }
 
-/* Not by madvise(), whose pages would come back for it, sixteen at a time. */
+/*
+ * madvise(MADV_DONTNEED), without the C library's function: to return to it would map its page again, and
+ * fifteen around that.
+ */
 waiting_place static void unmap(uintptr_t start, size_t length)
 {
 	long result;

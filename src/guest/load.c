@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What `karma run` puts into a guest: the kernel, its command line, the initramfs, the command. */
+/* What a guest boots: its kernel, the command line, the initramfs, and the command for its init. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "karma/boot.h"
-#include "karma/cli.h"
+#include "internal.h"
 #include "karma/log.h"
-#include "karma/terminal.h"
-#include "karma/util.h"
 
 /*
- * What every guest's kernel is told: the console, that there is no PCI and no UART to look for,
- * no chatter, to reset at once on a panic that happens before Karma's driver is there, to reset by
- * ACPI, which Linux without EFI or firmware tables would not think of, to set no bounce buffers aside,
- * since virtio reaches all of memory, that there is no I/O APIC, and to leave the thousands of lock
- * prefixes in its code alone on a single CPU: to take each out costs more than most guests win by it.
+ * Every guest's kernel command line.  The console is virtio's; there is no PCI and no 8250 UART to probe.
+ * panic=-1 has a panic before Karma's driver is there reset at once, and reboot=a has it reset by ACPI, which
+ * Linux would not choose without EFI or firmware tables.  swiotlb=noforce allocates no bounce buffers, since
+ * virtio reaches all of memory.  noapic: there is no I/O APIC.  noreplace-smp: on a single CPU, patching all
+ * lock prefixes out of the kernel costs more time than most guests gain by it.
  */
 #define CMDLINE \
 	"console=hvc0 pci=off 8250.nr_uarts=0 quiet panic=-1 reboot=a swiotlb=noforce noapic " \
@@ -24,10 +21,10 @@
 #define RELEASE_BYTES 128
 
 /*
- * malloc'ed; NULL if memory is short.  The initramfs learns from it that there is a command, since that comes
- * last and is lost where all that comes before does not fit into the guest's memory.
+ * malloc'ed; NULL if memory is short.  karma.command tells the initramfs that there is a command: the command
+ * itself comes last in it, and Linux drops what no longer fits into guest memory without an error.
  */
-static char *make_cmdline(const struct run_options *options)
+static char *make_cmdline(const struct guest_options *options)
 {
 	const char *root = "";
 	char *cmdline;
@@ -40,7 +37,7 @@ static char *make_cmdline(const struct run_options *options)
 	return cmdline;
 }
 
-/* A word for the guest's shell. */
+/* As one word of a shell. */
 static void print_quoted(FILE *file, const char *text)
 {
 	putc('\'', file);
@@ -53,8 +50,8 @@ static void print_quoted(FILE *file, const char *text)
 	putc('\'', file);
 }
 
-/* What leads out of each interface. */
-static void print_networks(const struct run_options *options, FILE *file)
+/* What is behind each interface, eth0 first: passt, or a TAP of the host. */
+static void print_networks(const struct guest_options *options, FILE *file)
 {
 	fputs("karma_net='", file);
 	for (size_t i = 0; i < options->net_count; i++)
@@ -62,9 +59,9 @@ static void print_networks(const struct run_options *options, FILE *file)
 	fputs("'\n", file);
 }
 
-/* The file /karma/command, which the initramfs's init sources (scripts/initramfs-init). */
+/* The file /karma/command of the initramfs: a shell script that its init reads (scripts/initramfs-init). */
 static void print_command(
-	const struct run_options *options, const struct terminal *terminal, FILE *file)
+	const struct guest_options *options, const struct terminal *terminal, FILE *file)
 {
 	bool tty = terminal->typed && isatty(terminal->out_fd);
 	const char *term = getenv("TERM");
@@ -86,7 +83,7 @@ static void print_command(
 	putc('\n', file);
 }
 
-static int make_command_cpio(const struct run_options *options,
+static int make_command_cpio(const struct guest_options *options,
 	const struct terminal *terminal, void **cpio, size_t *cpio_size)
 {
 	cleanup_free char *text = NULL;
@@ -104,10 +101,10 @@ static int make_command_cpio(const struct run_options *options,
 }
 
 /*
- * Without --initrd: Karma's initramfs for this very kernel.  Where there is none, *path is NULL; the
- * kernel may have all it needs built in, but can't run a command by itself.
+ * Without --initrd: the path of Karma's initramfs for this kernel's release, malloc'ed.  0 with a NULL path if
+ * there is none: the kernel may have all it needs built in.  A command needs one, and fails without.
  */
-static int find_initramfs(const struct run_options *options, char **path)
+static int find_initramfs(const struct guest_options *options, char **path)
 {
 	const char *directory = getenv("KARMA_GUEST_DIR");
 	char release[RELEASE_BYTES];
@@ -135,7 +132,7 @@ static int find_initramfs(const struct run_options *options, char **path)
 	return options->command ? -ENOENT : 0;
 }
 
-int guest_load(const struct run_options *options, const struct boot_kernel *kernel,
+int guest_load(const struct guest_options *options, const struct boot_kernel *kernel,
 	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry)
 {
 	cleanup_free char *cmdline = make_cmdline(options);

@@ -8,16 +8,16 @@
 #include "karma/devices.h"
 #include "karma/log.h"
 #include "karma/util.h"
-#include "net.h"
+#include "networks.h"
 
-/* The hash function FNV-1a of 64 bits. */
+/* FNV-1a, 64 bits. */
 #define FNV_OFFSET 0xcbf29ce484222325ull
 #define FNV_PRIME 0x100000001b3ull
 
-/* For each queue: waits for a frame and for room, a limit's timer, another look; and the link. */
+/* For each queue: polls for a frame and for room, timers of the rate limiter and of the queue; and the link. */
 #define QUEUE_IN_FLIGHT 6u
 
-unsigned networks_in_flight(const struct run_options *options)
+unsigned networks_in_flight(const struct guest_options *options)
 {
 	unsigned in_flight = 0;
 
@@ -26,7 +26,7 @@ unsigned networks_in_flight(const struct run_options *options)
 	return in_flight;
 }
 
-/* With the terminating zero. */
+/* With the terminating zero, so that texts hashed one after the other stay apart. */
 static uint64_t hash(uint64_t value, const char *text)
 {
 	do {
@@ -36,10 +36,10 @@ static uint64_t hash(uint64_t value, const char *text)
 }
 
 /*
- * An address that stays the same from start to start: by the guest's name, which is unique on its
- * network; without one, by that of the TAP, which is unique on its host.
+ * An address that is the same at each start: derived from the guest's name, which is unique in its
+ * network, or else from the host's machine-id and the TAP's name, which is unique on the host.
  */
-static void derive_mac(const struct run_options *options, size_t index, uint8_t *mac)
+static void derive_mac(const struct guest_options *options, size_t index, uint8_t *mac)
 {
 	const struct net_options *net = &options->nets[index];
 	char host[64] = "", number[24];
@@ -59,16 +59,16 @@ static void derive_mac(const struct run_options *options, size_t index, uint8_t 
 		value = hash(hash(hash(value, host), net->tap ? net->tap : ""), number);
 	}
 	memcpy(mac, &value, ETH_ALEN);
-	/* Locally administered, of one station. */
+	/* Locally administered, unicast (IEEE 802). */
 	mac[0] = (mac[0] & 0xfc) | 2;
 }
 
-static size_t limits_bytes(const struct run_options *options)
+static size_t limits_bytes(const struct guest_options *options)
 {
 	return options->net_count * sizeof(struct network_limits);
 }
 
-static bool have_taps(const struct run_options *options)
+static bool has_taps(const struct guest_options *options)
 {
 	for (size_t i = 0; i < options->net_count; i++) {
 		if (options->nets[i].kind != NET_USER)
@@ -78,7 +78,7 @@ static bool have_taps(const struct run_options *options)
 }
 
 int networks_open(
-	struct networks *networks, const struct run_options *options, struct io_ring *ring)
+	struct networks *networks, const struct guest_options *options, struct io_ring *ring)
 {
 	networks->options = options;
 	networks->list = calloc(options->net_count, sizeof(*networks->list));
@@ -92,8 +92,8 @@ int networks_open(
 			return fail(-ENOMEM, "--net: out of memory");
 		networks->limits = limits;
 	}
-	/* Before they are looked at, so that no change is missed. */
-	if (have_taps(options)) {
+	/* Before the first query of a link, so that no change is missed. */
+	if (has_taps(options)) {
 		networks->links_fd = net_links_open();
 		if (networks->links_fd < 0)
 			return networks->links_fd;
@@ -130,26 +130,26 @@ void networks_close(struct networks *networks)
 	free(networks->list);
 }
 
-/* An order's value: the number of a network, and its link. */
+/* The value of ORDER_LINK: a network's index, above its enum net_link. */
 #define LINK_BITS 2u
 
-void networks_look(struct networks *networks, const struct process *process)
+void networks_send_links(struct networks *networks, const struct process *process)
 {
 	net_links_empty(networks->links_fd);
 	for (size_t i = 0; i < networks->count; i++) {
-		struct process_order order = { .kind = ORDER_LINK };
+		struct order order = { .kind = ORDER_LINK };
 		enum net_link link;
 
 		if (!net_look(networks->list[i].net, networks->links_fd, &link))
 			continue;
 		order.value = i << LINK_BITS | link;
-		/* If it takes none now, the next change tells. */
-		if (process_order(process, &order) == 0)
+		/* If the pipe is full, the next change of a link sends it. */
+		if (process_send_order(process, &order) == 0)
 			net_told(networks->list[i].net, link);
 	}
 }
 
-int networks_follow(struct networks *networks, uint64_t value)
+int networks_set_link(struct networks *networks, uint64_t value)
 {
 	if (value >> LINK_BITS >= networks->count)
 		return -EINVAL;
@@ -157,7 +157,7 @@ int networks_follow(struct networks *networks, uint64_t value)
 	return 0;
 }
 
-void networks_hand_on(struct networks *networks)
+void networks_after_fork(struct networks *networks)
 {
 	close_fd(&networks->links_fd);
 	networks->links_fd = -1;
@@ -168,14 +168,14 @@ void networks_hand_on(struct networks *networks)
 }
 
 int networks_add(struct networks *networks, struct machine *machine,
-	const struct virtio_environment *environment, bool again)
+	const struct virtio_environment *environment, bool restarted)
 {
 	for (size_t i = 0; i < networks->count; i++) {
 		const struct net_options *options = &networks->options->nets[i];
 		struct network *network = &networks->list[i];
 		struct virtio_device *device;
 		char name[24];
-		int result = net_begin(network->net, again);
+		int result = net_begin(network->net, restarted);
 
 		if (result < 0)
 			return result;

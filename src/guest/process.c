@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The process that runs a guest, and what its supervisor does with it. */
+/* The guest's process, as its supervisor holds it: fork, orders, end. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -11,12 +11,12 @@
 #include <sys/wait.h>
 
 #include "karma/log.h"
-#include "karma/process.h"
 #include "karma/util.h"
+#include "process.h"
 
 static void close_all(struct process *process)
 {
-	int *const fds[] = { &process->pidfd, &process->orders[0], &process->orders[1], &process->answers };
+	int *const fds[] = { &process->pidfd, &process->orders[0], &process->orders[1], &process->replies };
 
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
 		close_fd(fds[i]);
@@ -29,8 +29,8 @@ static int open_all(struct process *process)
 	if (pipe2(process->orders, O_CLOEXEC | O_NONBLOCK) < 0)
 		return fail(-errno, "pipe: %s: raise the limit of open files (ulimit -n)",
 			strerror(errno));
-	process->answers = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (process->answers < 0)
+	process->replies = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (process->replies < 0)
 		return fail(-errno, "eventfd: %s: raise the limit of open files (ulimit -n)",
 			strerror(errno));
 	return 0;
@@ -54,45 +54,45 @@ pid_t process_start(struct process *process, struct sandbox *sandbox)
 	return pid;
 }
 
-int process_order(const struct process *process, const struct process_order *order)
+int process_send_order(const struct process *process, const struct order *order)
 {
-	/* Less than PIPE_BUF: all of it is written, or nothing. */
+	/* No more than PIPE_BUF, so it is written whole or not at all (pipe(7)). */
 	return write_bytes(process->orders[1], order, sizeof(*order)) < 0 ? -errno : 0;
 }
 
 void process_signal(const struct process *process, int number)
 {
-	process_order(process, &(struct process_order){ .kind = ORDER_SIGNAL, .value = number });
+	process_send_order(process, &(struct order){ .kind = ORDER_SIGNAL, .value = number });
 }
 
-void process_tell_answer(const struct process *process)
+void process_notify_reply(const struct process *process)
 {
 	const uint64_t one = 1;
 
-	/* An eventfd takes a write unless its counter is full, and then it is raised anyway. */
-	if (write_bytes(process->answers, &one, sizeof(one)) < 0)
+	/* It fails only if the counter is at its maximum, and then the eventfd is raised already. */
+	if (write_bytes(process->replies, &one, sizeof(one)) < 0)
 		return;
 }
 
-void process_hear_answer(const struct process *process)
+void process_clear_replies(const struct process *process)
 {
 	uint64_t count;
 
-	/* Nobody else reads, and what comes from now on raises it again. */
-	if (read_bytes(process->answers, &count, sizeof(count)) < 0)
+	/* Without a reply there is nothing to reset: the descriptor is non-blocking. */
+	if (read_bytes(process->replies, &count, sizeof(count)) < 0)
 		return;
 }
 
-struct process_order process_take_order(const struct process *process)
+struct order process_receive_order(const struct process *process)
 {
-	struct process_order order;
+	struct order order;
 
 	if (read_bytes(process->orders[0], &order, sizeof(order)) != sizeof(order))
 		order.kind = ORDER_NONE;
 	return order;
 }
 
-void process_allow(const struct process *process, uint64_t file_bytes)
+void process_set_file_limit(const struct process *process, uint64_t file_bytes)
 {
 	struct rlimit limit;
 

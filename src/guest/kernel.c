@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Open the kernel in the supervisor, for each start, and have it unpacked if the cache does not know it: in a
- * process that has what is packed in its memory, one descriptor to write to, and nothing else.
+ * Open the kernel in the supervisor, for each start, and unpack it into the user's cache if it is not there.
+ * What is packed is hostile, so a process of its own unpacks it: in the sandbox, with one descriptor left.
  */
 #include <errno.h>
 #include <signal.h>
@@ -10,11 +10,11 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "internal.h"
 #include "karma/log.h"
-#include "run.h"
 
 #define CPU_SECONDS 60u
-#define FILE_BYTES_MAX (BOOT_UNPACKED_MAX + MIB)	/* with its sums */
+#define FILE_BYTES_MAX (BOOT_UNPACKED_MAX + MIB)	/* with its checksums */
 
 static void close_all_but(int fd)
 {
@@ -23,40 +23,40 @@ static void close_all_but(int fd)
 	close_range(fd + 1, ~0u, 0);
 }
 
-/* What the process does; its exit status. */
+/* In that process: the exit status.  max: bytes that the guest's memory has room for. */
 static enum unpack_end unpack(const struct boot_kernel *kernel, int out, const struct sandbox *sandbox,
-	uint64_t most)
+	uint64_t max)
 {
 	const struct rlimit cpu = { CPU_SECONDS, CPU_SECONDS };
 	const struct sandbox_bounds bounds = { .file_bytes = FILE_BYTES_MAX, .threads = 1 };
 	const struct sandbox_descriptors none = { -1, -1, -1 };
 	struct unpacking unpacking;
 
-	if (!boot_unpack_begin(&unpacking, kernel, out, most) || setrlimit(RLIMIT_CPU, &cpu) < 0 ||
+	if (!boot_unpack_begin(&unpacking, kernel, out, max) || setrlimit(RLIMIT_CPU, &cpu) < 0 ||
 		sandbox_enter(sandbox, &bounds) < 0)
-		return UNPACK_NO_ROOM;
+		return UNPACK_NO_SPACE;
 	close_all_but(out);
 	if (!sandbox->options.off && sandbox_filter(SANDBOX_UNPACKER, &none) < 0)
-		return UNPACK_NO_ROOM;
+		return UNPACK_NO_SPACE;
 	return boot_unpack(&unpacking);
 }
 
-/* Signals and clients are served meanwhile: it takes a second or so, and a minute at most. */
-static int wait_for_unpacker(struct run *run, pid_t pid, int pidfd, bool *whole)
+/* It takes a second or so, and a minute at most: signals and clients are served meanwhile. */
+static int wait_for_unpacker(struct guest *guest, pid_t pid, int pidfd, bool *complete)
 {
-	const char *path = run->kernel.file.path;
-	bool unwanted;
+	const char *path = guest->kernel.file.path;
+	bool cancelled;
 	int status;
 
-	run_supervise(run, pidfd, run->timeout_at);
-	unwanted = run->leaving || passed(run->timeout_at);
-	if (unwanted)
+	supervise(guest, pidfd, guest->timeout_at);
+	cancelled = guest->stop_requested || passed(guest->timeout_at);
+	if (cancelled)
 		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	if (unwanted)
+	if (cancelled)
 		return -ECANCELED;
-	*whole = WIFEXITED(status) && WEXITSTATUS(status) == UNPACK_DONE;
+	*complete = WIFEXITED(status) && WEXITSTATUS(status) == UNPACK_DONE;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == UNPACK_DAMAGED)
 		return fail(-ENOEXEC, "kernel %s: what is packed in it can't be unpacked: the file is damaged; "
 				      "copy it again",
@@ -72,36 +72,36 @@ static int wait_for_unpacker(struct run *run, pid_t pid, int pidfd, bool *whole)
 	return 0;
 }
 
-static int unpack_into_cache(struct run *run)
+static int unpack_into_cache(struct guest *guest)
 {
-	struct boot_kernel *kernel = &run->kernel;
-	struct sandbox sandbox = run->sandbox;
+	struct boot_kernel *kernel = &guest->kernel;
+	struct sandbox sandbox = guest->sandbox;
 	char unfinished[BOOT_CACHE_NAME];
 	cleanup_fd int out = boot_cache_begin(kernel, unfinished), pidfd = -1;
-	bool whole = false;
+	bool complete = false;
 	int result = 0;
 	pid_t pid;
 
-	/* It is for the guest's process to tell what the host lacks. */
-	sandbox.told = true;
+	/* The guest's process will print what the host lacks: not twice. */
+	sandbox.warned = true;
 	pid = out < 0 ? -1 : sandbox_fork(&sandbox, &pidfd);
-	/* The bare call: what a sanitizer adds to _exit() is forbidden by now. */
+	/* Not _exit(), to which a sanitizer adds calls that the filter forbids. */
 	if (pid == 0)
-		syscall(SYS_exit_group, unpack(kernel, out, &sandbox, run->options.memory.size));
+		syscall(SYS_exit_group, unpack(kernel, out, &sandbox, guest->options.memory.size));
 	if (pid > 0)
-		result = wait_for_unpacker(run, pid, pidfd, &whole);
+		result = wait_for_unpacker(guest, pid, pidfd, &complete);
 	if (out >= 0)
-		boot_cache_end(kernel, unfinished, out, whole);
+		boot_cache_end(kernel, unfinished, out, complete);
 	return result;
 }
 
-int run_open_kernel(struct run *run)
+int guest_open_kernel(struct guest *guest)
 {
-	struct boot_kernel *kernel = &run->kernel;
-	int result = boot_kernel_open(kernel, run->options.kernel);
+	struct boot_kernel *kernel = &guest->kernel;
+	int result = boot_kernel_open(kernel, guest->options.kernel);
 
-	/* Whatever else goes wrong, the guest can unpack its kernel by itself. */
-	if (result == 0 && kernel->cache >= 0 && !kernel->is_known && boot_unpack_can(kernel))
-		result = unpack_into_cache(run);
+	/* Without a cache the guest starts with the packed kernel, which unpacks itself. */
+	if (result == 0 && kernel->cache >= 0 && !kernel->cached && boot_unpack_can(kernel))
+		result = unpack_into_cache(guest);
 	return result;
 }

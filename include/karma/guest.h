@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A guest from its start to its end, with all restarts between.
+ *
+ * The calling process is its supervisor: it opens what lives on over restarts (console, disks, networks,
+ * control socket), serves signals and clients, and forks a process for each start of the guest, which
+ * alone touches KVM and guest memory.
+ */
+#ifndef KARMA_GUEST_H
+#define KARMA_GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "karma/disk.h"
+#include "karma/memory.h"
+#include "karma/net.h"
+#include "karma/sandbox.h"
+
+/* What follows when a guest resets, or its kernel panics or hangs. */
+enum end_policy {
+	END_EXIT,
+	END_RESTART,
+	END_WAIT,	/* keep it, halted, until the user ends it */
+};
+
+/* All that a guest is to have.  Strings and arrays are the caller's, and stay until guest_run() returns. */
+struct guest_options {
+	const char *name;		/* NULL: karma-PID */
+	const char *kernel;
+	const char **initrds;		/* ends with NULL */
+	size_t initrd_count;		/* 0: Karma's own, by the kernel's release */
+	const char *cmdline;		/* added to Karma's own; never NULL */
+	char **command;			/* to run in the initramfs or on the disk's root; ends with NULL; or NULL */
+	struct disk_options *disks;
+	size_t disk_count;
+	struct net_options *nets;
+	size_t net_count;
+	unsigned cpus;
+	struct memory_options memory;
+	bool balloon;
+	bool pmu;			/* with the CPU's performance counters */
+	const char *console;		/* terminal_open() */
+	unsigned timeout;		/* seconds; 0: none */
+	unsigned grace;			/* seconds from SIGTERM to the end by force; 0: at once */
+	enum end_policy reboot, on_panic;
+	unsigned watchdog;		/* seconds; 0: none */
+	bool die_with_parent;
+	pid_t parent;			/* for that: getppid(), as of the start of the program */
+	bool strict;			/* end it at an access to absent ports or memory */
+	bool stats;			/* print counters on stderr at its end */
+	struct sandbox_options sandbox;
+};
+
+/*
+ * Run a guest.  Returns the exit status for the process (karma/status.h), after a message on stderr where
+ * it is Karma's own.  Once a process, before it has other threads: blocks signals, and forks.
+ */
+int guest_run(const struct guest_options *options);
+
+#endif

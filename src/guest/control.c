@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What the control socket's server asks of the supervisor (struct control_ops). */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "karma/log.h"
+#include "internal.h"
+
+/* Resident memory of a process in bytes, from /proc/PID/statm (proc(5)); 0 if it can't be read. */
+static uint64_t resident_memory(pid_t pid)
+{
+	char path[32], text[128];
+	cleanup_fd int fd = -1;
+	unsigned long long resident;
+	ssize_t length;
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	length = read(fd, text, sizeof(text) - 1);
+	if (length <= 0)
+		return 0;
+	text[length] = '\0';
+	return sscanf(text, "%*u %llu", &resident) == 1 ? resident * PAGE_BYTES : 0;
+}
+
+static void get_status(void *context, struct control_status *status)
+{
+	const struct guest *guest = context;
+
+	*status = (struct control_status){
+		.pid = guest->pid,
+		.restarting = guest->starts > 1 || (guest->starts > 0 && !guest->process_running),
+		.stopping = guest->stop_requested,
+		.cpus = guest->options.cpus,
+		.memory = guest->options.memory.size,
+		.memory_used = guest->process_running ? resident_memory(guest->process.pid) : 0,
+		.balloon = guest->balloon_bytes,
+		.started_at = guest->process_started_at,
+		.starts = guest->starts,
+	};
+}
+
+static int send_order(void *context, const struct order *order)
+{
+	const struct guest *guest = context;
+
+	return guest->process_running ? process_send_order(&guest->process, order) : -ESRCH;
+}
+
+static void stop(void *context, bool force)
+{
+	struct guest *guest = context;
+	bool asked = guest->stop_requested;
+
+	guest->stop_requested = true;
+	guest->stop_signal = SIGTERM;
+	notify_stopping(&guest->notify, guest->options.grace);
+	if (!guest->process_running)
+		return;
+	if (force) {
+		process_send_order(&guest->process, &(struct order){ .kind = ORDER_END });
+	} else if (!asked) {
+		guest->stopped_by_client = true;
+		process_signal(&guest->process, SIGTERM);
+	}
+}
+
+static void kill_process(void *context)
+{
+	const struct guest *guest = context;
+
+	if (!guest->process_running)
+		return;
+	note("guest's process did not end when it was told to: it is killed");
+	process_kill(&guest->process);
+}
+
+static int measure(void *context, const char *disk, uint64_t *number, uint64_t *bytes)
+{
+	struct guest *guest = context;
+	char name[8];
+
+	for (size_t i = 0; i < guest->disk_count; i++) {
+		int result;
+
+		guest_disk_name(i, name, sizeof(name));
+		if (strcmp(name, disk) != 0)
+			continue;
+		result = disk_measure(guest->disks[i], bytes);
+		/* The guest's process may write up to the new end. */
+		if (result == 0 && guest->process_running)
+			process_set_file_limit(&guest->process, disks_file_limit(guest));
+		*number = i;
+		return result;
+	}
+	return -ENODEV;
+}
+
+static int set_balloon(void *context, uint64_t bytes)
+{
+	struct guest *guest = context;
+
+	if (!guest_has_balloon(guest))
+		return -ENOTSUP;
+	if (bytes >= guest->options.memory.size)
+		return -ERANGE;
+	/* The next start begins with it, too. */
+	guest->balloon_bytes = bytes;
+	return 0;
+}
+
+static const struct control_ops ops = {
+	.status = get_status,
+	.order = send_order,
+	.stop = stop,
+	.kill = kill_process,
+	.measure = measure,
+	.balloon = set_balloon,
+};
+
+int operations_open(struct guest *guest)
+{
+	const char *name = guest->options.name, *console = guest->options.console;
+	int result;
+
+	if (name)
+		snprintf(guest->name, sizeof(guest->name), "%s", name);
+	else
+		snprintf(guest->name, sizeof(guest->name), "karma-%d", (int)guest->pid);
+	guest->report = report_create();
+	if (!guest->report)
+		return fail(-ENOMEM, "out of memory");
+	control_init(&guest->control, guest->name, &ops, guest, &guest->terminal, guest->report);
+	/* Without --name the socket is optional: there may be no directory for it. */
+	result = control_listen(&guest->control.socket, guest->name, !name);
+	if (result < 0 && name)
+		return result;
+	return strncmp(console, "unix:", 5) == 0 && console[5] ?
+		control_listen_at(&guest->control.console, console + 5) :
+		0;
+}
+
+void operations_started(struct guest *guest)
+{
+	guest->process_running = true;
+	guest->process_started_at = nanoseconds();
+}
+
+void operations_ended(struct guest *guest)
+{
+	guest->process_running = false;
+	control_process_ended(&guest->control);
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The guest's disks, from options to devices. */
+#include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "karma/devices.h"
+#include "karma/log.h"
+#include "karma/nbd.h"
+
+void guest_disk_name(size_t index, char *name, size_t size)
+{
+	if (index < 26)
+		snprintf(name, size, "vd%c", (char)('a' + index));
+	else
+		snprintf(name, size, "vd%c%c", (char)('a' + index / 26 - 1),
+			(char)('a' + index % 26));
+}
+
+/* A file that an option of a disk names: its image or its overlay. */
+struct disk_file {
+	const char *path;	/* NULL: there is none, or it is on an NBD server */
+	bool written;
+};
+
+static struct disk_file disk_file(const struct disk_options *disk, bool overlay)
+{
+	const char *path = overlay ? disk->overlay : nbd_is_address(disk->path) ? NULL : disk->path;
+
+	return (struct disk_file){ path, !disk->read_only && (overlay || !disk->overlay) };
+}
+
+static bool are_the_same(const struct disk_file *one, const struct disk_file *other)
+{
+	struct stat a, b;
+
+	if (!one->path || !other->path || (!one->written && !other->written) ||
+		stat(one->path, &a) < 0 || stat(other->path, &b) < 0)
+		return false;
+	if (S_ISBLK(a.st_mode) && S_ISBLK(b.st_mode))
+		return a.st_rdev == b.st_rdev;
+	return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+/* Said here, since the lock that a disk fails to get twice would blame another guest. */
+static int check_given_once(const struct guest_options *options, size_t index)
+{
+	for (size_t i = 0; i <= 2 * index; i++) {
+		const struct disk_file before = disk_file(&options->disks[i / 2], i % 2);
+
+		for (unsigned overlay = i == 2 * index; overlay < 2; overlay++) {
+			const struct disk_file file = disk_file(&options->disks[index], overlay);
+
+			if (are_the_same(&before, &file))
+				return fail(-EINVAL,
+					"disk %s: is given twice: give each disk, and each overlay, a file of "
+					"its own, or `,ro` to all of them",
+					file.path);
+		}
+	}
+	return 0;
+}
+
+int disks_open(struct guest *guest)
+{
+	const struct guest_options *options = &guest->options;
+
+	guest->disks = calloc(options->disk_count, sizeof(*guest->disks));
+	if (!guest->disks && options->disk_count)
+		return fail(-ENOMEM, "disks: out of memory");
+	for (size_t i = 0; i < options->disk_count; i++) {
+		int result = check_given_once(options, i);
+
+		if (result == 0)
+			result = disk_open(&guest->disks[i], &options->disks[i], &guest->ring);
+		if (result < 0)
+			return result;
+		limit_init(&guest->shared->limits[i], &options->disks[i].limit);
+		guest->disk_count++;
+	}
+	return 0;
+}
+
+void disks_close(struct guest *guest)
+{
+	for (size_t i = 0; i < guest->disk_count; i++) {
+		disk_close(guest->disks[i]);
+		limit_release(&guest->shared->limits[i]);
+	}
+	free(guest->disks);
+}
+
+void disks_after_fork(struct guest *guest)
+{
+	for (size_t i = 0; i < guest->disk_count; i++)
+		limit_hand_on(&guest->shared->limits[i], &guest->options.disks[i].limit);
+}
+
+unsigned disks_in_flight(const struct guest_options *options)
+{
+	return options->disk_count * options->cpus * blk_queue_size(options->cpus);
+}
+
+unsigned disks_connections(const struct guest_options *options)
+{
+	unsigned count = 0;
+
+	for (size_t i = 0; i < options->disk_count; i++)
+		count += nbd_is_address(options->disks[i].path);
+	return count;
+}
+
+/*
+ * A disk only grows by others' hands, and the supervisor measures it then.  Nobody knows how large a file grows
+ * that has the console's output or messages.
+ */
+uint64_t disks_file_limit(const struct guest *guest)
+{
+	const int outputs[] = { guest->terminal.out_fd, STDERR_FILENO };
+	uint64_t largest = 0;
+	struct stat status;
+
+	for (size_t i = 0; i < ARRAY_SIZE(outputs); i++) {
+		if (fstat(outputs[i], &status) == 0 && S_ISREG(status.st_mode))
+			return 0;
+	}
+	for (size_t i = 0; i < guest->disk_count; i++) {
+		uint64_t size;
+
+		if (disk_measure(guest->disks[i], &size) < 0)
+			continue;
+		/* An overlay has a map before its data: a bit for each 4 KiB. */
+		if (guest->options.disks[i].overlay)
+			size += size / 4096 + MIB;
+		if (size > largest)
+			largest = size;
+	}
+	return largest;
+}
+
+/* Without a device, the size may change in any direction. */
+static void measure_disk(struct disk *disk)
+{
+	uint64_t size;
+
+	if (disk_measure(disk, &size) == 0 && size)
+		disk->size = size;
+}
+
+static int add_disk(
+	struct guest *guest, const struct virtio_environment *environment, size_t index)
+{
+	const struct disk_options *options = &guest->options.disks[index];
+	struct virtio_device *device;
+	struct disk *disk = disk_share(guest->disks[index]);
+	int result = disk_begin(disk, guest->starts > 0);
+	char name[8];
+
+	if (result < 0)
+		return result;
+	measure_disk(disk);
+	guest_disk_name(index, name, sizeof(name));
+	device = blk_create(environment, name, disk, options->serial, guest->options.cpus);
+	if (!device) {
+		disk_close(disk);
+		return fail(-ENOMEM, "disk %s: out of memory", options->path);
+	}
+	if (limit_is_set(&options->limit))
+		blk_limit(device, &guest->shared->limits[index]);
+	return machine_add(&guest->vm.machine, device);
+}
+
+int disks_add(struct guest *guest, const struct virtio_environment *environment)
+{
+	int result = 0;
+
+	for (size_t i = 0; i < guest->disk_count && result == 0; i++)
+		result = add_disk(guest, environment, i);
+	return result;
+}

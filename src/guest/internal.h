@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the two processes of a guest share in code: the supervisor (guest.c, supervisor.c, signals.c, control.c,
+ * kernel.c), which the user has started, and the guest's process (child.c, orders.c, timers.c), a
+ * copy of it by fork(), anew for each start.
+ *
+ * The supervisor has one thread.  In the guest's process all of this runs on the main thread, beside the
+ * vCPU threads and the I/O thread (karma/vm.h), unless said otherwise.  Functions that return int return
+ * 0, or a negative errno with a message printed, unless said otherwise.
+ */
+#ifndef KARMA_GUEST_INTERNAL_H
+#define KARMA_GUEST_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "clock.h"
+#include "karma/boot.h"
+#include "karma/control.h"
+#include "karma/disk.h"
+#include "karma/guest.h"
+#include "karma/io.h"
+#include "karma/limit.h"
+#include "karma/report.h"
+#include "karma/sandbox.h"
+#include "karma/terminal.h"
+#include "karma/vm.h"
+#include "karma/watchdog.h"
+#include "networks.h"
+#include "notify.h"
+#include "process.h"
+
+/* How one start of a guest ended, as far as the choice of another start goes. */
+enum guest_outcome { OUTCOME_END, OUTCOME_RESET, OUTCOME_PANIC };
+
+/*
+ * Memory that the supervisor and all guest's processes share.  A guest that has broken out can write
+ * it, so whoever reads it checks it, or can bear any value.
+ */
+struct guest_shared {
+	unsigned char end;		/* enum guest_outcome of the last start; any other value: OUTCOME_END */
+	unsigned char kernel_log_printed;	/* bool */
+	atomic_uint disk_calls;		/* disk_count_calls() */
+	struct limit limits[];		/* one for each disk: a restart brings no new burst */
+};
+
+struct guest {
+	struct guest_options options;
+
+	/* Lives on over restarts.  The guest's process has a copy of it, or shares it where it is shared memory. */
+	struct sandbox sandbox;
+	struct guest_shared *shared;
+	size_t shared_bytes;
+	struct terminal terminal;
+	bool terminal_open;
+	struct disk **disks;		/* open and locked; each device holds a reference */
+	size_t disk_count;
+	struct networks networks;
+	struct notify notify;
+	struct report *report;		/* in shared memory: what the guest's process reports */
+	struct control control;
+	char name[CONTROL_NAME_MAX + 1];	/* as given, or karma-PID */
+	uint64_t balloon_bytes;		/* the size that the user has set last */
+	pid_t pid;			/* the supervisor's */
+	int64_t timeout_at, grace_at;	/* when --timeout and --grace end it; grace_at: in the guest's process */
+
+	/* The supervisor's. */
+	int signal_fd;
+	int tty;			/* of standard input, output or error, the first that is a terminal; or -1 */
+	struct process process;		/* the guest's; its end of the pipes is in use in that process too */
+	bool process_running;		/* false: before the first start, and between two */
+	int64_t process_started_at;	/* nanoseconds(), of the last start */
+	unsigned starts;		/* before this one */
+	bool restart_delay_logged;
+	bool stop_requested;		/* no more starts; in the guest's process: don't wait for output */
+	int stop_signal;		/* whose number is the exit status then */
+	bool stopped_by_client;		/* asked to power off by `karma stop`: one SIGTERM more says nothing new */
+
+	/* The guest's process's, made anew for each start; the kernel is opened before the fork. */
+	struct boot_kernel kernel;
+	struct io_ring ring;		/* disks, networks and the terminal have its address from the first */
+	struct vm vm;
+	struct virtio_device *console, *balloon;
+	struct watchdog watchdog;
+	struct io_op keepalive_op;
+	atomic_bool keepalive_pending;	/* keepalive_op is under way on the I/O thread */
+	int64_t trim_at;		/* when to unmap what only the start needed */
+	int64_t idle_check_at;		/* when to check whether a guest without a hypercall idles */
+	int64_t cpu_time;		/* milliseconds of CPU time at the last such check */
+};
+
+/* Huge pages are never given back: see guest_memory_discard(). */
+static inline bool guest_has_balloon(const struct guest *guest)
+{
+	return guest->options.balloon && !guest->options.memory.huge_pages;
+}
+
+/* What the user has chosen to follow such an outcome. */
+static inline enum end_policy end_policy(const struct guest *guest, unsigned outcome)
+{
+	return outcome == OUTCOME_RESET ? guest->options.reboot :
+		outcome == OUTCOME_PANIC ? guest->options.on_panic : END_EXIT;
+}
+
+/* --- guest.c: the supervisor, from the first start to the end. */
+
+/* Everything closed or absent; the options are the caller's to set. */
+void guest_init(struct guest *guest);
+
+/* Print that --timeout has ended the guest.  Either process. */
+void log_timeout(const struct guest *guest);
+
+/* --- supervisor.c: its event loop. */
+
+/* Whether as many files may be open as the loop polls. */
+int supervisor_check_files(void);
+
+/*
+ * Serve signals, clients, the service manager, NBD connections and the guest's process until the process
+ * of pidfd (-1: none) ends.  While the guest's process is not running, return also at `until` (as in clock.h),
+ * and once a stop is requested.
+ */
+void supervise(struct guest *guest, int pidfd, int64_t until);
+
+/* --- signals.c: signals to the supervisor. */
+
+/* Block signals and receive them by signal_fd; watch the parent for --die-with-parent. */
+int signals_open(struct guest *guest);
+/* Read one, and pass it on to the guest's process. */
+void signals_serve(struct guest *guest);
+
+/* --- control.c: what the control socket's server asks of the supervisor. */
+
+/* Listen on the guest's socket, and on that of --console unix:PATH. */
+int operations_open(struct guest *guest);
+/* The guest's process has started, or ended. */
+void operations_started(struct guest *guest);
+void operations_ended(struct guest *guest);
+
+/* --- kernel.c. */
+
+/* In the supervisor, for each start: open the kernel; unpack it if the cache does not have it. */
+int guest_open_kernel(struct guest *guest);
+
+/* --- disks.c. */
+
+/* Open and lock them all; disks_close() in any case. */
+int disks_open(struct guest *guest);
+void disks_close(struct guest *guest);
+/* In the guest's process: check the limits that the one before has left. */
+void disks_after_fork(struct guest *guest);
+/* In the guest's process: make a device for each. */
+int disks_add(struct guest *guest, const struct virtio_environment *environment);
+/* io_uring operations that they may have under way at a time. */
+unsigned disks_in_flight(const struct guest_options *options);
+/* Descriptors that they may still need behind the sandbox: one for each NBD connection, to make it anew. */
+unsigned disks_connections(const struct guest_options *options);
+/* A bound for the size of any file of the guest's process, to follow disks that grow; 0: none is known. */
+uint64_t disks_file_limit(const struct guest *guest);
+/* The kernel's name for a disk: vda to vdz, then vdaa, ... */
+void guest_disk_name(size_t index, char *name, size_t size);
+
+/* --- load.c. */
+
+/*
+ * For each start, before its first vCPU: write to guest memory the kernel, which is open, its command line,
+ * and the initramfs (or Karma's own for that kernel) with the command in it.  Fills entry.  Files are read anew.
+ */
+int guest_load(const struct guest_options *options, const struct boot_kernel *kernel,
+	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry);
+
+/* --- child.c: the guest's process. */
+
+/* Run one start of the guest to its end.  The exit status for _exit(): resources go with the process. */
+int guest_process_main(struct guest *guest);
+
+/* Print the kernel's log, if the guest has no driver that would have shown it: once, over all starts. */
+void print_kernel_log(struct guest *guest);
+
+/* --- orders.c: what the supervisor has the guest's process do. */
+
+/* Serve the next order, if there is one.  The number of a signal that is to end the guest, or 0. */
+int orders_serve(struct guest *guest);
+/* The same while the guest runs: such a signal ends it; SIGTERM first asks it to power off, if --grace allows. */
+void orders_serve_running(struct guest *guest);
+
+/* --- timers.c: what the guest's process does when time has passed. */
+
+void timers_start(struct guest *guest);
+/* For poll(): milliseconds until the next one, or -1. */
+int timers_timeout(const struct guest *guest);
+void timers_run(struct guest *guest);
+/* The guest was paused, and had no chance to feed its watchdog. */
+void timers_resume(struct guest *guest);
+/* An order has touched pages that trim_program() had unmapped: do it again, later. */
+void timers_trim_later(struct guest *guest);
+/* --- trim.c. */
+
+/* Unmap the program's read-only pages: most are needed at the start only, and the file has them. */
+void trim_program(void);
+
+#endif
