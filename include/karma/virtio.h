@@ -4,7 +4,7 @@
  * the few operations by which a device takes part in it.
  *
  * Locking: vCPU threads and the I/O thread share a device.  The lock of a queue is held around every
- * use of it and in notify(); it is the device's own lock, unless virtio_separate_queues() gave each
+ * use of it and in notify() and serve(); it is the device's own lock, unless virtio_separate_queues() gave each
  * queue one.  All locks are held in every other operation but measure().  A device knows its queues and its
  * backend, and neither KVM nor the command line.
  */
@@ -30,9 +30,17 @@ struct virtio_device_ops {
 
 	/*
 	 * There are new chains in a queue that is enabled.  Takes a bounded number of them, however
-	 * fast the guest adds more, and calls virtio_again() if it stopped for that.
+	 * fast the guest adds more, and calls virtio_again() if it stopped for that.  NULL:
+	 * virtio_serve_queue().
 	 */
 	void (*notify)(struct virtio_device *device, unsigned queue);
+
+	/*
+	 * For virtio_serve_queue(): do at once what a chain asks for, and return how many bytes were
+	 * written to it.
+	 */
+	uint32_t (*serve)(
+		struct virtio_device *device, unsigned queue, const struct virtq_chain *chain);
 
 	/*
 	 * The driver resets: forget what was taken from the queues and is not in flight.  Requests
@@ -115,11 +123,25 @@ struct virtio_environment {
 	struct io_ring *ring;
 };
 
-/* Fill in the common part.  The queues are the device's own, zeroed; it sets their names. */
+/*
+ * Allocate a device of so many bytes, zeroed, which begins with its struct virtio_device, with its
+ * queues behind it, and fill in the common part; the device sets the names of its queues.  NULL if memory
+ * is short.  virtio_device_free() undoes it, and may be a device's release operation.
+ */
+void *virtio_device_create(size_t bytes, const struct virtio_device_ops *ops, const char *name,
+	uint64_t features, unsigned queue_count, uint16_t queue_size,
+	const struct virtio_environment *environment);
+void virtio_device_free(struct virtio_device *device);
+
+/* The same for a device that has its memory and its queues, zeroed. */
 void virtio_device_init(struct virtio_device *device, const struct virtio_device_ops *ops,
 	const char *name, uint64_t features, struct virtq *queues, unsigned queue_count,
 	uint16_t queue_size, const struct virtio_environment *environment);
 void virtio_device_destroy(struct virtio_device *device);
+
+/* Have statistics tell these counters, one for each name; a counter without a name is not told. */
+void virtio_set_counters(struct virtio_device *device, struct virtio_counter *counters,
+	const char *const *names, unsigned count);
 
 /* Give each queue a lock of its own, for a device whose queues have no state in common. */
 void virtio_separate_queues(struct virtio_device *device);
@@ -163,18 +185,28 @@ void virtio_request_done(struct virtio_device *device);
 /* virtq_interrupt(), once for all completions that came together; from a done() function. */
 void virtio_interrupt_after(struct virtq *queue);
 
-/* Have the I/O thread call notify() for the queue, once others have had their turn. */
+/* Call the device's notify() for the queue, if its chains may be taken. */
+void virtio_notify(struct virtq *queue);
+
+/* Have the I/O thread do that, once others have had their turn. */
 void virtio_again(struct virtq *queue);
 
+/* What a step of virtio_serve_chains() did. */
+enum virtio_step {
+	VIRTIO_SERVED,		/* a chain went back to the guest */
+	VIRTIO_NO_CHAIN,
+	VIRTIO_BLOCKED,		/* the device will call again when its backend goes on */
+};
+
 /*
- * All of notify() for a device that is done with each chain at once: serve() looks at one and
- * returns how many bytes it wrote to it, and the chain goes back.  At most as many as the queue has
- * entries, then virtio_again(); one interrupt for all.  A chain has up to as many buffers, and no
- * more than 32.
+ * notify() for a queue whose chains are done at once, in the order in which they came: step() takes one
+ * and gives it back.  At most as many as the queue has entries, then virtio_again(); one interrupt for
+ * all.  How many there were.
  */
-void virtio_serve_queue(struct virtio_device *device, unsigned index,
-	uint32_t (*serve)(struct virtio_device *device, unsigned queue,
-		const struct virtq_chain *chain));
+unsigned virtio_serve_chains(struct virtq *queue, enum virtio_step (*step)(struct virtq *queue));
+
+/* The same by the device's serve(), for chains of as many buffers as the queue has entries, up to 32. */
+void virtio_serve_queue(struct virtq *queue);
 
 /* The configuration was changed by the device. */
 void virtio_config_changed(struct virtio_device *device);

@@ -52,7 +52,6 @@ struct blk_statistics {
 
 struct blk {
 	struct virtio_device device;
-	struct virtq *queues;
 	struct pace *paces;		/* one for each queue, under its lock */
 	struct virtio_blk_config config;
 	struct disk *disk;
@@ -397,19 +396,23 @@ static void blk_measure(struct virtio_device *device)
 }
 
 /* By mmap(), so that it takes memory only where a request was. */
-static struct blk_request *map_requests(struct blk *blk, unsigned queues)
+static struct blk_request *map_requests(const struct blk *blk)
 {
-	size_t bytes = sizeof(struct blk_request) * queues * blk->queue_size;
+	size_t bytes = sizeof(struct blk_request) * blk->device.queue_count * blk->queue_size;
 	void *requests = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	return requests == MAP_FAILED ? NULL : requests;
 }
 
-static void unmap_requests(struct blk *blk, unsigned queues)
+static void free_blk(struct blk *blk)
 {
 	if (blk->requests)
-		munmap(blk->requests, sizeof(struct blk_request) * queues * blk->queue_size);
+		munmap(blk->requests,
+			sizeof(struct blk_request) * blk->device.queue_count * blk->queue_size);
+	free(blk->statistics);
+	free(blk->paces);
+	virtio_device_free(&blk->device);
 }
 
 static void blk_gather(struct virtio_device *device)
@@ -440,12 +443,7 @@ static void blk_release(struct virtio_device *device)
 	struct blk *blk = container_of(device, struct blk, device);
 
 	disk_close(blk->disk);
-	virtio_device_destroy(device);
-	unmap_requests(blk, device->queue_count);
-	free(blk->statistics);
-	free(blk->paces);
-	free(blk->queues);
-	free(blk);
+	free_blk(blk);
 }
 
 static const struct virtio_device_ops blk_ops = {
@@ -513,23 +511,32 @@ static uint64_t choose_features(const struct disk *disk, unsigned queues)
 
 static void name_counters(struct blk *blk)
 {
-	static const char *const requests[OPERATIONS] = { "read.requests", "write.requests",
-		"flush.requests", "discard.requests", "write_zeroes.requests" };
-	/* A flush has none. */
-	static const char *const bytes[OPERATIONS] = { "read.bytes", "write.bytes", NULL,
-		"discard.bytes", "write_zeroes.bytes" };
-	static const char *const operations[OPERATIONS] = { "read", "write", "flush", "discard",
-		"write_zeroes" };
+	/* A flush has no bytes. */
+	static const char *const counters[COUNTERS] = {
+		[ERRORS] = "errors",
+		[REQUESTS + DISK_READ] = "read.requests",
+		[REQUESTS + DISK_WRITE] = "write.requests",
+		[REQUESTS + DISK_FLUSH] = "flush.requests",
+		[REQUESTS + DISK_DISCARD] = "discard.requests",
+		[REQUESTS + DISK_WRITE_ZEROES] = "write_zeroes.requests",
+		[BYTES + DISK_READ] = "read.bytes",
+		[BYTES + DISK_WRITE] = "write.bytes",
+		[BYTES + DISK_DISCARD] = "discard.bytes",
+		[BYTES + DISK_WRITE_ZEROES] = "write_zeroes.bytes",
+		[LIMITED] = "limited",
+	};
+	static const char *const operations[OPERATIONS] = {
+		[DISK_READ] = "read",
+		[DISK_WRITE] = "write",
+		[DISK_FLUSH] = "flush",
+		[DISK_DISCARD] = "discard",
+		[DISK_WRITE_ZEROES] = "write_zeroes",
+	};
 
-	blk->counters[ERRORS].name = "errors";
-	blk->counters[LIMITED].name = "limited";
-	for (unsigned i = 0; i < OPERATIONS; i++) {
-		blk->counters[REQUESTS + i].name = requests[i];
-		blk->counters[BYTES + i].name = bytes[i];
-		blk->latencies[i].name = operations[i];
-	}
-	blk->device.counters = blk->counters;
+	virtio_set_counters(&blk->device, blk->counters, counters, COUNTERS);
 	blk->device.counter_count = LIMITED;
+	for (unsigned i = 0; i < OPERATIONS; i++)
+		blk->latencies[i].name = operations[i];
 	blk->device.latencies = blk->latencies;
 	blk->device.latency_count = OPERATIONS;
 }
@@ -537,37 +544,31 @@ static void name_counters(struct blk *blk)
 struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
 	struct disk *disk, const char *serial, unsigned queues)
 {
-	struct blk *blk = calloc(1, sizeof(*blk));
+	struct blk *blk = virtio_device_create(sizeof(*blk), &blk_ops, name,
+		choose_features(disk, queues), queues, blk_queue_size(queues), environment);
 
 	if (!blk)
 		return NULL;
+	virtio_separate_queues(&blk->device);
 	blk->queue_size = blk_queue_size(queues);
-	blk->queues = calloc(queues, sizeof(*blk->queues));
+	blk->device.in_flight_max = queues * blk->queue_size;
 	blk->paces = calloc(queues, sizeof(*blk->paces));
 	blk->statistics = calloc(queues, sizeof(*blk->statistics));
-	blk->requests = map_requests(blk, queues);
-	if (!blk->queues || !blk->paces || !blk->statistics || !blk->requests) {
-		unmap_requests(blk, queues);
-		free(blk->statistics);
-		free(blk->paces);
-		free(blk->queues);
-		free(blk);
+	blk->requests = map_requests(blk);
+	if (!blk->paces || !blk->statistics || !blk->requests) {
+		free_blk(blk);
 		return NULL;
 	}
 	blk->disk = disk;
 	if (serial)
 		memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
-	virtio_device_init(&blk->device, &blk_ops, name, choose_features(disk, queues), blk->queues,
-		queues, blk->queue_size, environment);
-	virtio_separate_queues(&blk->device);
-	blk->device.in_flight_max = queues * blk->queue_size;
 	fill_config(blk);
 	blk->device.config = &blk->config;
 	blk->device.config_size = sizeof(blk->config);
 	name_counters(blk);
 	for (unsigned i = 0; i < queues; i++) {
-		blk->queues[i].name = "request";
-		pace_init(&blk->paces[i], &blk->queues[i], &pace_ops);
+		blk->device.queues[i].name = "request";
+		pace_init(&blk->paces[i], &blk->device.queues[i], &pace_ops);
 	}
 	return &blk->device;
 }

@@ -90,14 +90,13 @@ struct transmitter {
 };
 
 struct net_device {
-	struct virtio_device device;
+	struct virtio_device device;	/* its queues: receive, transmit, receive, ..., control */
 	struct net *net;
 	struct virtio_net_config config;
 	unsigned pairs;			/* that there are */
 	_Atomic unsigned pairs_used;
 	_Atomic uint64_t offloads;	/* VIRTIO_NET_F_GUEST_* that frames may make use of */
 	struct limit *receive_limit, *transmit_limit;	/* NULL: none */
-	struct virtq *queues;		/* receive, transmit, receive, ..., control */
 	struct receiver *receivers;
 	struct transmitter *transmitters;
 	struct virtio_counter counters[NET_COUNTERS];	/* added to atomically */

@@ -357,7 +357,7 @@ void receiver_reset(struct receiver *receiver)
 int receiver_init(struct receiver *receiver, struct net_device *device, unsigned pair)
 {
 	receiver->device = device;
-	receiver->queue = &device->queues[2 * pair];
+	receiver->queue = &device->device.queues[2 * pair];
 	receiver->pair = pair;
 	/* Not touched, and so not there, before a frame is too long for its buffers. */
 	receiver->spare = malloc(SPARE_BYTES);

@@ -161,7 +161,7 @@ static const struct pace_ops pace_ops = { .take = take, .start = start, .patient
 void transmitter_init(struct transmitter *transmitter, struct net_device *device, unsigned pair)
 {
 	transmitter->device = device;
-	pace_init(&transmitter->pace, &device->queues[2 * pair + 1], &pace_ops);
+	pace_init(&transmitter->pace, &device->device.queues[2 * pair + 1], &pace_ops);
 }
 
 void transmitter_reset(struct transmitter *transmitter)

@@ -616,12 +616,13 @@ static uint32_t toy_serve(
 static void toy_serve_all(struct virtio_device *device, unsigned index)
 {
 	toy.notifies++;
-	virtio_serve_queue(device, index, toy_serve);
+	virtio_serve_queue(&device->queues[index]);
 }
 
 static const struct virtio_device_ops serving_toy_ops = {
 	.device_id = 99,
 	.notify = toy_serve_all,
+	.serve = toy_serve,
 	.release = toy_release,
 };
 
