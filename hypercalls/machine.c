@@ -65,6 +65,30 @@ int machine_add(struct machine *machine, struct virtio_device *device)
 	return 0;
 }
 
+void machine_start_devices(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++)
+		virtio_start(machine->devices[i]);
+}
+
+void machine_pause_devices(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++)
+		virtio_pause(machine->devices[i]);
+}
+
+void machine_resume_devices(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++)
+		virtio_resume(machine->devices[i]);
+}
+
+void machine_end_devices(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++)
+		virtio_end(machine->devices[i]);
+}
+
 void machine_measure(struct machine *machine, int only)
 {
 	for (unsigned i = 0; i < machine->device_count; i++) {

@@ -67,6 +67,15 @@ void machine_release(struct machine *machine);
  */
 int machine_add(struct machine *machine, struct virtio_device *device);
 
+/*
+ * The life cycle of all devices (karma/virtio.h), by the thread that makes and ends the VM, while no vCPU
+ * runs.
+ */
+void machine_start_devices(struct machine *machine);
+void machine_pause_devices(struct machine *machine);
+void machine_resume_devices(struct machine *machine);
+void machine_end_devices(struct machine *machine);
+
 /* A device's backend, or that of any for device -1, may have grown: look, and tell the guest.  One at a time. */
 void machine_measure(struct machine *machine, int device);
 

@@ -78,7 +78,8 @@ struct vm {
 	_Atomic(enum vm_end) end;
 	unsigned end_status;
 	atomic_bool stopping;
-	atomic_bool paused;
+	atomic_bool paused;		/* vCPUs are to leave the guest and wait */
+	bool devices_paused;		/* they are, and so are the devices; the main thread's own */
 	int end_fd;			/* eventfd: readable once there is an end */
 
 	/*
@@ -118,13 +119,15 @@ bool vm_guest_knows_karma(const struct vm *vm);
 void vm_tell_where(struct vm *vm);
 
 /*
- * Let the vCPUs rest until vm_resume(); devices go on with what they have begun.  Waits until all do.
- * The guest's clocks don't stand still: to the guest it is as if all of its CPUs had been held up.
+ * Have the vCPUs leave the guest and wait for vm_resume(), then pause the devices (virtio_pause()); what
+ * these have in flight completes, and the terminal goes on.  Returns when all that is so, or the guest
+ * has come to its end.  The guest's clocks don't stand still: to the guest it is as if all of its CPUs
+ * had been held up.
  */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 
-/* Stop the vCPUs, paused or not; devices and the terminal go on. */
+/* Stop the vCPUs, paused or not; devices and the terminal go on, paused devices again. */
 void vm_halt(struct vm *vm);
 
 /* After vm_halt(): let what devices have begun come to its end, and halt the I/O thread too. */

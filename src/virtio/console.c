@@ -149,7 +149,7 @@ static void output_ready(void *context)
 	pthread_mutex_unlock(&console->device.lock);
 }
 
-static void console_start(struct virtio_device *device)
+static void console_driver_ok(struct virtio_device *device)
 {
 	struct console *console = console_of(device);
 
@@ -165,7 +165,7 @@ static void console_reset(struct virtio_device *device)
 
 static const struct virtio_device_ops console_ops = {
 	.device_id = VIRTIO_ID_CONSOLE,
-	.start = console_start,
+	.driver_ok = console_driver_ok,
 	.notify = console_notify,
 	.reset = console_reset,
 	.release = virtio_device_free,

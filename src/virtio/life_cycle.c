@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "karma/debug.h"
 #include "karma/util.h"
 #include "karma/virtio.h"
 
@@ -100,23 +101,71 @@ void virtio_unlock(struct virtio_device *device)
 	pthread_mutex_unlock(&device->lock);
 }
 
-static bool is_idle(struct virtio_device *device)
+void virtio_start(struct virtio_device *device)
 {
-	bool idle;
-
 	virtio_lock(device);
-	idle = device->in_flight == 0 && !device->resetting;
+	debug_assert(device->state == VIRTIO_CREATED);
+	device->state = VIRTIO_RUNNING;
+	if (device->ops->start)
+		device->ops->start(device);
 	virtio_unlock(device);
-	return idle;
 }
 
-void virtio_wait_idle(struct virtio_device *device)
+void virtio_pause(struct virtio_device *device)
 {
-	const struct timespec moment = { .tv_nsec = 1000 * 1000 };
+	virtio_lock(device);
+	debug_assert(device->state == VIRTIO_RUNNING);
+	device->state = VIRTIO_PAUSED;
+	if (device->ops->pause)
+		device->ops->pause(device);
+	/* During a reset the rings are not ours any more. */
+	for (unsigned i = 0; i < device->queue_count && !device->resetting; i++) {
+		device->queues[i].steady = false;
+		virtq_interrupt(&device->queues[i]);
+	}
+	virtio_unlock(device);
+}
 
-	device->ending = true;
+void virtio_resume(struct virtio_device *device)
+{
+	virtio_lock(device);
+	debug_assert(device->state == VIRTIO_PAUSED);
+	device->state = VIRTIO_RUNNING;
+	if (device->ops->resume)
+		device->ops->resume(device);
+	/* What the driver, a timer or the backend told of before or during the pause was put aside. */
+	for (unsigned i = 0; i < device->queue_count && virtio_running(device); i++) {
+		if (device->queues[i].size)
+			virtio_again(&device->queues[i]);
+	}
+	virtio_unlock(device);
+}
+
+static bool is_drained(struct virtio_device *device)
+{
+	bool drained;
+
+	virtio_lock(device);
+	drained = device->in_flight == 0 && !device->resetting;
+	virtio_unlock(device);
+	return drained;
+}
+
+void virtio_drain(struct virtio_device *device)
+{
+	const struct timespec interval = { .tv_nsec = 1000 * 1000 };
+
+	debug_assert(device->state == VIRTIO_PAUSED || device->state == VIRTIO_ENDING);
+	while (!is_drained(device))
+		nanosleep(&interval, NULL);
+}
+
+/* The state is changed without a lock: who holds one may wait for what end() is to hurry. */
+void virtio_end(struct virtio_device *device)
+{
+	debug_assert(device->state == VIRTIO_RUNNING || device->state == VIRTIO_PAUSED);
+	device->state = VIRTIO_ENDING;
 	if (device->ops->end)
 		device->ops->end(device);
-	while (!is_idle(device))
-		nanosleep(&moment, NULL);
+	virtio_drain(device);
 }

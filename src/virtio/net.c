@@ -166,13 +166,26 @@ static void net_notify(struct virtio_device *virtio, unsigned queue)
 		pace_notify(&device->transmitters[queue / 2].pace);
 }
 
-static void net_start(struct virtio_device *virtio)
+static void net_driver_ok(struct virtio_device *virtio)
 {
 	struct net_device *device = device_of(virtio);
 
 	set_offloads(device, virtio->accepted & possible_offloads(device->net));
 	use_pairs(device, 1);
 	receiver_serve(&device->receivers[0]);
+}
+
+/* The backend may have told of frames, or of room for them, while the device was paused. */
+static void net_resume(struct virtio_device *virtio)
+{
+	struct net_device *device = device_of(virtio);
+
+	for (unsigned i = 0; i < device->pairs; i++) {
+		if (virtio_running(virtio) && i < device->pairs_used)
+			net_wait_readable(device->net, i);
+		if (device->transmitters[i].pace.blocked)
+			net_wait_writable(device->net, i);
+	}
 }
 
 static void net_reset(struct virtio_device *virtio)
@@ -246,9 +259,10 @@ static void net_release(struct virtio_device *virtio)
 
 static const struct virtio_device_ops net_device_ops = {
 	.device_id = VIRTIO_ID_NET,
-	.start = net_start,
+	.driver_ok = net_driver_ok,
 	.notify = net_notify,
 	.serve = control,
+	.resume = net_resume,
 	.reset = net_reset,
 	.release = net_release,
 };

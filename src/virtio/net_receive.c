@@ -235,7 +235,7 @@ static void hold(struct receiver *receiver)
 	struct virtio_device *device = &receiver->device->device;
 
 	/* What is held back when the guest has ended is nobody's any more. */
-	if (receiver->waits || device->ending)
+	if (receiver->waits || virtio_ending(device))
 		return;
 	net_count(receiver->device, NET_LIMITED, 1);
 	receiver->waits = true;

@@ -198,7 +198,7 @@ static void tell(struct pace *pace, unsigned taken)
 {
 	struct virtio_device *device = pace->queue->device;
 
-	if (!pace->ops->patient || taken != 1 || pace->untold || device->ending) {
+	if (!pace->ops->patient || taken != 1 || pace->untold || virtio_ending(device)) {
 		pace->untold = false;
 		virtq_interrupt(pace->queue);
 		return;
@@ -223,7 +223,7 @@ static void serve(struct pace *pace)
 
 	queue->steady = false;
 	taken = take(pace, most);
-	if (taken && pace->bulk && !pace->blocked && !pace->limit_wait && !queue->device->ending) {
+	if (taken && pace->bulk && !pace->blocked && !pace->limit_wait && !virtio_ending(queue->device)) {
 		pace->empty = 0;
 		let_go(pace);
 		if (pace->lengthy)
@@ -239,7 +239,7 @@ static void serve(struct pace *pace)
 		more = !pace->blocked && virtq_enable_notify(queue);
 	} while (more && taken < most && pace->limit_wait == 0);
 	/* What is held back when the guest has ended stays undone: nobody is to wait for that. */
-	if (more && taken < most && !queue->device->ending)
+	if (more && taken < most && !virtio_ending(queue->device))
 		hold(pace, taken > 0 || !pace->held);
 	else
 		let_go(pace);

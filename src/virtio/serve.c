@@ -15,7 +15,8 @@
 bool virtio_running(const struct virtio_device *device)
 {
 	return (device->status & VIRTIO_CONFIG_S_DRIVER_OK) &&
-		!(device->status & VIRTIO_CONFIG_S_NEEDS_RESET) && !device->resetting;
+		!(device->status & VIRTIO_CONFIG_S_NEEDS_RESET) && !device->resetting &&
+		device->state != VIRTIO_PAUSED;
 }
 
 void virtio_needs_reset(struct virtio_device *device, const struct virtq *queue)

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "karma/debug.h"
 #include "karma/util.h"
 #include "karma/virtio.h"
 
@@ -74,8 +75,8 @@ static int64_t raise_status(struct virtio_device *device, uint8_t status)
 		return -EINVAL;
 	device->status =
 		(status & ~VIRTIO_CONFIG_S_NEEDS_RESET) | (device->status & VIRTIO_CONFIG_S_NEEDS_RESET);
-	if ((new_bits & VIRTIO_CONFIG_S_DRIVER_OK) && device->ops->start)
-		device->ops->start(device);
+	if ((new_bits & VIRTIO_CONFIG_S_DRIVER_OK) && device->ops->driver_ok)
+		device->ops->driver_ok(device);
 	return 0;
 }
 
@@ -86,6 +87,7 @@ int64_t virtio_set_status(struct virtio_device *device, uint32_t status)
 	if (status & ~(uint32_t)STATUS_KNOWN)
 		return -EINVAL;
 	virtio_lock(device);
+	debug_assert(device->state == VIRTIO_RUNNING || (device->state == VIRTIO_PAUSED && status == 0));
 	if (status == 0)
 		start_reset(device);
 	else

@@ -382,6 +382,7 @@ int vm_start(struct vm *vm)
 	int result;
 
 	vm->unconfined = 2 + vm->vcpu_count;
+	machine_start_devices(&vm->machine);
 	vcpu_prepare_kicks();
 	result = start_thread(io_thread, vm);
 	while (vm->started < vm->vcpu_count && result == 0) {
@@ -448,10 +449,23 @@ void vm_pause(struct vm *vm)
 	while (vm->resting + vm->parked < vm->started && !atomic_load(&vm->stopping))
 		kick_all(vm);
 	pthread_mutex_unlock(&vm->park_lock);
+	/* A guest that ends meanwhile has vCPUs that still run. */
+	if (atomic_load(&vm->stopping) || vm->devices_paused)
+		return;
+	machine_pause_devices(&vm->machine);
+	vm->devices_paused = true;
+}
+
+static void resume_devices(struct vm *vm)
+{
+	if (vm->devices_paused)
+		machine_resume_devices(&vm->machine);
+	vm->devices_paused = false;
 }
 
 void vm_resume(struct vm *vm)
 {
+	resume_devices(vm);
 	pthread_mutex_lock(&vm->park_lock);
 	atomic_store(&vm->paused, false);
 	pthread_cond_broadcast(&vm->park_changed);
@@ -469,6 +483,7 @@ void vm_halt(struct vm *vm)
 	while (vm->parked < vm->started)
 		kick_all(vm);
 	pthread_mutex_unlock(&vm->park_lock);
+	resume_devices(vm);
 }
 
 void vm_tell_where(struct vm *vm)
@@ -479,8 +494,7 @@ void vm_tell_where(struct vm *vm)
 
 void vm_stop(struct vm *vm)
 {
-	for (unsigned i = 0; i < vm->machine.device_count; i++)
-		virtio_wait_idle(vm->machine.devices[i]);
+	machine_end_devices(&vm->machine);
 	io_ring_stop(vm->ring);
 	pthread_mutex_lock(&vm->park_lock);
 	while (!vm->io_parked)

@@ -1048,7 +1048,7 @@ START_TEST(end_does_not_wait_for_the_limit)
 	driver_kick(&queue);
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
 	before = now_ms();
-	virtio_wait_idle(blk);
+	virtio_end(blk);
 	ck_assert_int_lt(now_ms() - before, SIM_PATIENCE_MS);
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);
@@ -1213,7 +1213,7 @@ static void run_vcpus(void)
 			pthread_create(&vcpus[i].thread, NULL, notify_as_a_vcpu, &vcpus[i]), 0);
 	for (unsigned i = 0; i < QUEUES; i++)
 		pthread_join(vcpus[i].thread, NULL);
-	virtio_wait_idle(blk);
+	virtio_end(blk);
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);
 	for (unsigned i = 0; i < QUEUES; i++) {

@@ -595,7 +595,7 @@ static void toy_release(struct virtio_device *device)
 
 static const struct virtio_device_ops toy_ops = {
 	.device_id = 99,
-	.start = toy_start,
+	.driver_ok = toy_start,
 	.notify = toy_notify,
 	.reset = toy_reset,
 	.write_config = toy_write_config,
@@ -808,7 +808,7 @@ START_TEST(vcpus_and_the_io_thread_share_a_device)
 	}
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(vcpu_thread, NULL);
-	virtio_wait_idle(blk);
+	virtio_end(blk);
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);
 	ck_assert_uint_eq(blk->queues[0].chains, THREAD_REQUESTS);
@@ -825,7 +825,7 @@ START_TEST(wait_idle_returns_when_the_backend_is_done)
 	start_read();
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_loop, &sim.ring), 0);
 	end_reads(2);
-	virtio_wait_idle(blk);
+	virtio_end(blk);
 	ck_assert_uint_eq(driver_used(&queue), 2);
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);
