@@ -9,7 +9,7 @@
 #include "karma/devices.h"
 #include "karma/limit.h"
 #include "karma/log.h"
-#include "karma/pace.h"
+#include "karma/queue_scheduler.h"
 #include "karma/util.h"
 
 #define SECTOR_BYTES 512u
@@ -52,7 +52,7 @@ struct blk_statistics {
 
 struct blk {
 	struct virtio_device device;
-	struct pace *paces;		/* one for each queue, under its lock */
+	struct queue_scheduler *schedulers;	/* one for each queue, under its lock */
 	struct virtio_blk_config config;
 	struct disk *disk;
 	char serial[VIRTIO_BLK_ID_BYTES];
@@ -294,7 +294,7 @@ static void start_request(struct blk *blk, struct virtq *queue, struct blk_reque
 	request->disk.done = request_done;
 	request->head = chain->head;
 	request->queue = queue;
-	request->started_at = blk->paces[queue->index].now;
+	request->started_at = blk->schedulers[queue->index].now;
 	request->written = sizeof(*request->status);
 	request->busy = true;
 	execute(request, chain, &header);
@@ -317,7 +317,7 @@ static bool is_long(const struct blk *blk, const struct disk_request *request)
 		(request->operation == DISK_READ || request->operation == DISK_WRITE);
 }
 
-static enum pace_taken take(struct virtq *queue)
+static enum chain_result start_next(struct virtq *queue)
 {
 	struct blk *blk = container_of(queue->device, struct blk, device);
 	struct blk_request *request;
@@ -325,27 +325,30 @@ static enum pace_taken take(struct virtq *queue)
 	struct virtq_chain chain;
 
 	if (!virtio_pop(&blk->device, queue, iov, ARRAY_SIZE(iov), &chain))
-		return PACE_NONE;
+		return CHAIN_NONE;
 	request = find_request(blk, queue, chain.head);
 	if (!request)
-		return PACE_NONE;
+		return CHAIN_NONE;
 	memcpy(request->iov, iov, (chain.out_count + chain.in_count) * sizeof(iov[0]));
 	chain.iov = request->iov;
 	request->disk.length = 0;
 	start_request(blk, queue, request, &chain);
-	return is_long(blk, &request->disk) ? PACE_TOOK_LONG : PACE_TOOK;
+	return is_long(blk, &request->disk) ? CHAIN_STARTED_SLOW : CHAIN_STARTED;
 }
 
-static void start_requests(struct virtq *queue)
+static void submit_requests(struct virtq *queue)
 {
 	disk_start(container_of(queue->device, struct blk, device)->disk);
 }
 
-static const struct pace_ops pace_ops = { .take = take, .start = start_requests };
+static const struct queue_scheduler_ops scheduler_ops = {
+	.start_next = start_next,
+	.submit = submit_requests,
+};
 
 static void blk_notify(struct virtio_device *device, unsigned index)
 {
-	pace_notify(&container_of(device, struct blk, device)->paces[index]);
+	queue_scheduler_notify(&container_of(device, struct blk, device)->schedulers[index]);
 }
 
 static void blk_reset(struct virtio_device *device)
@@ -353,7 +356,7 @@ static void blk_reset(struct virtio_device *device)
 	struct blk *blk = container_of(device, struct blk, device);
 
 	for (unsigned i = 0; i < device->queue_count; i++)
-		pace_reset(&blk->paces[i]);
+		queue_scheduler_reset(&blk->schedulers[i]);
 }
 
 void blk_limit(struct virtio_device *device, struct limit *limit)
@@ -362,7 +365,7 @@ void blk_limit(struct virtio_device *device, struct limit *limit)
 
 	blk->limit = limit;
 	for (unsigned i = 0; i < device->queue_count; i++)
-		pace_limit(&blk->paces[i], limit, &blk->counters[LIMITED].value);
+		queue_scheduler_set_limit(&blk->schedulers[i], limit, &blk->counters[LIMITED].value);
 	device->counter_count = COUNTERS;
 }
 
@@ -411,7 +414,7 @@ static void free_blk(struct blk *blk)
 		munmap(blk->requests,
 			sizeof(struct blk_request) * blk->device.queue_count * blk->queue_size);
 	free(blk->statistics);
-	free(blk->paces);
+	free(blk->schedulers);
 	virtio_device_free(&blk->device);
 }
 
@@ -552,10 +555,10 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
 	virtio_separate_queues(&blk->device);
 	blk->queue_size = blk_queue_size(queues);
 	blk->device.in_flight_max = queues * blk->queue_size;
-	blk->paces = calloc(queues, sizeof(*blk->paces));
+	blk->schedulers = calloc(queues, sizeof(*blk->schedulers));
 	blk->statistics = calloc(queues, sizeof(*blk->statistics));
 	blk->requests = map_requests(blk);
-	if (!blk->paces || !blk->statistics || !blk->requests) {
+	if (!blk->schedulers || !blk->statistics || !blk->requests) {
 		free_blk(blk);
 		return NULL;
 	}
@@ -568,7 +571,7 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
 	name_counters(blk);
 	for (unsigned i = 0; i < queues; i++) {
 		blk->device.queues[i].name = "request";
-		pace_init(&blk->paces[i], &blk->device.queues[i], &pace_ops);
+		queue_scheduler_init(&blk->schedulers[i], &blk->device.queues[i], &scheduler_ops);
 	}
 	return &blk->device;
 }

@@ -163,7 +163,7 @@ static void net_notify(struct virtio_device *virtio, unsigned queue)
 	else if (queue % 2 == 0)
 		receiver_notify(&device->receivers[queue / 2]);
 	else
-		pace_notify(&device->transmitters[queue / 2].pace);
+		queue_scheduler_notify(&device->transmitters[queue / 2].scheduler);
 }
 
 static void net_driver_ok(struct virtio_device *virtio)
@@ -183,7 +183,7 @@ static void net_resume(struct virtio_device *virtio)
 	for (unsigned i = 0; i < device->pairs; i++) {
 		if (virtio_running(virtio) && i < device->pairs_used)
 			net_wait_readable(device->net, i);
-		if (device->transmitters[i].pace.blocked)
+		if (device->transmitters[i].scheduler.blocked)
 			net_wait_writable(device->net, i);
 	}
 }
@@ -214,13 +214,13 @@ static void readable(void *context, unsigned pair)
 static void writable(void *context, unsigned pair)
 {
 	struct net_device *device = context;
-	struct virtq *queue = device->transmitters[pair].pace.queue;
+	struct virtq *queue = device->transmitters[pair].scheduler.queue;
 
 	pthread_mutex_lock(queue->lock);
 	if (device->net->ops->flush && device->net->ops->flush(device->net, pair) == -EAGAIN)
 		net_wait_writable(device->net, pair);
 	else if (virtio_running(&device->device))
-		pace_resume(&device->transmitters[pair].pace);
+		queue_scheduler_unblock(&device->transmitters[pair].scheduler);
 	pthread_mutex_unlock(queue->lock);
 }
 
@@ -313,7 +313,7 @@ void net_device_limit(
 	device->receive_limit = receive_limit;
 	device->transmit_limit = transmit_limit;
 	for (unsigned i = 0; i < device->pairs; i++)
-		pace_limit(&device->transmitters[i].pace, transmit_limit,
+		queue_scheduler_set_limit(&device->transmitters[i].scheduler, transmit_limit,
 			&device->counters[NET_LIMITED].value);
 }
 

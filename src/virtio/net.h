@@ -9,7 +9,7 @@
 #include <linux/virtio_net.h>
 
 #include "karma/devices.h"
-#include "karma/pace.h"
+#include "karma/queue_scheduler.h"
 #include "karma/util.h"
 
 /* Of virtio 1.2 and later, which Debian 12's headers lack. */
@@ -78,7 +78,7 @@ struct receiver {
 
 struct transmitter {
 	struct net_device *device;
-	struct pace pace;
+	struct queue_scheduler scheduler;
 	_Atomic int64_t bulk_until;	/* CLOCK_MONOTONIC, ns: what is sent now acknowledges that */
 	/* A frame that the other end has no room for yet. */
 	bool held;
