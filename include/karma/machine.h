@@ -76,7 +76,10 @@ void machine_pause_devices(struct machine *machine);
 void machine_resume_devices(struct machine *machine);
 void machine_end_devices(struct machine *machine);
 
-/* A device's backend, or that of any for device -1, may have grown: look, and tell the guest.  One at a time. */
+/*
+ * The size of a device's backend, or of any for device -1, may have changed: measure it, and tell the
+ * guest.  One thread at a time.
+ */
 void machine_measure(struct machine *machine, int device);
 
 /* The user asks the guest to power off.  Any thread. */

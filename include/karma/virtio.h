@@ -59,7 +59,7 @@ struct virtio_device_ops {
 
 	/*
 	 * There are new chains in a queue that is enabled.  Takes a bounded number of them, however
-	 * fast the guest adds more, and calls virtio_again() if it stopped for that.  On the vCPU that
+	 * fast the guest adds more, and calls virtio_reschedule() if it stopped for that.  On the vCPU that
 	 * notifies, or on the I/O thread.  NULL: virtio_serve_queue().
 	 */
 	void (*notify)(struct virtio_device *device, unsigned queue);
@@ -129,11 +129,11 @@ struct virtio_device_ops {
 
 	/* --- What the user does.  Without a lock, in any state, one thread at a time. */
 
-	/* How large its backend is may have changed: look, and tell the guest. */
+	/* The size of its backend may have changed: measure it, and tell the guest. */
 	void (*measure)(struct virtio_device *device);
 
 	/* Bring counters and latencies up to date that are kept apart for each queue. */
-	void (*gather)(struct virtio_device *device);
+	void (*update_counters)(struct virtio_device *device);
 };
 
 /* What a device counts beside its queues, for statistics; count_of() reads it.  One without a name is none. */
@@ -174,7 +174,7 @@ struct virtio_device {
 	_Atomic unsigned in_flight;
 	struct io_op reset_op;
 
-	_Atomic unsigned complaints;	/* how often the log told of a broken queue */
+	_Atomic unsigned errors_logged;	/* messages about broken queues */
 
 	struct io_ring *ring;		/* the main one */
 
@@ -288,14 +288,17 @@ bool virtio_pop(struct virtio_device *device, struct virtq *queue, struct iovec 
 void virtio_request_started(struct virtio_device *device);
 void virtio_request_done(struct virtio_device *device);
 
-/* virtq_interrupt(), once for all completions that came together; from a done() function. */
-void virtio_interrupt_after(struct virtq *queue);
+/*
+ * Interrupt coalescing: call virtq_interrupt() once for all completions of this run of the ring.  From a
+ * done() function.
+ */
+void virtio_defer_interrupt(struct virtq *queue);
 
 /* Call the device's notify() for the queue, if its chains may be taken. */
 void virtio_notify(struct virtq *queue);
 
-/* Have the I/O thread do that, once others have had their turn. */
-void virtio_again(struct virtq *queue);
+/* Have the I/O thread do that, after what it has to do already. */
+void virtio_reschedule(struct virtq *queue);
 
 /* What a step of virtio_serve_chains() did. */
 enum virtio_step {
@@ -306,7 +309,7 @@ enum virtio_step {
 
 /*
  * notify() for a queue whose chains are done at once, in the order in which they came: step() takes one
- * and gives it back.  At most as many as the queue has entries, then virtio_again(); one interrupt for
+ * and gives it back.  At most as many as the queue has entries, then virtio_reschedule(); one interrupt for
  * all.  How many there were.
  */
 unsigned virtio_serve_chains(struct virtq *queue, enum virtio_step (*step)(struct virtq *queue));

@@ -26,7 +26,7 @@ struct balloon {
 	struct virtio_device device;
 	struct virtio_balloon_config config;
 	struct virtio_counter counters[COUNTERS];
-	bool complained;
+	bool error_logged;
 };
 
 static void discard(struct balloon *balloon, void *at, uint64_t length)
@@ -35,8 +35,8 @@ static void discard(struct balloon *balloon, void *at, uint64_t length)
 
 	if (result >= 0) {
 		count_up(&balloon->counters[FREED_BYTES].value, result);
-	} else if (!balloon->complained) {
-		balloon->complained = true;
+	} else if (!balloon->error_logged) {
+		balloon->error_logged = true;
 		note("device balloon: can't give memory back: %s: the guest runs on; give --balloon off",
 			strerror(-result));
 	}
@@ -87,7 +87,7 @@ static void inflate(struct balloon *balloon, const struct virtq_chain *chain)
 }
 
 /* The chain's buffers are free memory; whether the device may write to them is all the same. */
-static void take_report(struct balloon *balloon, const struct virtq_chain *chain)
+static void discard_reported(struct balloon *balloon, const struct virtq_chain *chain)
 {
 	/* No guest has more to give than it has memory, and it may not have us walk that twice. */
 	if (chain->out_bytes + chain->in_bytes > balloon->device.queues[REPORTING].memory->size)
@@ -110,7 +110,7 @@ static uint32_t serve(
 		inflate(balloon, chain);
 		break;
 	case REPORTING:
-		take_report(balloon, chain);
+		discard_reported(balloon, chain);
 		break;
 	default:
 		/* A page that leaves the balloon comes back when it is touched. */

@@ -16,9 +16,9 @@
 #define SEGMENTS_MAX 254		/* of data, behind the header and before the status */
 #define CHAIN_BUFFERS (SEGMENTS_MAX + 2)
 #define SEGMENT_BYTES_MAX (1 * MIB)	/* bounds how much one request can be */
-#define FAULTS_MAX 8			/* lines in the log for one disk */
+#define ERRORS_LOGGED_MAX 8			/* lines in the log for one disk */
 
-/* A request in flight: one for each entry of a queue, found by its chain's head. */
+/* A request, one for each entry of a queue: its index is the head of its chain. */
 struct blk_request {
 	struct disk_request disk;
 	struct blk *blk;
@@ -58,9 +58,9 @@ struct blk {
 	char serial[VIRTIO_BLK_ID_BYTES];
 	struct limit *limit;		/* NULL: none */
 	struct blk_statistics *statistics;		/* one for each queue */
-	unsigned faults_told;
-	int told[OPERATIONS];			/* the last error of each that was told */
-	struct virtio_counter counters[COUNTERS];	/* of all; added to atomically, or by gather() */
+	unsigned errors_logged;
+	int last_error[OPERATIONS];	/* that was logged, of each */
+	struct virtio_counter counters[COUNTERS];	/* of all; added to atomically, or by update_counters() */
 	struct virtio_latency latencies[OPERATIONS];
 	unsigned queue_size;
 	struct blk_request *requests;	/* queue_size of them for each queue; not there until used */
@@ -88,15 +88,15 @@ static const char *operation_name(enum disk_operation operation)
 	return names[operation];
 }
 
-static void report_fault(struct blk *blk, const struct disk_request *request, int error)
+static void report_error(struct blk *blk, const struct disk_request *request, int error)
 {
-	int *told = &blk->told[request->operation];
+	int *last_error = &blk->last_error[request->operation];
 
 	__atomic_fetch_add(&blk->counters[ERRORS].value, 1, __ATOMIC_RELAXED);
-	/* A full disk fails each write: once is enough, and in all so many. */
-	if (__atomic_exchange_n(told, error, __ATOMIC_RELAXED) == error)
+	/* A full disk fails each write: an error that repeats is logged once. */
+	if (__atomic_exchange_n(last_error, error, __ATOMIC_RELAXED) == error)
 		return;
-	if (__atomic_fetch_add(&blk->faults_told, 1, __ATOMIC_RELAXED) < FAULTS_MAX)
+	if (__atomic_fetch_add(&blk->errors_logged, 1, __ATOMIC_RELAXED) < ERRORS_LOGGED_MAX)
 		note("disk %s: %s at byte %llu failed: %s: the guest is told of an I/O error, and more "
 		     "of them are only counted (karma stats)",
 			blk->device.name, operation_name(request->operation),
@@ -112,7 +112,7 @@ static void count_request(const struct blk_request *request)
 	count_up(&statistics->bytes[operation], request->bytes);
 }
 
-/* From the backend. */
+/* Completion, by the backend. */
 static void request_done(struct disk_request *disk_request, int error)
 {
 	struct blk_request *request = container_of(disk_request, struct blk_request, disk);
@@ -126,13 +126,13 @@ static void request_done(struct disk_request *disk_request, int error)
 	pthread_mutex_lock(request->queue->lock);
 	count_request(request);
 	if (status == VIRTIO_BLK_S_IOERR)
-		report_fault(blk, disk_request, error);
+		report_error(blk, disk_request, error);
 	if (blk->device.resetting) {
 		/* The memory is the guest's again, and the rings too. */
 		request->busy = false;
 	} else {
 		finish(request, status);
-		virtio_interrupt_after(request->queue);
+		virtio_defer_interrupt(request->queue);
 	}
 	virtio_request_done(&blk->device);
 	pthread_mutex_unlock(request->queue->lock);
@@ -198,7 +198,7 @@ static void transfer(struct blk_request *request, const struct virtq_chain *chai
 	submit(request);
 }
 
-static void give_id(struct blk_request *request, const struct virtq_chain *chain)
+static void get_id(struct blk_request *request, const struct virtq_chain *chain)
 {
 	size_t room = chain->in_bytes - 1;
 	size_t length = room < VIRTIO_BLK_ID_BYTES ? room : VIRTIO_BLK_ID_BYTES;
@@ -262,7 +262,7 @@ static void execute(struct blk_request *request, const struct virtq_chain *chain
 		flush(request);
 		break;
 	case VIRTIO_BLK_T_GET_ID:
-		give_id(request, chain);
+		get_id(request, chain);
 		break;
 	case VIRTIO_BLK_T_DISCARD:
 		clear_range(request, chain, DISK_DISCARD);
@@ -275,7 +275,7 @@ static void execute(struct blk_request *request, const struct virtq_chain *chain
 	}
 }
 
-/* Take a chain apart.  One without a place for its status can't even be refused. */
+/* Check a chain and start its request.  One without room for a status breaks the queue. */
 static void start_request(struct blk *blk, struct virtq *queue, struct blk_request *request,
 	const struct virtq_chain *chain)
 {
@@ -311,7 +311,7 @@ static struct blk_request *find_request(struct blk *blk, struct virtq *queue, ui
 	return NULL;
 }
 
-static bool is_long(const struct blk *blk, const struct disk_request *request)
+static bool submission_is_slow(const struct blk *blk, const struct disk_request *request)
 {
 	return blk->disk->long_bytes && request->length >= blk->disk->long_bytes &&
 		(request->operation == DISK_READ || request->operation == DISK_WRITE);
@@ -333,7 +333,7 @@ static enum chain_result start_next(struct virtq *queue)
 	chain.iov = request->iov;
 	request->disk.length = 0;
 	start_request(blk, queue, request, &chain);
-	return is_long(blk, &request->disk) ? CHAIN_STARTED_SLOW : CHAIN_STARTED;
+	return submission_is_slow(blk, &request->disk) ? CHAIN_STARTED_SLOW : CHAIN_STARTED;
 }
 
 static void submit_requests(struct virtq *queue)
@@ -380,7 +380,7 @@ static void grow(struct blk *blk, uint64_t size)
 	virtio_config_changed(&blk->device);
 }
 
-/* A guest would be at a loss with a disk that shrinks: what it uses at the end is gone. */
+/* No guest can use a disk that shrinks, so only growth is told. */
 static void blk_measure(struct virtio_device *device)
 {
 	struct blk *blk = container_of(device, struct blk, device);
@@ -418,7 +418,7 @@ static void free_blk(struct blk *blk)
 	virtio_device_free(&blk->device);
 }
 
-static void blk_gather(struct virtio_device *device)
+static void blk_update_counters(struct virtio_device *device)
 {
 	struct blk *blk = container_of(device, struct blk, device);
 
@@ -454,7 +454,7 @@ static const struct virtio_device_ops blk_ops = {
 	.notify = blk_notify,
 	.reset = blk_reset,
 	.measure = blk_measure,
-	.gather = blk_gather,
+	.update_counters = blk_update_counters,
 	.end = blk_end,
 	.release = blk_release,
 };

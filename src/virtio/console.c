@@ -62,7 +62,7 @@ static bool next_chain(struct console *console)
 }
 
 /* Linux reads the size when it is told of a change, once it has made a terminal of the console. */
-static void tell_size(struct console *console)
+static void announce_size(struct console *console)
 {
 	if (!console->prints && console->config.cols)
 		virtio_config_changed(&console->device);
@@ -91,7 +91,7 @@ static enum virtio_step transmit_chain(struct virtq *queue)
 static void transmit(struct console *console)
 {
 	if (virtio_serve_chains(&console->device.queues[TRANSMIT], transmit_chain))
-		tell_size(console);
+		announce_size(console);
 }
 
 /* When there is no input, input_ready() goes on from here. */

@@ -120,7 +120,7 @@ void virtio_pause(struct virtio_device *device)
 		device->ops->pause(device);
 	/* During a reset the rings are not ours any more. */
 	for (unsigned i = 0; i < device->queue_count && !device->resetting; i++) {
-		device->queues[i].steady = false;
+		device->queues[i].coalescing = false;
 		virtq_interrupt(&device->queues[i]);
 	}
 	virtio_unlock(device);
@@ -136,7 +136,7 @@ void virtio_resume(struct virtio_device *device)
 	/* What the driver, a timer or the backend told of before or during the pause was put aside. */
 	for (unsigned i = 0; i < device->queue_count && virtio_running(device); i++) {
 		if (device->queues[i].size)
-			virtio_again(&device->queues[i]);
+			virtio_reschedule(&device->queues[i]);
 	}
 	virtio_unlock(device);
 }

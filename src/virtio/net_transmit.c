@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The network device's way out: the guest's frames, checked, for the other end. */
+/* The network device's transmit queues: the guest's frames, checked, for the backend. */
 #include <errno.h>
 #include <string.h>
 
@@ -96,15 +96,15 @@ static enum chain_result send_frame(struct transmitter *transmitter)
 	int result = net->up ?
 		net->ops->send(net, pair, transmitter->iov, transmitter->iov_count) : -ENETDOWN;
 
-	transmitter->held = result == -EAGAIN;
-	if (transmitter->held) {
+	transmitter->frame_pending = result == -EAGAIN;
+	if (transmitter->frame_pending) {
 		net_wait_writable(net, pair);
 		return CHAIN_BLOCKED;
 	}
 	finish(transmitter, result);
 	if (is_bulk(transmitter))
 		return CHAIN_STARTED_BULK;
-	receiver_answered(&transmitter->device->receivers[pair]);
+	receiver_note_reply(&transmitter->device->receivers[pair]);
 	return CHAIN_STARTED;
 }
 
@@ -122,7 +122,7 @@ static enum chain_result start_next(struct virtq *queue)
 	struct iovec *frame = transmitter->iov + 1;
 	struct virtq_chain chain;
 
-	if (transmitter->held)
+	if (transmitter->frame_pending)
 		return send_frame(transmitter);
 	if (!virtio_pop(&device->device, queue, frame, NET_BUFFERS, &chain))
 		return CHAIN_NONE;
@@ -138,7 +138,7 @@ static enum chain_result start_next(struct virtq *queue)
 	if (device->transmit_limit)
 		limit_take(device->transmit_limit, transmitter->bytes);
 	transmitter->iov_count = 1 + iov_skip(&frame, chain.out_count, NET_HEADER_BYTES);
-	/* In front of what is left, in the place of a buffer that held the guest's header, or not. */
+	/* The checked header goes in front of the frame's data, into the place of the guest's own. */
 	frame[-1] = (struct iovec){ &transmitter->header, NET_HEADER_BYTES };
 	if (frame - 1 != transmitter->iov)
 		memmove(transmitter->iov, frame - 1,
@@ -171,6 +171,6 @@ void transmitter_init(struct transmitter *transmitter, struct net_device *device
 
 void transmitter_reset(struct transmitter *transmitter)
 {
-	transmitter->held = false;
+	transmitter->frame_pending = false;
 	queue_scheduler_reset(&transmitter->scheduler);
 }

@@ -191,7 +191,7 @@ static void poll_bulk_again(struct queue_scheduler *scheduler, int64_t wait)
 /* After this submission; if the poll was empty, when the guest has had time for the next chain. */
 static void poll_slow_again(struct queue_scheduler *scheduler, bool started, int64_t now)
 {
-	scheduler->queue->steady = started;
+	scheduler->queue->coalescing = started;
 	arm_poll_timer(scheduler, started ? 0 : (now - scheduler->round_began) / SLOW_POLL_SHARE);
 	if (started)
 		scheduler->round_began = now;
@@ -245,7 +245,7 @@ static void serve_now(struct queue_scheduler *scheduler)
 	unsigned most = queue->size_max, started;
 	bool more;
 
-	queue->steady = false;
+	queue->coalescing = false;
 	started = start_chains(scheduler, most);
 	if (started && scheduler->bulk && !scheduler->blocked && !scheduler->limit_wait &&
 		!virtio_ending(queue->device)) {
@@ -269,7 +269,7 @@ static void serve_now(struct queue_scheduler *scheduler)
 	else
 		leave_limit(scheduler);
 	if (started >= most)
-		virtio_again(queue);
+		virtio_reschedule(queue);
 	scheduler->ops->submit(queue);
 	interrupt_or_delay(scheduler, started);
 }
@@ -353,7 +353,7 @@ static void timer_expired(struct io_op *op, int result)
 void queue_scheduler_notify(struct queue_scheduler *scheduler)
 {
 	/* The I/O thread, or the backend, is going to have the queue served. */
-	if (scheduler->queue->again || scheduler->blocked)
+	if (scheduler->queue->rescheduled || scheduler->blocked)
 		return;
 	if (scheduler->timer_armed) {
 		if (!scheduler->ops->coalesce_interrupts && !scheduler->rate_limited &&

@@ -8,7 +8,7 @@
 #include "karma/virtio.h"
 
 /* Lines in the log for one device: a guest must not fill it. */
-#define COMPLAINTS_MAX 8
+#define ERRORS_LOGGED_MAX 8
 
 #define SERVE_BUFFERS 32u
 
@@ -24,7 +24,7 @@ void virtio_needs_reset(struct virtio_device *device, const struct virtq *queue)
 	if (atomic_fetch_or(&device->status, VIRTIO_CONFIG_S_NEEDS_RESET) &
 		VIRTIO_CONFIG_S_NEEDS_RESET)
 		return;
-	if (device->complaints++ < COMPLAINTS_MAX)
+	if (device->errors_logged++ < ERRORS_LOGGED_MAX)
 		note("device %s: its driver broke the %s queue (%s): it is stopped until the guest "
 		     "resets it",
 			device->name, queue->name, queue->broken);
@@ -41,23 +41,23 @@ bool virtio_pop(struct virtio_device *device, struct virtq *queue, struct iovec 
 	return result == 1;
 }
 
-static void send_interrupt(struct io_after *after)
+static void send_deferred_interrupt(struct io_after *after)
 {
-	struct virtq *queue = container_of(after, struct virtq, interrupt_after);
+	struct virtq *queue = container_of(after, struct virtq, deferred_interrupt);
 
 	pthread_mutex_lock(queue->lock);
-	queue->interrupt_due = false;
+	queue->interrupt_deferred = false;
 	virtq_interrupt(queue);
 	pthread_mutex_unlock(queue->lock);
 }
 
-void virtio_interrupt_after(struct virtq *queue)
+void virtio_defer_interrupt(struct virtq *queue)
 {
-	if (queue->interrupt_due)
+	if (queue->interrupt_deferred)
 		return;
-	queue->interrupt_due = true;
-	queue->interrupt_after.run = send_interrupt;
-	io_ring_after(&queue->interrupt_after);
+	queue->interrupt_deferred = true;
+	queue->deferred_interrupt.run = send_deferred_interrupt;
+	io_ring_after(&queue->deferred_interrupt);
 }
 
 void virtio_notify(struct virtq *queue)
@@ -72,29 +72,29 @@ void virtio_notify(struct virtq *queue)
 		virtio_serve_queue(queue);
 }
 
-static void run_again(struct io_op *op, int result)
+static void serve_rescheduled(struct io_op *op, int result)
 {
-	struct virtq *queue = container_of(op, struct virtq, again_op);
+	struct virtq *queue = container_of(op, struct virtq, reschedule_op);
 	struct virtio_device *device = queue->device;
 
 	(void)result;
 	pthread_mutex_lock(queue->lock);
-	queue->again = false;
+	queue->rescheduled = false;
 	virtio_notify(queue);
 	virtio_request_done(device);
 	pthread_mutex_unlock(queue->lock);
 }
 
-void virtio_again(struct virtq *queue)
+void virtio_reschedule(struct virtq *queue)
 {
 	struct virtio_device *device = queue->device;
 
-	if (queue->again)
+	if (queue->rescheduled)
 		return;
-	queue->again = true;
+	queue->rescheduled = true;
 	virtio_request_started(device);
-	queue->again_op.done = run_again;
-	io_ring_wake(device->ring, &queue->again_op);
+	queue->reschedule_op.done = serve_rescheduled;
+	io_ring_wake(device->ring, &queue->reschedule_op);
 	io_ring_submit(device->ring);
 }
 
@@ -112,7 +112,7 @@ unsigned virtio_serve_chains(struct virtq *queue, enum virtio_step (*step)(struc
 		more = virtq_enable_notify(queue) && result != VIRTIO_BLOCKED;
 	} while (more && served < queue->size_max);
 	if (served == queue->size_max)
-		virtio_again(queue);
+		virtio_reschedule(queue);
 	virtq_interrupt(queue);
 	return served;
 }

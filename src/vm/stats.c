@@ -141,8 +141,8 @@ static void visit_latency(const struct virtio_device *device, const struct virti
 
 static void visit_device(struct virtio_device *device, const struct visitor *visitor)
 {
-	if (device->ops->gather)
-		device->ops->gather(device);
+	if (device->ops->update_counters)
+		device->ops->update_counters(device);
 	for (unsigned i = 0; i < device->queue_count; i++)
 		visit_queues(device, i, visitor);
 	for (unsigned i = 0; i < device->counter_count; i++) {

@@ -810,7 +810,7 @@ static unsigned interrupts_of_large_reads(uint64_t to, unsigned count)
 		driver_wait(&queue);
 	sim_run_moment(&sim);
 	ck_assert_uint_eq(blk->queues[0].signalled_used, blk->queues[0].next_used);
-	ck_assert(!blk->queues[0].steady);
+	ck_assert(!blk->queues[0].coalescing);
 	return driver_interrupts(&queue);
 }
 
@@ -1369,7 +1369,7 @@ END_TEST
 
 static uint64_t counted(const char *name)
 {
-	blk->ops->gather(blk);
+	blk->ops->update_counters(blk);
 	for (unsigned i = 0; i < blk->counter_count; i++) {
 		if (blk->counters[i].name && strcmp(blk->counters[i].name, name) == 0)
 			return blk->counters[i].value;

@@ -253,7 +253,7 @@ START_TEST(turn_that_comes_in_a_pause_is_had_afterwards)
 	start_driver();
 	publish();
 	pthread_mutex_lock(device->queues[0].lock);
-	virtio_again(&device->queues[0]);
+	virtio_reschedule(&device->queues[0]);
 	pthread_mutex_unlock(device->queues[0].lock);
 	virtio_pause(device);
 	sim_run_moment(&sim);

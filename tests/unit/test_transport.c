@@ -571,7 +571,7 @@ static void toy_notify(struct virtio_device *device, unsigned index)
 {
 	toy.notifies++;
 	if (toy.notifies < 5)
-		virtio_again(&device->queues[index]);
+		virtio_reschedule(&device->queues[index]);
 }
 
 static void toy_reset(struct virtio_device *device)
