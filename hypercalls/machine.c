@@ -29,7 +29,7 @@ static void send_interrupt(void *context, const struct karma_interrupt *interrup
 }
 
 /* With the lock held, so that the message is whole. */
-static void tell_of_event(struct machine *machine)
+static void signal_event(struct machine *machine)
 {
 	if (machine->event_interrupt.address)
 		send_interrupt(machine, &machine->event_interrupt);
@@ -44,7 +44,7 @@ static void device_changed(void *context, struct virtio_device *device)
 		if (machine->devices[i] == device)
 			machine->config_events |= 1ull << i;
 	}
-	tell_of_event(machine);
+	signal_event(machine);
 	pthread_mutex_unlock(&machine->event_lock);
 }
 
@@ -103,7 +103,7 @@ void machine_press_power_button(struct machine *machine)
 {
 	pthread_mutex_lock(&machine->event_lock);
 	machine->power_button = true;
-	tell_of_event(machine);
+	signal_event(machine);
 	pthread_mutex_unlock(&machine->event_lock);
 }
 

@@ -360,7 +360,7 @@ static void tell_kernel_log(struct run *run)
 	if (vm_guest_knows_karma(&run->vm) || run->kept->told_kernel_log)
 		return;
 	run->kept->told_kernel_log = true;
-	kernel_log_look(&run->vm.memory, tell_kernel_line);
+	kernel_log_search(&run->vm.memory, tell_kernel_line);
 }
 
 /*
@@ -392,7 +392,7 @@ waiting_place static void look_at_watchdog(struct run *run)
 
 	if (atomic_load(&run->vm.paused))
 		return;
-	if (!watchdog_look(&run->watchdog, feeds, milliseconds()) ||
+	if (!watchdog_check(&run->watchdog, feeds, milliseconds()) ||
 		atomic_load(&run->vm.end) != VM_RUNNING)
 		return;
 	note("watchdog: the guest hangs, since it gave no sign of life for %u seconds: see what it "
@@ -517,7 +517,7 @@ int run_guest_process(struct run *run)
 	report_set_state(run->report, GUEST_ENDING);
 	vm_halt(&run->vm);
 	if (atomic_load(&run->vm.end) == VM_HANG)
-		vm_tell_where(&run->vm);
+		vm_log_positions(&run->vm);
 	drain_console(run);
 	status = exit_status(&run->vm);
 	tell_kernel_log(run);

@@ -11,7 +11,7 @@
 #include "karma/log.h"
 #include "karma/util.h"
 
-#define LOOK_BYTES GIB
+#define SEARCH_BYTES GIB
 #define RECORD_BYTES 4096u	/* far more than the kernel makes them */
 
 /* Numbers have 62 bits; the first is less than 2^32 by the number of records that the ring has room for. */
@@ -75,7 +75,7 @@ static const uint8_t *follow(const uint8_t *at, const uint8_t *end, struct recor
 	return at;
 }
 
-static void tell_record(const struct record *record, void (*each)(const char *line))
+static void print_record(const struct record *record, void (*each)(const char *line))
 {
 	char line[KERNEL_LOG_LINE_BYTES];
 	size_t length = 0;
@@ -89,12 +89,12 @@ static void tell_record(const struct record *record, void (*each)(const char *li
 	each(line);
 }
 
-unsigned kernel_log_look(const struct guest_memory *memory, void (*each)(const char *line))
+unsigned kernel_log_search(const struct guest_memory *memory, void (*each)(const char *line))
 {
-	uint64_t size = memory->low_size < LOOK_BYTES ? memory->low_size : LOOK_BYTES;
+	uint64_t size = memory->low_size < SEARCH_BYTES ? memory->low_size : SEARCH_BYTES;
 	const uint8_t *at = guest_memory_at(memory, GPA(0), size), *end = at + size - RECORD_BYTES;
 	struct records found, longest = { .count = 0 };
-	unsigned told = 0;
+	unsigned skipped = 0;
 
 	while (at < end) {
 		if (!is_first_record(at)) {
@@ -107,8 +107,8 @@ unsigned kernel_log_look(const struct guest_memory *memory, void (*each)(const c
 			longest = found;
 	}
 	if (longest.count > KERNEL_LOG_LINES)
-		told = longest.count - KERNEL_LOG_LINES;
-	for (unsigned i = told; i < longest.count; i++)
-		tell_record(&longest.last[i % KERNEL_LOG_LINES], each);
-	return longest.count - told;
+		skipped = longest.count - KERNEL_LOG_LINES;
+	for (unsigned i = skipped; i < longest.count; i++)
+		print_record(&longest.last[i % KERNEL_LOG_LINES], each);
+	return longest.count - skipped;
 }
