@@ -11,15 +11,15 @@
 #define DEVICE_AND_INDEX 0xffffffu
 #define DEVICE_AND_RANGE KARMA_ARGUMENT_MASK
 
-/* The device that an argument names: 0, -ENODEV, or -EINVAL for bits that mean nothing. */
-static int find_device(struct machine *machine, uint32_t argument, uint32_t meaning,
+/* The device that an argument names: 0, -ENODEV, or -EINVAL for bits that are not valid. */
+static int find_device(struct machine *machine, uint32_t argument, uint32_t valid_bits,
 	struct virtio_device **device)
 {
 	uint32_t number = KARMA_ARG_DEVICE(argument);
 
 	if (number >= machine->device_count)
 		return -ENODEV;
-	if (argument & ~meaning)
+	if (argument & ~valid_bits)
 		return -EINVAL;
 	*device = machine->devices[number];
 	return 0;
@@ -64,8 +64,8 @@ int64_t call_device_status(struct machine *machine, uint32_t argument, uint64_t 
 	return value ? -EINVAL : virtio_get_status(device);
 }
 
-/* A kernel that never calls `ready` shows it by a driver for its console. */
-static void look_whether_up(struct machine *machine, const struct virtio_device *device, uint64_t status)
+/* The guest is up when its console has a driver, if its kernel never calls `ready`. */
+static void report_console_driver(struct machine *machine, const struct virtio_device *device, uint64_t status)
 {
 	if (device->ops->device_id == VIRTIO_ID_CONSOLE && (status & VIRTIO_CONFIG_S_DRIVER_OK) &&
 		!atomic_load(&machine->tells_ready))
@@ -83,7 +83,7 @@ int64_t call_device_set_status(struct machine *machine, uint32_t argument, uint6
 		return -EINVAL;
 	result = virtio_set_status(device, status);
 	if (result == 0)
-		look_whether_up(machine, device, status);
+		report_console_driver(machine, device, status);
 	return result;
 }
 

@@ -29,7 +29,7 @@ static void send_interrupt(void *context, const struct karma_interrupt *interrup
 }
 
 /* With the lock held, so that the message is whole. */
-static void tell_of_event(struct machine *machine)
+static void signal_event(struct machine *machine)
 {
 	if (machine->event_interrupt.address)
 		send_interrupt(machine, &machine->event_interrupt);
@@ -44,7 +44,7 @@ static void device_changed(void *context, struct virtio_device *device)
 		if (machine->devices[i] == device)
 			machine->config_events |= 1ull << i;
 	}
-	tell_of_event(machine);
+	signal_event(machine);
 	pthread_mutex_unlock(&machine->event_lock);
 }
 
@@ -65,6 +65,30 @@ int machine_add(struct machine *machine, struct virtio_device *device)
 	return 0;
 }
 
+void machine_start_devices(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++)
+		virtio_start(machine->devices[i]);
+}
+
+void machine_pause_devices(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++)
+		virtio_pause(machine->devices[i]);
+}
+
+void machine_resume_devices(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++)
+		virtio_resume(machine->devices[i]);
+}
+
+void machine_end_devices(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++)
+		virtio_end(machine->devices[i]);
+}
+
 void machine_measure(struct machine *machine, int only)
 {
 	for (unsigned i = 0; i < machine->device_count; i++) {
@@ -79,7 +103,7 @@ void machine_press_power_button(struct machine *machine)
 {
 	pthread_mutex_lock(&machine->event_lock);
 	machine->power_button = true;
-	tell_of_event(machine);
+	signal_event(machine);
 	pthread_mutex_unlock(&machine->event_lock);
 }
 

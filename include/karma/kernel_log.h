@@ -11,9 +11,9 @@
 /*
  * Call each() for each of the last KERNEL_LOG_LINES records, the oldest first: printable ASCII, cut to
  * KERNEL_LOG_LINE_BYTES with its end.  If a panic is logged before those, its record comes first of all.
- * How many calls; 0 if no log is found.  The guest may run meanwhile, and
- * what is told be anything.  It looks through the first GiB at most.
+ * How many calls; 0 if no log is found.  The guest may run meanwhile, and the lines
+ * may be anything.  At most the first GiB is searched.
  */
-unsigned kernel_log_look(const struct guest_memory *memory, void (*each)(const char *line));
+unsigned kernel_log_search(const struct guest_memory *memory, void (*each)(const char *line));
 
 #endif

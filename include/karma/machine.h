@@ -30,7 +30,7 @@ enum machine_end {
 struct machine_ops {
 	/* Text for the console; how many bytes were taken. */
 	size_t (*console_write)(struct machine *machine, const void *text, size_t length);
-	/* The guest is at its end; status only for MACHINE_EXIT. */
+	/* The guest has ended; status only for MACHINE_EXIT. */
 	void (*end)(struct machine *machine, enum machine_end how, unsigned status);
 	/* The guest is up and reads its console, or asks to hold input back until it is: KARMA_READY_*. */
 	void (*ready)(struct machine *machine, uint32_t ready);
@@ -52,7 +52,7 @@ struct machine {
 	bool power_button;
 	struct karma_interrupt event_interrupt;
 
-	unsigned watchdog;		/* seconds, as the guest is told; 0: there is none */
+	unsigned watchdog;		/* period in seconds, which the guest can ask for; 0: there is none */
 	_Atomic uint64_t feeds;		/* of the watchdog; 0: the guest is not watched */
 };
 
@@ -67,13 +67,25 @@ void machine_release(struct machine *machine);
  */
 int machine_add(struct machine *machine, struct virtio_device *device);
 
-/* A device's backend, or that of any for device -1, may have grown: look, and tell the guest.  One at a time. */
+/*
+ * The life cycle of all devices (karma/virtio.h), by the thread that makes and ends the VM, while no vCPU
+ * runs.
+ */
+void machine_start_devices(struct machine *machine);
+void machine_pause_devices(struct machine *machine);
+void machine_resume_devices(struct machine *machine);
+void machine_end_devices(struct machine *machine);
+
+/*
+ * The size of a device's backend, or of any for device -1, may have changed: measure it, and tell the
+ * guest.  One thread at a time.
+ */
 void machine_measure(struct machine *machine, int device);
 
 /* The user asks the guest to power off.  Any thread. */
 void machine_press_power_button(struct machine *machine);
 
-/* How the guest wants to be told of events; 0 for the address: not at all. */
+/* The interrupt for events; 0 for its address: none. */
 void machine_set_event_interrupt(struct machine *machine, const struct karma_interrupt *interrupt);
 
 /* The next event for the guest, forgotten thereby; 0 if there is none. */

@@ -1,12 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A virtio 1.2 device behind Karma's transport: the state that the transport calls change, and
- * the few operations by which a device takes part in it.
+ * A virtio 1.2 device behind Karma's transport: its life cycle, the state that the transport calls
+ * change, and the operations by which a device takes part in both.
  *
  * Locking: vCPU threads and the I/O thread share a device.  The lock of a queue is held around every
- * use of it and in notify(); it is the device's own lock, unless virtio_separate_queues() gave each
- * queue one.  All locks are held in every other operation but measure().  A device knows its queues and its
- * backend, and neither KVM nor the command line.
+ * use of it and in notify() and serve(); it is the device's own lock, unless virtio_separate_queues()
+ * gave each queue one.  All locks of the device are held in every other operation that does not say
+ * otherwise.  A device knows its queues and its backend, and neither KVM nor the command line.
+ *
+ * Life cycle: one thread, the one that makes and ends the VM, calls virtio_start(), virtio_pause(),
+ * virtio_resume() and virtio_end(), without a lock.  Each checks the state that it comes from
+ * (karma/debug.h) and calls the device's operation of that name, if it has one:
+ *
+ *                    .--- virtio_resume() <--.
+ *                    v                       |
+ *     created --> running --> virtio_pause() --> paused
+ *                    |                       |
+ *                    '---> virtio_end() <----'   ending, for ever
+ *
+ * A reset by the driver leaves this state as it is, and may happen in any but the first.
+ *
+ * A device is quiesced when it is paused and drained: it takes no chain from a queue and has no request
+ * in flight, so nothing of it changes until it is resumed but what the monitor itself changes in its
+ * configuration, such as the size of a disk.
  */
 #ifndef KARMA_VIRTIO_H
 #define KARMA_VIRTIO_H
@@ -22,21 +38,43 @@
 
 struct virtio_device;
 
+struct snapshot_writer;
+struct snapshot_reader;
+
+enum virtio_state {
+	VIRTIO_CREATED,		/* no vCPU has run */
+	VIRTIO_RUNNING,
+	VIRTIO_PAUSED,		/* no vCPU runs; takes no chain, and requests in flight complete */
+	VIRTIO_ENDING,		/* no vCPU will run any more; requests in flight complete soon */
+};
+
+/* An operation that is NULL does nothing, unless it says otherwise. */
 struct virtio_device_ops {
 	uint32_t device_id;	/* virtio 1.2, section 5 */
 
-	/* The driver set DRIVER_OK: look at the queues from now on.  May be NULL. */
-	void (*start)(struct virtio_device *device);
+	/* --- What the driver does. */
+
+	/* The driver set DRIVER_OK: look at the queues from now on. */
+	void (*driver_ok)(struct virtio_device *device);
 
 	/*
 	 * There are new chains in a queue that is enabled.  Takes a bounded number of them, however
-	 * fast the guest adds more, and calls virtio_again() if it stopped for that.
+	 * fast the guest adds more, and calls virtio_reschedule() if it stopped for that.  On the vCPU that
+	 * notifies, or on the I/O thread.  NULL: virtio_serve_queue().
 	 */
 	void (*notify)(struct virtio_device *device, unsigned queue);
 
 	/*
-	 * The driver resets: forget what was taken from the queues and is not in flight.  Requests
-	 * in flight end by virtio_request_done(), and the reset is over after the last.  May be NULL.
+	 * For virtio_serve_queue(): do at once what a chain asks for, and return how many bytes were
+	 * written to it.
+	 */
+	uint32_t (*serve)(
+		struct virtio_device *device, unsigned queue, const struct virtq_chain *chain);
+
+	/*
+	 * The driver resets, while the device runs or is paused: forget what was taken from the queues
+	 * and is not in flight.  Requests in flight end by virtio_request_done(), and the reset is over
+	 * after the last.
 	 */
 	void (*reset)(struct virtio_device *device);
 
@@ -44,23 +82,58 @@ struct virtio_device_ops {
 	int (*write_config)(
 		struct virtio_device *device, size_t offset, const void *from, size_t length);
 
-	/*
-	 * How large its backend is may have changed: look, and tell the guest.  Here no lock is held.
-	 * May be NULL.
-	 */
-	void (*measure)(struct virtio_device *device);
+	/* --- The life cycle.  The device's create function, in karma/devices.h, comes first. */
+
+	/* The first vCPU is about to run.  Nothing is under way. */
+	void (*start)(struct virtio_device *device);
 
 	/*
-	 * Bring counters and latencies up to date, that are kept apart for each queue.  One thread at a
-	 * time, without a lock.  NULL: they are.
+	 * Stop what takes chains by itself.  No vCPU runs; timers and requests in flight may be under
+	 * way, and what they call finds that virtio_running() is false.
 	 */
-	void (*gather)(struct virtio_device *device);
+	void (*pause)(struct virtio_device *device);
 
-	/* The guest has ended: requests under way are to end soon.  NULL: they do. */
+	/*
+	 * Go on: ask the backend for all that it may have told during the pause.  No vCPU runs yet, and
+	 * requests that were in flight may still be.  Afterwards the I/O thread serves each queue that
+	 * is enabled, as if it had been notified.
+	 */
+	void (*resume)(struct virtio_device *device);
+
+	/*
+	 * Write the device's own state, without that of the transport and the queues.  The device is
+	 * quiesced, and stays so.  0 or a negative errno with a message printed.  NULL: the device can't
+	 * be saved (virtio_can_save()).
+	 */
+	int (*save)(struct virtio_device *device, struct snapshot_writer *to);
+
+	/*
+	 * Take over what save() wrote in another process, which may be wrong in any way.  The device was
+	 * created as that one was, its queues are restored, and it is not started.  0 or a negative
+	 * errno with a message printed: the device is of no use then.
+	 */
+	int (*restore)(struct virtio_device *device, struct snapshot_reader *from);
+
+	/*
+	 * The guest has ended, running or paused: hurry requests in flight, and start no wait that time
+	 * alone ends.  Without a lock.
+	 */
 	void (*end)(struct virtio_device *device);
 
-	/* Free what the device owns, itself included. */
+	/*
+	 * Free what the device owns, itself included.  In any state, without a lock, when no other thread
+	 * uses it and nothing in flight can complete any more: it is drained, or its ring is gone.  Not
+	 * NULL.
+	 */
 	void (*release)(struct virtio_device *device);
+
+	/* --- What the user does.  Without a lock, in any state, one thread at a time. */
+
+	/* The size of its backend may have changed: measure it, and tell the guest. */
+	void (*measure)(struct virtio_device *device);
+
+	/* Bring counters and latencies up to date that are kept apart for each queue. */
+	void (*update_counters)(struct virtio_device *device);
 };
 
 /* What a device counts beside its queues, for statistics; count_of() reads it.  One without a name is none. */
@@ -95,12 +168,13 @@ struct virtio_device {
 	uint64_t accepted;
 	_Atomic uint8_t status;		/* virtio 1.2, section 2.1 */
 	_Atomic uint32_t generation;	/* of the configuration */
+	_Atomic(enum virtio_state) state;
 	bool resetting;
-	_Atomic unsigned in_flight;	/* requests that the backend holds; reset waits for them */
+	/* Requests that the backend holds, timers, and calls of notify() that are due. */
+	_Atomic unsigned in_flight;
 	struct io_op reset_op;
-	_Atomic bool ending;		/* start no wait that time alone ends */
 
-	_Atomic unsigned complaints;	/* how often the log told of a broken queue */
+	_Atomic unsigned errors_logged;	/* messages about broken queues */
 
 	struct io_ring *ring;		/* the main one */
 
@@ -115,11 +189,25 @@ struct virtio_environment {
 	struct io_ring *ring;
 };
 
-/* Fill in the common part.  The queues are the device's own, zeroed; it sets their names. */
+/*
+ * Allocate a device of so many bytes, zeroed, which begins with its struct virtio_device, with its
+ * queues behind it, and fill in the common part; the device sets the names of its queues.  NULL if memory
+ * is short.  virtio_device_free() undoes it, and may be a device's release operation.
+ */
+void *virtio_device_create(size_t bytes, const struct virtio_device_ops *ops, const char *name,
+	uint64_t features, unsigned queue_count, uint16_t queue_size,
+	const struct virtio_environment *environment);
+void virtio_device_free(struct virtio_device *device);
+
+/* The same for a device that has its memory and its queues, zeroed. */
 void virtio_device_init(struct virtio_device *device, const struct virtio_device_ops *ops,
 	const char *name, uint64_t features, struct virtq *queues, unsigned queue_count,
 	uint16_t queue_size, const struct virtio_environment *environment);
 void virtio_device_destroy(struct virtio_device *device);
+
+/* Have statistics tell these counters, one for each name; a counter without a name is not told. */
+void virtio_set_counters(struct virtio_device *device, struct virtio_counter *counters,
+	const char *const *names, unsigned count);
 
 /* Give each queue a lock of its own, for a device whose queues have no state in common. */
 void virtio_separate_queues(struct virtio_device *device);
@@ -127,6 +215,40 @@ void virtio_separate_queues(struct virtio_device *device);
 /* All of its locks, for a change of what they guard together. */
 void virtio_lock(struct virtio_device *device);
 void virtio_unlock(struct virtio_device *device);
+
+/* --- The life cycle, as told above. */
+
+/* Created -> running, before the first vCPU runs. */
+void virtio_start(struct virtio_device *device);
+
+/*
+ * Running -> paused.  No vCPU runs.  Interrupts that were coalesced are sent.  Requests in flight
+ * complete, with their interrupts: virtio_drain() waits for that.
+ */
+void virtio_pause(struct virtio_device *device);
+
+/* Paused -> running.  No vCPU runs yet. */
+void virtio_resume(struct virtio_device *device);
+
+/*
+ * Running or paused -> ending, and drain.  No vCPU runs any more.  Chains that the driver has notified of
+ * may still be served; requests that a limit holds back stay undone.
+ */
+void virtio_end(struct virtio_device *device);
+
+/*
+ * Wait until the device has no request in flight, and no reset that waits for one.  It is paused or
+ * ending, and the I/O thread runs.
+ */
+void virtio_drain(struct virtio_device *device);
+
+/* Whether a snapshot can have the device. */
+static inline bool virtio_can_save(const struct virtio_device *device)
+{
+	return device->ops->save && device->ops->restore;
+}
+
+/* --- The transport. */
 
 /* What the transport calls do; the caller holds no lock.  0 or above, or a negative errno. */
 int64_t virtio_accept(struct virtio_device *device, unsigned half, uint32_t bits);
@@ -144,10 +266,16 @@ int64_t virtio_queue_interrupt(struct virtio_device *device, unsigned queue,
 	const struct karma_interrupt *interrupt);
 int64_t virtio_queue_notify(struct virtio_device *device, unsigned queue);
 
-/* For devices, with the queue's lock held, or any if there is no queue. */
+/* --- For devices, with the queue's lock held, or any if there is no queue. */
 
-/* The driver is ready and the device not broken: chains may be taken. */
+/* The driver is ready, the device neither broken nor paused: chains may be taken. */
 bool virtio_running(const struct virtio_device *device);
+
+/* The guest has ended: start no wait that time alone ends. */
+static inline bool virtio_ending(const struct virtio_device *device)
+{
+	return device->state == VIRTIO_ENDING;
+}
 
 /* A queue broke the specification: say so, and ask the driver for a reset. */
 void virtio_needs_reset(struct virtio_device *device, const struct virtq *queue);
@@ -160,29 +288,36 @@ bool virtio_pop(struct virtio_device *device, struct virtq *queue, struct iovec 
 void virtio_request_started(struct virtio_device *device);
 void virtio_request_done(struct virtio_device *device);
 
-/* virtq_interrupt(), once for all completions that came together; from a done() function. */
-void virtio_interrupt_after(struct virtq *queue);
+/*
+ * Interrupt coalescing: call virtq_interrupt() once for all completions of this run of the ring.  From a
+ * done() function.
+ */
+void virtio_defer_interrupt(struct virtq *queue);
 
-/* Have the I/O thread call notify() for the queue, once others have had their turn. */
-void virtio_again(struct virtq *queue);
+/* Call the device's notify() for the queue, if its chains may be taken. */
+void virtio_notify(struct virtq *queue);
+
+/* Have the I/O thread do that, after what it has to do already. */
+void virtio_reschedule(struct virtq *queue);
+
+/* What a step of virtio_serve_chains() did. */
+enum virtio_step {
+	VIRTIO_SERVED,		/* a chain went back to the guest */
+	VIRTIO_NO_CHAIN,
+	VIRTIO_BLOCKED,		/* the device will call again when its backend goes on */
+};
 
 /*
- * All of notify() for a device that is done with each chain at once: serve() looks at one and
- * returns how many bytes it wrote to it, and the chain goes back.  At most as many as the queue has
- * entries, then virtio_again(); one interrupt for all.  A chain has up to as many buffers, and no
- * more than 32.
+ * notify() for a queue whose chains are done at once, in the order in which they came: step() takes one
+ * and gives it back.  At most as many as the queue has entries, then virtio_reschedule(); one interrupt for
+ * all.  How many there were.
  */
-void virtio_serve_queue(struct virtio_device *device, unsigned index,
-	uint32_t (*serve)(struct virtio_device *device, unsigned queue,
-		const struct virtq_chain *chain));
+unsigned virtio_serve_chains(struct virtq *queue, enum virtio_step (*step)(struct virtq *queue));
+
+/* The same by the device's serve(), for chains of as many buffers as the queue has entries, up to 32. */
+void virtio_serve_queue(struct virtq *queue);
 
 /* The configuration was changed by the device. */
 void virtio_config_changed(struct virtio_device *device);
-
-/*
- * At its end: wait until the backend holds no request.  Those that a limit holds back stay undone.
- * The caller holds no lock, and no vCPU runs any more.
- */
-void virtio_wait_idle(struct virtio_device *device);
 
 #endif

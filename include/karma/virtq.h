@@ -25,8 +25,11 @@
 
 struct virtio_device;
 
-/* So what is kept back is late by an eighth of the time that those which wait will take. */
-#define VIRTQ_BACKLOG 8u
+/*
+ * Interrupt coalescing: no interrupt while the backlog is so many times the chains that were completed
+ * since the last one.  A completion is told late by an eighth of the time that the backlog takes.
+ */
+#define VIRTQ_COALESCE_BACKLOG 8u
 
 struct virtq {
 	/* Fixed by the device and the monitor. */
@@ -49,20 +52,20 @@ struct virtq {
 	struct vring_avail *avail;
 	struct vring_used *used;
 
-	/* Where we are. */
+	/* The indexes of the device. */
 	uint16_t next_avail, next_used;
 	uint16_t signalled_used;	/* next_used when the guest last was interrupted */
 	const char *broken;		/* why, or NULL */
 	/*
-	 * Set by the device while it takes one chain after the other, without a notification: the guest
-	 * is not interrupted while VIRTQ_BACKLOG times as many chains wait as it has to be told of.
+	 * Set by the device while it serves one chain after the other without notifications: interrupts
+	 * are coalesced by VIRTQ_COALESCE_BACKLOG.
 	 */
-	bool steady;
+	bool coalescing;
 
-	struct io_op again_op;
-	bool again;		/* to be looked at again by the I/O thread */
-	struct io_after interrupt_after;
-	bool interrupt_due;	/* for completions that came together */
+	struct io_op reschedule_op;
+	bool rescheduled;	/* the I/O thread is going to call notify() */
+	struct io_after deferred_interrupt;
+	bool interrupt_deferred;	/* until all completions of this run of the ring are done */
 
 	/* Statistics, never reset; any thread may read them (count_of()). */
 	uint64_t notifications, interrupts, chains;
@@ -98,26 +101,26 @@ void virtq_reset(struct virtq *queue);
  */
 int virtq_pop(struct virtq *queue, struct iovec *iov, unsigned capacity, struct virtq_chain *chain);
 
-/* Give a chain back with the number of bytes written to it.  Interrupts nobody. */
+/* Give a chain back with the number of bytes written to it.  Sends no interrupt. */
 void virtq_push(struct virtq *queue, uint16_t head, uint32_t written);
 
 /* The same for several chains, which the guest sees all at once. */
 void virtq_push_all(struct virtq *queue, const struct vring_used_elem *elements, unsigned count);
 
-/* Interrupt the guest if it wants to know of what was pushed. */
+/* Interrupt the guest, unless it suppresses the interrupt for what was pushed. */
 void virtq_interrupt(struct virtq *queue);
 /* Whether that would send one now. */
 bool virtq_wants_interrupt(const struct virtq *queue);
 
-/* Ask the guest not to notify, while the device looks at the queue by itself. */
+/* Notification suppression: the guest need not notify while the device serves the queue by itself. */
 void virtq_disable_notify(struct virtq *queue);
 
-/* Ask for notifications again; true if chains have come meanwhile, and must be popped. */
+/* Enable notifications again; true if chains have come meanwhile, and must be popped. */
 bool virtq_enable_notify(struct virtq *queue);
 
 /*
- * Ask for one notification when so many chains wait, where event indexes can say that; true if they do
- * already.  Who asks looks at the queue by himself if it takes too long.
+ * Ask for one notification when so many chains wait, by the event index; true if they do already.
+ * Without event indexes there is none: the caller has to have a timer in any case.
  */
 bool virtq_notify_at(struct virtq *queue, unsigned waiting);
 

@@ -73,12 +73,13 @@ struct vm {
 	struct vcpu *vcpus;
 	unsigned vcpu_count;
 	unsigned started;		/* of the vCPUs' threads */
-	unsigned unconfined;		/* threads; the guest waits for them; under the park_lock */
+	unsigned unconfined;		/* threads without their filter yet: no vCPU runs before 0; under the park_lock */
 
 	_Atomic(enum vm_end) end;
 	unsigned end_status;
 	atomic_bool stopping;
-	atomic_bool paused;
+	atomic_bool paused;		/* vCPUs are to leave the guest and wait */
+	bool devices_paused;		/* they are, and so are the devices; the main thread's own */
 	int end_fd;			/* eventfd: readable once there is an end */
 
 	/*
@@ -88,7 +89,7 @@ struct vm {
 	pthread_mutex_t park_lock;
 	pthread_cond_t park_changed;
 	unsigned parked;		/* of the vCPUs */
-	unsigned resting;		/* of them, while paused */
+	unsigned paused_vcpus;		/* in vm_wait_while_paused() */
 	bool io_parked;
 };
 
@@ -114,17 +115,19 @@ void vm_end(struct vm *vm, enum vm_end end, unsigned status);
 /* Whether the guest has made a call: one that resets before that panicked early. */
 bool vm_guest_knows_karma(const struct vm *vm);
 
-/* After vm_halt(): tell the user where each vCPU was. */
-void vm_tell_where(struct vm *vm);
+/* After vm_halt(): print where each vCPU was. */
+void vm_log_positions(struct vm *vm);
 
 /*
- * Let the vCPUs rest until vm_resume(); devices go on with what they have begun.  Waits until all do.
- * The guest's clocks don't stand still: to the guest it is as if all of its CPUs had been held up.
+ * Have the vCPUs leave the guest and wait for vm_resume(), then pause the devices (virtio_pause()); what
+ * these have in flight completes, and the terminal goes on.  Returns when all that is so, or the guest
+ * has come to its end.  The guest's clocks don't stand still: to the guest it is as if all of its CPUs
+ * had been held up.
  */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 
-/* Stop the vCPUs, paused or not; devices and the terminal go on. */
+/* Stop the vCPUs, paused or not; devices and the terminal go on, paused devices again. */
 void vm_halt(struct vm *vm);
 
 /* After vm_halt(): let what devices have begun come to its end, and halt the I/O thread too. */
@@ -209,8 +212,8 @@ void vcpu_kick(struct vcpu *vcpu);
  * before it.  A vCPU's waits for all.
  */
 bool vm_confine(struct vm *vm, enum sandbox_thread kind, struct vcpu *vcpu);
-/* A vCPU's thread, which rests while the vm is paused. */
-void vm_rest(struct vm *vm);
+/* A vCPU's thread waits until the guest is resumed, or ends. */
+void vm_wait_while_paused(struct vm *vm);
 /* The calling thread has come to its end.  It doesn't return. */
 _Noreturn void vm_park(struct vm *vm, bool io);
 

@@ -183,7 +183,7 @@ void print_kernel_log(struct guest *guest)
 	if (vm_guest_knows_karma(&guest->vm) || guest->shared->kernel_log_printed)
 		return;
 	guest->shared->kernel_log_printed = true;
-	kernel_log_look(&guest->vm.memory, print_kernel_line);
+	kernel_log_search(&guest->vm.memory, print_kernel_line);
 }
 
 /* 124 to 127 are for Karma's own use. */
@@ -260,7 +260,7 @@ int guest_process_main(struct guest *guest)
 	report_set_state(guest->report, GUEST_ENDING);
 	vm_halt(&guest->vm);
 	if (atomic_load(&guest->vm.end) == VM_HANG)
-		vm_tell_where(&guest->vm);
+		vm_log_positions(&guest->vm);
 	drain_console(guest);
 	status = exit_status(&guest->vm);
 	print_kernel_log(guest);

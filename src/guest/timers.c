@@ -96,7 +96,7 @@ waiting_place static void check_watchdog(struct guest *guest)
 
 	if (atomic_load(&guest->vm.paused))
 		return;
-	if (!watchdog_look(&guest->watchdog, feeds, milliseconds()) ||
+	if (!watchdog_check(&guest->watchdog, feeds, milliseconds()) ||
 		atomic_load(&guest->vm.end) != VM_RUNNING)
 		return;
 	note("watchdog: the guest hangs, since it gave no sign of life for %u seconds: see what it "

@@ -24,20 +24,19 @@ enum { FREED_BYTES, TARGET_BYTES, ACTUAL_BYTES, COUNTERS };
 
 struct balloon {
 	struct virtio_device device;
-	struct virtq queues[QUEUES];
 	struct virtio_balloon_config config;
 	struct virtio_counter counters[COUNTERS];
-	bool complained;
+	bool error_logged;
 };
 
 static void discard(struct balloon *balloon, void *at, uint64_t length)
 {
-	int64_t result = guest_memory_discard(balloon->queues[0].memory, at, length);
+	int64_t result = guest_memory_discard(balloon->device.queues[0].memory, at, length);
 
 	if (result >= 0) {
 		count_up(&balloon->counters[FREED_BYTES].value, result);
-	} else if (!balloon->complained) {
-		balloon->complained = true;
+	} else if (!balloon->error_logged) {
+		balloon->error_logged = true;
 		note("device balloon: can't give memory back: %s: the guest runs on; give --balloon off",
 			strerror(-result));
 	}
@@ -65,7 +64,7 @@ static void add_page(struct balloon *balloon, struct range *range, uint8_t *page
 /* The chain is a list of page numbers; those of no page are passed over. */
 static void inflate(struct balloon *balloon, const struct virtq_chain *chain)
 {
-	const struct guest_memory *memory = balloon->queues[INFLATE].memory;
+	const struct guest_memory *memory = balloon->device.queues[INFLATE].memory;
 	uint32_t pfns[BATCH];
 	struct range range = { 0 };
 
@@ -88,16 +87,19 @@ static void inflate(struct balloon *balloon, const struct virtq_chain *chain)
 }
 
 /* The chain's buffers are free memory; whether the device may write to them is all the same. */
-static void take_report(struct balloon *balloon, const struct virtq_chain *chain)
+static void discard_reported(struct balloon *balloon, const struct virtq_chain *chain)
 {
 	/* No guest has more to give than it has memory, and it may not have us walk that twice. */
-	if (chain->out_bytes + chain->in_bytes > balloon->queues[REPORTING].memory->size)
+	if (chain->out_bytes + chain->in_bytes > balloon->device.queues[REPORTING].memory->size)
 		return;
 	for (unsigned i = 0; i < chain->out_count + chain->in_count; i++)
 		discard(balloon, chain->iov[i].iov_base, chain->iov[i].iov_len);
 }
 
-/* The device writes to no chain. */
+/*
+ * On the vCPU that asks: the guest spends its own time, and holds up nobody else.  The device writes to no
+ * chain.
+ */
 static uint32_t serve(
 	struct virtio_device *device, unsigned index, const struct virtq_chain *chain)
 {
@@ -108,19 +110,13 @@ static uint32_t serve(
 		inflate(balloon, chain);
 		break;
 	case REPORTING:
-		take_report(balloon, chain);
+		discard_reported(balloon, chain);
 		break;
 	default:
 		/* A page that leaves the balloon comes back when it is touched. */
 		break;
 	}
 	return 0;
-}
-
-/* On the vCPU that asks: the guest spends its own time, and holds up nobody else. */
-static void balloon_notify(struct virtio_device *device, unsigned index)
-{
-	virtio_serve_queue(device, index, serve);
 }
 
 /* The driver says how large the balloon is (section 5.5.6); it may say anything. */
@@ -149,42 +145,36 @@ void balloon_set(struct virtio_device *device, uint64_t bytes)
 	pthread_mutex_unlock(&device->lock);
 }
 
-static void balloon_release(struct virtio_device *device)
-{
-	virtio_device_destroy(device);
-	free(container_of(device, struct balloon, device));
-}
-
 static const struct virtio_device_ops balloon_ops = {
 	.device_id = VIRTIO_ID_BALLOON,
-	.notify = balloon_notify,
+	.serve = serve,
 	.write_config = balloon_write_config,
-	.release = balloon_release,
+	.release = virtio_device_free,
 };
 
 struct virtio_device *balloon_create(const struct virtio_environment *environment, uint64_t bytes)
 {
+	static const char *const counters[COUNTERS] = {
+		[FREED_BYTES] = "freed_bytes",
+		[TARGET_BYTES] = "target_bytes",
+		[ACTUAL_BYTES] = "actual_bytes",
+	};
 	const uint64_t features =
 		1ull << VIRTIO_BALLOON_F_DEFLATE_ON_OOM | 1ull << VIRTIO_BALLOON_F_REPORTING;
-	struct balloon *balloon = calloc(1, sizeof(*balloon));
+	struct balloon *balloon = virtio_device_create(sizeof(*balloon), &balloon_ops, "balloon",
+		features, QUEUES, QUEUE_SIZE, environment);
 
 	if (!balloon)
 		return NULL;
-	virtio_device_init(&balloon->device, &balloon_ops, "balloon", features, balloon->queues,
-		QUEUES, QUEUE_SIZE, environment);
-	balloon->queues[INFLATE].name = "inflate";
-	balloon->queues[DEFLATE].name = "deflate";
-	balloon->queues[REPORTING].name = "reporting";
+	balloon->device.queues[INFLATE].name = "inflate";
+	balloon->device.queues[DEFLATE].name = "deflate";
+	balloon->device.queues[REPORTING].name = "reporting";
 	balloon->device.config = &balloon->config;
 	/* What follows exists with features that are not offered (section 5.5.4). */
 	balloon->device.config_size =
 		offsetof(struct virtio_balloon_config, free_page_hint_cmd_id);
 	balloon->config.num_pages = htole32(bytes / PAGE_BYTES);
-	balloon->counters[FREED_BYTES].name = "freed_bytes";
-	balloon->counters[TARGET_BYTES].name = "target_bytes";
 	balloon->counters[TARGET_BYTES].value = bytes;
-	balloon->counters[ACTUAL_BYTES].name = "actual_bytes";
-	balloon->device.counters = balloon->counters;
-	balloon->device.counter_count = COUNTERS;
+	virtio_set_counters(&balloon->device, balloon->counters, counters, COUNTERS);
 	return &balloon->device;
 }

@@ -9,16 +9,16 @@
 #include "karma/devices.h"
 #include "karma/limit.h"
 #include "karma/log.h"
-#include "karma/pace.h"
+#include "karma/queue_scheduler.h"
 #include "karma/util.h"
 
 #define SECTOR_BYTES 512u
 #define SEGMENTS_MAX 254		/* of data, behind the header and before the status */
 #define CHAIN_BUFFERS (SEGMENTS_MAX + 2)
 #define SEGMENT_BYTES_MAX (1 * MIB)	/* bounds how much one request can be */
-#define FAULTS_MAX 8			/* lines in the log for one disk */
+#define ERRORS_LOGGED_MAX 8			/* lines in the log for one disk */
 
-/* A request in flight: one for each entry of a queue, found by its chain's head. */
+/* A request, one for each entry of a queue: its index is the head of its chain. */
 struct blk_request {
 	struct disk_request disk;
 	struct blk *blk;
@@ -52,16 +52,15 @@ struct blk_statistics {
 
 struct blk {
 	struct virtio_device device;
-	struct virtq *queues;
-	struct pace *paces;		/* one for each queue, under its lock */
+	struct queue_scheduler *schedulers;	/* one for each queue, under its lock */
 	struct virtio_blk_config config;
 	struct disk *disk;
 	char serial[VIRTIO_BLK_ID_BYTES];
 	struct limit *limit;		/* NULL: none */
 	struct blk_statistics *statistics;		/* one for each queue */
-	unsigned faults_told;
-	int told[OPERATIONS];			/* the last error of each that was told */
-	struct virtio_counter counters[COUNTERS];	/* of all; added to atomically, or by gather() */
+	unsigned errors_logged;
+	int last_error[OPERATIONS];	/* that was logged, of each */
+	struct virtio_counter counters[COUNTERS];	/* of all; added to atomically, or by update_counters() */
 	struct virtio_latency latencies[OPERATIONS];
 	unsigned queue_size;
 	struct blk_request *requests;	/* queue_size of them for each queue; not there until used */
@@ -89,15 +88,15 @@ static const char *operation_name(enum disk_operation operation)
 	return names[operation];
 }
 
-static void report_fault(struct blk *blk, const struct disk_request *request, int error)
+static void report_error(struct blk *blk, const struct disk_request *request, int error)
 {
-	int *told = &blk->told[request->operation];
+	int *last_error = &blk->last_error[request->operation];
 
 	__atomic_fetch_add(&blk->counters[ERRORS].value, 1, __ATOMIC_RELAXED);
-	/* A full disk fails each write: once is enough, and in all so many. */
-	if (__atomic_exchange_n(told, error, __ATOMIC_RELAXED) == error)
+	/* A full disk fails each write: an error that repeats is logged once. */
+	if (__atomic_exchange_n(last_error, error, __ATOMIC_RELAXED) == error)
 		return;
-	if (__atomic_fetch_add(&blk->faults_told, 1, __ATOMIC_RELAXED) < FAULTS_MAX)
+	if (__atomic_fetch_add(&blk->errors_logged, 1, __ATOMIC_RELAXED) < ERRORS_LOGGED_MAX)
 		note("disk %s: %s at byte %llu failed: %s: the guest is told of an I/O error, and more "
 		     "of them are only counted (karma stats)",
 			blk->device.name, operation_name(request->operation),
@@ -113,7 +112,7 @@ static void count_request(const struct blk_request *request)
 	count_up(&statistics->bytes[operation], request->bytes);
 }
 
-/* From the backend. */
+/* Completion, by the backend. */
 static void request_done(struct disk_request *disk_request, int error)
 {
 	struct blk_request *request = container_of(disk_request, struct blk_request, disk);
@@ -127,13 +126,13 @@ static void request_done(struct disk_request *disk_request, int error)
 	pthread_mutex_lock(request->queue->lock);
 	count_request(request);
 	if (status == VIRTIO_BLK_S_IOERR)
-		report_fault(blk, disk_request, error);
+		report_error(blk, disk_request, error);
 	if (blk->device.resetting) {
 		/* The memory is the guest's again, and the rings too. */
 		request->busy = false;
 	} else {
 		finish(request, status);
-		virtio_interrupt_after(request->queue);
+		virtio_defer_interrupt(request->queue);
 	}
 	virtio_request_done(&blk->device);
 	pthread_mutex_unlock(request->queue->lock);
@@ -199,7 +198,7 @@ static void transfer(struct blk_request *request, const struct virtq_chain *chai
 	submit(request);
 }
 
-static void give_id(struct blk_request *request, const struct virtq_chain *chain)
+static void get_id(struct blk_request *request, const struct virtq_chain *chain)
 {
 	size_t room = chain->in_bytes - 1;
 	size_t length = room < VIRTIO_BLK_ID_BYTES ? room : VIRTIO_BLK_ID_BYTES;
@@ -263,7 +262,7 @@ static void execute(struct blk_request *request, const struct virtq_chain *chain
 		flush(request);
 		break;
 	case VIRTIO_BLK_T_GET_ID:
-		give_id(request, chain);
+		get_id(request, chain);
 		break;
 	case VIRTIO_BLK_T_DISCARD:
 		clear_range(request, chain, DISK_DISCARD);
@@ -276,7 +275,7 @@ static void execute(struct blk_request *request, const struct virtq_chain *chain
 	}
 }
 
-/* Take a chain apart.  One without a place for its status can't even be refused. */
+/* Check a chain and start its request.  One without room for a status breaks the queue. */
 static void start_request(struct blk *blk, struct virtq *queue, struct blk_request *request,
 	const struct virtq_chain *chain)
 {
@@ -295,7 +294,7 @@ static void start_request(struct blk *blk, struct virtq *queue, struct blk_reque
 	request->disk.done = request_done;
 	request->head = chain->head;
 	request->queue = queue;
-	request->started_at = blk->paces[queue->index].now;
+	request->started_at = blk->schedulers[queue->index].now;
 	request->written = sizeof(*request->status);
 	request->busy = true;
 	execute(request, chain, &header);
@@ -312,13 +311,13 @@ static struct blk_request *find_request(struct blk *blk, struct virtq *queue, ui
 	return NULL;
 }
 
-static bool is_long(const struct blk *blk, const struct disk_request *request)
+static bool submission_is_slow(const struct blk *blk, const struct disk_request *request)
 {
 	return blk->disk->long_bytes && request->length >= blk->disk->long_bytes &&
 		(request->operation == DISK_READ || request->operation == DISK_WRITE);
 }
 
-static enum pace_taken take(struct virtq *queue)
+static enum chain_result start_next(struct virtq *queue)
 {
 	struct blk *blk = container_of(queue->device, struct blk, device);
 	struct blk_request *request;
@@ -326,27 +325,30 @@ static enum pace_taken take(struct virtq *queue)
 	struct virtq_chain chain;
 
 	if (!virtio_pop(&blk->device, queue, iov, ARRAY_SIZE(iov), &chain))
-		return PACE_NONE;
+		return CHAIN_NONE;
 	request = find_request(blk, queue, chain.head);
 	if (!request)
-		return PACE_NONE;
+		return CHAIN_NONE;
 	memcpy(request->iov, iov, (chain.out_count + chain.in_count) * sizeof(iov[0]));
 	chain.iov = request->iov;
 	request->disk.length = 0;
 	start_request(blk, queue, request, &chain);
-	return is_long(blk, &request->disk) ? PACE_TOOK_LONG : PACE_TOOK;
+	return submission_is_slow(blk, &request->disk) ? CHAIN_STARTED_SLOW : CHAIN_STARTED;
 }
 
-static void start_requests(struct virtq *queue)
+static void submit_requests(struct virtq *queue)
 {
 	disk_start(container_of(queue->device, struct blk, device)->disk);
 }
 
-static const struct pace_ops pace_ops = { .take = take, .start = start_requests };
+static const struct queue_scheduler_ops scheduler_ops = {
+	.start_next = start_next,
+	.submit = submit_requests,
+};
 
 static void blk_notify(struct virtio_device *device, unsigned index)
 {
-	pace_notify(&container_of(device, struct blk, device)->paces[index]);
+	queue_scheduler_notify(&container_of(device, struct blk, device)->schedulers[index]);
 }
 
 static void blk_reset(struct virtio_device *device)
@@ -354,7 +356,7 @@ static void blk_reset(struct virtio_device *device)
 	struct blk *blk = container_of(device, struct blk, device);
 
 	for (unsigned i = 0; i < device->queue_count; i++)
-		pace_reset(&blk->paces[i]);
+		queue_scheduler_reset(&blk->schedulers[i]);
 }
 
 void blk_limit(struct virtio_device *device, struct limit *limit)
@@ -363,7 +365,7 @@ void blk_limit(struct virtio_device *device, struct limit *limit)
 
 	blk->limit = limit;
 	for (unsigned i = 0; i < device->queue_count; i++)
-		pace_limit(&blk->paces[i], limit, &blk->counters[LIMITED].value);
+		queue_scheduler_set_limit(&blk->schedulers[i], limit, &blk->counters[LIMITED].value);
 	device->counter_count = COUNTERS;
 }
 
@@ -378,7 +380,7 @@ static void grow(struct blk *blk, uint64_t size)
 	virtio_config_changed(&blk->device);
 }
 
-/* A guest would be at a loss with a disk that shrinks: what it uses at the end is gone. */
+/* No guest can use a disk that shrinks, so only growth is told. */
 static void blk_measure(struct virtio_device *device)
 {
 	struct blk *blk = container_of(device, struct blk, device);
@@ -397,22 +399,26 @@ static void blk_measure(struct virtio_device *device)
 }
 
 /* By mmap(), so that it takes memory only where a request was. */
-static struct blk_request *map_requests(struct blk *blk, unsigned queues)
+static struct blk_request *map_requests(const struct blk *blk)
 {
-	size_t bytes = sizeof(struct blk_request) * queues * blk->queue_size;
+	size_t bytes = sizeof(struct blk_request) * blk->device.queue_count * blk->queue_size;
 	void *requests = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	return requests == MAP_FAILED ? NULL : requests;
 }
 
-static void unmap_requests(struct blk *blk, unsigned queues)
+static void free_blk(struct blk *blk)
 {
 	if (blk->requests)
-		munmap(blk->requests, sizeof(struct blk_request) * queues * blk->queue_size);
+		munmap(blk->requests,
+			sizeof(struct blk_request) * blk->device.queue_count * blk->queue_size);
+	free(blk->statistics);
+	free(blk->schedulers);
+	virtio_device_free(&blk->device);
 }
 
-static void blk_gather(struct virtio_device *device)
+static void blk_update_counters(struct virtio_device *device)
 {
 	struct blk *blk = container_of(device, struct blk, device);
 
@@ -440,12 +446,7 @@ static void blk_release(struct virtio_device *device)
 	struct blk *blk = container_of(device, struct blk, device);
 
 	disk_close(blk->disk);
-	virtio_device_destroy(device);
-	unmap_requests(blk, device->queue_count);
-	free(blk->statistics);
-	free(blk->paces);
-	free(blk->queues);
-	free(blk);
+	free_blk(blk);
 }
 
 static const struct virtio_device_ops blk_ops = {
@@ -453,7 +454,7 @@ static const struct virtio_device_ops blk_ops = {
 	.notify = blk_notify,
 	.reset = blk_reset,
 	.measure = blk_measure,
-	.gather = blk_gather,
+	.update_counters = blk_update_counters,
 	.end = blk_end,
 	.release = blk_release,
 };
@@ -513,23 +514,32 @@ static uint64_t choose_features(const struct disk *disk, unsigned queues)
 
 static void name_counters(struct blk *blk)
 {
-	static const char *const requests[OPERATIONS] = { "read.requests", "write.requests",
-		"flush.requests", "discard.requests", "write_zeroes.requests" };
-	/* A flush has none. */
-	static const char *const bytes[OPERATIONS] = { "read.bytes", "write.bytes", NULL,
-		"discard.bytes", "write_zeroes.bytes" };
-	static const char *const operations[OPERATIONS] = { "read", "write", "flush", "discard",
-		"write_zeroes" };
+	/* A flush has no bytes. */
+	static const char *const counters[COUNTERS] = {
+		[ERRORS] = "errors",
+		[REQUESTS + DISK_READ] = "read.requests",
+		[REQUESTS + DISK_WRITE] = "write.requests",
+		[REQUESTS + DISK_FLUSH] = "flush.requests",
+		[REQUESTS + DISK_DISCARD] = "discard.requests",
+		[REQUESTS + DISK_WRITE_ZEROES] = "write_zeroes.requests",
+		[BYTES + DISK_READ] = "read.bytes",
+		[BYTES + DISK_WRITE] = "write.bytes",
+		[BYTES + DISK_DISCARD] = "discard.bytes",
+		[BYTES + DISK_WRITE_ZEROES] = "write_zeroes.bytes",
+		[LIMITED] = "limited",
+	};
+	static const char *const operations[OPERATIONS] = {
+		[DISK_READ] = "read",
+		[DISK_WRITE] = "write",
+		[DISK_FLUSH] = "flush",
+		[DISK_DISCARD] = "discard",
+		[DISK_WRITE_ZEROES] = "write_zeroes",
+	};
 
-	blk->counters[ERRORS].name = "errors";
-	blk->counters[LIMITED].name = "limited";
-	for (unsigned i = 0; i < OPERATIONS; i++) {
-		blk->counters[REQUESTS + i].name = requests[i];
-		blk->counters[BYTES + i].name = bytes[i];
-		blk->latencies[i].name = operations[i];
-	}
-	blk->device.counters = blk->counters;
+	virtio_set_counters(&blk->device, blk->counters, counters, COUNTERS);
 	blk->device.counter_count = LIMITED;
+	for (unsigned i = 0; i < OPERATIONS; i++)
+		blk->latencies[i].name = operations[i];
 	blk->device.latencies = blk->latencies;
 	blk->device.latency_count = OPERATIONS;
 }
@@ -537,37 +547,31 @@ static void name_counters(struct blk *blk)
 struct virtio_device *blk_create(const struct virtio_environment *environment, const char *name,
 	struct disk *disk, const char *serial, unsigned queues)
 {
-	struct blk *blk = calloc(1, sizeof(*blk));
+	struct blk *blk = virtio_device_create(sizeof(*blk), &blk_ops, name,
+		choose_features(disk, queues), queues, blk_queue_size(queues), environment);
 
 	if (!blk)
 		return NULL;
+	virtio_separate_queues(&blk->device);
 	blk->queue_size = blk_queue_size(queues);
-	blk->queues = calloc(queues, sizeof(*blk->queues));
-	blk->paces = calloc(queues, sizeof(*blk->paces));
+	blk->device.in_flight_max = queues * blk->queue_size;
+	blk->schedulers = calloc(queues, sizeof(*blk->schedulers));
 	blk->statistics = calloc(queues, sizeof(*blk->statistics));
-	blk->requests = map_requests(blk, queues);
-	if (!blk->queues || !blk->paces || !blk->statistics || !blk->requests) {
-		unmap_requests(blk, queues);
-		free(blk->statistics);
-		free(blk->paces);
-		free(blk->queues);
-		free(blk);
+	blk->requests = map_requests(blk);
+	if (!blk->schedulers || !blk->statistics || !blk->requests) {
+		free_blk(blk);
 		return NULL;
 	}
 	blk->disk = disk;
 	if (serial)
 		memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
-	virtio_device_init(&blk->device, &blk_ops, name, choose_features(disk, queues), blk->queues,
-		queues, blk->queue_size, environment);
-	virtio_separate_queues(&blk->device);
-	blk->device.in_flight_max = queues * blk->queue_size;
 	fill_config(blk);
 	blk->device.config = &blk->config;
 	blk->device.config_size = sizeof(blk->config);
 	name_counters(blk);
 	for (unsigned i = 0; i < queues; i++) {
-		blk->queues[i].name = "request";
-		pace_init(&blk->paces[i], &blk->queues[i], &pace_ops);
+		blk->device.queues[i].name = "request";
+		queue_scheduler_init(&blk->schedulers[i], &blk->device.queues[i], &scheduler_ops);
 	}
 	return &blk->device;
 }

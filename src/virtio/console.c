@@ -14,7 +14,6 @@ enum { RECEIVE, TRANSMIT, QUEUES };
 
 struct console {
 	struct virtio_device device;
-	struct virtq queues[QUEUES];
 	struct virtio_console_config config;
 	struct terminal *terminal;
 
@@ -54,7 +53,7 @@ static bool send_chain(struct console *console)
 static bool next_chain(struct console *console)
 {
 	if (!console->sending &&
-		virtio_pop(&console->device, &console->queues[TRANSMIT], console->iov,
+		virtio_pop(&console->device, &console->device.queues[TRANSMIT], console->iov,
 			ARRAY_SIZE(console->iov), &console->chain)) {
 		console->sending = true;
 		console->sent = 0;
@@ -63,71 +62,66 @@ static bool next_chain(struct console *console)
 }
 
 /* Linux reads the size when it is told of a change, once it has made a terminal of the console. */
-static void tell_size(struct console *console)
+static void announce_size(struct console *console)
 {
 	if (!console->prints && console->config.cols)
 		virtio_config_changed(&console->device);
 	console->prints = true;
 }
 
-static void transmit(struct console *console)
+static struct console *console_of(struct virtio_device *device)
 {
-	struct virtq *queue = &console->queues[TRANSMIT];
-	unsigned taken = 0;
-
-	do {
-		while (taken < QUEUE_SIZE && next_chain(console) && send_chain(console)) {
-			console->sending = false;
-			virtq_push(queue, console->chain.head, 0);
-			taken++;
-		}
-		/* When the terminal is full, output_ready() goes on from here. */
-	} while (virtq_enable_notify(queue) && !console->sending && taken < QUEUE_SIZE);
-	if (taken == QUEUE_SIZE)
-		virtio_again(queue);
-	virtq_interrupt(queue);
-	if (taken)
-		tell_size(console);
+	return container_of(device, struct console, device);
 }
 
-/* Put input into one chain; false if there is no chain, or no input. */
-static bool receive_chain(struct console *console)
+/* When the terminal is full, output_ready() goes on from here. */
+static enum virtio_step transmit_chain(struct virtq *queue)
 {
-	struct virtq *queue = &console->queues[RECEIVE];
+	struct console *console = console_of(queue->device);
+
+	if (!next_chain(console))
+		return VIRTIO_NO_CHAIN;
+	if (!send_chain(console))
+		return VIRTIO_BLOCKED;
+	console->sending = false;
+	virtq_push(queue, console->chain.head, 0);
+	return VIRTIO_SERVED;
+}
+
+static void transmit(struct console *console)
+{
+	if (virtio_serve_chains(&console->device.queues[TRANSMIT], transmit_chain))
+		announce_size(console);
+}
+
+/* When there is no input, input_ready() goes on from here. */
+static enum virtio_step receive_chain(struct virtq *queue)
+{
+	struct console *console = console_of(queue->device);
 	struct iovec iov[CHAIN_BUFFERS];
 	struct virtq_chain chain;
 	char text[TERMINAL_INPUT_BYTES];
 	size_t length;
 
-	if (!terminal_has_input(console->terminal) ||
-		!virtio_pop(&console->device, queue, iov, ARRAY_SIZE(iov), &chain))
-		return false;
+	if (!terminal_has_input(console->terminal))
+		return VIRTIO_BLOCKED;
+	if (!virtio_pop(&console->device, queue, iov, ARRAY_SIZE(iov), &chain))
+		return VIRTIO_NO_CHAIN;
 	length = chain.in_bytes < sizeof(text) ? chain.in_bytes : sizeof(text);
 	length = terminal_read(console->terminal, text, length);
 	iov_write(iov + chain.out_count, chain.in_count, 0, text, length);
 	virtq_push(queue, chain.head, length);
-	return true;
+	return VIRTIO_SERVED;
 }
 
 static void receive(struct console *console)
 {
-	struct virtq *queue = &console->queues[RECEIVE];
-	unsigned taken = 0;
-
-	do {
-		while (taken < QUEUE_SIZE && receive_chain(console))
-			taken++;
-	} while (virtq_enable_notify(queue) && taken < QUEUE_SIZE &&
-		terminal_has_input(console->terminal));
-	if (taken == QUEUE_SIZE)
-		virtio_again(queue);
-	if (taken)
-		virtq_interrupt(queue);
+	virtio_serve_chains(&console->device.queues[RECEIVE], receive_chain);
 }
 
 static void console_notify(struct virtio_device *device, unsigned queue)
 {
-	struct console *console = container_of(device, struct console, device);
+	struct console *console = console_of(device);
 
 	if (queue == RECEIVE)
 		receive(console);
@@ -155,9 +149,9 @@ static void output_ready(void *context)
 	pthread_mutex_unlock(&console->device.lock);
 }
 
-static void console_start(struct virtio_device *device)
+static void console_driver_ok(struct virtio_device *device)
 {
-	struct console *console = container_of(device, struct console, device);
+	struct console *console = console_of(device);
 
 	console->prints = false;
 	terminal_double_sysrq(console->terminal, device->accepted & (1ull << KARMA_CONSOLE_F_SYSRQ));
@@ -166,26 +160,20 @@ static void console_start(struct virtio_device *device)
 
 static void console_reset(struct virtio_device *device)
 {
-	container_of(device, struct console, device)->sending = false;
-}
-
-static void console_release(struct virtio_device *device)
-{
-	virtio_device_destroy(device);
-	free(container_of(device, struct console, device));
+	console_of(device)->sending = false;
 }
 
 static const struct virtio_device_ops console_ops = {
 	.device_id = VIRTIO_ID_CONSOLE,
-	.start = console_start,
+	.driver_ok = console_driver_ok,
 	.notify = console_notify,
 	.reset = console_reset,
-	.release = console_release,
+	.release = virtio_device_free,
 };
 
 void console_resized(struct virtio_device *device)
 {
-	struct console *console = container_of(device, struct console, device);
+	struct console *console = console_of(device);
 	unsigned columns, rows;
 
 	if (!terminal_size(console->terminal, &columns, &rows))
@@ -202,7 +190,9 @@ void console_resized(struct virtio_device *device)
 struct virtio_device *console_create(
 	const struct virtio_environment *environment, struct terminal *terminal)
 {
-	struct console *console = calloc(1, sizeof(*console));
+	const uint64_t features = 1ull << VIRTIO_CONSOLE_F_SIZE | 1ull << KARMA_CONSOLE_F_SYSRQ;
+	struct console *console = virtio_device_create(sizeof(*console), &console_ops, "console",
+		features, QUEUES, QUEUE_SIZE, environment);
 	unsigned columns, rows;
 
 	if (!console)
@@ -213,13 +203,10 @@ struct virtio_device *console_create(
 		console->config.cols = columns;
 		console->config.rows = rows;
 	}
-	virtio_device_init(&console->device, &console_ops, "console",
-		1ull << VIRTIO_CONSOLE_F_SIZE | 1ull << KARMA_CONSOLE_F_SYSRQ, console->queues, QUEUES,
-		QUEUE_SIZE, environment);
 	console->device.config = &console->config;
 	console->device.config_size = sizeof(console->config);
-	console->queues[RECEIVE].name = "receive";
-	console->queues[TRANSMIT].name = "transmit";
+	console->device.queues[RECEIVE].name = "receive";
+	console->device.queues[TRANSMIT].name = "transmit";
 	terminal_attach(terminal, input_ready, output_ready, console);
 	return &console->device;
 }

@@ -43,12 +43,12 @@ static struct net_device *device_of(struct virtio_device *device)
 	return container_of(device, struct net_device, device);
 }
 
-static uint64_t possible_offloads(const struct net_device *device)
+static uint64_t possible_offloads(const struct net *net)
 {
 	uint64_t features = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(offloads_received); i++) {
-		if (device->net->offloads & offloads_received[i].offload)
+		if (net->offloads & offloads_received[i].offload)
 			features |= 1ull << offloads_received[i].feature;
 	}
 	return features;
@@ -109,7 +109,7 @@ static bool control_offloads(
 		return false;
 	iov_read(chain->iov, chain->out_count, sizeof(struct virtio_net_ctrl_hdr), &features,
 		sizeof(features));
-	if (features & ~(possible_offloads(device) & device->device.accepted))
+	if (features & ~(possible_offloads(device->net) & device->device.accepted))
 		return false;
 	return set_offloads(device, features) == 0;
 }
@@ -157,22 +157,35 @@ static void net_notify(struct virtio_device *virtio, unsigned queue)
 	struct net_device *device = device_of(virtio);
 
 	if (is_control(device, queue))
-		virtio_serve_queue(virtio, queue, control);
+		virtio_serve_queue(&virtio->queues[queue]);
 	else if (queue >= 2 * device->pairs)
 		return;
 	else if (queue % 2 == 0)
 		receiver_notify(&device->receivers[queue / 2]);
 	else
-		pace_notify(&device->transmitters[queue / 2].pace);
+		queue_scheduler_notify(&device->transmitters[queue / 2].scheduler);
 }
 
-static void net_start(struct virtio_device *virtio)
+static void net_driver_ok(struct virtio_device *virtio)
 {
 	struct net_device *device = device_of(virtio);
 
-	set_offloads(device, virtio->accepted & possible_offloads(device));
+	set_offloads(device, virtio->accepted & possible_offloads(device->net));
 	use_pairs(device, 1);
 	receiver_serve(&device->receivers[0]);
+}
+
+/* The backend may have told of frames, or of room for them, while the device was paused. */
+static void net_resume(struct virtio_device *virtio)
+{
+	struct net_device *device = device_of(virtio);
+
+	for (unsigned i = 0; i < device->pairs; i++) {
+		if (virtio_running(virtio) && i < device->pairs_used)
+			net_wait_readable(device->net, i);
+		if (device->transmitters[i].scheduler.blocked)
+			net_wait_writable(device->net, i);
+	}
 }
 
 static void net_reset(struct virtio_device *virtio)
@@ -201,13 +214,13 @@ static void readable(void *context, unsigned pair)
 static void writable(void *context, unsigned pair)
 {
 	struct net_device *device = context;
-	struct virtq *queue = device->transmitters[pair].pace.queue;
+	struct virtq *queue = device->transmitters[pair].scheduler.queue;
 
 	pthread_mutex_lock(queue->lock);
 	if (device->net->ops->flush && device->net->ops->flush(device->net, pair) == -EAGAIN)
 		net_wait_writable(device->net, pair);
 	else if (virtio_running(&device->device))
-		pace_resume(&device->transmitters[pair].pace);
+		queue_scheduler_unblock(&device->transmitters[pair].scheduler);
 	pthread_mutex_unlock(queue->lock);
 }
 
@@ -227,85 +240,69 @@ static const struct net_events events = {
 	.link_changed = link_changed,
 };
 
+static void free_device(struct net_device *device)
+{
+	for (unsigned i = 0; device->receivers && i < device->pairs; i++)
+		receiver_release(&device->receivers[i]);
+	free(device->receivers);
+	free(device->transmitters);
+	virtio_device_free(&device->device);
+}
+
 static void net_release(struct virtio_device *virtio)
 {
 	struct net_device *device = device_of(virtio);
 
 	net_detach(device->net);
-	virtio_device_destroy(virtio);
-	for (unsigned i = 0; device->receivers && i < device->pairs; i++)
-		receiver_release(&device->receivers[i]);
-	free(device->receivers);
-	free(device->transmitters);
-	free(device->queues);
-	free(device);
+	free_device(device);
 }
 
 static const struct virtio_device_ops net_device_ops = {
 	.device_id = VIRTIO_ID_NET,
-	.start = net_start,
+	.driver_ok = net_driver_ok,
 	.notify = net_notify,
+	.serve = control,
+	.resume = net_resume,
 	.reset = net_reset,
 	.release = net_release,
 };
 
-static uint64_t choose_features(const struct net_device *device)
+static uint64_t choose_features(const struct net *net, unsigned mtu)
 {
 	uint64_t features = 1ull << VIRTIO_NET_F_MAC | 1ull << VIRTIO_NET_F_STATUS |
 		1ull << VIRTIO_NET_F_MRG_RXBUF | 1ull << VIRTIO_NET_F_CTRL_VQ;
 
-	features |= possible_offloads(device);
+	features |= possible_offloads(net);
 	if (features & 1ull << VIRTIO_NET_F_GUEST_CSUM)
 		features |= 1ull << VIRTIO_NET_F_CTRL_GUEST_OFFLOADS;
 	for (size_t i = 0; i < ARRAY_SIZE(offloads_sent); i++) {
-		if ((device->net->offloads & offloads_sent[i].offloads) == offloads_sent[i].offloads)
+		if ((net->offloads & offloads_sent[i].offloads) == offloads_sent[i].offloads)
 			features |= 1ull << offloads_sent[i].feature;
 	}
-	if (device->pairs > 1)
+	if (net->queue_count > 1)
 		features |= 1ull << VIRTIO_NET_F_MQ;
-	if (device->config.mtu)
+	if (mtu)
 		features |= 1ull << VIRTIO_NET_F_MTU;
 	return features;
 }
 
-static int make_queues(struct net_device *device)
+static int make_pairs(struct net_device *device)
 {
 	unsigned pairs = device->pairs;
 
-	device->queues = calloc(2 * pairs + 1, sizeof(*device->queues));
 	device->receivers = calloc(pairs, sizeof(*device->receivers));
 	device->transmitters = calloc(pairs, sizeof(*device->transmitters));
-	if (!device->queues || !device->receivers || !device->transmitters)
+	if (!device->receivers || !device->transmitters)
 		return -ENOMEM;
 	for (unsigned i = 0; i < pairs; i++) {
 		if (receiver_init(&device->receivers[i], device, i) < 0)
 			return -ENOMEM;
 		transmitter_init(&device->transmitters[i], device, i);
-		device->queues[2 * i].name = "receive";
-		device->queues[2 * i + 1].name = "transmit";
+		device->device.queues[2 * i].name = "receive";
+		device->device.queues[2 * i + 1].name = "transmit";
 	}
-	device->queues[2 * pairs].name = "control";
+	device->device.queues[2 * pairs].name = "control";
 	return 0;
-}
-
-static void name_counters(struct net_device *device)
-{
-	static const char *const names[NET_COUNTERS] = {
-		[NET_RECEIVED] = "receive.frames",
-		[NET_RECEIVED_BYTES] = "receive.bytes",
-		[NET_RECEIVE_DROPPED] = "receive.dropped",
-		[NET_SENT] = "transmit.frames",
-		[NET_SENT_BYTES] = "transmit.bytes",
-		[NET_SEND_REFUSED] = "transmit.refused",
-		[NET_SEND_DROPPED] = "transmit.dropped",
-		[NET_CONTROL_REFUSED] = "control.refused",
-		[NET_LIMITED] = "limited",
-	};
-
-	for (unsigned i = 0; i < NET_COUNTERS; i++)
-		device->counters[i].name = names[i];
-	device->device.counters = device->counters;
-	device->device.counter_count = NET_COUNTERS;
 }
 
 void net_device_limit(
@@ -316,43 +313,52 @@ void net_device_limit(
 	device->receive_limit = receive_limit;
 	device->transmit_limit = transmit_limit;
 	for (unsigned i = 0; i < device->pairs; i++)
-		pace_limit(&device->transmitters[i].pace, transmit_limit,
+		queue_scheduler_set_limit(&device->transmitters[i].scheduler, transmit_limit,
 			&device->counters[NET_LIMITED].value);
 }
 
 struct virtio_device *net_create(const struct virtio_environment *environment, const char *name,
 	struct net *net, const uint8_t mac[ETH_ALEN], unsigned mtu)
 {
-	struct net_device *device = calloc(1, sizeof(*device));
+	static const char *const counters[NET_COUNTERS] = {
+		[NET_RECEIVED] = "receive.frames",
+		[NET_RECEIVED_BYTES] = "receive.bytes",
+		[NET_RECEIVE_DROPPED] = "receive.dropped",
+		[NET_SENT] = "transmit.frames",
+		[NET_SENT_BYTES] = "transmit.bytes",
+		[NET_SEND_REFUSED] = "transmit.refused",
+		[NET_SEND_DROPPED] = "transmit.dropped",
+		[NET_CONTROL_REFUSED] = "control.refused",
+		[NET_LIMITED] = "limited",
+	};
+	unsigned pairs = net->queue_count;
+	struct net_device *device;
 
+	if (!mtu)
+		mtu = net->mtu;
+	device = virtio_device_create(sizeof(*device), &net_device_ops, name,
+		choose_features(net, mtu), 2 * pairs + 1, NET_QUEUE_SIZE, environment);
 	if (!device)
 		return NULL;
+	virtio_separate_queues(&device->device);
 	device->net = net;
-	device->pairs = net->queue_count;
+	device->pairs = pairs;
 	device->pairs_used = 1;
-	if (make_queues(device) < 0) {
-		for (unsigned i = 0; device->receivers && i < device->pairs; i++)
-			receiver_release(&device->receivers[i]);
-		free(device->receivers);
-		free(device->transmitters);
-		free(device->queues);
-		free(device);
+	if (make_pairs(device) < 0) {
+		free_device(device);
 		return NULL;
 	}
 	device->config = (struct virtio_net_config){
 		.status = net->up ? VIRTIO_NET_S_LINK_UP : 0,
-		.max_virtqueue_pairs = device->pairs,
-		.mtu = mtu ? mtu : net->mtu,
+		.max_virtqueue_pairs = pairs,
+		.mtu = mtu,
 	};
 	memcpy(device->config.mac, mac, ETH_ALEN);
-	virtio_device_init(&device->device, &net_device_ops, name, choose_features(device),
-		device->queues, 2 * device->pairs + 1, NET_QUEUE_SIZE, environment);
-	virtio_separate_queues(&device->device);
 	/* A wait of each transmit queue. */
-	device->device.in_flight_max = device->pairs;
+	device->device.in_flight_max = pairs;
 	device->device.config = &device->config;
 	device->device.config_size = CONFIG_BYTES;
-	name_counters(device);
+	virtio_set_counters(&device->device, device->counters, counters, NET_COUNTERS);
 	net_attach(net, &events, device);
 	return &device->device;
 }

@@ -9,7 +9,7 @@
 #include <linux/virtio_net.h>
 
 #include "karma/devices.h"
-#include "karma/pace.h"
+#include "karma/queue_scheduler.h"
 #include "karma/util.h"
 
 /* Of virtio 1.2 and later, which Debian 12's headers lack. */
@@ -40,8 +40,8 @@ enum net_counter {
 
 struct net_device;
 
-/* Chains that were taken and hold no frame yet, in order. */
-struct held_chain {
+/* A chain of the receive queue that was popped and has no frame yet. */
+struct receive_chain {
 	uint16_t head;
 	uint16_t buffers;
 	uint32_t bytes;			/* VIRTQ_CHAIN_BYTES_MAX at most */
@@ -52,36 +52,37 @@ struct receiver {
 	struct virtq *queue;
 	unsigned pair;
 	struct limit_turn turn;
-	bool starved;			/* of buffers */
+	bool out_of_buffers;		/* the guest's next notification is for more of them */
 	/*
-	 * One frame comes in for each that goes out: the vCPU that sends waits for the next one by
-	 * itself.  The ring of the thread that has sent something since the last one, or NULL.
+	 * Request-response traffic, in which one frame comes in for each that goes out: the vCPU that has
+	 * sent polls for the next one on its own ring.  last_sender: the ring of the thread that has sent
+	 * a frame since the last one came, or NULL.
 	 */
-	_Atomic bool in_turns;
-	struct io_ring *_Atomic answered;
+	_Atomic bool request_response;
+	struct io_ring *_Atomic last_sender;
 	bool bulk;			/* the last frame was large */
-	bool waits;			/* for the limit */
-	struct io_op limit_op;
-	struct __kernel_timespec delay;
+	bool rate_limited;		/* it waits for the limiter */
+	struct io_op limit_timer_op;
+	struct __kernel_timespec limit_delay;
 
-	struct held_chain chains[NET_QUEUE_SIZE];
+	struct receive_chain chains[NET_QUEUE_SIZE];	/* popped, in order */
 	unsigned first, count;		/* in chains[] */
-	/* Their buffers; there is always room for those of one more chain, and for the spare. */
+	/* Their buffers; there is always room for those of one more chain, and for the overflow. */
 	struct iovec iov[2 * NET_BUFFERS + 1];
 	unsigned iov_first, iov_count;
 	size_t bytes;
 
 	/* A frame for which there were too few buffers: its length, and how much they hold of it. */
-	size_t unfinished, filled;
-	uint8_t *spare;			/* the rest of it: NET_SPARE_BYTES */
+	size_t frame_length, frame_in_buffers;
+	uint8_t *overflow;		/* the rest of it: OVERFLOW_BYTES */
 };
 
 struct transmitter {
 	struct net_device *device;
-	struct pace pace;
+	struct queue_scheduler scheduler;
 	_Atomic int64_t bulk_until;	/* CLOCK_MONOTONIC, ns: what is sent now acknowledges that */
-	/* A frame that the other end has no room for yet. */
-	bool held;
+	/* Back-pressure: a frame that the backend has no room for yet. */
+	bool frame_pending;
 	uint16_t head;
 	struct virtio_net_hdr_mrg_rxbuf header;
 	struct iovec iov[NET_BUFFERS + 1];	/* the header, checked, and what is behind it */
@@ -90,14 +91,13 @@ struct transmitter {
 };
 
 struct net_device {
-	struct virtio_device device;
+	struct virtio_device device;	/* its queues: receive, transmit, receive, ..., control */
 	struct net *net;
 	struct virtio_net_config config;
 	unsigned pairs;			/* that there are */
 	_Atomic unsigned pairs_used;
 	_Atomic uint64_t offloads;	/* VIRTIO_NET_F_GUEST_* that frames may make use of */
 	struct limit *receive_limit, *transmit_limit;	/* NULL: none */
-	struct virtq *queues;		/* receive, transmit, receive, ..., control */
 	struct receiver *receivers;
 	struct transmitter *transmitters;
 	struct virtio_counter counters[NET_COUNTERS];	/* added to atomically */
@@ -113,14 +113,14 @@ static inline void net_count(struct net_device *device, enum net_counter counter
 	__atomic_fetch_add(&device->counters[counter].value, number, __ATOMIC_RELAXED);
 }
 
-/* With the lock of the queue held. */
+/* In all of these the lock of the queue is held. */
 int receiver_init(struct receiver *receiver, struct net_device *device, unsigned pair);
 void receiver_release(struct receiver *receiver);
 void receiver_reset(struct receiver *receiver);
-/* Take frames as long as there are some, and buffers for them. */
+/* Receive frames as long as there are some, and buffers for them. */
 void receiver_serve(struct receiver *receiver);
-/* The thread that calls has sent a frame that is no part of a bulk transfer. */
-void receiver_answered(struct receiver *receiver);
+/* The calling thread has sent a frame that is no part of a bulk transfer. */
+void receiver_note_reply(struct receiver *receiver);
 /* There are new buffers. */
 void receiver_notify(struct receiver *receiver);
 

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The network device's way in: frames straight into the guest's buffers. */
+/* The network device's receive queues: frames are read straight into the guest's buffers. */
 #include <errno.h>
 #include <string.h>
 
 #include "net.h"
 
-#define SPARE_BYTES (NET_HEADER_BYTES + NET_FRAME_MAX)
-/* What is enough for a frame, of a common size or of the largest; more if that was too little. */
+#define OVERFLOW_BYTES (NET_HEADER_BYTES + NET_FRAME_MAX)
+/* Buffers that are popped for a frame: enough for one of a common size or of the largest. */
 #define PLAIN_BYTES (NET_HEADER_BYTES + ETH_FRAME_LEN + 4u)
-#define LARGE_BYTES SPARE_BYTES
+#define LARGE_BYTES OVERFLOW_BYTES
 
 enum outcome {
-	DONE,		/* with a frame */
+	DONE,		/* a frame was received, or dropped */
 	NO_FRAME,
 	NO_BUFFERS,
-	LIMITED,
-	ENDED,		/* no frames any more, or the queue is broken */
+	LIMITED,	/* the rate limiter lets none start now */
+	ENDED,		/* the backend is gone, or the queue is broken */
 };
 
 static bool merges(const struct receiver *receiver)
@@ -23,7 +23,7 @@ static bool merges(const struct receiver *receiver)
 	return net_accepted(receiver->device, VIRTIO_NET_F_MRG_RXBUF);
 }
 
-/* Make room behind what is held. */
+/* Move the popped chains to the front of their arrays. */
 static void compact(struct receiver *receiver)
 {
 	if (receiver->first + receiver->count == NET_QUEUE_SIZE) {
@@ -43,8 +43,8 @@ static bool is_full(const struct receiver *receiver)
 	return receiver->count == NET_QUEUE_SIZE || receiver->iov_count > NET_BUFFERS;
 }
 
-/* Take one more chain; false if there is none, or can't be. */
-static bool hold_chain(struct receiver *receiver)
+/* Pop one more chain; false if there is none, or no room for it. */
+static bool pop_chain(struct receiver *receiver)
 {
 	struct virtq_chain chain;
 	struct iovec *to;
@@ -55,10 +55,10 @@ static bool hold_chain(struct receiver *receiver)
 	to = receiver->iov + receiver->iov_first + receiver->iov_count;
 	if (!virtio_pop(&receiver->device->device, receiver->queue, to, NET_BUFFERS, &chain))
 		return false;
-	/* What the device reads means nothing in here. */
+	/* Buffers that the device may only read are of no use in a receive queue. */
 	if (chain.out_count)
 		memmove(to, to + chain.out_count, chain.in_count * sizeof(*to));
-	receiver->chains[receiver->first + receiver->count++] = (struct held_chain){
+	receiver->chains[receiver->first + receiver->count++] = (struct receive_chain){
 		.head = chain.head,
 		.buffers = chain.in_count,
 		.bytes = chain.in_bytes,
@@ -68,30 +68,30 @@ static bool hold_chain(struct receiver *receiver)
 	return true;
 }
 
-static bool hold_bytes(struct receiver *receiver, size_t wanted)
+static bool pop_bytes(struct receiver *receiver, size_t wanted)
 {
 	while (receiver->bytes < wanted) {
-		if (!hold_chain(receiver))
+		if (!pop_chain(receiver))
 			return false;
 	}
 	return true;
 }
 
 /* Buffers for a frame: as many as it may need, or all that there are. */
-static bool hold_buffers(struct receiver *receiver)
+static bool pop_buffers(struct receiver *receiver)
 {
 	const struct net_device *device = receiver->device;
 	bool large = device->offloads || device->config.mtu > ETH_DATA_LEN;
 
 	if (!merges(receiver))
-		return receiver->count || hold_chain(receiver);
-	hold_bytes(receiver, large ? LARGE_BYTES : PLAIN_BYTES);
+		return receiver->count || pop_chain(receiver);
+	pop_bytes(receiver, large ? LARGE_BYTES : PLAIN_BYTES);
 	return receiver->count;
 }
 
-static void forget_first(struct receiver *receiver)
+static void remove_first(struct receiver *receiver)
 {
-	const struct held_chain *chain = &receiver->chains[receiver->first];
+	const struct receive_chain *chain = &receiver->chains[receiver->first];
 
 	receiver->iov_first += chain->buffers;
 	receiver->iov_count -= chain->buffers;
@@ -107,8 +107,8 @@ static struct iovec *buffers(struct receiver *receiver)
 	return receiver->iov + receiver->iov_first;
 }
 
-/* A frame from before the driver chose its features may have what it does not know. */
-static bool is_welcome(struct receiver *receiver)
+/* A frame that the backend had before the driver chose its features may need an offload that is not accepted. */
+static bool offloads_accepted(struct receiver *receiver)
 {
 	const uint64_t offloads = receiver->device->offloads;
 	struct virtio_net_hdr header = { 0 };
@@ -136,7 +136,7 @@ static bool is_welcome(struct receiver *receiver)
 	return offloads & needed;
 }
 
-/* The frame is in the buffers: give those back that it fills, all at once. */
+/* The frame is in the buffers: push the chains that it fills, all at once. */
 static void deliver(struct receiver *receiver, size_t length)
 {
 	struct vring_used_elem elements[NET_QUEUE_SIZE];
@@ -146,7 +146,7 @@ static void deliver(struct receiver *receiver, size_t length)
 	uint16_t count = 0;
 
 	while (left > 0 && count < receiver->count) {
-		const struct held_chain *chain = &receiver->chains[receiver->first + count];
+		const struct receive_chain *chain = &receiver->chains[receiver->first + count];
 		uint32_t part = left < chain->bytes ? left : chain->bytes;
 
 		elements[count++] = (struct vring_used_elem){ .id = chain->head, .len = part };
@@ -156,7 +156,7 @@ static void deliver(struct receiver *receiver, size_t length)
 		sizeof(count));
 	virtq_push_all(receiver->queue, elements, count);
 	while (count--)
-		forget_first(receiver);
+		remove_first(receiver);
 	receiver->bulk = length > NET_BULK_BYTES;
 	if (receiver->bulk)
 		receiver->device->transmitters[receiver->pair].bulk_until =
@@ -167,102 +167,102 @@ static void deliver(struct receiver *receiver, size_t length)
 
 static enum outcome drop(struct receiver *receiver)
 {
-	receiver->unfinished = 0;
+	receiver->frame_length = 0;
 	net_count(receiver->device, NET_RECEIVE_DROPPED, 1);
 	return DONE;
 }
 
-/* A frame is there, of which a part may lie in the spare. */
-static enum outcome place(struct receiver *receiver)
+/* A frame was read, maybe with its end in the overflow buffer: pop chains for that, and deliver it. */
+static enum outcome place_frame(struct receiver *receiver)
 {
-	size_t length = receiver->unfinished;
+	size_t length = receiver->frame_length;
 
-	if (length > receiver->bytes && length <= receiver->filled + SPARE_BYTES &&
-		merges(receiver) && !hold_bytes(receiver, length)) {
-		/* The guest has no more to give, or we must wait until it has. */
+	if (length > receiver->bytes && length <= receiver->frame_in_buffers + OVERFLOW_BYTES &&
+		merges(receiver) && !pop_bytes(receiver, length)) {
+		/* No more chains fit, or the frame waits until the guest adds some. */
 		if (is_full(receiver) || receiver->count >= receiver->queue->size)
 			return drop(receiver);
 		return receiver->queue->broken ? ENDED : NO_BUFFERS;
 	}
-	if (length > receiver->bytes || length < NET_HEADER_BYTES + ETH_HLEN || !is_welcome(receiver))
+	if (length > receiver->bytes || length < NET_HEADER_BYTES + ETH_HLEN || !offloads_accepted(receiver))
 		return drop(receiver);
-	if (length > receiver->filled)
-		iov_write(buffers(receiver), receiver->iov_count, receiver->filled,
-			receiver->spare, length - receiver->filled);
-	receiver->unfinished = 0;
+	if (length > receiver->frame_in_buffers)
+		iov_write(buffers(receiver), receiver->iov_count, receiver->frame_in_buffers,
+			receiver->overflow, length - receiver->frame_in_buffers);
+	receiver->frame_length = 0;
 	deliver(receiver, length);
 	return DONE;
 }
 
-static bool may_start(struct receiver *receiver)
+static bool limit_allows(struct receiver *receiver)
 {
 	struct limit *limit = receiver->device->receive_limit;
 	int64_t wait = limit ? limit_ask(limit, &receiver->turn) : 0;
 
-	receiver->delay.tv_nsec = wait;
+	receiver->limit_delay.tv_nsec = wait;
 	return wait == 0;
 }
 
-static enum outcome take_frame(struct receiver *receiver)
+static enum outcome receive_frame(struct receiver *receiver)
 {
 	struct net_device *device = receiver->device;
 	struct net *net = device->net;
 	unsigned count;
 	ssize_t got;
 
-	if (receiver->unfinished)
-		return place(receiver);
-	if (!hold_buffers(receiver))
+	if (receiver->frame_length)
+		return place_frame(receiver);
+	if (!pop_buffers(receiver))
 		return receiver->queue->broken ? ENDED : NO_BUFFERS;
-	if (!may_start(receiver))
+	if (!limit_allows(receiver))
 		return LIMITED;
 	count = merges(receiver) ? receiver->iov_count : receiver->chains[receiver->first].buffers;
-	receiver->filled = receiver->bytes;
-	buffers(receiver)[count] = (struct iovec){ receiver->spare, SPARE_BYTES };
+	receiver->frame_in_buffers = receiver->bytes;
+	buffers(receiver)[count] = (struct iovec){ receiver->overflow, OVERFLOW_BYTES };
 	got = net->ops->receive(net, receiver->pair, buffers(receiver), count + 1);
 	if (got < 0)
 		return got == -EAGAIN ? NO_FRAME : ENDED;
 	if (device->receive_limit)
 		limit_take(device->receive_limit, got);
-	receiver->unfinished = got;
-	return place(receiver);
+	receiver->frame_length = got;
+	return place_frame(receiver);
 }
 
-static void limit_passed(struct io_op *op, int result);
+static void limit_timer_expired(struct io_op *op, int result);
 
-static void hold(struct receiver *receiver)
+static void wait_for_limit(struct receiver *receiver)
 {
 	struct virtio_device *device = &receiver->device->device;
 
-	/* What is held back when the guest has ended is nobody's any more. */
-	if (receiver->waits || device->ending)
+	/* Once the guest has ended nobody waits for the limiter. */
+	if (receiver->rate_limited || virtio_ending(device))
 		return;
 	net_count(receiver->device, NET_LIMITED, 1);
-	receiver->waits = true;
-	receiver->limit_op.done = limit_passed;
+	receiver->rate_limited = true;
+	receiver->limit_timer_op.done = limit_timer_expired;
 	virtio_request_started(device);
-	io_ring_timeout(device->ring, &receiver->limit_op, &receiver->delay);
+	io_ring_timeout(device->ring, &receiver->limit_timer_op, &receiver->limit_delay);
 	io_ring_submit(device->ring);
 }
 
-static void let_go(struct receiver *receiver)
+static void leave_limit(struct receiver *receiver)
 {
 	if (receiver->device->receive_limit)
 		limit_leave(receiver->device->receive_limit, &receiver->turn);
 }
 
-static void limit_passed(struct io_op *op, int result)
+static void limit_timer_expired(struct io_op *op, int result)
 {
-	struct receiver *receiver = container_of(op, struct receiver, limit_op);
+	struct receiver *receiver = container_of(op, struct receiver, limit_timer_op);
 	struct virtio_device *device = &receiver->device->device;
 
 	(void)result;
 	pthread_mutex_lock(receiver->queue->lock);
-	receiver->waits = false;
+	receiver->rate_limited = false;
 	if (virtio_running(device))
 		receiver_serve(receiver);
 	else
-		let_go(receiver);
+		leave_limit(receiver);
 	virtio_request_done(device);
 	pthread_mutex_unlock(receiver->queue->lock);
 }
@@ -274,21 +274,21 @@ static bool is_vcpu(const struct receiver *receiver)
 	return io_ring_here(main) != main;
 }
 
-/* So many frames were there.  Who waits for the next? */
+/* So many frames were received.  Have the I/O thread, or the vCPU that sends, poll for the next. */
 static void wait_for_next(struct receiver *receiver, unsigned taken)
 {
 	struct net *net = receiver->device->net;
 	struct io_ring *here = io_ring_here(receiver->device->device.ring);
 
 	if (taken > 0) {
-		struct io_ring *answered = atomic_exchange(&receiver->answered, NULL);
+		struct io_ring *last_sender = atomic_exchange(&receiver->last_sender, NULL);
 
-		receiver->in_turns = taken == 1 && answered && !receiver->bulk;
-		/* The guest sends on another vCPU by now: the I/O thread waits until that one does. */
-		if (is_vcpu(receiver) && answered != here)
-			receiver->in_turns = false;
+		receiver->request_response = taken == 1 && last_sender && !receiver->bulk;
+		/* Another vCPU sends by now: the I/O thread polls until that one has sent again. */
+		if (is_vcpu(receiver) && last_sender != here)
+			receiver->request_response = false;
 	}
-	if (!receiver->in_turns || net_pending(net, receiver->pair))
+	if (!receiver->request_response || net_pending(net, receiver->pair))
 		net_wait_readable(net, receiver->pair);
 	else if (is_vcpu(receiver))
 		net_wait_readable_here(net, receiver->pair);
@@ -296,10 +296,10 @@ static void wait_for_next(struct receiver *receiver, unsigned taken)
 		net_wait_readable(net, receiver->pair);
 }
 
-void receiver_answered(struct receiver *receiver)
+void receiver_note_reply(struct receiver *receiver)
 {
-	receiver->answered = io_ring_here(receiver->device->device.ring);
-	if (receiver->in_turns && is_vcpu(receiver))
+	receiver->last_sender = io_ring_here(receiver->device->device.ring);
+	if (receiver->request_response && is_vcpu(receiver))
 		net_wait_readable_here(receiver->device->net, receiver->pair);
 }
 
@@ -310,36 +310,36 @@ void receiver_serve(struct receiver *receiver)
 	enum outcome outcome = DONE;
 	unsigned taken = 0;
 
-	if (receiver->waits || receiver->pair >= device->pairs_used || !queue->size)
+	if (receiver->rate_limited || receiver->pair >= device->pairs_used || !queue->size)
 		return;
-	receiver->starved = false;
-	/* No more than a ring of them in one go: others want their turn, too. */
+	receiver->out_of_buffers = false;
+	/* A ring of frames at most in one go: other queues are to have their turn. */
 	for (unsigned i = 0; i < queue->size_max && outcome == DONE; i++) {
-		/* If one more is there, the wait for it ends at once. */
-		if (taken && receiver->in_turns)
+		/* In request-response traffic there is seldom a second one; if there is, the poll ends at once. */
+		if (taken && receiver->request_response)
 			break;
-		outcome = take_frame(receiver);
+		outcome = receive_frame(receiver);
 		taken += outcome == DONE;
 		if (outcome == NO_BUFFERS && virtq_enable_notify(queue))
 			outcome = DONE;
 	}
 	if (outcome == LIMITED)
-		hold(receiver);
+		wait_for_limit(receiver);
 	else
-		let_go(receiver);
+		leave_limit(receiver);
 	if (outcome == DONE || outcome == NO_FRAME)
 		wait_for_next(receiver, taken);
-	receiver->starved = outcome == NO_BUFFERS;
+	receiver->out_of_buffers = outcome == NO_BUFFERS;
 	virtq_interrupt(queue);
 }
 
-/* The I/O thread reads, while the guest goes on. */
+/* The I/O thread receives, while the guest goes on. */
 void receiver_notify(struct receiver *receiver)
 {
-	if (!receiver->starved || receiver->pair >= receiver->device->pairs_used)
+	if (!receiver->out_of_buffers || receiver->pair >= receiver->device->pairs_used)
 		return;
-	receiver->starved = false;
-	if (receiver->unfinished)
+	receiver->out_of_buffers = false;
+	if (receiver->frame_length)
 		receiver_serve(receiver);
 	else
 		net_wait_readable(receiver->device->net, receiver->pair);
@@ -348,23 +348,23 @@ void receiver_notify(struct receiver *receiver)
 void receiver_reset(struct receiver *receiver)
 {
 	receiver->first = receiver->count = receiver->iov_first = receiver->iov_count = 0;
-	receiver->bytes = receiver->unfinished = receiver->filled = 0;
-	receiver->starved = false;
-	receiver->in_turns = false;
-	receiver->answered = NULL;
+	receiver->bytes = receiver->frame_length = receiver->frame_in_buffers = 0;
+	receiver->out_of_buffers = false;
+	receiver->request_response = false;
+	receiver->last_sender = NULL;
 }
 
 int receiver_init(struct receiver *receiver, struct net_device *device, unsigned pair)
 {
 	receiver->device = device;
-	receiver->queue = &device->queues[2 * pair];
+	receiver->queue = &device->device.queues[2 * pair];
 	receiver->pair = pair;
-	/* Not touched, and so not there, before a frame is too long for its buffers. */
-	receiver->spare = malloc(SPARE_BYTES);
-	return receiver->spare ? 0 : -ENOMEM;
+	/* It takes no memory before a frame is too long for its buffers. */
+	receiver->overflow = malloc(OVERFLOW_BYTES);
+	return receiver->overflow ? 0 : -ENOMEM;
 }
 
 void receiver_release(struct receiver *receiver)
 {
-	free(receiver->spare);
+	free(receiver->overflow);
 }

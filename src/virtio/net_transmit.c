@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The network device's way out: the guest's frames, checked, for the other end. */
+/* The network device's transmit queues: the guest's frames, checked, for the backend. */
 #include <errno.h>
 #include <string.h>
 
@@ -80,7 +80,7 @@ static void finish(struct transmitter *transmitter, int result)
 	} else {
 		net_count(device, NET_SEND_DROPPED, 1);
 	}
-	virtq_push(transmitter->pace.queue, transmitter->head, 0);
+	virtq_push(transmitter->scheduler.queue, transmitter->head, 0);
 }
 
 static bool is_bulk(const struct transmitter *transmitter)
@@ -89,23 +89,23 @@ static bool is_bulk(const struct transmitter *transmitter)
 		(transmitter->bulk_until && nanoseconds() < transmitter->bulk_until);
 }
 
-static enum pace_taken send_frame(struct transmitter *transmitter)
+static enum chain_result send_frame(struct transmitter *transmitter)
 {
 	struct net *net = transmitter->device->net;
 	unsigned pair = transmitter - transmitter->device->transmitters;
 	int result = net->up ?
 		net->ops->send(net, pair, transmitter->iov, transmitter->iov_count) : -ENETDOWN;
 
-	transmitter->held = result == -EAGAIN;
-	if (transmitter->held) {
+	transmitter->frame_pending = result == -EAGAIN;
+	if (transmitter->frame_pending) {
 		net_wait_writable(net, pair);
-		return PACE_BLOCKED;
+		return CHAIN_BLOCKED;
 	}
 	finish(transmitter, result);
 	if (is_bulk(transmitter))
-		return PACE_TOOK_BULK;
-	receiver_answered(&transmitter->device->receivers[pair]);
-	return PACE_TOOK;
+		return CHAIN_STARTED_BULK;
+	receiver_note_reply(&transmitter->device->receivers[pair]);
+	return CHAIN_STARTED;
 }
 
 static struct transmitter *transmitter_of(struct virtq *queue)
@@ -115,30 +115,30 @@ static struct transmitter *transmitter_of(struct virtq *queue)
 	return &device->transmitters[queue->index / 2];
 }
 
-static enum pace_taken take(struct virtq *queue)
+static enum chain_result start_next(struct virtq *queue)
 {
 	struct transmitter *transmitter = transmitter_of(queue);
 	struct net_device *device = transmitter->device;
 	struct iovec *frame = transmitter->iov + 1;
 	struct virtq_chain chain;
 
-	if (transmitter->held)
+	if (transmitter->frame_pending)
 		return send_frame(transmitter);
 	if (!virtio_pop(&device->device, queue, frame, NET_BUFFERS, &chain))
-		return PACE_NONE;
+		return CHAIN_NONE;
 	transmitter->head = chain.head;
 	if (iov_read(frame, chain.out_count, 0, &transmitter->header, NET_HEADER_BYTES) <
 			NET_HEADER_BYTES ||
 		!check_header(device, &transmitter->header, chain.out_bytes - NET_HEADER_BYTES)) {
 		net_count(device, NET_SEND_REFUSED, 1);
 		virtq_push(queue, chain.head, 0);
-		return PACE_TOOK;
+		return CHAIN_STARTED;
 	}
 	transmitter->bytes = chain.out_bytes - NET_HEADER_BYTES;
 	if (device->transmit_limit)
 		limit_take(device->transmit_limit, transmitter->bytes);
 	transmitter->iov_count = 1 + iov_skip(&frame, chain.out_count, NET_HEADER_BYTES);
-	/* In front of what is left, in the place of a buffer that held the guest's header, or not. */
+	/* The checked header goes in front of the frame's data, into the place of the guest's own. */
 	frame[-1] = (struct iovec){ &transmitter->header, NET_HEADER_BYTES };
 	if (frame - 1 != transmitter->iov)
 		memmove(transmitter->iov, frame - 1,
@@ -146,7 +146,7 @@ static enum pace_taken take(struct virtq *queue)
 	return send_frame(transmitter);
 }
 
-static void start(struct virtq *queue)
+static void submit_frames(struct virtq *queue)
 {
 	struct transmitter *transmitter = transmitter_of(queue);
 	struct net *net = transmitter->device->net;
@@ -156,16 +156,21 @@ static void start(struct virtq *queue)
 		net_wait_writable(net, pair);
 }
 
-static const struct pace_ops pace_ops = { .take = take, .start = start, .patient = true };
+static const struct queue_scheduler_ops scheduler_ops = {
+	.start_next = start_next,
+	.submit = submit_frames,
+	.coalesce_interrupts = true,
+};
 
 void transmitter_init(struct transmitter *transmitter, struct net_device *device, unsigned pair)
 {
 	transmitter->device = device;
-	pace_init(&transmitter->pace, &device->queues[2 * pair + 1], &pace_ops);
+	queue_scheduler_init(
+		&transmitter->scheduler, &device->device.queues[2 * pair + 1], &scheduler_ops);
 }
 
 void transmitter_reset(struct transmitter *transmitter)
 {
-	transmitter->held = false;
-	pace_reset(&transmitter->pace);
+	transmitter->frame_pending = false;
+	queue_scheduler_reset(&transmitter->scheduler);
 }

@@ -38,7 +38,7 @@ static void forget_rings(struct virtq *queue)
 	queue->used = NULL;
 	queue->next_avail = queue->next_used = queue->signalled_used = 0;
 	queue->broken = NULL;
-	queue->steady = false;
+	queue->coalescing = false;
 }
 
 void virtq_reset(struct virtq *queue)
@@ -242,21 +242,21 @@ bool virtq_wants_interrupt(const struct virtq *queue)
 	return vring_need_event(LOAD(queue->avail->ring[queue->size]), now, old);
 }
 
-static bool tell_later(const struct virtq *queue)
+static bool backlog_is_large(const struct virtq *queue)
 {
 	uint16_t waiting = LOAD(queue->avail->idx) - queue->next_avail;
-	uint16_t untold = queue->next_used - queue->signalled_used;
+	uint16_t completed = queue->next_used - queue->signalled_used;
 
-	return waiting >= VIRTQ_BACKLOG * untold;
+	return waiting >= VIRTQ_COALESCE_BACKLOG * completed;
 }
 
 void virtq_interrupt(struct virtq *queue)
 {
 	bool wanted;
 
-	if (queue->steady && tell_later(queue))
+	if (queue->coalescing && backlog_is_large(queue))
 		return;
-	/* The guest must see the used index before we look at whether it wants to be told. */
+	/* The guest must see the used index before we look at whether it wants the interrupt. */
 	FULL_BARRIER();
 	wanted = virtq_wants_interrupt(queue);
 	queue->signalled_used = queue->next_used;

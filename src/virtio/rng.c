@@ -10,11 +10,6 @@
 /* What one chain gets at most; the driver asks again for more (virtio 1.2, section 5.4.6.1). */
 #define CHAIN_BYTES 4096
 
-struct rng {
-	struct virtio_device device;
-	struct virtq queue;
-};
-
 static uint32_t fill(
 	struct virtio_device *device, unsigned index, const struct virtq_chain *chain)
 {
@@ -29,30 +24,19 @@ static uint32_t fill(
 	return iov_write(chain->iov + chain->out_count, chain->in_count, 0, bytes, got);
 }
 
-static void rng_notify(struct virtio_device *device, unsigned index)
-{
-	virtio_serve_queue(device, index, fill);
-}
-
-static void rng_release(struct virtio_device *device)
-{
-	virtio_device_destroy(device);
-	free(container_of(device, struct rng, device));
-}
-
 static const struct virtio_device_ops rng_ops = {
 	.device_id = VIRTIO_ID_RNG,
-	.notify = rng_notify,
-	.release = rng_release,
+	.serve = fill,
+	.release = virtio_device_free,
 };
 
 struct virtio_device *rng_create(const struct virtio_environment *environment)
 {
-	struct rng *rng = calloc(1, sizeof(*rng));
+	struct virtio_device *device =
+		virtio_device_create(sizeof(*device), &rng_ops, "rng", 0, 1, QUEUE_SIZE, environment);
 
-	if (!rng)
+	if (!device)
 		return NULL;
-	virtio_device_init(&rng->device, &rng_ops, "rng", 0, &rng->queue, 1, QUEUE_SIZE, environment);
-	rng->queue.name = "request";
-	return &rng->device;
+	device->queues[0].name = "request";
+	return device;
 }

@@ -11,7 +11,7 @@
 #include "karma/log.h"
 #include "karma/util.h"
 
-#define LOOK_BYTES GIB
+#define SEARCH_BYTES GIB
 #define RECORD_BYTES 4096u	/* far more than the kernel makes them */
 
 /* Numbers have 62 bits; the first is less than 2^32 by the number of records that the ring has room for. */
@@ -84,7 +84,7 @@ static const uint8_t *follow(const uint8_t *at, const uint8_t *end, struct recor
 	return at;
 }
 
-static void tell_record(const struct record *record, void (*each)(const char *line))
+static void print_record(const struct record *record, void (*each)(const char *line))
 {
 	char line[KERNEL_LOG_LINE_BYTES];
 	size_t length = 0;
@@ -98,12 +98,12 @@ static void tell_record(const struct record *record, void (*each)(const char *li
 	each(line);
 }
 
-unsigned kernel_log_look(const struct guest_memory *memory, void (*each)(const char *line))
+unsigned kernel_log_search(const struct guest_memory *memory, void (*each)(const char *line))
 {
-	uint64_t size = memory->low_size < LOOK_BYTES ? memory->low_size : LOOK_BYTES;
+	uint64_t size = memory->low_size < SEARCH_BYTES ? memory->low_size : SEARCH_BYTES;
 	const uint8_t *at = guest_memory_at(memory, GPA(0), size), *end = at + size - RECORD_BYTES;
 	struct records found, longest = { .count = 0 };
-	unsigned first = 0, told = 0;
+	unsigned first = 0, printed = 0;
 
 	while (at < end) {
 		if (!is_first_record(at)) {
@@ -119,10 +119,10 @@ unsigned kernel_log_look(const struct guest_memory *memory, void (*each)(const c
 		first = longest.count - KERNEL_LOG_LINES;
 	/* Behind it the kernel logs its registers and its stack. */
 	if (longest.panic.text && longest.panic_number < first) {
-		tell_record(&longest.panic, each);
-		told++;
+		print_record(&longest.panic, each);
+		printed++;
 	}
-	for (unsigned i = first; i < longest.count; i++, told++)
-		tell_record(&longest.last[i % KERNEL_LOG_LINES], each);
-	return told;
+	for (unsigned i = first; i < longest.count; i++, printed++)
+		print_record(&longest.last[i % KERNEL_LOG_LINES], each);
+	return printed;
 }

@@ -34,13 +34,13 @@ struct visitor {
 	void *context;
 };
 
-static void count_one(const struct visitor *visitor, enum stats_kind kind, const char *name, uint64_t value)
+static void visit_counter(const struct visitor *visitor, enum stats_kind kind, const char *name, uint64_t value)
 {
 	visitor->visit(visitor->context,
 		&(struct stats_counter){ .kind = kind, .name = name, .value = value });
 }
 
-static void tell_device(const struct visitor *visitor, const char *device, const char *name, uint64_t value)
+static void visit_device_counter(const struct visitor *visitor, const char *device, const char *name, uint64_t value)
 {
 	visitor->visit(visitor->context,
 		&(struct stats_counter){ .kind = STATS_DEVICE, .device = device, .name = name, .value = value });
@@ -60,11 +60,11 @@ static void visit_exits(const struct vm *vm, const struct visitor *visitor)
 		/* These three are always told, so that a script can rely on them. */
 		if (sum || kind == KVM_EXIT_HYPERCALL || kind == KVM_EXIT_IO ||
 			kind == KVM_EXIT_MMIO)
-			count_one(visitor, STATS_EXIT, exit_names[kind] ? exit_names[kind] : number, sum);
+			visit_counter(visitor, STATS_EXIT, exit_names[kind] ? exit_names[kind] : number, sum);
 	}
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
 		acpi += count_of(&vm->vcpus[i].acpi_accesses);
-	count_one(visitor, STATS_EXIT, "io_acpi", acpi);
+	visit_counter(visitor, STATS_EXIT, "io_acpi", acpi);
 }
 
 static void visit_hypercalls(const struct vm *vm, const struct visitor *visitor)
@@ -77,14 +77,14 @@ static void visit_hypercalls(const struct vm *vm, const struct visitor *visitor)
 		for (unsigned i = 0; i < vm->vcpu_count; i++)
 			sum += count_of(&vm->vcpus[i].hypercalls.calls[number]);
 		if (sum)
-			count_one(visitor, STATS_HYPERCALL, hypercall_name(number), sum);
+			visit_counter(visitor, STATS_HYPERCALL, hypercall_name(number), sum);
 	}
 	for (unsigned i = 0; i < vm->vcpu_count; i++) {
 		unknown += count_of(&vm->vcpus[i].hypercalls.unknown);
 		refused += count_of(&vm->vcpus[i].hypercalls.refused);
 	}
-	count_one(visitor, STATS_HYPERCALL, "unknown", unknown);
-	count_one(visitor, STATS_HYPERCALL, "refused", refused);
+	visit_counter(visitor, STATS_HYPERCALL, "unknown", unknown);
+	visit_counter(visitor, STATS_HYPERCALL, "refused", refused);
 }
 
 static void visit_queue_counter(const struct virtio_device *device, const char *queue, const char *what,
@@ -93,7 +93,7 @@ static void visit_queue_counter(const struct virtio_device *device, const char *
 	char name[32];
 
 	snprintf(name, sizeof(name), "%s.%s", queue, what);
-	tell_device(visitor, device->name, name, value);
+	visit_device_counter(visitor, device->name, name, value);
 }
 
 /* The queues of one name, if this is the first of them. */
@@ -141,13 +141,13 @@ static void visit_latency(const struct virtio_device *device, const struct virti
 
 static void visit_device(struct virtio_device *device, const struct visitor *visitor)
 {
-	if (device->ops->gather)
-		device->ops->gather(device);
+	if (device->ops->update_counters)
+		device->ops->update_counters(device);
 	for (unsigned i = 0; i < device->queue_count; i++)
 		visit_queues(device, i, visitor);
 	for (unsigned i = 0; i < device->counter_count; i++) {
 		if (device->counters[i].name)
-			tell_device(visitor, device->name, device->counters[i].name,
+			visit_device_counter(visitor, device->name, device->counters[i].name,
 				count_of(&device->counters[i].value));
 	}
 	for (unsigned i = 0; i < device->latency_count; i++)
@@ -163,8 +163,8 @@ static void visit_rings(const struct vm *vm, const struct visitor *visitor)
 		operations += count_of(&vm->vcpus[i].ring.operations);
 		submissions += count_of(&vm->vcpus[i].ring.submissions);
 	}
-	count_one(visitor, STATS_IO_URING, "operations", operations);
-	count_one(visitor, STATS_IO_URING, "submissions", submissions);
+	visit_counter(visitor, STATS_IO_URING, "operations", operations);
+	visit_counter(visitor, STATS_IO_URING, "submissions", submissions);
 }
 
 /* KVM's own counters of a vCPU that say what the guest did to the host. */
@@ -228,7 +228,7 @@ static void visit_kvm(const struct vm *vm, const struct visitor *visitor)
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
 		count = add_kvm_counters(&vm->vcpus[i], counters, ARRAY_SIZE(counters));
 	for (unsigned i = 0; i < count; i++)
-		count_one(visitor, STATS_KVM, counters[i].name, counters[i].value);
+		visit_counter(visitor, STATS_KVM, counters[i].name, counters[i].value);
 }
 
 void stats_visit(struct vm *vm, void (*visit)(void *context, const struct stats_counter *counter),

@@ -173,7 +173,7 @@ static void crashed(struct vcpu *vcpu, const char *what)
 	vm_end(vcpu->vm, VM_CRASH, 0);
 }
 
-static void serve_hypercall(struct vcpu *vcpu)
+static void handle_hypercall(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
@@ -182,7 +182,7 @@ static void serve_hypercall(struct vcpu *vcpu)
 }
 
 /* The registers of hardware-reduced ACPI: true if the access was to one of them. */
-static bool serve_acpi(struct vcpu *vcpu, uint16_t port, bool out, uint8_t *data)
+static bool handle_acpi(struct vcpu *vcpu, uint16_t port, bool out, uint8_t *data)
 {
 	if (port < ACPI_SLEEP_CONTROL_PORT || port > ACPI_RESET_PORT)
 		return false;
@@ -197,7 +197,7 @@ static bool serve_acpi(struct vcpu *vcpu, uint16_t port, bool out, uint8_t *data
 }
 
 /* As on an empty bus: reads give all ones, writes go nowhere.  kind is that of the place. */
-static void serve_absent(
+static void handle_absent(
 	struct vcpu *vcpu, const char *kind, uint64_t place, bool write, void *data, size_t length)
 {
 	char what[120];
@@ -212,27 +212,27 @@ static void serve_absent(
 	crashed(vcpu, what);
 }
 
-static void serve_port(struct vcpu *vcpu)
+static void handle_port(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 	uint8_t *data = (uint8_t *)run + run->io.data_offset;
 	size_t length = (size_t)run->io.size * run->io.count;
 	bool out = run->io.direction == KVM_EXIT_IO_OUT;
 
-	if (length == 1 && serve_acpi(vcpu, run->io.port, out, data))
+	if (length == 1 && handle_acpi(vcpu, run->io.port, out, data))
 		return;
-	serve_absent(vcpu, "I/O port", run->io.port, out, data, length);
+	handle_absent(vcpu, "I/O port", run->io.port, out, data, length);
 }
 
-static void serve_mmio(struct vcpu *vcpu)
+static void handle_mmio(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 
-	serve_absent(vcpu, "address", run->mmio.phys_addr, run->mmio.is_write, run->mmio.data,
+	handle_absent(vcpu, "address", run->mmio.phys_addr, run->mmio.is_write, run->mmio.data,
 		sizeof(run->mmio.data));
 }
 
-static void serve_internal_error(struct vcpu *vcpu)
+static void handle_internal_error(struct vcpu *vcpu)
 {
 	char what[120];
 
@@ -241,7 +241,7 @@ static void serve_internal_error(struct vcpu *vcpu)
 	crashed(vcpu, what);
 }
 
-static void serve_exit(struct vcpu *vcpu)
+static void handle_exit(struct vcpu *vcpu)
 {
 	uint32_t reason = vcpu->run->exit_reason;
 	char what[80];
@@ -249,13 +249,13 @@ static void serve_exit(struct vcpu *vcpu)
 	count_up(&vcpu->exits[reason < KVM_EXIT_KINDS ? reason : KVM_EXIT_UNKNOWN], 1);
 	switch (reason) {
 	case KVM_EXIT_HYPERCALL:
-		serve_hypercall(vcpu);
+		handle_hypercall(vcpu);
 		break;
 	case KVM_EXIT_IO:
-		serve_port(vcpu);
+		handle_port(vcpu);
 		break;
 	case KVM_EXIT_MMIO:
-		serve_mmio(vcpu);
+		handle_mmio(vcpu);
 		break;
 	case KVM_EXIT_INTR:
 		break;
@@ -263,7 +263,7 @@ static void serve_exit(struct vcpu *vcpu)
 		crashed(vcpu, "triple fault");
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		serve_internal_error(vcpu);
+		handle_internal_error(vcpu);
 		break;
 	case KVM_EXIT_FAIL_ENTRY:
 		fail(-EIO, "KVM: vCPU %u: the CPU refused to enter the guest (reason 0x%" PRIx64
@@ -279,10 +279,10 @@ static void serve_exit(struct vcpu *vcpu)
 }
 
 /*
- * Serve what is complete of the guest's requests; there is nothing left when it goes on.  What is
- * complete, or kicks, after the flag was cleared sets it again, and KVM_RUN returns at once.
+ * Take the completions of the vCPU's own ring before it enters the guest.  A completion, or a kick, that
+ * comes after immediate_exit was cleared sets it again, and KVM_RUN returns at once.
  */
-static void before_guest(struct vcpu *vcpu)
+static void before_entry(struct vcpu *vcpu)
 {
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	while (vcpu->has_ring && !io_ring_rest(&vcpu->ring)) {
@@ -291,18 +291,17 @@ static void before_guest(struct vcpu *vcpu)
 	}
 }
 
-static void after_guest(struct vcpu *vcpu)
+static void after_exit(struct vcpu *vcpu)
 {
 	if (vcpu->has_ring)
 		io_ring_resume(&vcpu->ring);
 }
 
-/* While the guest is paused. */
-static void rest(struct vcpu *vcpu)
+static void wait_while_paused(struct vcpu *vcpu)
 {
-	vm_rest(vcpu->vm);
-	after_guest(vcpu);
-	/* Linux is not to take the pause for a lockup.  One that has no such clock is not told. */
+	vm_wait_while_paused(vcpu->vm);
+	after_exit(vcpu);
+	/* Linux's watchdogs do not take the pause for a lockup then, if its clock is kvm-clock. */
 	ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);
 }
 
@@ -311,17 +310,17 @@ waiting_place static void run_vcpu(struct vcpu *vcpu)
 	for (;;) {
 		int result;
 
-		before_guest(vcpu);
+		before_entry(vcpu);
 		if (atomic_load(&vcpu->vm->stopping))
 			return;
 		if (atomic_load(&vcpu->vm->paused)) {
-			rest(vcpu);
+			wait_while_paused(vcpu);
 			continue;
 		}
 		result = ioctl(vcpu->fd, KVM_RUN, 0);
-		after_guest(vcpu);
+		after_exit(vcpu);
 		if (result == 0) {
-			serve_exit(vcpu);
+			handle_exit(vcpu);
 		} else if (errno != EINTR && errno != EAGAIN) {
 			vcpu_failed(vcpu, "run it");
 			vm_end(vcpu->vm, VM_FAILURE, 0);

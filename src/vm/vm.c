@@ -279,7 +279,7 @@ bool vm_confine(struct vm *vm, enum sandbox_thread kind, struct vcpu *vcpu)
 	pthread_mutex_lock(&vm->park_lock);
 	if (--vm->unconfined == 0)
 		pthread_cond_broadcast(&vm->park_changed);
-	/* Who runs no guest need not wait, nor be woken. */
+	/* Only a vCPU has to wait for the others. */
 	while (vcpu && vm->unconfined)
 		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
 	pthread_mutex_unlock(&vm->park_lock);
@@ -298,14 +298,14 @@ _Noreturn void vm_park(struct vm *vm, bool io)
 		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
 }
 
-void vm_rest(struct vm *vm)
+void vm_wait_while_paused(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->park_lock);
-	vm->resting++;
+	vm->paused_vcpus++;
 	pthread_cond_broadcast(&vm->park_changed);
 	while (atomic_load(&vm->paused) && !atomic_load(&vm->stopping))
 		pthread_cond_wait(&vm->park_changed, &vm->park_lock);
-	vm->resting--;
+	vm->paused_vcpus--;
 	pthread_cond_broadcast(&vm->park_changed);
 	pthread_mutex_unlock(&vm->park_lock);
 }
@@ -382,6 +382,7 @@ int vm_start(struct vm *vm)
 	int result;
 
 	vm->unconfined = 2 + vm->vcpu_count;
+	machine_start_devices(&vm->machine);
 	vcpu_prepare_kicks();
 	result = start_thread(io_thread, vm);
 	while (vm->started < vm->vcpu_count && result == 0) {
@@ -421,7 +422,7 @@ bool vm_guest_knows_karma(const struct vm *vm)
 	return false;
 }
 
-/* For a moment, with the park_lock held. */
+/* For 10 ms at most, with the park_lock held. */
 static void wait_for_park(struct vm *vm)
 {
 	struct timespec deadline;
@@ -433,7 +434,7 @@ static void wait_for_park(struct vm *vm)
 	pthread_cond_timedwait(&vm->park_changed, &vm->park_lock, &deadline);
 }
 
-/* With the park_lock held.  A kick sticks, by immediate_exit; again, for a thread not in its loop yet. */
+/* With the park_lock held.  Repeated until all have stopped: a thread may not have come to its loop yet. */
 static void kick_all(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->started; i++)
@@ -445,18 +446,31 @@ void vm_pause(struct vm *vm)
 {
 	atomic_store(&vm->paused, true);
 	pthread_mutex_lock(&vm->park_lock);
-	while (vm->resting + vm->parked < vm->started && !atomic_load(&vm->stopping))
+	while (vm->paused_vcpus + vm->parked < vm->started && !atomic_load(&vm->stopping))
 		kick_all(vm);
 	pthread_mutex_unlock(&vm->park_lock);
+	/* A guest that ends meanwhile has vCPUs that still run. */
+	if (atomic_load(&vm->stopping) || vm->devices_paused)
+		return;
+	machine_pause_devices(&vm->machine);
+	vm->devices_paused = true;
+}
+
+static void resume_devices(struct vm *vm)
+{
+	if (vm->devices_paused)
+		machine_resume_devices(&vm->machine);
+	vm->devices_paused = false;
 }
 
 void vm_resume(struct vm *vm)
 {
+	resume_devices(vm);
 	pthread_mutex_lock(&vm->park_lock);
 	atomic_store(&vm->paused, false);
 	pthread_cond_broadcast(&vm->park_changed);
-	/* Who is still on its way out of a pause does not count for the next one. */
-	while (vm->resting && !atomic_load(&vm->stopping))
+	/* The next pause must not count a vCPU that has not left this one yet. */
+	while (vm->paused_vcpus && !atomic_load(&vm->stopping))
 		wait_for_park(vm);
 	pthread_mutex_unlock(&vm->park_lock);
 }
@@ -469,9 +483,10 @@ void vm_halt(struct vm *vm)
 	while (vm->parked < vm->started)
 		kick_all(vm);
 	pthread_mutex_unlock(&vm->park_lock);
+	resume_devices(vm);
 }
 
-void vm_tell_where(struct vm *vm)
+void vm_log_positions(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
 		note("vCPU %u is at 0x%" PRIx64, i, vm->vcpus[i].stopped_at);
@@ -479,8 +494,7 @@ void vm_tell_where(struct vm *vm)
 
 void vm_stop(struct vm *vm)
 {
-	for (unsigned i = 0; i < vm->machine.device_count; i++)
-		virtio_wait_idle(vm->machine.devices[i]);
+	machine_end_devices(&vm->machine);
 	io_ring_stop(vm->ring);
 	pthread_mutex_lock(&vm->park_lock);
 	while (!vm->io_parked)

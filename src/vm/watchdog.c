@@ -4,34 +4,34 @@
 #include "karma/watchdog.h"
 
 /* Often enough that the moment of a feed, which is not known, matters little. */
-#define LOOKS_A_PERIOD 8
+#define CHECKS_PER_PERIOD 8
 #define INTERVAL_MAX 1000
 
 void watchdog_start(struct watchdog *watchdog, unsigned seconds, int64_t now)
 {
-	*watchdog = (struct watchdog){ .period = seconds * 1000ll, .looked_at = now };
+	*watchdog = (struct watchdog){ .period = seconds * 1000ll, .checked_at = now };
 }
 
 waiting_place int watchdog_interval(const struct watchdog *watchdog)
 {
-	int64_t interval = watchdog->period / LOOKS_A_PERIOD;
+	int64_t interval = watchdog->period / CHECKS_PER_PERIOD;
 
 	if (!watchdog->period)
 		return -1;
 	return interval < INTERVAL_MAX ? interval : INTERVAL_MAX;
 }
 
-waiting_place bool watchdog_look(struct watchdog *watchdog, uint64_t feeds, int64_t now)
+waiting_place bool watchdog_check(struct watchdog *watchdog, uint64_t feeds, int64_t now)
 {
-	int64_t since = now - watchdog->looked_at;
+	int64_t since = now - watchdog->checked_at;
 	int64_t most = 2 * watchdog_interval(watchdog);
 
-	watchdog->looked_at = now;
+	watchdog->checked_at = now;
 	if (!watchdog->period || !feeds || feeds != watchdog->feeds) {
 		watchdog->feeds = feeds;
-		watchdog->hungry = 0;
+		watchdog->unfed = 0;
 		return false;
 	}
-	watchdog->hungry += since < most ? since : most;
-	return watchdog->hungry >= watchdog->period;
+	watchdog->unfed += since < most ? since : most;
+	return watchdog->unfed >= watchdog->period;
 }

@@ -393,6 +393,7 @@ static void make_device(struct bench *bench)
 	check(bench->device, "memory is short");
 	bench->device->queues[0].send = send_interrupt;
 	bench->device->queues[0].send_context = bench;
+	virtio_start(bench->device);
 }
 
 static void start_driver(struct bench *bench)
@@ -457,7 +458,7 @@ static void start(struct bench *bench)
 /* In the order of vm.c. */
 static void stop(struct bench *bench)
 {
-	virtio_wait_idle(bench->device);
+	virtio_end(bench->device);
 	io_ring_stop(&bench->main);
 	pthread_join(bench->io_thread, NULL);
 	io_ring_release_own(&bench->own);

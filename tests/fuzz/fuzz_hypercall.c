@@ -131,6 +131,7 @@ static const struct net_ops end_ops = { .receive = receive, .send = send_frame, 
 static void add(struct virtio_device *device)
 {
 	check(device && machine_add(&machine, device) == 0);
+	virtio_start(device);
 }
 
 static void make_machine(void)

@@ -264,6 +264,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		end.queues[i].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	device = net_create(&environment, "eth0", &end, mac, 1500);
 	check(device && machine_add(&machine, device) == 0);
+	virtio_start(device);
 	limit_init_short(&received);
 	limit_init_short(&sent);
 	if (KIND_LIMITED(kind))

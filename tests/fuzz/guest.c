@@ -123,6 +123,7 @@ void driver_init(struct driver *driver, struct virtio_device *device, struct io_
 	check(device && device->queue_count <= DRIVER_QUEUES_MAX);
 	for (unsigned i = 0; i < device->queue_count; i++)
 		driver->sizes[i] = 1;
+	virtio_start(device);
 }
 
 static void set_up_queue(struct driver *driver, unsigned queue, struct script *script)

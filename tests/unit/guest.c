@@ -271,6 +271,7 @@ unsigned sim_add(struct sim *sim, struct virtio_device *device)
 {
 	ck_assert_ptr_nonnull(device);
 	ck_assert_int_eq(machine_add(&sim->machine, device), 0);
+	virtio_start(device);
 	return sim->machine.device_count - 1;
 }
 

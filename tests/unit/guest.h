@@ -24,6 +24,7 @@
 Suite *memory_suite(void);
 Suite *queue_suite(void);
 Suite *transport_suite(void);
+Suite *life_cycle_suite(void);
 Suite *ring_suite(void);
 Suite *blk_suite(void);
 Suite *console_suite(void);

@@ -38,6 +38,7 @@ int main(void)
 		memory_suite,
 		queue_suite,
 		transport_suite,
+		life_cycle_suite,
 		ring_suite,
 		blk_suite,
 		console_suite,

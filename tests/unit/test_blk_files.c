@@ -86,7 +86,7 @@ END_TEST
 
 static uint64_t counted(const char *name)
 {
-	blk->ops->gather(blk);
+	blk->ops->update_counters(blk);
 	for (unsigned i = 0; i < blk->counter_count; i++) {
 		if (blk->counters[i].name && strcmp(blk->counters[i].name, name) == 0)
 			return blk->counters[i].value;

@@ -156,7 +156,7 @@ START_TEST(end_does_not_wait_for_the_limit)
 	driver_kick(&queue);
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
 	before = now_ms();
-	virtio_wait_idle(blk);
+	virtio_end(blk);
 	ck_assert_int_lt(now_ms() - before, SIM_PATIENCE_MS);
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);

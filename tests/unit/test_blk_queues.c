@@ -132,7 +132,7 @@ static unsigned interrupts_of_large_reads(uint64_t to, unsigned count)
 		driver_wait(&queue);
 	sim_run_moment(&sim);
 	ck_assert_uint_eq(blk->queues[0].signalled_used, blk->queues[0].next_used);
-	ck_assert(!blk->queues[0].steady);
+	ck_assert(!blk->queues[0].coalescing);
 	return driver_interrupts(&queue);
 }
 
@@ -272,7 +272,7 @@ static void run_vcpus(void)
 			pthread_create(&vcpus[i].thread, NULL, notify_as_a_vcpu, &vcpus[i]), 0);
 	for (unsigned i = 0; i < QUEUES; i++)
 		pthread_join(vcpus[i].thread, NULL);
-	virtio_wait_idle(blk);
+	virtio_end(blk);
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);
 	for (unsigned i = 0; i < QUEUES; i++) {

@@ -37,7 +37,7 @@ static void hear(const char *line)
 static void look(unsigned expected)
 {
 	told_count = 0;
-	ck_assert_uint_eq(kernel_log_look(&memory, hear), expected);
+	ck_assert_uint_eq(kernel_log_search(&memory, hear), expected);
 	ck_assert_uint_eq(told_count, expected);
 }
 

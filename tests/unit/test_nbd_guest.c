@@ -232,7 +232,7 @@ START_TEST(vcpus_share_a_server_that_comes_and_goes)
 			0);
 	for (unsigned i = 0; i < QUEUES; i++)
 		pthread_join(vcpus[i].thread, NULL);
-	virtio_wait_idle(blk);
+	virtio_end(blk);
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);
 	memory.stop = true;

@@ -362,7 +362,7 @@ START_TEST(device_that_a_limit_holds_back_is_reset)
 		sim_run_moment(&sim);
 		sim_reset(&sim, 0);
 	}
-	virtio_wait_idle(device);
+	virtio_end(device);
 	limit_release(&in);
 	limit_release(&out);
 	teardown();

@@ -25,7 +25,7 @@ static void toy_notify(struct virtio_device *device, unsigned index)
 {
 	toy.notifies++;
 	if (toy.notifies < 5)
-		virtio_again(&device->queues[index]);
+		virtio_reschedule(&device->queues[index]);
 }
 
 static void toy_reset(struct virtio_device *device)
@@ -49,7 +49,7 @@ static void toy_release(struct virtio_device *device)
 
 static const struct virtio_device_ops toy_ops = {
 	.device_id = 99,
-	.start = toy_start,
+	.driver_ok = toy_start,
 	.notify = toy_notify,
 	.reset = toy_reset,
 	.write_config = toy_write_config,
@@ -70,12 +70,13 @@ static uint32_t toy_serve(
 static void toy_serve_all(struct virtio_device *device, unsigned index)
 {
 	toy.notifies++;
-	virtio_serve_queue(device, index, toy_serve);
+	virtio_serve_queue(&device->queues[index]);
 }
 
 static const struct virtio_device_ops serving_toy_ops = {
 	.device_id = 99,
 	.notify = toy_serve_all,
+	.serve = toy_serve,
 	.release = toy_release,
 };
 
@@ -261,7 +262,7 @@ START_TEST(vcpus_and_the_io_thread_share_a_device)
 	}
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(vcpu_thread, NULL);
-	virtio_wait_idle(blk);
+	virtio_end(blk);
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);
 	ck_assert_uint_eq(blk->queues[0].chains, THREAD_REQUESTS);
@@ -278,7 +279,7 @@ START_TEST(wait_idle_returns_when_the_backend_is_done)
 	start_read();
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_loop, &sim.ring), 0);
 	end_reads(2);
-	virtio_wait_idle(blk);
+	virtio_end(blk);
 	ck_assert_uint_eq(driver_used(&queue), 2);
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);

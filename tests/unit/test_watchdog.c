@@ -15,7 +15,7 @@ static bool look_for(int64_t milliseconds, uint64_t feeds)
 
 	while (now < end) {
 		now += watchdog_interval(&watchdog);
-		if (watchdog_look(&watchdog, feeds, now))
+		if (watchdog_check(&watchdog, feeds, now))
 			return true;
 	}
 	return false;
@@ -43,7 +43,7 @@ START_TEST(without_a_watchdog_nobody_hangs)
 {
 	watchdog_start(&watchdog, 0, now);
 	for (int i = 0; i < 100; i++)
-		ck_assert(!watchdog_look(&watchdog, 1, now += 10000));
+		ck_assert(!watchdog_check(&watchdog, 1, now += 10000));
 }
 END_TEST
 
@@ -83,7 +83,7 @@ START_TEST(time_in_which_nobody_looked_does_not_count)
 {
 	ck_assert(!look_for(4000, 1));
 	now += 3600 * 1000;
-	ck_assert(!watchdog_look(&watchdog, 1, now));
+	ck_assert(!watchdog_check(&watchdog, 1, now));
 	/* The guest has the rest of its time to feed. */
 	ck_assert(!look_for(2000, 1));
 	ck_assert(!look_for(5000, 2));
@@ -93,10 +93,10 @@ END_TEST
 
 START_TEST(more_looks_change_nothing)
 {
-	ck_assert(!watchdog_look(&watchdog, 1, now));
+	ck_assert(!watchdog_check(&watchdog, 1, now));
 	for (int i = 0; i < 7999; i++)
-		ck_assert(!watchdog_look(&watchdog, 1, ++now));
-	ck_assert(watchdog_look(&watchdog, 1, ++now));
+		ck_assert(!watchdog_check(&watchdog, 1, ++now));
+	ck_assert(watchdog_check(&watchdog, 1, ++now));
 }
 END_TEST
 
