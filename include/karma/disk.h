@@ -55,7 +55,7 @@ struct disk_request {
 	unsigned iov_count;
 	uint64_t offset, length;
 	bool unmap;		/* DISK_WRITE_ZEROES may free the space */
-	/* error: 0 or a negative errno.  Never from within disk_submit() or disk_start(). */
+	/* error: 0 or a negative errno.  Never from within disk_submit() or disk_kick(). */
 	void (*done)(struct disk_request *request, int error);
 
 	/* The backend's. */
@@ -72,13 +72,13 @@ struct disk_request {
 /* What a backend does; the functions of the same names below tell how. */
 struct disk_backend {
 	void (*submit)(struct disk *disk, struct disk_request *request);
-	void (*start)(struct disk *disk);
+	void (*kick)(struct disk *disk);
 	/* NULL: nothing is to be done. */
-	int (*begin)(struct disk *disk, bool again);
+	int (*start)(struct disk *disk, bool again);
 	/* NULL: the size never changes. */
 	int (*measure)(struct disk *disk, uint64_t *size);
 	/* NULL: requests end soon by themselves. */
-	void (*hurry)(struct disk *disk);
+	void (*end)(struct disk *disk);
 	/* Nobody has the disk any more: free it. */
 	void (*close)(struct disk *disk);
 };
@@ -95,9 +95,9 @@ int disk_open(struct disk **disk, const struct disk_options *options, struct io_
  * one that was forked since; again if that is not the first.  0, or a negative errno with a message
  * printed.
  */
-static inline int disk_begin(struct disk *disk, bool again)
+static inline int disk_start(struct disk *disk, bool again)
 {
-	return disk->backend->begin ? disk->backend->begin(disk, again) : 0;
+	return disk->backend->start ? disk->backend->start(disk, again) : 0;
 }
 
 struct disk *disk_share(struct disk *disk);
@@ -118,23 +118,23 @@ void disk_count_calls(atomic_uint *calls);
 void disk_call_begins(void);
 void disk_call_ends(void);
 
-/* Queue a request; disk_start() starts what the calling thread has queued. */
+/* Queue a request; disk_kick() starts what the calling thread has queued. */
 static inline void disk_submit(struct disk *disk, struct disk_request *request)
 {
 	request->disk = disk;
 	disk->backend->submit(disk, request);
 }
 
-static inline void disk_start(struct disk *disk)
+static inline void disk_kick(struct disk *disk)
 {
-	disk->backend->start(disk);
+	disk->backend->kick(disk);
 }
 
 /* The guest has ended: have requests end soon, if need be with an error, whatever they wait for. */
-static inline void disk_hurry(struct disk *disk)
+static inline void disk_end(struct disk *disk)
 {
-	if (disk->backend->hurry)
-		disk->backend->hurry(disk);
+	if (disk->backend->end)
+		disk->backend->end(disk);
 }
 
 /* The name of the format that a file begins like, if that is known and not raw; NULL: none. */

@@ -82,9 +82,9 @@ struct net_ops {
 	int (*use_queues)(struct net *net, unsigned queues);
 	/* net_look().  May be NULL: it never changes by itself. */
 	enum net_link (*look)(struct net *net, int links_fd);
-	/* net_begin().  May be NULL. */
-	int (*begin)(struct net *net, bool again);
-	/* After net_end(), once, on the I/O thread: tell the user. */
+	/* net_start().  May be NULL. */
+	int (*start)(struct net *net, bool again);
+	/* After net_set_gone(), once, on the I/O thread: tell the user. */
 	void (*gone)(struct net *net);
 	/* Free what it owns, itself included. */
 	void (*close)(struct net *net);
@@ -145,7 +145,7 @@ void net_follow(struct net *net, enum net_link link);
  * The ring is there, and runs soon: to be called by the process that has opened it, or one that was
  * forked since; again if that is not the first.  0, or a negative errno with a message printed.
  */
-int net_begin(struct net *net, bool again);
+int net_start(struct net *net, bool again);
 
 /* The ring's thread has ended. */
 void net_close(struct net *net);
@@ -173,7 +173,7 @@ void net_init(struct net *net, const struct net_ops *ops, struct io_ring *ring);
 /* On the I/O thread, or before anybody is attached. */
 void net_set_link(struct net *net, bool up);
 /* The other end is gone for good: the link is taken down, and gone() called.  Any thread. */
-void net_end(struct net *net);
+void net_set_gone(struct net *net);
 int tap_open(struct net **net, const struct net_options *options, struct io_ring *ring);
 int passt_open(struct net **net, const struct net_options *options, struct io_ring *ring);
 

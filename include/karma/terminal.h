@@ -88,7 +88,7 @@ struct terminal {
 /*
  * spec is "stdio", "pty", "none", "file:PATH" or "unix:PATH", whose socket is the supervisor's: here it
  * is a console for those who are attached alone.  0, or a negative errno with a message
- * printed.  Raw mode starts with terminal_start() and ends with terminal_close(), or, if the
+ * printed.  Raw mode starts with terminal_set_raw() and ends with terminal_close(), or, if the
  * monitor is killed, by its guard process.
  */
 int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *ring);
@@ -96,7 +96,7 @@ int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *r
 void terminal_close(struct terminal *terminal);
 
 /* Forks, so call it before there are threads or guest memory. */
-int terminal_start(struct terminal *terminal);
+int terminal_set_raw(struct terminal *terminal);
 
 /*
  * Hold input from a pipe or file back until terminal_release_input(), and from then on tell of
@@ -119,7 +119,7 @@ void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
  * Another guest is to be attached: forget the one before, and that input was held, and check what it
  * has left.  No other thread may be at work.
  */
-void terminal_hand_on(struct terminal *terminal);
+void terminal_start(struct terminal *terminal);
 
 /* Take text; how many bytes: fewer than given if the buffer is full, output_ready() follows. */
 size_t terminal_write(struct terminal *terminal, const void *text, size_t length);

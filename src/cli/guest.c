@@ -35,7 +35,7 @@ static void hand_on(struct run *run)
 	notify_hand_on(&run->notify);
 	control_leave(&run->control);
 	nbd_servers_hand_on();
-	terminal_hand_on(&run->terminal);
+	terminal_start(&run->terminal);
 	run->terminal.leave = user_leaves;
 	run->terminal.leave_context = run;
 	for (size_t i = 0; i < run->disk_count; i++)
@@ -65,7 +65,7 @@ static int add_disk(
 	const struct disk_options *options = &run->options.disks[index];
 	struct virtio_device *device;
 	struct disk *disk = disk_share(run->disks[index]);
-	int result = disk_begin(disk, run->starts > 0);
+	int result = disk_start(disk, run->starts > 0);
 	char name[8];
 
 	if (result < 0)

@@ -175,7 +175,7 @@ int networks_add(struct networks *networks, struct machine *machine,
 		struct network *network = &networks->list[i];
 		struct virtio_device *device;
 		char name[24];
-		int result = net_begin(network->net, again);
+		int result = net_start(network->net, again);
 
 		if (result < 0)
 			return result;

@@ -132,7 +132,7 @@ static int open_console(struct run *run)
 	if (result < 0)
 		return result;
 	run->terminal_made = true;
-	return terminal_start(&run->terminal);
+	return terminal_set_raw(&run->terminal);
 }
 
 static int make_kept(struct run *run)

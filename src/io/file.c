@@ -43,7 +43,7 @@ struct file {
 	struct direct blocks;
 	bool in_memory;			/* tmpfs */
 	bool may_wait;			/* for more than a device, such as a server, where others don't */
-	_Atomic bool waits;		/* in io_uring: see file_start() */
+	_Atomic bool waits;		/* in io_uring: see file_kick() */
 	_Atomic int64_t slow_until;	/* CLOCK_MONOTONIC, nanoseconds: see write_at_once() */
 };
 
@@ -551,7 +551,7 @@ static void file_submit(struct disk *disk, struct disk_request *request)
 }
 
 /* Of Linux's versions, some read tmpfs when they are asked, and others leave it to a worker, as writes. */
-static void file_start(struct disk *disk)
+static void file_kick(struct disk *disk)
 {
 	struct io_ring *ring = io_ring_here(disk->ring);
 
@@ -586,7 +586,7 @@ static void file_close(struct disk *disk)
 
 static const struct disk_backend file_backend = {
 	.submit = file_submit,
-	.start = file_start,
+	.kick = file_kick,
 	.measure = file_measure,
 	.close = file_close,
 };

@@ -306,7 +306,7 @@ static void nbd_submit(struct disk *disk, struct disk_request *request)
 	unlock(nbd);
 }
 
-static void nbd_start(struct disk *disk)
+static void nbd_kick(struct disk *disk)
 {
 	struct nbd *nbd = nbd_of(disk);
 	struct nbd_transmission *transmission = &nbd->transmission;
@@ -334,7 +334,7 @@ static int nbd_measure(struct disk *disk, uint64_t *size)
 	return 0;
 }
 
-static void nbd_hurry(struct disk *disk)
+static void nbd_end(struct disk *disk)
 {
 	struct nbd *nbd = nbd_of(disk);
 
@@ -408,7 +408,7 @@ static int connect_again(struct nbd *nbd)
 	return 0;
 }
 
-static int nbd_begin_guest(struct disk *disk, bool again)
+static int nbd_start(struct disk *disk, bool again)
 {
 	struct nbd *nbd = nbd_of(disk);
 	int result;
@@ -426,11 +426,11 @@ static int nbd_begin_guest(struct disk *disk, bool again)
 }
 
 static const struct disk_backend nbd_backend = {
-	.begin = nbd_begin_guest,
-	.submit = nbd_submit,
 	.start = nbd_start,
+	.submit = nbd_submit,
+	.kick = nbd_kick,
 	.measure = nbd_measure,
-	.hurry = nbd_hurry,
+	.end = nbd_end,
 	.close = nbd_close,
 };
 

@@ -13,9 +13,9 @@ int net_open(struct net **net, const struct net_options *options, struct io_ring
 					   tap_open(net, options, ring);
 }
 
-int net_begin(struct net *net, bool again)
+int net_start(struct net *net, bool again)
 {
-	return net->ops->begin ? net->ops->begin(net, again) : 0;
+	return net->ops->start ? net->ops->start(net, again) : 0;
 }
 
 bool net_look(struct net *net, int links_fd, enum net_link *link)
@@ -76,7 +76,7 @@ static void has_ended(struct io_op *op, int result)
 }
 
 /* Who notices may hold a lock of the device. */
-void net_end(struct net *net)
+void net_set_gone(struct net *net)
 {
 	if (atomic_exchange(&net->ended, true))
 		return;
@@ -98,7 +98,7 @@ static void follow(struct io_op *op, int result)
 void net_follow(struct net *net, enum net_link link)
 {
 	if (link == NET_LINK_GONE) {
-		net_end(net);
+		net_set_gone(net);
 		return;
 	}
 	net->told_up = link == NET_LINK_UP;

@@ -381,10 +381,10 @@ static void overlay_submit(struct disk *disk, struct disk_request *request)
 		end_soon(request, 0);
 }
 
-static void overlay_start(struct disk *disk)
+static void overlay_kick(struct disk *disk)
 {
-	disk_start(overlay_of(disk)->base);
-	disk_start(overlay_of(disk)->data);
+	disk_kick(overlay_of(disk)->base);
+	disk_kick(overlay_of(disk)->data);
 }
 
 static void overlay_close(struct disk *disk)
@@ -403,15 +403,15 @@ static void overlay_close(struct disk *disk)
 	free(overlay);
 }
 
-static int overlay_begin(struct disk *disk, bool again)
+static int overlay_start(struct disk *disk, bool again)
 {
-	return disk_begin(overlay_of(disk)->base, again);
+	return disk_start(overlay_of(disk)->base, again);
 }
 
 static const struct disk_backend overlay_backend = {
-	.begin = overlay_begin,
-	.submit = overlay_submit,
 	.start = overlay_start,
+	.submit = overlay_submit,
+	.kick = overlay_kick,
 	.close = overlay_close,
 };
 

@@ -91,7 +91,7 @@ struct overlay {
 static inline void overlay_pass(struct disk *disk, struct disk_request *part)
 {
 	disk_submit(disk, part);
-	disk_start(disk);
+	disk_kick(disk);
 }
 
 /* A request for a flush. */

@@ -104,7 +104,7 @@ static ssize_t passt_receive(
 	if (length == 0 && got == -EAGAIN)
 		return -EAGAIN;
 	if (length <= 0) {
-		net_end(net);
+		net_set_gone(net);
 		return -EPIPE;
 	}
 	iov_write(iov, count, 0, header, sizeof(header));
@@ -124,7 +124,7 @@ static int send_error(struct net *net, int error)
 {
 	if (error == EAGAIN || error == EINTR)
 		return -EAGAIN;
-	net_end(net);
+	net_set_gone(net);
 	return -error;
 }
 
@@ -241,7 +241,7 @@ static void passt_gone(struct net *net)
 }
 
 /* What a guest has left that has broken out: a stream that goes on somewhere is not to be had then. */
-static int passt_begin(struct net *net, bool again)
+static int passt_start(struct net *net, bool again)
 {
 	struct passt_kept *kept = passt_of(net)->kept;
 
@@ -271,7 +271,7 @@ static const struct net_ops passt_ops = {
 	.receive = passt_receive,
 	.pending = passt_pending,
 	.send = passt_send,
-	.begin = passt_begin,
+	.start = passt_start,
 	.flush = passt_flush,
 	.gone = passt_gone,
 	.close = passt_close,

@@ -147,7 +147,7 @@ static bool is_gone(struct net *net, int error)
 		return false;
 	if (ioctl(net->queues[0].fd, TUNGETIFF, &request) == 0 || errno != EBADFD)
 		return false;
-	net_end(net);
+	net_set_gone(net);
 	return true;
 }
 

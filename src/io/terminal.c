@@ -435,7 +435,7 @@ void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
 	pthread_mutex_unlock(&terminal->lock);
 }
 
-void terminal_hand_on(struct terminal *terminal)
+void terminal_start(struct terminal *terminal)
 {
 	struct terminal_kept *kept = terminal->kept;
 

@@ -176,7 +176,7 @@ static int start_guard(struct terminal *terminal)
 	return 0;
 }
 
-int terminal_start(struct terminal *terminal)
+int terminal_set_raw(struct terminal *terminal)
 {
 	struct termios raw;
 	int result;

@@ -339,7 +339,7 @@ static enum pace_taken take(struct virtq *queue)
 
 static void start_requests(struct virtq *queue)
 {
-	disk_start(container_of(queue->device, struct blk, device)->disk);
+	disk_kick(container_of(queue->device, struct blk, device)->disk);
 }
 
 static const struct pace_ops pace_ops = { .take = take, .start = start_requests };
@@ -432,7 +432,7 @@ static void blk_gather(struct virtio_device *device)
 
 static void blk_end(struct virtio_device *device)
 {
-	disk_hurry(container_of(device, struct blk, device)->disk);
+	disk_end(container_of(device, struct blk, device)->disk);
 }
 
 static void blk_release(struct virtio_device *device)

@@ -166,7 +166,7 @@ static void net_notify(struct virtio_device *virtio, unsigned queue)
 		pace_notify(&device->transmitters[queue / 2].pace);
 }
 
-static void net_start(struct virtio_device *virtio)
+static void net_device_start(struct virtio_device *virtio)
 {
 	struct net_device *device = device_of(virtio);
 
@@ -243,7 +243,7 @@ static void net_release(struct virtio_device *virtio)
 
 static const struct virtio_device_ops net_device_ops = {
 	.device_id = VIRTIO_ID_NET,
-	.start = net_start,
+	.start = net_device_start,
 	.notify = net_notify,
 	.reset = net_reset,
 	.release = net_release,

@@ -67,7 +67,7 @@ static void run(struct disk *disk, enum disk_operation operation, uint64_t offse
 
 	done = false;
 	disk_submit(disk, &request);
-	disk_start(disk);
+	disk_kick(disk);
 	while (!done)
 		io_ring_run(&ring, true);
 }

@@ -72,7 +72,7 @@ static void open_net(void)
 {
 	const struct net_options options = { .kind = NET_USER, .queues = 1 };
 
-	check(passt_open(&net, &options, &ring) == 0 && net_begin(net, false) == 0);
+	check(passt_open(&net, &options, &ring) == 0 && net_start(net, false) == 0);
 	check(fcntl(passt_end, F_SETFL, O_NONBLOCK) == 0);
 	said_bytes = said_taken = sent_bytes = sent_read = 0;
 	filler = 0;
@@ -220,7 +220,7 @@ static void do_step(struct script *script)
 			close_fd(&passt_end);
 			passt_end = -1;
 		}
-		net_begin(net, true);
+		net_start(net, true);
 		io_ring_run(&ring, false);
 	}
 }
@@ -256,7 +256,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++)
 		do_step(&script);
 	read_all();
-	/* What net_end() has put there. */
+	/* What net_set_gone() has put there. */
 	io_ring_run(&ring, false);
 	net_close(net);
 	close_fd(&passt_end);

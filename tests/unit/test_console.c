@@ -445,7 +445,7 @@ START_TEST(next_guest_gets_the_input_that_is_left)
 	ck_assert(terminal_has_input(&terminal));
 	/* The first one is not ready before its end. */
 	terminal_hold_input(&terminal);
-	terminal_hand_on(&terminal);
+	terminal_start(&terminal);
 	console = console_create(&sim.environment, &terminal);
 	ck_assert_uint_eq(sim_add(&sim, console), 1);
 	sim_start_device(&sim, 1, FEATURES_INDIRECT | FEATURES_EVENT, queues, 2, QUEUE_SIZE);
@@ -463,7 +463,7 @@ START_TEST(nothing_that_a_guest_left_leads_out_of_the_buffers)
 	start("stdio");
 	for (size_t i = 0; i < ARRAY_SIZE(bytes); i++) {
 		memset(terminal.kept, bytes[i], offsetof(struct terminal_kept, output));
-		terminal_hand_on(&terminal);
+		terminal_start(&terminal);
 		ck_assert_uint_le(terminal_pending(&terminal), TERMINAL_OUTPUT_BYTES);
 		ck_assert_uint_lt(terminal.kept->input_start, TERMINAL_INPUT_BYTES);
 		ck_assert_uint_le(terminal.kept->input_used, TERMINAL_INPUT_BYTES);
@@ -891,7 +891,7 @@ static void start_interactive(void)
 {
 	ck_assert_int_eq(terminal_open(&terminal, "stdio", &sim.ring), 0);
 	ck_assert(terminal.interactive);
-	ck_assert_int_eq(terminal_start(&terminal), 0);
+	ck_assert_int_eq(terminal_set_raw(&terminal), 0);
 	terminal.leave = count_leave;
 	sim_init(&sim, SIM_MEMORY);
 	start_device();
@@ -1110,7 +1110,7 @@ static pid_t start_victim(void)
 	pid = fork();
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
-		if (terminal_open(&terminal, "stdio", NULL) < 0 || terminal_start(&terminal) < 0 ||
+		if (terminal_open(&terminal, "stdio", NULL) < 0 || terminal_set_raw(&terminal) < 0 ||
 			write(ready[1], "", 1) != 1)
 			_exit(1);
 		for (;;)
@@ -1160,7 +1160,7 @@ static void background_body(void)
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
 		setpgid(0, 0);
-		if (terminal_open(&terminal, "stdio", NULL) < 0 || terminal_start(&terminal) < 0)
+		if (terminal_open(&terminal, "stdio", NULL) < 0 || terminal_set_raw(&terminal) < 0)
 			_exit(1);
 		_exit(terminal.interactive || terminal.in_fd != -1);
 	}

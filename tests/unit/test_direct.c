@@ -103,7 +103,7 @@ static void fire(struct shot *shot, enum disk_operation operation, unsigned sect
 			.done = shot_done },
 	};
 	disk_submit(disk, &shot->request);
-	disk_start(disk);
+	disk_kick(disk);
 }
 
 static void wait_for(const struct shot *shot)

@@ -52,7 +52,7 @@ static int serve(struct disk_request *request)
 	done = false;
 	request->done = request_done;
 	disk_submit(disk, request);
-	disk_start(disk);
+	disk_kick(disk);
 	ck_assert(!done);
 	while (!done)
 		io_ring_run(&ring, true);
@@ -197,7 +197,7 @@ static unsigned write_many(unsigned count, int results[])
 			.iov_count = 1, .offset = 512 * block, .length = 512, .done = one_done };
 		disk_submit(disk, &requests[i]);
 	}
-	disk_start(disk);
+	disk_kick(disk);
 	while (many_left)
 		io_ring_run(&ring, true);
 	for (unsigned i = 0; i < count; i++)

@@ -191,7 +191,7 @@ static int open_it(const struct disk_options *options)
 	if (result < 0)
 		return result;
 	start_supervisor();
-	return disk_begin(disk, false);
+	return disk_start(disk, false);
 }
 
 static int open_disk(void)
@@ -376,7 +376,7 @@ static void start_pieces(struct try *try, enum disk_operation operation, uint64_
 	};
 	try->done = false;
 	disk_submit(disk, &try->request);
-	disk_start(disk);
+	disk_kick(disk);
 	ck_assert(!try->done);
 }
 
@@ -516,7 +516,7 @@ START_TEST(write_zeroes_may_leave_a_hole_if_the_guest_says_so)
 				   .done = try_done } };
 
 	disk_submit(disk, &try.request);
-	disk_start(disk);
+	disk_kick(disk);
 	command = hear_command(NBD_WRITE_ZEROES, 0, 512);
 	ck_assert_uint_eq(command.flags, 0);
 	reply(command.cookie, 0);
@@ -1220,7 +1220,7 @@ START_TEST(end_of_the_guest_does_not_wait_for_a_server)
 	sim_set_clock(START);
 	start(&try, DISK_FLUSH, 0, NULL, 0);
 	hear_command(NBD_FLUSH, 0, 0);
-	disk_hurry(disk);
+	disk_end(disk);
 	sim_run_moment(&sim);
 	ck_assert(!try.done);
 	sim_set_clock(START + 3 * SECOND);
@@ -1228,7 +1228,7 @@ START_TEST(end_of_the_guest_does_not_wait_for_a_server)
 	/* Nor at all for one that is not there. */
 	hang_up();
 	start(&try, DISK_FLUSH, 0, NULL, 0);
-	disk_hurry(disk);
+	disk_end(disk);
 	ck_assert_int_eq(result_of(&try), -ETIMEDOUT);
 	/* The next guest has the disk as ever, and waits for the server as ever. */
 	start(&try, DISK_FLUSH, 0, NULL, 0);
@@ -1245,7 +1245,7 @@ END_TEST
 START_TEST(end_of_the_guest_is_a_farewell)
 {
 	write_well(512);
-	disk_hurry(disk);
+	disk_end(disk);
 	hear_command(NBD_DISCONNECT, 0, 0);
 	hear_it_hang_up();
 }
@@ -1344,7 +1344,7 @@ static int begin_again(void)
 
 	hang_up();
 	ck_assert_int_eq(pthread_create(&thread, NULL, accept_and_speak, NULL), 0);
-	result = disk_begin(disk, true);
+	result = disk_start(disk, true);
 	pthread_join(thread, NULL);
 	hear_greeting();
 	return result;

@@ -31,7 +31,7 @@ static ssize_t end_receive(
 	ssize_t got = recvmsg(net->queues[queue].fd, &message, MSG_DONTWAIT | MSG_TRUNC);
 
 	if (got == 0) {
-		net_end(net);
+		net_set_gone(net);
 		return -EPIPE;
 	}
 	return got < 0 ? -errno : got;

@@ -167,7 +167,7 @@ static void fire(struct shot *shot)
 
 static void wait_for(struct shot *shot)
 {
-	disk_start(disk);
+	disk_kick(disk);
 	while (!shot->done)
 		io_ring_run(&ring, true);
 	if (shot->operation == DISK_READ || shot->operation == DISK_WRITE)
@@ -196,7 +196,7 @@ static void read_all(struct disk *from, uint64_t *tags)
 		.done = shot_done };
 	ck_assert_ptr_nonnull(bytes);
 	disk_submit(from, &shot.request);
-	disk_start(from);
+	disk_kick(from);
 	while (!shot.done)
 		io_ring_run(&ring, true);
 	ck_assert_int_eq(shot.error, 0);
@@ -849,7 +849,7 @@ static void *write_own_sectors(void *argument)
 			.length = SECTOR,
 			.done = shot_done };
 		disk_submit(disk, &shot.request);
-		disk_start(disk);
+		disk_kick(disk);
 		while (!shot.done)
 			io_ring_run(&writer->ring, false);
 		ck_assert_int_eq(shot.error, 0);

@@ -98,7 +98,7 @@ static void submit(struct disk_request *request)
 {
 	request->done = request_done;
 	disk_submit(disk, request);
-	disk_start(disk);
+	disk_kick(disk);
 }
 
 static void wait_for(const struct disk_request *request)
@@ -152,7 +152,7 @@ static pid_t start_process(void (*work)(void), bool traced)
 	ck_assert_int_ge(pid, 0);
 	if (pid > 0)
 		return pid;
-	if (io_ring_init(&ring, SIM_RING_ENTRIES) < 0 || disk_begin(disk, false) < 0)
+	if (io_ring_init(&ring, SIM_RING_ENTRIES) < 0 || disk_start(disk, false) < 0)
 		_exit(1);
 	sim_host = serve_at_once;
 	if (traced && (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0 || raise(SIGSTOP)))

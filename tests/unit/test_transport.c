@@ -35,7 +35,7 @@ static void pipe_submit(struct disk *disk, struct disk_request *request)
 		request->iov_count, 0, false);
 }
 
-static void pipe_start(struct disk *disk)
+static void pipe_kick(struct disk *disk)
 {
 	io_ring_submit(io_ring_here(disk->ring));
 }
@@ -48,7 +48,7 @@ static void pipe_close(struct disk *disk)
 
 static const struct disk_backend pipe_backend = {
 	.submit = pipe_submit,
-	.start = pipe_start,
+	.kick = pipe_kick,
 	.close = pipe_close,
 };
 
