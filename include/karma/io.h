@@ -7,7 +7,7 @@
  * io_uring has taken them: it takes these itself, with no other thread involved.  Before it enters
  * the guest it rests from its ring, and the I/O thread takes what is completed meanwhile, unless
  * that made the vCPU leave the guest: then the first of the two takes it.  For what it waits with
- * io_ring_poll_here() it always leaves the guest, and no other thread is woken for that.
+ * io_ring_poll_current() it always leaves the guest, and no other thread is woken for that.
  */
 #ifndef KARMA_IO_H
 #define KARMA_IO_H
@@ -26,9 +26,9 @@ struct io_op {
 	 */
 	void (*done)(struct io_op *op, int result);
 
-	struct io_op *next;	/* io_ring_finish(), and whose it is before it is queued */
+	struct io_op *next;	/* io_ring_complete(), and whose it is before it is queued */
 	int result;
-	bool own;		/* io_ring_poll_here() */
+	bool own;		/* io_ring_poll_current() */
 };
 
 struct io_write {
@@ -73,27 +73,27 @@ void io_ring_release(struct io_ring *ring);
  * Statistics go to the main ring.  leave: a flag that becomes 1 to make the thread leave the guest, or
  * not enter it: immediate_exit of its struct kvm_run; NULL: there is no guest.
  */
-int io_ring_init_own(
+int io_ring_init_thread(
 	struct io_ring *ring, struct io_ring *main, unsigned in_flight, uint8_t *leave);
-void io_ring_release_own(struct io_ring *ring);
+void io_ring_release_thread(struct io_ring *ring);
 
 /* The calling thread has this ring from now on, and looks after it. */
-void io_ring_enter(struct io_ring *own);
+void io_ring_bind(struct io_ring *own);
 
 /*
- * The owner is not going to look at its ring for a while, until io_ring_resume(); false if there is
+ * The owner is not going to look at its ring for a while, until io_ring_disarm_eventfd(); false if there is
  * something to take before.  Neither costs a system call.
  */
-bool io_ring_rest(struct io_ring *own);
-void io_ring_resume(struct io_ring *own);
+bool io_ring_arm_eventfd(struct io_ring *own);
+void io_ring_disarm_eventfd(struct io_ring *own);
 
 /* It no longer looks at its ring: the I/O thread does. */
-void io_ring_leave(struct io_ring *own);
+void io_ring_unbind(struct io_ring *own);
 
 /* The calling thread's own ring, or the main one. */
-struct io_ring *io_ring_here(struct io_ring *main);
+struct io_ring *io_ring_current(struct io_ring *main);
 
-/* Whether io_ring_run() of the calling thread's ring has something to do; costs no system call. */
+/* Whether io_ring_reap() of the calling thread's ring has something to do; costs no system call. */
 bool io_ring_ready(const struct io_ring *ring);
 
 /*
@@ -111,27 +111,27 @@ void io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct
 /*
  * One write after the other, for one completion: done() of the last one is called if all are whole, or
  * else that of the first which is not; then those behind it have not been tried.  Up to
- * IO_RING_CHAIN_MAX of them, and only if io_ring_can_chain(): Linux 5.17, and a ring that large.
+ * IO_RING_LINK_MAX of them, and only if io_ring_can_link(): Linux 5.17, and a ring that large.
  */
-#define IO_RING_CHAIN_MAX 32u
-bool io_ring_can_chain(const struct io_ring *ring, unsigned count);
-void io_ring_write_chain(
+#define IO_RING_LINK_MAX 32u
+bool io_ring_can_link(const struct io_ring *ring, unsigned count);
+void io_ring_write_linked(
 	struct io_ring *ring, int fd, const struct io_write *writes, unsigned count);
-void io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd);
+void io_ring_fdatasync(struct io_ring *ring, struct io_op *op, int fd);
 void io_ring_fallocate(struct io_ring *ring, struct io_op *op, int fd, int mode, uint64_t offset,
 	uint64_t length);
 /* Wait until fd can be read (POLLIN) or written, once. */
 void io_ring_poll(struct io_ring *ring, struct io_op *op, int fd, unsigned events);
 /* The same on the calling thread's own ring, which it has: the thread leaves the guest for that. */
-void io_ring_poll_here(struct io_op *op, int fd, unsigned events);
+void io_ring_poll_current(struct io_op *op, int fd, unsigned events);
 /* Wait for so long, which must stay until then; the result is -ETIME. */
 void io_ring_timeout(struct io_ring *ring, struct io_op *op, const struct __kernel_timespec *time);
 /* Let done() be called on the I/O thread. */
-void io_ring_wake(struct io_ring *ring, struct io_op *op);
+void io_ring_nop(struct io_ring *ring, struct io_op *op);
 void io_ring_submit(struct io_ring *ring);
 
-/* No operation any more: the result is here, and the calling thread's next io_ring_run() calls done(). */
-void io_ring_finish(struct io_op *op, int result);
+/* No operation any more: the result is here, and the calling thread's next io_ring_reap() calls done(). */
+void io_ring_complete(struct io_op *op, int result);
 
 /*
  * The time in nanoseconds, as nanoseconds() has it.  In a done() function it is read once for all
@@ -143,20 +143,20 @@ int64_t io_ring_now(void);
  * Take what is complete when it is called, waiting for one at least if wait is set; how many there were.
  * What is completed or finished meanwhile is left to the next run (io_ring_ready()).
  */
-unsigned io_ring_run(struct io_ring *ring, bool wait);
+unsigned io_ring_reap(struct io_ring *ring, bool wait);
 
 /*
  * What is to be done once for several completions.  Called by a done() function: run() follows on the
  * same thread, without a lock, when those that came with this one have been served.
  */
-struct io_after {
-	void (*run)(struct io_after *after);
-	struct io_after *next;
+struct io_deferred {
+	void (*run)(struct io_deferred *after);
+	struct io_deferred *next;
 };
-void io_ring_after(struct io_after *after);
+void io_ring_defer_until_reaped(struct io_deferred *after);
 
 /* The same at the calling thread's next io_ring_submit(), which then submits what run() queues, too. */
-void io_ring_put_off(struct io_after *after);
+void io_ring_defer_until_submit(struct io_deferred *after);
 
 /*
  * The I/O thread: run until io_ring_stop(), which any thread may call.  Another may follow it.  What

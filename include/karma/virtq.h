@@ -61,7 +61,7 @@ struct virtq {
 
 	struct io_op again_op;
 	bool again;		/* to be looked at again by the I/O thread */
-	struct io_after interrupt_after;
+	struct io_deferred interrupt_after;
 	bool interrupt_due;	/* for completions that came together */
 
 	/* Statistics, never reset; any thread may read them (count_of()). */

@@ -251,7 +251,7 @@ static int ask_io_thread(struct run *run)
 	if (atomic_load(&run->vm.end) != VM_RUNNING || atomic_exchange(&run->alive_asked, true))
 		return 0;
 	run->alive_op.done = give_sign_of_life;
-	io_ring_wake(&run->ring, &run->alive_op);
+	io_ring_nop(&run->ring, &run->alive_op);
 	io_ring_submit(&run->ring);
 	return 0;
 }

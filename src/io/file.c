@@ -49,9 +49,9 @@ struct file {
 
 /* Writes of one file that the calling thread starts together when it submits. */
 static _Thread_local struct batch {
-	struct io_after after;
+	struct io_deferred after;
 	struct file *file;
-	struct disk_request *writes[IO_RING_CHAIN_MAX];
+	struct disk_request *writes[IO_RING_LINK_MAX];
 	unsigned count;
 } batch;
 
@@ -259,7 +259,7 @@ static bool goes_again(
 		return false;
 	request->again = again;
 	request->op.done = try_again;
-	io_ring_timeout(io_ring_here(request->disk->ring), &request->op, &moment);
+	io_ring_timeout(io_ring_current(request->disk->ring), &request->op, &moment);
 	return true;
 }
 
@@ -283,7 +283,7 @@ static void transfer_done(struct io_op *op, int result);
 static void queue_transfer(struct disk_request *request)
 {
 	struct file *file = file_of(request->disk);
-	struct io_ring *ring = io_ring_here(file->disk.ring);
+	struct io_ring *ring = io_ring_current(file->disk.ring);
 	int fd = direct_takes(&file->blocks, request) ? file->fd : file->blocks.fd;
 
 	request->op.done = transfer_done;
@@ -328,7 +328,7 @@ static void transfer_here(struct disk_request *request)
 		preadv2(file->fd, request->iov, request->iov_count, offset, 0) :
 		pwritev2(file->fd, request->iov, request->iov_count, offset, 0);
 	disk_call_ends();
-	io_ring_finish(&request->op, result < 0 ? -errno : (int)result);
+	io_ring_complete(&request->op, result < 0 ? -errno : (int)result);
 }
 
 /*
@@ -374,7 +374,7 @@ static void chain_done(struct io_op *op, int result)
 
 static void queue_chain(struct file *file, struct disk_request *const *requests, unsigned count)
 {
-	struct io_write writes[IO_RING_CHAIN_MAX];
+	struct io_write writes[IO_RING_LINK_MAX];
 
 	for (unsigned i = 0; i < count; i++) {
 		struct disk_request *request = requests[i];
@@ -385,17 +385,17 @@ static void queue_chain(struct file *file, struct disk_request *const *requests,
 		writes[i] = (struct io_write){ &request->op, request->iov, request->iov_count,
 			request->offset + file->blocks.start };
 	}
-	io_ring_write_chain(io_ring_here(file->disk.ring), file->fd, writes, count);
+	io_ring_write_linked(io_ring_current(file->disk.ring), file->fd, writes, count);
 }
 
-static void start_batch(struct io_after *after)
+static void start_batch(struct io_deferred *after)
 {
 	unsigned count = batch.count;
 
 	(void)after;
 	batch.count = 0;
 	if (count >= CHAIN_LEAST && !batch.file->may_wait &&
-		io_ring_can_chain(io_ring_here(batch.file->disk.ring), count)) {
+		io_ring_can_link(io_ring_current(batch.file->disk.ring), count)) {
 		queue_chain(batch.file, batch.writes, count);
 		return;
 	}
@@ -409,8 +409,8 @@ static void add_to_batch(struct disk_request *request)
 
 	if (batch.count == 0) {
 		batch.after.run = start_batch;
-		io_ring_put_off(&batch.after);
-	} else if (batch.count == IO_RING_CHAIN_MAX || batch.file != file) {
+		io_ring_defer_until_submit(&batch.after);
+	} else if (batch.count == IO_RING_LINK_MAX || batch.file != file) {
 		start_batch(&batch.after);
 	}
 	batch.file = file;
@@ -443,12 +443,12 @@ static void submit_transfer(struct disk_request *request)
 	struct disk *disk = request->disk;
 
 	if (request->length < LARGE_BYTES || file_of(disk)->direct ||
-		io_ring_here(disk->ring) == disk->ring) {
+		io_ring_current(disk->ring) == disk->ring) {
 		start_transfer(request);
 		return;
 	}
 	request->op.done = start_large;
-	io_ring_wake(disk->ring, &request->op);
+	io_ring_nop(disk->ring, &request->op);
 	io_ring_submit(disk->ring);
 }
 
@@ -465,7 +465,7 @@ static void flush_done(struct io_op *op, int result)
 static void queue_flush(struct disk_request *request)
 {
 	request->op.done = flush_done;
-	io_ring_datasync(io_ring_here(request->disk->ring), &request->op,
+	io_ring_fdatasync(io_ring_current(request->disk->ring), &request->op,
 		file_of(request->disk)->fd);
 }
 
@@ -473,7 +473,7 @@ static void queue_fallocate(struct disk_request *request, int mode)
 {
 	const struct file *file = file_of(request->disk);
 
-	io_ring_fallocate(io_ring_here(file->disk.ring), &request->op, file->fd,
+	io_ring_fallocate(io_ring_current(file->disk.ring), &request->op, file->fd,
 		mode | FALLOC_FL_KEEP_SIZE, request->offset + file->blocks.start, request->length);
 }
 
@@ -553,7 +553,7 @@ static void file_submit(struct disk *disk, struct disk_request *request)
 /* Of Linux's versions, some read tmpfs when they are asked, and others leave it to a worker, as writes. */
 static void file_kick(struct disk *disk)
 {
-	struct io_ring *ring = io_ring_here(disk->ring);
+	struct io_ring *ring = io_ring_current(disk->ring);
 
 	io_ring_submit(ring);
 	if (read_from_memory && !io_ring_ready(ring))

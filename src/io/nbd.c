@@ -237,7 +237,7 @@ static void wake(struct nbd *nbd)
 	if (nbd->woken.armed)
 		return;
 	nbd->woken.armed = true;
-	io_ring_wake(nbd->disk.ring, &nbd->woken.op);
+	io_ring_nop(nbd->disk.ring, &nbd->woken.op);
 }
 
 /* A poll that still is for a connection that was closed ends at once: see end_connection(). */

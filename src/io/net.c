@@ -81,7 +81,7 @@ void net_set_gone(struct net *net)
 	if (atomic_exchange(&net->ended, true))
 		return;
 	net->ended_op.done = has_ended;
-	io_ring_wake(net->ring, &net->ended_op);
+	io_ring_nop(net->ring, &net->ended_op);
 	io_ring_submit(net->ring);
 }
 
@@ -105,7 +105,7 @@ void net_follow(struct net *net, enum net_link link)
 	if (atomic_exchange(&net->telling, true))
 		return;
 	net->told_op.done = follow;
-	io_ring_wake(net->ring, &net->told_op);
+	io_ring_nop(net->ring, &net->told_op);
 	io_ring_submit(net->ring);
 }
 
@@ -160,7 +160,7 @@ void net_wait_readable(struct net *net, unsigned index)
 		return;
 	queue->readable_op.done = is_readable;
 	if (net_pending(net, index))
-		io_ring_wake(net->ring, &queue->readable_op);
+		io_ring_nop(net->ring, &queue->readable_op);
 	else
 		io_ring_poll(net->ring, &queue->readable_op, queue->fd, POLLIN);
 	io_ring_submit(net->ring);
@@ -173,8 +173,8 @@ void net_wait_readable_here(struct net *net, unsigned index)
 	if (atomic_exchange(&queue->reading_here, true))
 		return;
 	queue->readable_here_op.done = is_readable_here;
-	io_ring_poll_here(&queue->readable_here_op, queue->fd, POLLIN);
-	io_ring_submit(io_ring_here(net->ring));
+	io_ring_poll_current(&queue->readable_here_op, queue->fd, POLLIN);
+	io_ring_submit(io_ring_current(net->ring));
 }
 
 bool net_waits_here(const struct net *net, unsigned index)

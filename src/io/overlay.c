@@ -63,7 +63,7 @@ static void end_request(struct io_op *op, int result)
 static void end_soon(struct disk_request *request, int error)
 {
 	request->op.done = end_request;
-	io_ring_finish(&request->op, error);
+	io_ring_complete(&request->op, error);
 }
 
 /* --- Reads and discards of clusters of both kinds. */
@@ -317,7 +317,7 @@ static void start_change(struct change *change)
 	if (change->gap_count && !change->buffer) {
 		change->part.offset = request->offset;
 		change->part.op.done = no_memory;
-		io_ring_finish(&change->part.op, -ENOMEM);
+		io_ring_complete(&change->part.op, -ENOMEM);
 		return;
 	}
 	change_on(change);

@@ -134,7 +134,7 @@ static void start_round(struct overlay *overlay)
 	pthread_mutex_unlock(&overlay->lock);
 	if (result < 0) {
 		round->part.op.done = round_failed;
-		io_ring_finish(&round->part.op, result);
+		io_ring_complete(&round->part.op, result);
 		return;
 	}
 	pass_flush(overlay, overlay->data, write_marks);

@@ -26,7 +26,7 @@ void __tsan_release(void *address);
 #define TAKE_MAX 32u
 
 static _Thread_local struct io_ring *own_ring;
-static _Thread_local struct io_after *afters, *put_off;
+static _Thread_local struct io_deferred *afters, *put_off;
 static _Thread_local struct io_op *finished, **finished_end;
 static _Thread_local bool completing;
 static _Thread_local int64_t completed_at;	/* 0: nobody has asked yet */
@@ -135,7 +135,7 @@ static void left(struct io_op *op, int result)
 	(void)result;
 }
 
-int io_ring_init_own(
+int io_ring_init_thread(
 	struct io_ring *ring, struct io_ring *main, unsigned in_flight, uint8_t *leave)
 {
 	int result;
@@ -148,7 +148,7 @@ int io_ring_init_own(
 		.leave_op.done = left,
 		.leave_op.own = true,
 	};
-	/* One more: io_ring_poll_here() takes two at a time. */
+	/* One more: io_ring_poll_current() takes two at a time. */
 	result = make_uring(&ring->uring, in_flight + 1);
 	if (result < 0)
 		return result;
@@ -168,7 +168,7 @@ int io_ring_init_own(
 	return 0;
 }
 
-void io_ring_release_own(struct io_ring *ring)
+void io_ring_release_thread(struct io_ring *ring)
 {
 	struct io_ring **at = &ring->main->threads;
 
@@ -195,18 +195,18 @@ bool io_ring_ready(const struct io_ring *ring)
 	return finished || completions(ring);
 }
 
-void io_ring_enter(struct io_ring *own)
+void io_ring_bind(struct io_ring *own)
 {
 	own_ring = own;
-	io_ring_resume(own);
+	io_ring_disarm_eventfd(own);
 }
 
-void io_ring_resume(struct io_ring *own)
+void io_ring_disarm_eventfd(struct io_ring *own)
 {
 	__atomic_fetch_or(own->uring.cq.kflags, IORING_CQ_EVENTFD_DISABLED, __ATOMIC_RELAXED);
 }
 
-bool io_ring_rest(struct io_ring *own)
+bool io_ring_arm_eventfd(struct io_ring *own)
 {
 	/* What was completed before the kernel sees this has not woken the I/O thread. */
 	if (__atomic_load_n(&own->left_alone, __ATOMIC_RELAXED))
@@ -214,11 +214,11 @@ bool io_ring_rest(struct io_ring *own)
 			own->uring.cq.kflags, ~IORING_CQ_EVENTFD_DISABLED, __ATOMIC_SEQ_CST);
 	if (!io_ring_ready(own))
 		return true;
-	io_ring_resume(own);
+	io_ring_disarm_eventfd(own);
 	return false;
 }
 
-void io_ring_leave(struct io_ring *own)
+void io_ring_unbind(struct io_ring *own)
 {
 	const uint64_t one = 1;
 
@@ -229,7 +229,7 @@ void io_ring_leave(struct io_ring *own)
 		return;
 }
 
-struct io_ring *io_ring_here(struct io_ring *main)
+struct io_ring *io_ring_current(struct io_ring *main)
 {
 	return own_ring ? own_ring : main;
 }
@@ -287,13 +287,13 @@ void io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct
 	finish_op(ring, sqe, op);
 }
 
-bool io_ring_can_chain(const struct io_ring *ring, unsigned count)
+bool io_ring_can_link(const struct io_ring *ring, unsigned count)
 {
 	return (ring->uring.features & IORING_FEAT_CQE_SKIP) && count <= ring->uring.sq.ring_entries;
 }
 
 /* Linked entries: io_uring_enter(2), IOSQE_IO_LINK and IOSQE_CQE_SKIP_SUCCESS. */
-void io_ring_write_chain(
+void io_ring_write_linked(
 	struct io_ring *ring, int fd, const struct io_write *writes, unsigned count)
 {
 	pthread_mutex_lock(&ring->lock);
@@ -316,7 +316,7 @@ void io_ring_write_chain(
 	pthread_mutex_unlock(&ring->lock);
 }
 
-void io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd)
+void io_ring_fdatasync(struct io_ring *ring, struct io_op *op, int fd)
 {
 	struct io_uring_sqe *sqe = start_op(ring);
 
@@ -345,7 +345,7 @@ void io_ring_poll(struct io_ring *ring, struct io_op *op, int fd, unsigned event
  * That it is complete makes the thread leave the guest, but not if it comes just before it enters: so
  * the kernel then sets the thread's flag, too.
  */
-void io_ring_poll_here(struct io_op *op, int fd, unsigned events)
+void io_ring_poll_current(struct io_op *op, int fd, unsigned events)
 {
 	struct io_ring *ring = own_ring;
 	struct io_uring_sqe *sqe;
@@ -379,7 +379,7 @@ void io_ring_timeout(struct io_ring *ring, struct io_op *op, const struct __kern
 	finish_op(ring, sqe, op);
 }
 
-void io_ring_wake(struct io_ring *ring, struct io_op *op)
+void io_ring_nop(struct io_ring *ring, struct io_op *op)
 {
 	struct io_uring_sqe *sqe = start_op(ring);
 
@@ -387,17 +387,17 @@ void io_ring_wake(struct io_ring *ring, struct io_op *op)
 	finish_op(ring, sqe, op);
 }
 
-static void run_all(struct io_after **list)
+static void run_all(struct io_deferred **list)
 {
 	while (*list) {
-		struct io_after *after = *list;
+		struct io_deferred *after = *list;
 
 		*list = after->next;
 		after->run(after);
 	}
 }
 
-void io_ring_put_off(struct io_after *after)
+void io_ring_defer_until_submit(struct io_deferred *after)
 {
 	after->next = put_off;
 	put_off = after;
@@ -439,7 +439,7 @@ static unsigned take_completions(struct io_ring *ring, struct completion *taken,
 	return count;
 }
 
-void io_ring_finish(struct io_op *op, int result)
+void io_ring_complete(struct io_op *op, int result)
 {
 	op->result = result;
 	op->next = NULL;
@@ -462,7 +462,7 @@ static unsigned run_finished(void)
 	return count;
 }
 
-void io_ring_after(struct io_after *after)
+void io_ring_defer_until_reaped(struct io_deferred *after)
 {
 	after->next = afters;
 	afters = after;
@@ -477,7 +477,7 @@ int64_t io_ring_now(void)
 	return completed_at;
 }
 
-waiting_place unsigned io_ring_run(struct io_ring *ring, bool wait)
+waiting_place unsigned io_ring_reap(struct io_ring *ring, bool wait)
 {
 	struct completion taken[TAKE_MAX];
 	struct io_uring_cqe *first;
@@ -501,7 +501,7 @@ waiting_place unsigned io_ring_run(struct io_ring *ring, bool wait)
 		run_all(&afters);
 	} while (count > 0 && left > 0);
 	/* What the functions queued: this thread's ring is not always the one that it took from. */
-	io_ring_submit(io_ring_here(ring->main ? ring->main : ring));
+	io_ring_submit(io_ring_current(ring->main ? ring->main : ring));
 	return all;
 }
 
@@ -513,7 +513,7 @@ static void wake_done(struct io_op *op, int result)
 	main->wake_armed = false;
 	for (struct io_ring *ring = main->threads; ring; ring = ring->next) {
 		if (completions(ring))
-			io_ring_run(ring, false);
+			io_ring_reap(ring, false);
 	}
 }
 
@@ -545,13 +545,13 @@ waiting_place void io_ring_loop(struct io_ring *ring)
 	ring->stopping = false;
 	while (!ring->stopping) {
 		arm_wake(ring);
-		io_ring_run(ring, true);
+		io_ring_reap(ring, true);
 	}
 }
 
 void io_ring_stop(struct io_ring *ring)
 {
 	ring->stop_op.done = stop_done;
-	io_ring_wake(ring, &ring->stop_op);
+	io_ring_nop(ring, &ring->stop_op);
 	io_ring_submit(ring);
 }

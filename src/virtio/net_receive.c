@@ -271,14 +271,14 @@ static bool is_vcpu(const struct receiver *receiver)
 {
 	struct io_ring *main = receiver->device->device.ring;
 
-	return io_ring_here(main) != main;
+	return io_ring_current(main) != main;
 }
 
 /* So many frames were there.  Who waits for the next? */
 static void wait_for_next(struct receiver *receiver, unsigned taken)
 {
 	struct net *net = receiver->device->net;
-	struct io_ring *here = io_ring_here(receiver->device->device.ring);
+	struct io_ring *here = io_ring_current(receiver->device->device.ring);
 
 	if (taken > 0) {
 		struct io_ring *answered = atomic_exchange(&receiver->answered, NULL);
@@ -298,7 +298,7 @@ static void wait_for_next(struct receiver *receiver, unsigned taken)
 
 void receiver_answered(struct receiver *receiver)
 {
-	receiver->answered = io_ring_here(receiver->device->device.ring);
+	receiver->answered = io_ring_current(receiver->device->device.ring);
 	if (receiver->in_turns && is_vcpu(receiver))
 		net_wait_readable_here(receiver->device->net, receiver->pair);
 }

@@ -91,7 +91,7 @@ static void look_after(struct pace *pace, int64_t ns, struct io_ring *ring)
 	if (ns)
 		io_ring_timeout(ring, &pace->look_op, &pace->delay);
 	else
-		io_ring_wake(ring, &pace->look_op);
+		io_ring_nop(ring, &pace->look_op);
 	io_ring_submit(ring);
 }
 
@@ -123,7 +123,7 @@ static void wait_for_more(struct pace *pace)
 	pace->notified = 0;
 	pace->began = pace->now;
 	pace->early = false;
-	look_after(pace, pace->wait, io_ring_here(pace->queue->device->ring));
+	look_after(pace, pace->wait, io_ring_current(pace->queue->device->ring));
 	if (!pace->ops->patient && virtq_notify_at(pace->queue, PACE_PLENTY))
 		serve_early(pace);
 }
@@ -135,7 +135,7 @@ static void hold(struct pace *pace, bool anew)
 		__atomic_fetch_add(pace->limited, 1, __ATOMIC_RELAXED);
 	pace->held = true;
 	virtq_disable_notify(pace->queue);
-	look_after(pace, pace->limit_wait, io_ring_here(pace->queue->device->ring));
+	look_after(pace, pace->limit_wait, io_ring_current(pace->queue->device->ring));
 }
 
 static void let_go(struct pace *pace)

@@ -295,11 +295,11 @@ void virtio_request_done(struct virtio_device *device)
 	if (atomic_fetch_sub(&device->in_flight, 1) > 1 || !device->resetting)
 		return;
 	device->reset_op.done = reset_done;
-	io_ring_wake(device->ring, &device->reset_op);
+	io_ring_nop(device->ring, &device->reset_op);
 	io_ring_submit(device->ring);
 }
 
-static void send_interrupt(struct io_after *after)
+static void send_interrupt(struct io_deferred *after)
 {
 	struct virtq *queue = container_of(after, struct virtq, interrupt_after);
 
@@ -315,7 +315,7 @@ void virtio_interrupt_after(struct virtq *queue)
 		return;
 	queue->interrupt_due = true;
 	queue->interrupt_after.run = send_interrupt;
-	io_ring_after(&queue->interrupt_after);
+	io_ring_defer_until_reaped(&queue->interrupt_after);
 }
 
 static void run_again(struct io_op *op, int result)
@@ -341,7 +341,7 @@ void virtio_again(struct virtq *queue)
 	queue->again = true;
 	virtio_request_started(device);
 	queue->again_op.done = run_again;
-	io_ring_wake(device->ring, &queue->again_op);
+	io_ring_nop(device->ring, &queue->again_op);
 	io_ring_submit(device->ring);
 }
 

@@ -127,7 +127,7 @@ static void close_terminal(void)
 	close_input();
 	while (terminal.output_busy || terminal.inputs[TERMINAL_USER].busy) {
 		read_output();
-		io_ring_run(&ring, false);
+		io_ring_reap(&ring, false);
 	}
 	check(terminal_pending(&terminal) == 0);
 	driver.device->ops->release(driver.device);

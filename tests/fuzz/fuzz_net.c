@@ -144,7 +144,7 @@ static void reset(struct virtio_device *device, struct io_ring *ring)
 {
 	virtio_set_status(device, 0);
 	while (device->resetting)
-		io_ring_run(ring, true);
+		io_ring_reap(ring, true);
 }
 
 /* Mostly few; at times as many as can be. */
@@ -211,7 +211,7 @@ static void run_step(struct script *script, struct virtio_device *device, struct
 		break;
 	case 3:
 		receive_frame(script, step / 8 % PAIRS);
-		io_ring_run(ring, false);
+		io_ring_reap(ring, false);
 		break;
 	case 4:
 		/* Anything in the rings. */
@@ -221,7 +221,7 @@ static void run_step(struct script *script, struct virtio_device *device, struct
 		break;
 	case 5:
 		net_wait_writable(&end, step / 8 % PAIRS);
-		io_ring_run(ring, false);
+		io_ring_reap(ring, false);
 		break;
 	case 6:
 		net_set_link(&end, step & 8);

@@ -69,7 +69,7 @@ static void run(struct disk *disk, enum disk_operation operation, uint64_t offse
 	disk_submit(disk, &request);
 	disk_kick(disk);
 	while (!done)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 }
 
 /* The header that belongs to the base is that of an overlay which Karma makes. */

@@ -221,7 +221,7 @@ static void do_step(struct script *script)
 			passt_end = -1;
 		}
 		net_start(net, true);
-		io_ring_run(&ring, false);
+		io_ring_reap(&ring, false);
 	}
 }
 
@@ -257,7 +257,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		do_step(&script);
 	read_all();
 	/* What net_set_gone() has put there. */
-	io_ring_run(&ring, false);
+	io_ring_reap(&ring, false);
 	net_close(net);
 	close_fd(&passt_end);
 	passt_end = -1;

@@ -167,7 +167,7 @@ void driver_reset(struct driver *driver)
 {
 	virtio_set_status(driver->device, 0);
 	while (virtio_get_status(driver->device))
-		io_ring_run(driver->ring, false);
+		io_ring_reap(driver->ring, false);
 	check(driver->device->in_flight == 0);
 }
 
@@ -261,7 +261,7 @@ bool driver_step(struct driver *driver, uint8_t operation, struct script *script
 		notify_device(driver->device, queue);
 		return true;
 	case 5:
-		io_ring_run(driver->ring, false);
+		io_ring_reap(driver->ring, false);
 		return true;
 	case 6:
 		write_descriptor(QUEUE_AT(queue) + DESCRIPTORS, script);

@@ -55,7 +55,7 @@ static int serve(struct disk_request *request)
 	disk_kick(disk);
 	ck_assert(!done);
 	while (!done)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 	return result;
 }
 
@@ -199,7 +199,7 @@ static unsigned write_many(unsigned count, int results[])
 	}
 	disk_kick(disk);
 	while (many_left)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 	for (unsigned i = 0; i < count; i++)
 		failed += results[i] < 0;
 	return failed;
@@ -227,7 +227,7 @@ START_TEST(many_writes_are_few_system_calls)
 	int results[64];
 	uint64_t submissions;
 
-	if (!io_ring_can_chain(&ring, 32))
+	if (!io_ring_can_link(&ring, 32))
 		return;
 	submissions = ring.submissions;
 	ck_assert_uint_eq(write_many(64, results), 0);

@@ -427,7 +427,7 @@ START_TEST(one_notification_sends_a_ring_of_frames_at_most)
 	driver_kick(transmit);
 	ck_assert_uint_eq(swallowed, most);
 	/* The rest has its turn, behind others'. */
-	io_ring_run(&sim.ring, true);
+	io_ring_reap(&sim.ring, true);
 	ck_assert_uint_gt(swallowed, most);
 	meanwhile = NULL;
 	sim_run_moment(&sim);
@@ -588,7 +588,7 @@ START_TEST(frames_wait_for_room_and_none_is_lost)
 	ck_assert_uint_eq(driver_used(transmit), sent);
 	for (unsigned i = 0; i < 40; i++) {
 		while (host_frame(0) == -1)
-			io_ring_run(&sim.ring, false);
+			io_ring_reap(&sim.ring, false);
 		assert_frame(got + HEADER, i, 20000);
 	}
 	sim_run_moment(&sim);
@@ -698,27 +698,27 @@ START_TEST(vcpu_that_sends_and_receives_in_turns_waits_by_itself)
 	struct io_ring own;
 	uint8_t leave = 0;
 
-	ck_assert_int_eq(io_ring_init_own(&own, &sim.ring, 1, &leave), 0);
+	ck_assert_int_eq(io_ring_init_thread(&own, &sim.ring, 1, &leave), 0);
 	for (unsigned i = 0; i < 10; i++)
 		offer_buffer(receive, 2000);
 	driver_kick(receive);
-	io_ring_enter(&own);
+	io_ring_bind(&own);
 	send_frame(NULL, FRAME);
-	io_ring_leave(&own);
+	io_ring_unbind(&own);
 	/* The I/O thread waits for the first answer. */
 	ck_assert(!net_waits_here(&end, 0));
 	host_send(0, NULL, 0, FRAME);
 	driver_wait(receive);
-	io_ring_enter(&own);
+	io_ring_bind(&own);
 	for (unsigned i = 1; i <= 3; i++) {
 		send_frame(NULL, FRAME);
 		ck_assert(net_waits_here(&end, 0));
-		ck_assert(io_ring_rest(&own));
+		ck_assert(io_ring_arm_eventfd(&own));
 		host_send(0, NULL, i, FRAME);
 		/* The I/O thread takes no part. */
 		ck_assert_uint_eq(leave, 1);
 		leave = 0;
-		io_ring_run(&own, false);
+		io_ring_reap(&own, false);
 		ck_assert_uint_eq(driver_used(receive), 1);
 		driver_wait(receive);
 	}
@@ -727,27 +727,27 @@ START_TEST(vcpu_that_sends_and_receives_in_turns_waits_by_itself)
 	send_frame(NULL, FRAME);
 	host_send(0, NULL, 0, FRAME);
 	pending = true;
-	io_ring_run(&own, false);
+	io_ring_reap(&own, false);
 	ck_assert(!net_waits_here(&end, 0));
 	ck_assert(end.queues[0].reading);
 	driver_wait(receive);
 	pending = false;
 	send_frame(NULL, FRAME);
 	host_send(0, NULL, 0, FRAME);
-	io_ring_run(&own, false);
+	io_ring_reap(&own, false);
 	ck_assert_uint_eq(driver_used(receive), 1);
 	driver_wait(receive);
 	ck_assert(net_waits_here(&end, 0));
 	/* Two that come without anything sent between are no turns any more. */
 	host_send(0, NULL, 0, FRAME);
-	io_ring_run(&own, false);
+	io_ring_reap(&own, false);
 	ck_assert(!net_waits_here(&end, 0));
-	io_ring_leave(&own);
+	io_ring_unbind(&own);
 	driver_wait(receive);
 	host_send(0, NULL, 0, FRAME);
 	driver_wait(receive);
 	ck_assert_uint_eq(counted("receive.frames"), 8);
-	io_ring_release_own(&own);
+	io_ring_release_thread(&own);
 }
 END_TEST
 
@@ -1218,7 +1218,7 @@ START_TEST(limit_holds_each_direction_back)
 	}
 	driver_kick(transmit);
 	driver_kick(receive);
-	while (io_ring_run(&sim.ring, false))
+	while (io_ring_reap(&sim.ring, false))
 		;
 	ck_assert_uint_eq(driver_used(transmit), 10);
 	ck_assert_uint_eq(driver_used(receive), 10);
@@ -1295,7 +1295,7 @@ START_TEST(random_chains_and_frames_do_no_harm)
 			if (send(host_fds[0], got, HEADER + random_next(&state) % 3000, 0) < 0)
 				ck_assert_int_eq(errno, EAGAIN);
 		}
-		io_ring_run(&sim.ring, false);
+		io_ring_reap(&sim.ring, false);
 		while (host_frame(0) != -1)
 			;
 		if (sim_status(&sim, 0) != STATUS_RUNNING || round % 500 == 499) {

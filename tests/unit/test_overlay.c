@@ -169,7 +169,7 @@ static void wait_for(struct shot *shot)
 {
 	disk_kick(disk);
 	while (!shot->done)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 	if (shot->operation == DISK_READ || shot->operation == DISK_WRITE)
 		free(shot->bytes);
 }
@@ -198,7 +198,7 @@ static void read_all(struct disk *from, uint64_t *tags)
 	disk_submit(from, &shot.request);
 	disk_kick(from);
 	while (!shot.done)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 	ck_assert_int_eq(shot.error, 0);
 	for (unsigned i = 0; i < SECTORS; i++)
 		tags[i] = tag_of(bytes + i * SECTOR);
@@ -378,7 +378,7 @@ static void record(const struct held *entry)
 static void run_ring(void)
 {
 	do {
-		io_ring_run(&ring, false);
+		io_ring_reap(&ring, false);
 	} while (io_ring_ready(&ring));
 }
 
@@ -410,7 +410,7 @@ static void release_one(void)
 		break;
 	}
 	sim_host = hold;
-	io_ring_finish(call->op, result < 0 ? -errno : (int)result);
+	io_ring_complete(call->op, result < 0 ? -errno : (int)result);
 	run_ring();
 }
 
@@ -833,7 +833,7 @@ static void *write_own_sectors(void *argument)
 	struct writer *writer = argument;
 	uint64_t random = writer->index + 1;
 
-	io_ring_enter(&writer->ring);
+	io_ring_bind(&writer->ring);
 	for (unsigned i = 0; i < THREAD_SHOTS; i++) {
 		struct shot shot = { .operation = i % 16 ? DISK_WRITE : DISK_FLUSH, .count = 1 };
 		uint8_t bytes[SECTOR];
@@ -851,12 +851,12 @@ static void *write_own_sectors(void *argument)
 		disk_submit(disk, &shot.request);
 		disk_kick(disk);
 		while (!shot.done)
-			io_ring_run(&writer->ring, false);
+			io_ring_reap(&writer->ring, false);
 		ck_assert_int_eq(shot.error, 0);
 		if (shot.operation == DISK_WRITE)
 			model[shot.sector] = shot.tag;
 	}
-	io_ring_leave(&writer->ring);
+	io_ring_unbind(&writer->ring);
 	return NULL;
 }
 
@@ -874,7 +874,7 @@ START_TEST(threads_share_clusters)
 
 	for (unsigned i = 0; i < THREADS; i++) {
 		writers[i].index = i;
-		ck_assert_int_eq(io_ring_init_own(&writers[i].ring, &ring, SIM_RING_ENTRIES, NULL), 0);
+		ck_assert_int_eq(io_ring_init_thread(&writers[i].ring, &ring, SIM_RING_ENTRIES, NULL), 0);
 	}
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
 	for (unsigned i = 0; i < THREADS; i++)
@@ -886,7 +886,7 @@ START_TEST(threads_share_clusters)
 	io_ring_stop(&ring);
 	pthread_join(io_thread, NULL);
 	for (unsigned i = 0; i < THREADS; i++)
-		io_ring_release_own(&writers[i].ring);
+		io_ring_release_thread(&writers[i].ring);
 	assert_model();
 	reopen();
 	assert_model();

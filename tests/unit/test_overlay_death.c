@@ -104,7 +104,7 @@ static void submit(struct disk_request *request)
 static void wait_for(const struct disk_request *request)
 {
 	while (request->done)
-		io_ring_run(&ring, false);
+		io_ring_reap(&ring, false);
 }
 
 /* Bytes of that cluster: a change with a copy from the base. */

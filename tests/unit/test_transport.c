@@ -31,13 +31,13 @@ static void pipe_done(struct io_op *op, int result)
 static void pipe_submit(struct disk *disk, struct disk_request *request)
 {
 	request->op.done = pipe_done;
-	io_ring_readv(io_ring_here(disk->ring), &request->op, pipe_ends[0], request->iov,
+	io_ring_readv(io_ring_current(disk->ring), &request->op, pipe_ends[0], request->iov,
 		request->iov_count, 0, false);
 }
 
 static void pipe_kick(struct disk *disk)
 {
-	io_ring_submit(io_ring_here(disk->ring));
+	io_ring_submit(io_ring_current(disk->ring));
 }
 
 static void pipe_close(struct disk *disk)
