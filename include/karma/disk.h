@@ -15,7 +15,7 @@
 #include <sys/uio.h>
 
 #include "karma/io.h"
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 
 struct disk_options {
 	const char *path;
@@ -25,7 +25,7 @@ struct disk_options {
 	const char *serial;	/* NULL: none */
 	const char *overlay;	/* a file for what is written, or NULL: path itself */
 	unsigned timeout;	/* NBD: seconds that requests wait for a server; 0: the default */
-	struct limit_options limit;	/* for who makes the device: the backend has none */
+	struct rate_limit_options limit;	/* for who makes the device: the backend has none */
 };
 
 /* The common part of a disk: a backend has its own state around it. */

@@ -22,7 +22,7 @@
 
 #include "karma/abi.h"
 #include "karma/io.h"
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 
 #define NET_QUEUES_MAX ((KARMA_QUEUES_MAX - 1) / 2)	/* pairs, beside the control queue */
 #define NET_HEADER_BYTES 12u
@@ -51,7 +51,7 @@ struct net_options {
 	unsigned mtu;				/* 0: the guest's choice */
 	struct net_publish publish[NET_PUBLISH_MAX];	/* NET_USER */
 	unsigned publish_count;
-	struct limit_options limit;		/* for who makes the device; of each direction */
+	struct rate_limit_options limit;		/* for who makes the device; of each direction */
 };
 
 struct net;

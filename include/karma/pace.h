@@ -22,7 +22,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 #include "karma/virtio.h"
 
 enum pace_taken {
@@ -49,7 +49,7 @@ struct pace_ops {
 struct pace {
 	const struct pace_ops *ops;
 	struct virtq *queue;
-	struct limit *limit;		/* NULL: none */
+	struct rate_limiter *limit;		/* NULL: none */
 	uint64_t *limited;		/* how often it was held back; added to atomically */
 
 	bool waiting;			/* for look_op */
@@ -62,7 +62,7 @@ struct pace {
 	unsigned empty;			/* looks in vain, since the last that was not */
 	int64_t began;			/* ns: when the last PACE_TOOK_LONG was taken, or the wait began */
 	int64_t limit_wait;		/* what the limit said last: 0, or ns */
-	struct limit_turn turn;
+	struct rate_limit_waiter turn;
 	struct io_op look_op;
 	struct __kernel_timespec delay;
 	bool untold;			/* the driver was not told of the last request */
@@ -79,7 +79,7 @@ struct pace {
 void pace_init(struct pace *pace, struct virtq *queue, const struct pace_ops *ops);
 
 /* Limit the queue, and count in *limited; before its driver starts. */
-void pace_limit(struct pace *pace, struct limit *limit, uint64_t *limited);
+void pace_limit(struct pace *pace, struct rate_limiter *limit, uint64_t *limited);
 
 /* All of the device's notify() for this queue. */
 void pace_notify(struct pace *pace);

@@ -39,7 +39,7 @@ static void hand_on(struct run *run)
 	run->terminal.leave = user_leaves;
 	run->terminal.leave_context = run;
 	for (size_t i = 0; i < run->disk_count; i++)
-		limit_hand_on(&run->kept->limits[i], &run->options.disks[i].limit);
+		rate_limiter_start(&run->kept->limits[i], &run->options.disks[i].limit);
 	networks_hand_on(&run->networks);
 }
 
@@ -77,7 +77,7 @@ static int add_disk(
 		disk_close(disk);
 		return fail(-ENOMEM, "disk %s: out of memory", options->path);
 	}
-	if (limit_is_set(&options->limit))
+	if (rate_limit_is_set(&options->limit))
 		blk_limit(device, &run->kept->limits[index]);
 	return machine_add(&run->vm.machine, device);
 }

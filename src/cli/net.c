@@ -106,8 +106,8 @@ int networks_open(
 		if (result < 0)
 			return result;
 		network->limits = &networks->limits[i];
-		limit_init(&network->limits->receive, &net->limit);
-		limit_init(&network->limits->transmit, &net->limit);
+		rate_limiter_init(&network->limits->receive, &net->limit);
+		rate_limiter_init(&network->limits->transmit, &net->limit);
 		if (net->has_mac)
 			memcpy(network->mac, net->mac, ETH_ALEN);
 		else
@@ -121,8 +121,8 @@ void networks_close(struct networks *networks)
 {
 	for (size_t i = 0; i < networks->count; i++) {
 		net_close(networks->list[i].net);
-		limit_release(&networks->list[i].limits->receive);
-		limit_release(&networks->list[i].limits->transmit);
+		rate_limiter_release(&networks->list[i].limits->receive);
+		rate_limiter_release(&networks->list[i].limits->transmit);
 	}
 	if (networks->limits)
 		munmap(networks->limits, limits_bytes(networks->options));
@@ -162,8 +162,8 @@ void networks_hand_on(struct networks *networks)
 	close_fd(&networks->links_fd);
 	networks->links_fd = -1;
 	for (size_t i = 0; i < networks->count; i++) {
-		limit_hand_on(&networks->limits[i].receive, &networks->options->nets[i].limit);
-		limit_hand_on(&networks->limits[i].transmit, &networks->options->nets[i].limit);
+		rate_limiter_start(&networks->limits[i].receive, &networks->options->nets[i].limit);
+		rate_limiter_start(&networks->limits[i].transmit, &networks->options->nets[i].limit);
 	}
 }
 
@@ -183,7 +183,7 @@ int networks_add(struct networks *networks, struct machine *machine,
 		device = net_create(environment, name, network->net, network->mac, options->mtu);
 		if (!device)
 			return fail(-ENOMEM, "--net: out of memory");
-		if (limit_is_set(&options->limit))
+		if (rate_limit_is_set(&options->limit))
 			net_device_limit(device, &network->limits->receive, &network->limits->transmit);
 		result = machine_add(machine, device);
 		if (result < 0)

@@ -12,7 +12,7 @@
 
 /* In memory that the processes of guests share: a restart brings no new burst. */
 struct network_limits {
-	struct limit receive, transmit;
+	struct rate_limiter receive, transmit;
 };
 
 struct network {

@@ -206,7 +206,7 @@ static int open_disks(struct run *run)
 			result = disk_open(&run->disks[i], &options->disks[i], &run->ring);
 		if (result < 0)
 			return result;
-		limit_init(&run->kept->limits[i], &options->disks[i].limit);
+		rate_limiter_init(&run->kept->limits[i], &options->disks[i].limit);
 		run->disk_count++;
 	}
 	return 0;
@@ -485,7 +485,7 @@ static void finish(struct run *run, int status)
 		terminal_close(&run->terminal);
 	for (size_t i = 0; i < run->disk_count; i++) {
 		disk_close(run->disks[i]);
-		limit_release(&run->kept->limits[i]);
+		rate_limiter_release(&run->kept->limits[i]);
 	}
 	if (run->kept)
 		munmap(run->kept, run->kept_bytes);

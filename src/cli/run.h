@@ -34,7 +34,7 @@ struct run_kept {
 	unsigned char end;		/* enum run_end, for the supervisor: no more than a claim */
 	unsigned char told_kernel_log;
 	atomic_uint disk_calls;		/* disk_count_calls() */
-	struct limit limits[];		/* one for each disk: a restart brings no new burst */
+	struct rate_limiter limits[];		/* one for each disk: a restart brings no new burst */
 };
 
 struct run {

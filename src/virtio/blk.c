@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 
 #include "karma/devices.h"
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 #include "karma/log.h"
 #include "karma/pace.h"
 #include "karma/util.h"
@@ -57,7 +57,7 @@ struct blk {
 	struct virtio_blk_config config;
 	struct disk *disk;
 	char serial[VIRTIO_BLK_ID_BYTES];
-	struct limit *limit;		/* NULL: none */
+	struct rate_limiter *limit;		/* NULL: none */
 	struct blk_statistics *statistics;		/* one for each queue */
 	unsigned faults_told;
 	int told[OPERATIONS];			/* the last error of each that was told */
@@ -166,7 +166,7 @@ static void submit(struct blk_request *request)
 
 	request->bytes = request->disk.length;
 	if (blk->limit)
-		limit_take(blk->limit, request->disk.length);
+		rate_limiter_consume(blk->limit, request->disk.length);
 	virtio_request_started(&blk->device);
 	disk_submit(blk->disk, &request->disk);
 }
@@ -357,7 +357,7 @@ static void blk_reset(struct virtio_device *device)
 		pace_reset(&blk->paces[i]);
 }
 
-void blk_limit(struct virtio_device *device, struct limit *limit)
+void blk_limit(struct virtio_device *device, struct rate_limiter *limit)
 {
 	struct blk *blk = container_of(device, struct blk, device);
 

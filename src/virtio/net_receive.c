@@ -196,8 +196,8 @@ static enum outcome place(struct receiver *receiver)
 
 static bool may_start(struct receiver *receiver)
 {
-	struct limit *limit = receiver->device->receive_limit;
-	int64_t wait = limit ? limit_ask(limit, &receiver->turn) : 0;
+	struct rate_limiter *limit = receiver->device->receive_limit;
+	int64_t wait = limit ? rate_limiter_admit(limit, &receiver->turn) : 0;
 
 	receiver->delay.tv_nsec = wait;
 	return wait == 0;
@@ -223,7 +223,7 @@ static enum outcome take_frame(struct receiver *receiver)
 	if (got < 0)
 		return got == -EAGAIN ? NO_FRAME : ENDED;
 	if (device->receive_limit)
-		limit_take(device->receive_limit, got);
+		rate_limiter_consume(device->receive_limit, got);
 	receiver->unfinished = got;
 	return place(receiver);
 }
@@ -248,7 +248,7 @@ static void hold(struct receiver *receiver)
 static void let_go(struct receiver *receiver)
 {
 	if (receiver->device->receive_limit)
-		limit_leave(receiver->device->receive_limit, &receiver->turn);
+		rate_limiter_withdraw(receiver->device->receive_limit, &receiver->turn);
 }
 
 static void limit_passed(struct io_op *op, int result)

@@ -30,7 +30,7 @@
 /* Whether the limit lets one more request start. */
 static bool may_start(struct pace *pace)
 {
-	pace->limit_wait = pace->limit ? limit_ask(pace->limit, &pace->turn) : 0;
+	pace->limit_wait = pace->limit ? rate_limiter_admit(pace->limit, &pace->turn) : 0;
 	return pace->limit_wait == 0;
 }
 
@@ -142,7 +142,7 @@ static void let_go(struct pace *pace)
 {
 	pace->held = false;
 	if (pace->limit)
-		limit_leave(pace->limit, &pace->turn);
+		rate_limiter_withdraw(pace->limit, &pace->turn);
 }
 
 static void in_vain(struct pace *pace)
@@ -370,7 +370,7 @@ void pace_init(struct pace *pace, struct virtq *queue, const struct pace_ops *op
 	pace_reset(pace);
 }
 
-void pace_limit(struct pace *pace, struct limit *limit, uint64_t *limited)
+void pace_limit(struct pace *pace, struct rate_limiter *limit, uint64_t *limited)
 {
 	pace->limit = limit;
 	pace->limited = limited;

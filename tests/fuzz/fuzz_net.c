@@ -245,7 +245,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static const uint8_t mac[ETH_ALEN] = { 2 };
 	struct script script = { data, data + size };
 	uint8_t kind = take(&script, 1);
-	struct limit received, sent;
+	struct rate_limiter received, sent;
 	struct machine machine;
 	struct io_ring ring;
 	struct virtio_environment environment = { &memory, &ring };
@@ -276,8 +276,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	reset(device, &ring);
 	io_ring_release(&ring);
 	machine_release(&machine);
-	limit_release(&received);
-	limit_release(&sent);
+	rate_limiter_release(&received);
+	rate_limiter_release(&sent);
 	for (unsigned i = 0; i < PAIRS; i++)
 		close(end.queues[i].fd);
 	memory_clear();

@@ -47,12 +47,12 @@ static void store16(uint64_t gpa, uint16_t value)
 	memory_store(gpa + 1, value >> 8);
 }
 
-void limit_init_short(struct limit *limit)
+void limit_init_short(struct rate_limiter *limit)
 {
-	const struct limit_options options = { .bytes = 64 * MIB, .burst = 1 };
+	const struct rate_limit_options options = { .bytes = 64 * MIB, .burst = 1 };
 
-	limit_init(limit, &options);
-	limit_take(limit, options.bytes);
+	rate_limiter_init(limit, &options);
+	rate_limiter_consume(limit, options.bytes);
 }
 
 /* --- Memory that changes. */

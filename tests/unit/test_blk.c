@@ -867,12 +867,12 @@ END_TEST
 #define SECOND 1000000000ll
 #define LIMIT_START (1000 * SECOND)
 
-static struct limit disk_limit;
+static struct rate_limiter disk_limit;
 
 static void set_limit(struct virtio_device *device, uint64_t iops, uint64_t bps)
 {
 	sim_set_clock(LIMIT_START);
-	limit_init(&disk_limit, &(struct limit_options){ iops, bps, 1 });
+	rate_limiter_init(&disk_limit, &(struct rate_limit_options){ iops, bps, 1 });
 	blk_limit(device, &disk_limit);
 }
 
@@ -895,7 +895,7 @@ static uint64_t limited(void)
 /* The requests that are done after a while, longer than which no wait is. */
 static unsigned done_in_a_while(const struct driver_queue *of)
 {
-	for (int64_t ns = 0; ns <= LIMIT_WAIT_MAX; ns += SIM_MOMENT_MS * 1000000ll)
+	for (int64_t ns = 0; ns <= RATE_LIMIT_WAIT_MAX; ns += SIM_MOMENT_MS * 1000000ll)
 		sim_run_moment(&sim);
 	return driver_used(of);
 }
@@ -954,8 +954,8 @@ static bool takes_a_request(uint32_t type)
 	__int128 before;
 
 	sim_set_clock(LIMIT_START);
-	limit_release(&disk_limit);
-	limit_init(&disk_limit, &(struct limit_options){ 10, MIB, 1 });
+	rate_limiter_release(&disk_limit);
+	rate_limiter_init(&disk_limit, &(struct rate_limit_options){ 10, MIB, 1 });
 	before = disk_limit.bytes.balance;
 	ck_assert_uint_eq(request(type, 0, from, length), VIRTIO_BLK_S_OK);
 	length = clears ? 8 * SECTOR : type == VIRTIO_BLK_T_GET_ID ? 0 : length;
@@ -1269,7 +1269,7 @@ START_TEST(vcpus_with_rings_of_their_own_share_a_limit)
 	int64_t before = now_ms();
 
 	add_disk_of_queues();
-	limit_init(&disk_limit, &(struct limit_options){ QUEUES * THREAD_REQUESTS / 4, 0, 1 });
+	rate_limiter_init(&disk_limit, &(struct rate_limit_options){ QUEUES * THREAD_REQUESTS / 4, 0, 1 });
 	blk_limit(blk, &disk_limit);
 	run_vcpus();
 	ck_assert_uint_gt(limited(), 0);

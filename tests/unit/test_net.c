@@ -1200,13 +1200,13 @@ END_TEST
 
 START_TEST(limit_holds_each_direction_back)
 {
-	struct limit_options options = { .requests = 10, .burst = 1 };
-	struct limit in, out;
+	struct rate_limit_options options = { .requests = 10, .burst = 1 };
+	struct rate_limiter in, out;
 	unsigned seen = 0;
 
 	add_device(1, ALL_OFFLOADS, 0);
-	limit_init(&in, &options);
-	limit_init(&out, &options);
+	rate_limiter_init(&in, &options);
+	rate_limiter_init(&out, &options);
 	net_device_limit(device, &in, &out);
 	start(1, device->offered);
 	for (unsigned i = 0; i < 12; i++) {
@@ -1229,20 +1229,20 @@ START_TEST(limit_holds_each_direction_back)
 		driver_wait(receive);
 	}
 	sim_reset(&sim, 0);
-	limit_release(&in);
-	limit_release(&out);
+	rate_limiter_release(&in);
+	rate_limiter_release(&out);
 	teardown();
 }
 END_TEST
 
 START_TEST(device_that_a_limit_holds_back_is_reset)
 {
-	struct limit_options options = { .bytes = 1000, .burst = 1 };
-	struct limit in, out;
+	struct rate_limit_options options = { .bytes = 1000, .burst = 1 };
+	struct rate_limiter in, out;
 
 	add_device(1, ALL_OFFLOADS, 0);
-	limit_init(&in, &options);
-	limit_init(&out, &options);
+	rate_limiter_init(&in, &options);
+	rate_limiter_init(&out, &options);
 	net_device_limit(device, &in, &out);
 	for (unsigned round = 0; round < 2; round++) {
 		start(1, device->offered);
@@ -1259,8 +1259,8 @@ START_TEST(device_that_a_limit_holds_back_is_reset)
 		sim_reset(&sim, 0);
 	}
 	virtio_wait_idle(device);
-	limit_release(&in);
-	limit_release(&out);
+	rate_limiter_release(&in);
+	rate_limiter_release(&out);
 	teardown();
 }
 END_TEST

@@ -12,66 +12,66 @@
  *
  * Any thread may call these; there is a lock in it, inside of which no other is taken.
  */
-#ifndef KARMA_LIMIT_H
-#define KARMA_LIMIT_H
+#ifndef KARMA_RATE_LIMITER_H
+#define KARMA_RATE_LIMITER_H
 
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#define LIMIT_BURST_MAX 3600u
+#define RATE_LIMIT_BURST_MAX 3600u
 /* One wait, in ns: each costs a timer, and a reset has to wait for its end. */
-#define LIMIT_WAIT_MIN 1000000ll
-#define LIMIT_WAIT_MAX 100000000ll
+#define RATE_LIMIT_WAIT_MIN 1000000ll
+#define RATE_LIMIT_WAIT_MAX 100000000ll
 
-struct limit_options {
+struct rate_limit_options {
 	uint64_t requests, bytes;	/* a second; 0: no limit */
-	unsigned burst;			/* seconds' worth in a bucket: 1 to LIMIT_BURST_MAX */
+	unsigned burst;			/* seconds' worth in a bucket: 1 to RATE_LIMIT_BURST_MAX */
 };
 
-struct limit_bucket {
+struct token_bucket {
 	uint64_t rate;		/* tokens a second; 0: no limit */
 	__int128 balance;	/* in billionths of a token: a nanosecond brings rate of them */
 };
 
 /* A queue's place among those that wait.  Zeroed at first; must stay while it waits. */
-struct limit_turn {
-	struct limit_turn *next;
+struct rate_limit_waiter {
+	struct rate_limit_waiter *next;
 	bool waits;
 	bool went;	/* it was its turn, and it took what there was */
 };
 
-struct limit {
+struct rate_limiter {
 	pthread_mutex_t lock;
-	struct limit_bucket requests, bytes;
+	struct token_bucket requests, bytes;
 	unsigned burst;
 	int64_t filled_at;	/* CLOCK_MONOTONIC, ns */
-	struct limit_turn *first;
+	struct rate_limit_waiter *first;
 };
 
-void limit_init(struct limit *limit, const struct limit_options *options);
-void limit_release(struct limit *limit);
+void rate_limiter_init(struct rate_limiter *limit, const struct rate_limit_options *options);
+void rate_limiter_release(struct rate_limiter *limit);
 
 /*
  * Before the guest is started anew: what its process has left there, in shared memory, decides
  * nothing but how many tokens there are, and those are never more than a bucket holds.
  */
-void limit_hand_on(struct limit *limit, const struct limit_options *options);
+void rate_limiter_start(struct rate_limiter *limit, const struct rate_limit_options *options);
 
 /*
- * Whether the next request may start: 0, or in how many nanoseconds to ask again, LIMIT_WAIT_MIN
- * to LIMIT_WAIT_MAX.  Who is told to wait either asks again then, or calls limit_leave(): others
+ * Whether the next request may start: 0, or in how many nanoseconds to ask again, RATE_LIMIT_WAIT_MIN
+ * to RATE_LIMIT_WAIT_MAX.  Who is told to wait either asks again then, or calls rate_limiter_withdraw(): others
  * may wait behind it.
  */
-int64_t limit_ask(struct limit *limit, struct limit_turn *turn);
+int64_t rate_limiter_admit(struct rate_limiter *limit, struct rate_limit_waiter *turn);
 
 /* A request of so many bytes starts. */
-void limit_take(struct limit *limit, uint64_t bytes);
+void rate_limiter_consume(struct rate_limiter *limit, uint64_t bytes);
 
 /* There is nothing more to ask for. */
-void limit_leave(struct limit *limit, struct limit_turn *turn);
+void rate_limiter_withdraw(struct rate_limiter *limit, struct rate_limit_waiter *turn);
 
-static inline bool limit_is_set(const struct limit_options *options)
+static inline bool rate_limit_is_set(const struct rate_limit_options *options)
 {
 	return options->requests || options->bytes;
 }

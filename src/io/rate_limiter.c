@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Limits of I/O: token buckets, and turns for those that wait for tokens. */
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 #include "karma/util.h"
 
 #define TOKEN 1000000000ll	/* in a balance */
@@ -8,12 +8,12 @@
 /* More than a request of any length can owe; it keeps all sums within 128 bits. */
 #define DEBT_MAX ((__int128)1 << 120)
 
-static __int128 capacity(const struct limit_bucket *bucket, unsigned burst)
+static __int128 capacity(const struct token_bucket *bucket, unsigned burst)
 {
 	return (__int128)bucket->rate * burst * TOKEN;
 }
 
-static void fill(struct limit_bucket *bucket, unsigned burst, int64_t elapsed)
+static void fill(struct token_bucket *bucket, unsigned burst, int64_t elapsed)
 {
 	__int128 full = capacity(bucket, burst);
 	unsigned __int128 missing = full - bucket->balance;
@@ -25,7 +25,7 @@ static void fill(struct limit_bucket *bucket, unsigned burst, int64_t elapsed)
 		bucket->balance += gain;
 }
 
-static void fill_all(struct limit *limit)
+static void fill_all(struct rate_limiter *limit)
 {
 	int64_t now = nanoseconds(), elapsed = now - limit->filled_at;
 
@@ -36,7 +36,7 @@ static void fill_all(struct limit *limit)
 	limit->filled_at = now;
 }
 
-static void take(struct limit_bucket *bucket, uint64_t tokens)
+static void take(struct token_bucket *bucket, uint64_t tokens)
 {
 	if (!bucket->rate)
 		return;
@@ -45,20 +45,20 @@ static void take(struct limit_bucket *bucket, uint64_t tokens)
 		bucket->balance = -DEBT_MAX;
 }
 
-/* How long until there is a token, rounded up; LIMIT_WAIT_MAX if that is longer. */
-static int64_t until_token(const struct limit_bucket *bucket)
+/* How long until there is a token, rounded up; RATE_LIMIT_WAIT_MAX if that is longer. */
+static int64_t until_token(const struct token_bucket *bucket)
 {
 	__int128 missing = TOKEN - bucket->balance, wait;
 
 	if (!bucket->rate || missing <= 0)
 		return 0;
 	wait = (missing + bucket->rate - 1) / bucket->rate;
-	return wait < LIMIT_WAIT_MAX ? wait : LIMIT_WAIT_MAX;
+	return wait < RATE_LIMIT_WAIT_MAX ? wait : RATE_LIMIT_WAIT_MAX;
 }
 
-static void remove_turn(struct limit *limit, struct limit_turn *turn)
+static void remove_turn(struct rate_limiter *limit, struct rate_limit_waiter *turn)
 {
-	struct limit_turn **at = &limit->first;
+	struct rate_limit_waiter **at = &limit->first;
 
 	while (*at && *at != turn)
 		at = &(*at)->next;
@@ -68,9 +68,9 @@ static void remove_turn(struct limit *limit, struct limit_turn *turn)
 }
 
 /* Who had its turn goes behind the others; who is still waiting for it keeps its place. */
-static void line_up(struct limit *limit, struct limit_turn *turn)
+static void line_up(struct rate_limiter *limit, struct rate_limit_waiter *turn)
 {
-	struct limit_turn **at = &limit->first;
+	struct rate_limit_waiter **at = &limit->first;
 
 	if (turn->waits && !turn->went)
 		return;
@@ -82,7 +82,7 @@ static void line_up(struct limit *limit, struct limit_turn *turn)
 	*at = turn;
 }
 
-int64_t limit_ask(struct limit *limit, struct limit_turn *turn)
+int64_t rate_limiter_admit(struct rate_limiter *limit, struct rate_limit_waiter *turn)
 {
 	int64_t wait, wait_bytes;
 
@@ -96,14 +96,14 @@ int64_t limit_ask(struct limit *limit, struct limit_turn *turn)
 		turn->went = turn->waits;
 	} else {
 		line_up(limit, turn);
-		if (wait < LIMIT_WAIT_MIN)
-			wait = LIMIT_WAIT_MIN;
+		if (wait < RATE_LIMIT_WAIT_MIN)
+			wait = RATE_LIMIT_WAIT_MIN;
 	}
 	pthread_mutex_unlock(&limit->lock);
 	return wait;
 }
 
-void limit_take(struct limit *limit, uint64_t bytes)
+void rate_limiter_consume(struct rate_limiter *limit, uint64_t bytes)
 {
 	pthread_mutex_lock(&limit->lock);
 	fill_all(limit);
@@ -112,16 +112,16 @@ void limit_take(struct limit *limit, uint64_t bytes)
 	pthread_mutex_unlock(&limit->lock);
 }
 
-void limit_leave(struct limit *limit, struct limit_turn *turn)
+void rate_limiter_withdraw(struct rate_limiter *limit, struct rate_limit_waiter *turn)
 {
 	pthread_mutex_lock(&limit->lock);
 	remove_turn(limit, turn);
 	pthread_mutex_unlock(&limit->lock);
 }
 
-void limit_init(struct limit *limit, const struct limit_options *options)
+void rate_limiter_init(struct rate_limiter *limit, const struct rate_limit_options *options)
 {
-	*limit = (struct limit){
+	*limit = (struct rate_limiter){
 		.requests.rate = options->requests,
 		.bytes.rate = options->bytes,
 		.burst = options->burst,
@@ -137,19 +137,19 @@ static __int128 between(__int128 least, __int128 value, __int128 most)
 	return value < least ? least : value > most ? most : value;
 }
 
-void limit_hand_on(struct limit *limit, const struct limit_options *options)
+void rate_limiter_start(struct rate_limiter *limit, const struct rate_limit_options *options)
 {
-	const struct limit left = *limit;
+	const struct rate_limiter left = *limit;
 	int64_t now = nanoseconds();
 
-	limit_init(limit, options);
+	rate_limiter_init(limit, options);
 	limit->requests.balance = between(-DEBT_MAX, left.requests.balance, limit->requests.balance);
 	limit->bytes.balance = between(-DEBT_MAX, left.bytes.balance, limit->bytes.balance);
 	/* In the future, it would give nothing for as long. */
 	limit->filled_at = left.filled_at > 0 && left.filled_at < now ? left.filled_at : now;
 }
 
-void limit_release(struct limit *limit)
+void rate_limiter_release(struct rate_limiter *limit)
 {
 	pthread_mutex_destroy(&limit->lock);
 }
