@@ -28,7 +28,7 @@ void log_set_name(const char *name)
 	guest_name = name;
 }
 
-void log_keep(void)
+void log_start_history(void)
 {
 	void *memory = mmap(NULL, sizeof(*kept), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
@@ -54,7 +54,7 @@ static void keep(const char *prefix, const char *message)
 		kept->text[(at + i) % LOG_BYTES] = text[i];
 }
 
-size_t log_look(char *to, size_t length)
+size_t log_read_history(char *to, size_t length)
 {
 	uint64_t written, start;
 	char *line;
@@ -204,7 +204,7 @@ void note(const char *format, ...)
 	va_end(arguments);
 }
 
-void tell(const char *format, ...)
+void print_line(const char *format, ...)
 {
 	va_list arguments;
 

@@ -41,7 +41,7 @@ struct disk {
 	uint32_t discard_alignment;	/* the smallest unit that a discard frees */
 	bool discard;			/* it can free space */
 	bool write_zeroes;		/* without their being sent */
-	uint64_t long_bytes;		/* transfers of so much keep the thread busy that starts them; 0: none */
+	uint64_t large_transfer;		/* transfers of so much keep the thread busy that starts them; 0: none */
 	bool read_only;
 	_Atomic unsigned references;
 };
@@ -114,9 +114,9 @@ int disk_measure(struct disk *disk, uint64_t *size);
  * away, a file system that is frozen): whoever wants a sign of life has to do without theirs.  Counted at
  * calls from then on, which may be in memory that processes share.
  */
-void disk_count_calls(atomic_uint *calls);
-void disk_call_begins(void);
-void disk_call_ends(void);
+void disk_set_blocking_counter(atomic_uint *calls);
+void disk_blocking_call_begin(void);
+void disk_blocking_call_end(void);
 
 /* Queue a request; disk_kick() starts what the calling thread has queued. */
 static inline void disk_submit(struct disk *disk, struct disk_request *request)
@@ -138,10 +138,10 @@ static inline void disk_end(struct disk *disk)
 }
 
 /* The name of the format that a file begins like, if that is known and not raw; NULL: none. */
-const char *disk_format(int fd);
+const char *disk_image_format(int fd);
 
 /* Cut a size to whole blocks, with a note: for a backend that opens a disk. */
-void disk_fit_size(struct disk *disk, const char *path);
+void disk_truncate_to_blocks(struct disk *disk, const char *path);
 
 /* The backends: disk_open() for one kind of disk each, without the first reference. */
 int file_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);

@@ -27,20 +27,20 @@ int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Print a line of what the user asked for, as it is, of level info. */
-void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void print_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /*
  * Keep the last LOG_BYTES of messages from here on, as text, of this process and of those that it makes,
  * which share them.  Nothing is kept if memory is short.
  */
-void log_keep(void);
+void log_start_history(void);
 
 /*
  * What is kept, in whole lines: the time in seconds since 1970, a blank, and the message.  How many
  * bytes, no more than length.  Any process can write there, a guest's that has broken out too: these are
  * bytes that nobody vouches for, and a line that is being written may be in pieces.
  */
-size_t log_look(char *to, size_t length);
+size_t log_read_history(char *to, size_t length);
 
 /* What a guest says of itself goes to the user's terminal as printable ASCII: a blank for all else. */
 void make_printable(char *text, size_t length);

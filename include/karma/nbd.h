@@ -54,11 +54,11 @@ struct nbd_export {
 
 /*
  * The greeting ("Fixed newstyle negotiation"): bytes are exchanged until it says that it is over.
- * The caller sends what is in out, and fills in up to want bytes before it calls nbd_greet().
+ * The caller sends what is in out, and fills in up to want bytes before it calls nbd_handshake_step().
  */
-struct nbd_greeting {
+struct nbd_handshake {
 	const char *export_name;
-	int (*next)(struct nbd_greeting *greeting);
+	int (*next)(struct nbd_handshake *greeting);
 	uint8_t in[NBD_REPLY_MAX];
 	size_t got, want;
 	uint8_t out[NBD_NAME_MAX + 64];
@@ -71,27 +71,27 @@ struct nbd_greeting {
 };
 
 /* export_name must stay until it is over. */
-void nbd_greeting_start(struct nbd_greeting *greeting, const char *export_name);
+void nbd_handshake_start(struct nbd_handshake *greeting, const char *export_name);
 
 /* All that was wanted is there: 0 go on, 1 the export is chosen, or a negative errno. */
-int nbd_greet(struct nbd_greeting *greeting);
+int nbd_handshake_step(struct nbd_handshake *greeting);
 
 /* A connection on its way through the greeting; nothing here waits. */
-struct nbd_link {
+struct nbd_connection {
 	int fd;			/* -1: none */
 	unsigned events;	/* to poll() for before it goes on */
 	bool connected;
-	struct nbd_greeting greeting;
+	struct nbd_handshake greeting;
 };
 
 /*
- * Connect to one of the addresses.  nbd_link_go_on() does what is possible: 0 wait for the events,
+ * Connect to one of the addresses.  nbd_connection_step() does what is possible: 0 wait for the events,
  * 1 the server is ready for requests, or a negative errno.  After an error of either the reason is
  * in greeting.problem, and the link is closed.
  */
-int nbd_link_open(struct nbd_link *link, const struct nbd_address *address, unsigned index);
-int nbd_link_go_on(struct nbd_link *link);
-void nbd_link_close(struct nbd_link *link);
+int nbd_connection_open(struct nbd_connection *link, const struct nbd_address *address, unsigned index);
+int nbd_connection_step(struct nbd_connection *link);
+void nbd_connection_close(struct nbd_connection *link);
 
 /* "Transmission phase"; all numbers are big endian. */
 #define NBD_REQUEST_BYTES 28u

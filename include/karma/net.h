@@ -80,8 +80,8 @@ struct net_ops {
 	int (*set_offloads)(struct net *net, unsigned offloads);
 	/* Spread received frames over the first queues.  May be NULL. */
 	int (*use_queues)(struct net *net, unsigned queues);
-	/* net_look().  May be NULL: it never changes by itself. */
-	enum net_link (*look)(struct net *net, int links_fd);
+	/* net_query_link().  May be NULL: it never changes by itself. */
+	enum net_link (*query_link)(struct net *net, int links_fd);
 	/* net_start().  May be NULL. */
 	int (*start)(struct net *net, bool again);
 	/* After net_set_gone(), once, on the I/O thread: tell the user. */
@@ -100,7 +100,7 @@ struct net_queue {
 
 /*
  * What a device wants to know.  Called without a lock, on the I/O thread, or, after
- * net_wait_readable_here(), on the thread that waits.
+ * net_wait_readable_on_vcpu(), on the thread that waits.
  */
 struct net_events {
 	void (*readable)(void *context, unsigned queue);
@@ -117,7 +117,7 @@ struct net {
 	unsigned mtu;			/* that it is best used with; 0: the guest's choice */
 	_Atomic bool up;
 	_Atomic bool ended;
-	_Atomic bool told_up, telling;	/* net_follow(), on its way to the I/O thread */
+	_Atomic bool told_up, telling;	/* net_update_link(), on its way to the I/O thread */
 	struct io_op ended_op, told_op;
 	struct net_queue queues[NET_QUEUES_MAX];
 	const struct net_events *events;	/* NULL: nobody is attached */
@@ -132,14 +132,14 @@ int net_open(struct net **net, const struct net_options *options, struct io_ring
  * has changed, or a negative errno with a message printed; empty it; how a link is by now, and whether
  * that is new to the guest's process.
  */
-int net_links_open(void);
-void net_links_empty(int links_fd);
-bool net_look(struct net *net, int links_fd, enum net_link *link);
+int net_monitor_open(void);
+void net_monitor_drain(int links_fd);
+bool net_query_link(struct net *net, int links_fd, enum net_link *link);
 /* The guest's process was told, and so the next one knows from the start. */
-void net_told(struct net *net, enum net_link link);
+void net_set_known_link(struct net *net, enum net_link link);
 
 /* In the guest's process: do as it was told.  Any thread. */
-void net_follow(struct net *net, enum net_link link);
+void net_update_link(struct net *net, enum net_link link);
 
 /*
  * The ring is there, and runs soon: to be called by the process that has opened it, or one that was
@@ -164,9 +164,9 @@ bool net_pending(const struct net *net, unsigned queue);
  * to wait for that frame anyhow.  If the I/O thread waits as well, both are called.  For frames that
  * are pending that is no wait.
  */
-void net_wait_readable_here(struct net *net, unsigned queue);
+void net_wait_readable_on_vcpu(struct net *net, unsigned queue);
 /* Whether a vCPU's thread waits. */
-bool net_waits_here(const struct net *net, unsigned queue);
+bool net_waits_on_vcpu(const struct net *net, unsigned queue);
 
 /* For backends. */
 void net_init(struct net *net, const struct net_ops *ops, struct io_ring *ring);

@@ -30,7 +30,7 @@
  * What is left for the next guest when one is started anew, in a process of its own: in memory that
  * these processes share.  So it is a guest's that has broken out, and the next one may not trust it.
  */
-struct terminal_kept {
+struct terminal_shared {
 	uint64_t output_written;	/* bytes, ever; each has its place in output[], until overwritten */
 	uint64_t output_sent;		/* of these, what the user has got */
 	size_t input_start, input_used;
@@ -56,7 +56,7 @@ struct terminal {
 	struct io_ring *ring;
 	int in_fd, out_fd;	/* -1: no input; output is thrown away */
 	int attached_fd;	/* the supervisor's end of that pipe, which doesn't wait */
-	int watch_fd;		/* eventfd: there is output for who looks on; if kept->watched */
+	int watch_fd;		/* eventfd: there is output for who looks on; if shared->watched */
 	int pty_slave;		/* held open, so that the pty lives without a reader */
 	bool own_fds;
 	bool interactive;	/* input is the user's terminal: raw, with Ctrl-A commands */
@@ -66,7 +66,7 @@ struct terminal {
 	pid_t guard;
 
 	pthread_mutex_t lock;
-	struct terminal_kept *kept;
+	struct terminal_shared *shared;
 	bool output_busy, output_short;
 	struct iovec output_iov;
 	struct io_op output_op;
@@ -109,7 +109,7 @@ void terminal_release_input(struct terminal *terminal, bool quoted);
  * A driver of the guest's console starts: from now on, give the byte TERMINAL_SYSRQ of input twice, or
  * once as any other.
  */
-void terminal_double_sysrq(struct terminal *terminal, bool twice);
+void terminal_escape_sysrq(struct terminal *terminal, bool twice);
 
 /* Start to take input, for whoever is attached. */
 void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
@@ -128,7 +128,7 @@ bool terminal_has_input(struct terminal *terminal);
 size_t terminal_read(struct terminal *terminal, void *to, size_t length);
 
 /* Bytes that the user has not got yet. */
-size_t terminal_pending(struct terminal *terminal);
+size_t terminal_output_pending(struct terminal *terminal);
 
 /*
  * For the supervisor: what the guest has printed, from a position on, counted in bytes from its first
@@ -136,11 +136,11 @@ size_t terminal_pending(struct terminal *terminal);
  * how many between were overwritten.  What a guest that has broken out makes of the buffer can only be
  * other bytes.
  */
-uint64_t terminal_written(const struct terminal *terminal);
-size_t terminal_look(const struct terminal *terminal, uint64_t *position, void *to, size_t length,
+uint64_t terminal_output_position(const struct terminal *terminal);
+size_t terminal_read_output(const struct terminal *terminal, uint64_t *position, void *to, size_t length,
 	uint64_t *lost);
 /* Whether to be told of output by watch_fd. */
-void terminal_watch(struct terminal *terminal, bool watched);
+void terminal_watch_output(struct terminal *terminal, bool watched);
 
 /* For the supervisor: the size of the terminal of one who is attached; each from 1 to 65535. */
 void terminal_set_attached_size(struct terminal *terminal, unsigned columns, unsigned rows);

@@ -35,7 +35,7 @@ static inline void free_pointer(void *pointer)
 #define cleanup_free __attribute__((cleanup(free_pointer)))
 
 /* What a process waits in: such functions lie side by side, so that few pages stay resident. */
-#define waiting_place __attribute__((hot))
+#define idle_path __attribute__((hot))
 
 /* CLOCK_MONOTONIC, in nanoseconds. */
 static inline int64_t nanoseconds(void)

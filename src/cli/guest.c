@@ -11,7 +11,7 @@
 #include "karma/devices.h"
 #include "karma/kernel_log.h"
 #include "karma/log.h"
-#include "karma/nbd_server.h"
+#include "karma/nbd_connector.h"
 #include "run.h"
 
 #define OTHERS_IN_FLIGHT 16
@@ -34,7 +34,7 @@ static void hand_on(struct run *run)
 	close_fd(&run->signal_fd);
 	notify_hand_on(&run->notify);
 	control_leave(&run->control);
-	nbd_servers_hand_on();
+	nbd_connectors_after_fork();
 	terminal_start(&run->terminal);
 	run->terminal.leave = user_leaves;
 	run->terminal.leave_context = run;
@@ -192,7 +192,7 @@ static int until(int64_t one, int64_t other)
 	return left < 0 ? 0 : left > INT_MAX ? INT_MAX : left;
 }
 
-waiting_place static int until_next_look(const struct run *run)
+idle_path static int until_next_look(const struct run *run)
 {
 	int end = until(run->timeout_at, run->grace_at), trim = until(run->trim_at, run->silence_at);
 	int look = watchdog_interval(&run->watchdog);
@@ -329,7 +329,7 @@ static void obey(struct run *run)
 	vm_end(&run->vm, VM_STOPPED, STATUS_SIGNAL + number);
 }
 
-waiting_place static void end_in_time(struct run *run)
+idle_path static void end_in_time(struct run *run)
 {
 	if (passed(run->timeout_at)) {
 		run_tell_timeout(run);
@@ -341,7 +341,7 @@ waiting_place static void end_in_time(struct run *run)
 	}
 }
 
-waiting_place static void trim_in_time(struct run *run)
+idle_path static void trim_in_time(struct run *run)
 {
 	if (!passed(run->trim_at))
 		return;
@@ -367,7 +367,7 @@ static void tell_kernel_log(struct run *run)
  * A guest without the driver waits for ever, or for somebody at a console that it has not.  One that is
  * at work may only be slow to start.
  */
-waiting_place static void look_for_silence(struct run *run)
+idle_path static void look_for_silence(struct run *run)
 {
 	int64_t before = run->cpu_time;
 
@@ -386,7 +386,7 @@ waiting_place static void look_for_silence(struct run *run)
 	tell_kernel_log(run);
 }
 
-waiting_place static void look_at_watchdog(struct run *run)
+idle_path static void look_at_watchdog(struct run *run)
 {
 	uint64_t feeds = atomic_load(&run->vm.machine.feeds);
 
@@ -402,7 +402,7 @@ waiting_place static void look_at_watchdog(struct run *run)
 }
 
 /* Until the guest, the user, a signal or the clock ends it. */
-waiting_place static void wait_for_end(struct run *run)
+idle_path static void wait_for_end(struct run *run)
 {
 	while (atomic_load(&run->vm.end) == VM_RUNNING) {
 		struct pollfd watched[] = {
@@ -439,7 +439,7 @@ static void drain_console(struct run *run)
 	bool patient = atomic_load(&run->vm.end) != VM_STOPPED && run->terminal.pty_slave < 0;
 	int64_t end = patient ? 0 : milliseconds() + DRAIN_MOMENT_MILLISECONDS;
 
-	while (terminal_pending(&run->terminal) && !passed(end) && !passed(run->grace_at) && !run->leaving)
+	while (terminal_output_pending(&run->terminal) && !passed(end) && !passed(run->grace_at) && !run->leaving)
 		wait_for_order(run, DRAIN_POLL_MILLISECONDS);
 }
 

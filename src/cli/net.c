@@ -94,7 +94,7 @@ int networks_open(
 	}
 	/* Before they are looked at, so that no change is missed. */
 	if (have_taps(options)) {
-		networks->links_fd = net_links_open();
+		networks->links_fd = net_monitor_open();
 		if (networks->links_fd < 0)
 			return networks->links_fd;
 	}
@@ -135,17 +135,17 @@ void networks_close(struct networks *networks)
 
 void networks_look(struct networks *networks, const struct process *process)
 {
-	net_links_empty(networks->links_fd);
+	net_monitor_drain(networks->links_fd);
 	for (size_t i = 0; i < networks->count; i++) {
 		struct process_order order = { .kind = ORDER_LINK };
 		enum net_link link;
 
-		if (!net_look(networks->list[i].net, networks->links_fd, &link))
+		if (!net_query_link(networks->list[i].net, networks->links_fd, &link))
 			continue;
 		order.value = i << LINK_BITS | link;
 		/* If it takes none now, the next change tells. */
 		if (process_order(process, &order) == 0)
-			net_told(networks->list[i].net, link);
+			net_set_known_link(networks->list[i].net, link);
 	}
 }
 
@@ -153,7 +153,7 @@ int networks_follow(struct networks *networks, uint64_t value)
 {
 	if (value >> LINK_BITS >= networks->count)
 		return -EINVAL;
-	net_follow(networks->list[value >> LINK_BITS].net, value & ((1u << LINK_BITS) - 1));
+	net_update_link(networks->list[value >> LINK_BITS].net, value & ((1u << LINK_BITS) - 1));
 	return 0;
 }
 

@@ -13,14 +13,14 @@
 #include <sys/stat.h>
 
 #include "karma/log.h"
-#include "karma/nbd_server.h"
+#include "karma/nbd_connector.h"
 #include "run.h"
 
 /* Of --die-with-parent; nobody else sends it. */
 #define PARENT_SIGNAL SIGUSR2
 #define RESTART_MILLISECONDS 1000	/* from one start to the next, at least */
 /* What the supervisor waits for: the guest's process, signals, answers, links, and what others want. */
-#define SUPERVISOR_POLLS (4 + NOTIFY_EVENTS + CONTROL_POLLS + NBD_SERVERS_MAX)
+#define SUPERVISOR_POLLS (4 + NOTIFY_EVENTS + CONTROL_POLLS + NBD_CONNECTORS_MAX)
 
 static const char help[] =
 	"usage: karma run --kernel FILE [OPTION]... [-- COMMAND [ARGUMENT]...]\n"
@@ -144,7 +144,7 @@ static int make_kept(struct run *run)
 		return fail(-errno, "out of memory");
 	run->kept = kept;
 	run->kept_bytes = size;
-	disk_count_calls(&run->kept->disk_calls);
+	disk_set_blocking_counter(&run->kept->disk_calls);
 	return 0;
 }
 
@@ -352,7 +352,7 @@ static void give_up(const struct run *run, int error)
 		process_kill(&run->process);
 }
 
-waiting_place void run_supervise(struct run *run, int pidfd, int64_t until)
+idle_path void run_supervise(struct run *run, int pidfd, int64_t until)
 {
 	struct pollfd watched[SUPERVISOR_POLLS];
 	struct pollfd *const notify = watched + 4, *const control = notify + NOTIFY_EVENTS;
@@ -368,11 +368,11 @@ waiting_place void run_supervise(struct run *run, int pidfd, int64_t until)
 		unsigned clients = control_poll(&run->control, control);
 		int timeout = sooner(control_timeout(&run->control), notify_timeout(&run->notify));
 
-		timeout = sooner(timeout, nbd_servers_timeout());
+		timeout = sooner(timeout, nbd_connectors_timeout());
 		if (until)
 			timeout = sooner(timeout, milliseconds_until(until));
 		notify_watch(&run->notify, notify);
-		nbd_servers_watch(nbd);
+		nbd_connectors_watch(nbd);
 		/* Right before a wait that may be long, so that what was touched to get here goes too. */
 		if (!trimmed && run->control.client_count == 0) {
 			malloc_trim(0);
@@ -398,7 +398,7 @@ waiting_place void run_supervise(struct run *run, int pidfd, int64_t until)
 		if (notify_serve(&run->notify, notify, atomic_load(&run->kept->disk_calls)))
 			process_order(&run->process, &(struct process_order){ .kind = ORDER_ALIVE });
 		control_serve(&run->control, control, clients);
-		nbd_servers_serve(nbd);
+		nbd_connectors_serve(nbd);
 	} while (!watched[0].revents && (run->process_runs || (!run->leaving && !passed(until))));
 }
 
@@ -457,10 +457,10 @@ static int run_once(struct run *run, bool *again)
 	atomic_store(&run->kept->disk_calls, 0);
 	report_reset(run->report);
 	*again = false;
-	if (run_open_kernel(run) == 0 && nbd_servers_open() == 0)
+	if (run_open_kernel(run) == 0 && nbd_connectors_open() == 0)
 		pid = process_start(&run->process, &run->sandbox);
 	if (pid < 0) {
-		nbd_servers_close();
+		nbd_connectors_close();
 		boot_kernel_close(&run->kernel);
 		return status_of_none(run);
 	}
@@ -472,7 +472,7 @@ static int run_once(struct run *run, bool *again)
 	operate_started(run);
 	run_supervise(run, run->process.pidfd, 0);
 	operate_ended(run);
-	nbd_servers_close();
+	nbd_connectors_close();
 	status = process_wait(&run->process, STATUS_FAILURE);
 	*again = is_started_anew(run, &status);
 	return status;
@@ -531,7 +531,7 @@ int command_run(int argc, char **argv)
 	int result;
 
 	run_init(&run);
-	log_keep();
+	log_start_history();
 	result = run_options_parse(&run.options, argc, argv);
 	if (result == 0 && run.options.help) {
 		fputs(help, stdout);

@@ -33,7 +33,7 @@ enum run_end { RUN_ENDED, RUN_RESET, RUN_PANICKED };
 struct run_kept {
 	unsigned char end;		/* enum run_end, for the supervisor: no more than a claim */
 	unsigned char told_kernel_log;
-	atomic_uint disk_calls;		/* disk_count_calls() */
+	atomic_uint disk_calls;		/* disk_set_blocking_counter() */
 	struct rate_limiter limits[];		/* one for each disk: a restart brings no new burst */
 };
 

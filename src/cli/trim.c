@@ -24,7 +24,7 @@ struct segments {
  * Relocation has written to some that are read-only by now (RELRO), but those lie in a segment
  * that is writable by its header.
  */
-waiting_place static int collect(struct dl_phdr_info *object, size_t size, void *context)
+idle_path static int collect(struct dl_phdr_info *object, size_t size, void *context)
 {
 	struct segments *segments = context;
 
@@ -43,7 +43,7 @@ waiting_place static int collect(struct dl_phdr_info *object, size_t size, void 
 }
 
 /* Not by madvise(), whose pages would come back for it, sixteen at a time. */
-waiting_place static void unmap(uintptr_t start, size_t length)
+idle_path static void unmap(uintptr_t start, size_t length)
 {
 	long result;
 
@@ -54,7 +54,7 @@ waiting_place static void unmap(uintptr_t start, size_t length)
 	(void)result;
 }
 
-waiting_place void trim_program(void)
+idle_path void trim_program(void)
 {
 	struct segments segments = { .count = 0 };
 

@@ -45,22 +45,22 @@ void disk_close(struct disk *disk)
 
 static atomic_uint own_calls, *calls = &own_calls;
 
-void disk_count_calls(atomic_uint *count)
+void disk_set_blocking_counter(atomic_uint *count)
 {
 	calls = count;
 }
 
-void disk_call_begins(void)
+void disk_blocking_call_begin(void)
 {
 	atomic_fetch_add(calls, 1);
 }
 
-void disk_call_ends(void)
+void disk_blocking_call_end(void)
 {
 	atomic_fetch_sub(calls, 1);
 }
 
-void disk_fit_size(struct disk *disk, const char *path)
+void disk_truncate_to_blocks(struct disk *disk, const char *path)
 {
 	uint64_t rest = disk->size % disk->block_size;
 

@@ -134,7 +134,7 @@ static int lock_image(const struct disk_options *options, int fd)
 /* A guest that writes such bytes to its own disk gets no more by them than a start that is refused. */
 static int check_format(const struct disk_options *options, int fd)
 {
-	const char *format = options->raw ? NULL : disk_format(fd);
+	const char *format = options->raw ? NULL : disk_image_format(fd);
 
 	if (!format)
 		return 0;
@@ -227,7 +227,7 @@ static int measure(
 			"disk %s: has %llu bytes, less than a sector of %u: give it a size with `truncate "
 			"-s 1G %s`, or correct the path",
 			options->path, (unsigned long long)disk->size, disk->block_size, options->path);
-	disk_fit_size(disk, options->path);
+	disk_truncate_to_blocks(disk, options->path);
 	return 0;
 }
 
@@ -323,11 +323,11 @@ static void transfer_here(struct disk_request *request)
 	ssize_t result;
 
 	request->op.done = transfer_done;
-	disk_call_begins();
+	disk_blocking_call_begin();
 	result = request->operation == DISK_READ ?
 		preadv2(file->fd, request->iov, request->iov_count, offset, 0) :
 		pwritev2(file->fd, request->iov, request->iov_count, offset, 0);
-	disk_call_ends();
+	disk_blocking_call_end();
 	io_ring_complete(&request->op, result < 0 ? -errno : (int)result);
 }
 
@@ -566,9 +566,9 @@ static int file_measure(struct disk *disk, uint64_t *size)
 	/* A call that the sandbox allows, and the same for files and devices; nobody uses the position. */
 	off_t end;
 
-	disk_call_begins();
+	disk_blocking_call_begin();
 	end = lseek(file_of(disk)->fd, 0, SEEK_END);
-	disk_call_ends();
+	disk_blocking_call_end();
 	if (end < 0)
 		return -errno;
 	*size = end;
@@ -635,7 +635,7 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 	file->disk.ring = ring;
 	file->disk.read_only = options->read_only;
 	file->disk.write_zeroes = true;
-	file->disk.long_bytes = options->direct ? 0 : LARGE_BYTES;
+	file->disk.large_transfer = options->direct ? 0 : LARGE_BYTES;
 	file->direct = options->direct;
 	if (fstatfs(fd, &system) == 0) {
 		file->in_memory = !options->direct && system.f_type == TMPFS_MAGIC;

@@ -24,7 +24,7 @@ static const struct {
 	{ "Parallels", 0, "WithouFreSpacExt" },
 };
 
-const char *disk_format(int fd)
+const char *disk_image_format(int fd)
 {
 	/* As O_DIRECT wants it. */
 	_Alignas(START_BYTES) uint8_t start[START_BYTES];

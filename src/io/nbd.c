@@ -13,7 +13,7 @@
 
 #include "karma/disk.h"
 #include "karma/log.h"
-#include "karma/nbd_server.h"
+#include "karma/nbd_connector.h"
 #include "karma/nbd_transmission.h"
 #include "karma/util.h"
 
@@ -40,7 +40,7 @@ struct nbd_event {
 
 struct nbd {
 	struct disk disk;
-	struct nbd_server server;
+	struct nbd_connector server;
 	const char *path;	/* the options' */
 	int64_t timeout;	/* ns */
 
@@ -120,14 +120,14 @@ static void call(struct nbd *nbd)
 	if (nanoseconds() < nbd->retry_at)
 		return;
 	nbd->state = CALLING;
-	if (nbd_server_ask(&nbd->server) < 0)
+	if (nbd_connector_request(&nbd->server) < 0)
 		try_later(nbd);
 }
 
 static void hear(struct nbd *nbd)
 {
-	struct nbd_answer answer;
-	int result = nbd_server_hear(&nbd->server, &answer);
+	struct nbd_connection_reply answer;
+	int result = nbd_connector_receive(&nbd->server, &answer);
 
 	if (result == -EAGAIN)
 		return;
@@ -246,7 +246,7 @@ static void wait_for_events(struct nbd *nbd)
 	int fd = nbd->transmission.fd;
 
 	if (nbd->state != AWAY)
-		poll_for(nbd, &nbd->readable, nbd->state == UP ? fd : nbd->server.calls[1], POLLIN);
+		poll_for(nbd, &nbd->readable, nbd->state == UP ? fd : nbd->server.sockets[1], POLLIN);
 	if (nbd->transmission.blocked)
 		poll_for(nbd, &nbd->writable, fd, POLLOUT);
 	if (nbd->transmission.waiting || nbd->state != UP)
@@ -350,7 +350,7 @@ static void nbd_close(struct disk *disk)
 	struct nbd *nbd = nbd_of(disk);
 
 	end_connection(nbd);
-	nbd_server_release(&nbd->server);
+	nbd_connector_release(&nbd->server);
 	nbd_transmission_release(&nbd->transmission);
 	free(nbd);
 }
@@ -380,7 +380,7 @@ static int take_export(struct nbd *nbd, const struct disk_options *options)
 	disk->discard_alignment = disk->physical_block_size;
 	disk->discard = export->flags & NBD_SEND_TRIM;
 	disk->write_zeroes = export->flags & NBD_SEND_WRITE_ZEROES;
-	disk_fit_size(disk, options->path);
+	disk_truncate_to_blocks(disk, options->path);
 	return 0;
 }
 
@@ -390,15 +390,15 @@ static int take_export(struct nbd *nbd, const struct disk_options *options)
  */
 static int connect_again(struct nbd *nbd)
 {
-	struct pollfd answered = { .fd = nbd->server.calls[1], .events = POLLIN };
-	struct nbd_answer answer;
-	int result = nbd_server_ask(&nbd->server);
+	struct pollfd answered = { .fd = nbd->server.sockets[1], .events = POLLIN };
+	struct nbd_connection_reply answer;
+	int result = nbd_connector_request(&nbd->server);
 
 	if (result == 0)
 		result = -EAGAIN;
 	while (result == -EAGAIN) {
 		poll(&answered, 1, -1);
-		result = nbd_server_hear(&nbd->server, &answer);
+		result = nbd_connector_receive(&nbd->server, &answer);
 	}
 	if (result < 0)
 		return fail(result, "disk %s: %s%s", nbd->path,
@@ -436,8 +436,8 @@ static const struct disk_backend nbd_backend = {
 
 static int connect_first(struct nbd *nbd)
 {
-	struct nbd_link *link = &nbd->server.link;
-	int result = nbd_server_connect(&nbd->server);
+	struct nbd_connection *link = &nbd->server.link;
+	int result = nbd_connector_connect(&nbd->server);
 
 	if (result < 0)
 		return fail(result, "disk %s: %s", nbd->path, link->greeting.problem);
@@ -463,7 +463,7 @@ static struct nbd *make(const struct disk_options *options, struct io_ring *ring
 	nbd->timeout = (options->timeout ? options->timeout : TIMEOUT_DEFAULT) * SECOND;
 	nbd->delay = DELAY_MIN;
 	nbd->server.limit = nbd->timeout < GREETING_LIMIT ? nbd->timeout : GREETING_LIMIT;
-	nbd_server_init(&nbd->server);
+	nbd_connector_init(&nbd->server);
 	nbd_transmission_init(&nbd->transmission);
 	return nbd;
 }
@@ -477,7 +477,7 @@ int nbd_open(struct disk **disk, const struct disk_options *options, struct io_r
 		return fail(-ENOMEM, "disk %s: out of memory", options->path);
 	result = nbd_parse_address(options->path, &nbd->server.address);
 	if (result == 0)
-		result = nbd_server_add(&nbd->server);
+		result = nbd_connector_register(&nbd->server);
 	if (result == 0)
 		result = connect_first(nbd);
 	if (result == 0)

@@ -78,7 +78,7 @@ static uint8_t *put64(uint8_t *to, uint64_t value)
 }
 
 __attribute__((format(printf, 3, 4))) static int refuse(
-	struct nbd_greeting *greeting, int error, const char *format, ...)
+	struct nbd_handshake *greeting, int error, const char *format, ...)
 {
 	va_list arguments;
 
@@ -88,8 +88,8 @@ __attribute__((format(printf, 3, 4))) static int refuse(
 	return error;
 }
 
-static int want(struct nbd_greeting *greeting, size_t bytes,
-	int (*next)(struct nbd_greeting *greeting))
+static int want(struct nbd_handshake *greeting, size_t bytes,
+	int (*next)(struct nbd_handshake *greeting))
 {
 	greeting->want = bytes;
 	greeting->next = next;
@@ -102,7 +102,7 @@ static bool is_power_of_2(uint32_t value)
 }
 
 /* NBD_INFO_BLOCK_SIZE */
-static int take_block_sizes(struct nbd_greeting *greeting, const uint8_t *data)
+static int take_block_sizes(struct nbd_handshake *greeting, const uint8_t *data)
 {
 	struct nbd_export *export = &greeting->export;
 	uint32_t least = get32(data), preferred = get32(data + 4), most = get32(data + 8);
@@ -130,7 +130,7 @@ static int take_block_sizes(struct nbd_greeting *greeting, const uint8_t *data)
 }
 
 /* NBD_INFO_EXPORT */
-static int take_export(struct nbd_greeting *greeting, const uint8_t *data)
+static int take_export(struct nbd_handshake *greeting, const uint8_t *data)
 {
 	greeting->export.size = get64(data);
 	greeting->export.flags = get16(data + 8);
@@ -143,7 +143,7 @@ static int take_export(struct nbd_greeting *greeting, const uint8_t *data)
 	return 0;
 }
 
-static int take_info(struct nbd_greeting *greeting)
+static int take_info(struct nbd_handshake *greeting)
 {
 	const uint8_t *data = greeting->in;
 	size_t length = greeting->got;
@@ -179,7 +179,7 @@ static const char *error_cure(uint32_t type)
 }
 
 /* The server's words, as far as they can be printed. */
-static int take_refusal(struct nbd_greeting *greeting)
+static int take_refusal(struct nbd_handshake *greeting)
 {
 	char text[81];
 	size_t length = greeting->got < sizeof(text) - 1 ? greeting->got : sizeof(text) - 1;
@@ -192,9 +192,9 @@ static int take_refusal(struct nbd_greeting *greeting)
 		length ? " (" : "", text, length ? ")" : "", error_cure(greeting->reply_type));
 }
 
-static int take_reply_head(struct nbd_greeting *greeting);
+static int take_reply_head(struct nbd_handshake *greeting);
 
-static int take_reply(struct nbd_greeting *greeting)
+static int take_reply(struct nbd_handshake *greeting)
 {
 	int result = 0;
 
@@ -212,7 +212,7 @@ static int take_reply(struct nbd_greeting *greeting)
 	return want(greeting, 20, take_reply_head);
 }
 
-static int take_reply_head(struct nbd_greeting *greeting)
+static int take_reply_head(struct nbd_handshake *greeting)
 {
 	uint32_t length = get32(greeting->in + 16);
 
@@ -226,7 +226,7 @@ static int take_reply_head(struct nbd_greeting *greeting)
 	return want(greeting, length, take_reply);
 }
 
-static int take_hello(struct nbd_greeting *greeting)
+static int take_hello(struct nbd_handshake *greeting)
 {
 	size_t name = strlen(greeting->export_name);
 	uint8_t *out = greeting->out;
@@ -253,7 +253,7 @@ static int take_hello(struct nbd_greeting *greeting)
 	return want(greeting, 20, take_reply_head);
 }
 
-void nbd_greeting_start(struct nbd_greeting *greeting, const char *export_name)
+void nbd_handshake_start(struct nbd_handshake *greeting, const char *export_name)
 {
 	greeting->export_name = export_name;
 	greeting->got = greeting->sent = greeting->out_length = 0;
@@ -268,7 +268,7 @@ void nbd_greeting_start(struct nbd_greeting *greeting, const char *export_name)
 	want(greeting, 18, take_hello);
 }
 
-int nbd_greet(struct nbd_greeting *greeting)
+int nbd_handshake_step(struct nbd_handshake *greeting)
 {
 	int result = greeting->next(greeting);
 

@@ -18,15 +18,15 @@ int net_start(struct net *net, bool again)
 	return net->ops->start ? net->ops->start(net, again) : 0;
 }
 
-bool net_look(struct net *net, int links_fd, enum net_link *link)
+bool net_query_link(struct net *net, int links_fd, enum net_link *link)
 {
 	enum net_link known = net->ended ? NET_LINK_GONE : net->up ? NET_LINK_UP : NET_LINK_DOWN;
 
-	*link = net->ops->look && !net->ended ? net->ops->look(net, links_fd) : known;
+	*link = net->ops->query_link && !net->ended ? net->ops->query_link(net, links_fd) : known;
 	return *link != known;
 }
 
-void net_told(struct net *net, enum net_link link)
+void net_set_known_link(struct net *net, enum net_link link)
 {
 	net->up = link == NET_LINK_UP;
 	net->ended = link == NET_LINK_GONE;
@@ -95,7 +95,7 @@ static void follow(struct io_op *op, int result)
 		net_set_link(net, net->told_up);
 }
 
-void net_follow(struct net *net, enum net_link link)
+void net_update_link(struct net *net, enum net_link link)
 {
 	if (link == NET_LINK_GONE) {
 		net_set_gone(net);
@@ -166,7 +166,7 @@ void net_wait_readable(struct net *net, unsigned index)
 	io_ring_submit(net->ring);
 }
 
-void net_wait_readable_here(struct net *net, unsigned index)
+void net_wait_readable_on_vcpu(struct net *net, unsigned index)
 {
 	struct net_queue *queue = &net->queues[index];
 
@@ -177,7 +177,7 @@ void net_wait_readable_here(struct net *net, unsigned index)
 	io_ring_submit(io_ring_current(net->ring));
 }
 
-bool net_waits_here(const struct net *net, unsigned index)
+bool net_waits_on_vcpu(const struct net *net, unsigned index)
 {
 	return net->queues[index].reading_here;
 }

@@ -477,7 +477,7 @@ int64_t io_ring_now(void)
 	return completed_at;
 }
 
-waiting_place unsigned io_ring_reap(struct io_ring *ring, bool wait)
+idle_path unsigned io_ring_reap(struct io_ring *ring, bool wait)
 {
 	struct completion taken[TAKE_MAX];
 	struct io_uring_cqe *first;
@@ -518,7 +518,7 @@ static void wake_done(struct io_op *op, int result)
 }
 
 /* Be woken by what is completed on the other rings while their owners rest. */
-waiting_place static void arm_wake(struct io_ring *main)
+idle_path static void arm_wake(struct io_ring *main)
 {
 	struct io_uring_sqe *sqe;
 
@@ -540,7 +540,7 @@ static void stop_done(struct io_op *op, int result)
 	ring->stopping = true;
 }
 
-waiting_place void io_ring_loop(struct io_ring *ring)
+idle_path void io_ring_loop(struct io_ring *ring)
 {
 	ring->stopping = false;
 	while (!ring->stopping) {

@@ -112,7 +112,7 @@ static enum net_link tap_look(struct net *net, int links_fd)
 	return request.ifr_flags & IFF_UP ? NET_LINK_UP : NET_LINK_DOWN;
 }
 
-int net_links_open(void)
+int net_monitor_open(void)
 {
 	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK };
 	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
@@ -128,7 +128,7 @@ int net_links_open(void)
 }
 
 /* What the messages say does not matter, nor whether some were lost: we look for ourselves. */
-void net_links_empty(int links_fd)
+void net_monitor_drain(int links_fd)
 {
 	char message[4096];
 
@@ -203,7 +203,7 @@ static const struct net_ops tap_ops = {
 	.receive = tap_receive,
 	.send = tap_send,
 	.set_offloads = tap_set_offloads,
-	.look = tap_look,
+	.query_link = tap_look,
 	.gone = tap_gone,
 	.close = tap_close,
 };
@@ -214,7 +214,7 @@ static const struct net_ops multi_queue_ops = {
 	.send = tap_send,
 	.set_offloads = tap_set_offloads,
 	.use_queues = tap_use_queues,
-	.look = tap_look,
+	.query_link = tap_look,
 	.gone = tap_gone,
 	.close = tap_close,
 };

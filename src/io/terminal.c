@@ -22,7 +22,7 @@ static const char help_text[] = "\r\n"
 
 static void output_done(struct io_op *op, int result);
 
-static size_t pending(const struct terminal_kept *kept)
+static size_t pending(const struct terminal_shared *kept)
 {
 	return kept->output_written - kept->output_sent;
 }
@@ -30,8 +30,8 @@ static size_t pending(const struct terminal_kept *kept)
 /* Start to write what there is; with the lock held. */
 static void start_output(struct terminal *terminal)
 {
-	size_t start = terminal->kept->output_sent % TERMINAL_OUTPUT_BYTES;
-	size_t length = pending(terminal->kept);
+	size_t start = terminal->shared->output_sent % TERMINAL_OUTPUT_BYTES;
+	size_t length = pending(terminal->shared);
 
 	if (terminal->output_busy || length == 0)
 		return;
@@ -39,7 +39,7 @@ static void start_output(struct terminal *terminal)
 		length = TERMINAL_OUTPUT_BYTES - start;
 	if (length > WRITE_BYTES)
 		length = WRITE_BYTES;
-	terminal->output_iov = (struct iovec){ terminal->kept->output + start, length };
+	terminal->output_iov = (struct iovec){ terminal->shared->output + start, length };
 	terminal->output_op.done = output_done;
 	terminal->output_busy = true;
 	io_ring_writev(terminal->ring, &terminal->output_op, terminal->out_fd,
@@ -65,10 +65,10 @@ static void account_output(struct terminal *terminal, int result)
 	if (result == -EINTR || result == -ECANCELED) {
 		result = 0;
 	} else if (result < 0) {
-		terminal->kept->output_dead = true;
-		result = pending(terminal->kept);
+		terminal->shared->output_dead = true;
+		result = pending(terminal->shared);
 	}
-	terminal->kept->output_sent += result;
+	terminal->shared->output_sent += result;
 }
 
 static void output_done(struct io_op *op, int result)
@@ -85,7 +85,7 @@ static void output_done(struct io_op *op, int result)
 		return;
 	}
 	account_output(terminal, result);
-	died = terminal->kept->output_dead;
+	died = terminal->shared->output_dead;
 	terminal->output_busy = false;
 	start_output(terminal);
 	tell = terminal->output_short;
@@ -100,7 +100,7 @@ static void output_done(struct io_op *op, int result)
 }
 
 /* Keep what fits; with the lock held. */
-static size_t keep_output(struct terminal_kept *kept, const char *text, size_t length)
+static size_t keep_output(struct terminal_shared *kept, const char *text, size_t length)
 {
 	uint64_t written = kept->output_written;
 	size_t room = TERMINAL_OUTPUT_BYTES - pending(kept);
@@ -122,14 +122,14 @@ static void tell_watcher(const struct terminal *terminal)
 	const uint64_t one = 1;
 
 	/* An eventfd takes a write unless its counter is full, and then it is raised anyway. */
-	if (__atomic_load_n(&terminal->kept->watched, __ATOMIC_SEQ_CST) &&
+	if (__atomic_load_n(&terminal->shared->watched, __ATOMIC_SEQ_CST) &&
 		write_bytes(terminal->watch_fd, &one, sizeof(one)) < 0)
 		return;
 }
 
 size_t terminal_write(struct terminal *terminal, const void *text, size_t length)
 {
-	struct terminal_kept *kept = terminal->kept;
+	struct terminal_shared *kept = terminal->shared;
 	const char *from = text;
 	size_t taken = 0;
 
@@ -151,16 +151,16 @@ size_t terminal_write(struct terminal *terminal, const void *text, size_t length
 	return taken;
 }
 
-uint64_t terminal_written(const struct terminal *terminal)
+uint64_t terminal_output_position(const struct terminal *terminal)
 {
-	return __atomic_load_n(&terminal->kept->output_written, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(&terminal->shared->output_written, __ATOMIC_ACQUIRE);
 }
 
-size_t terminal_look(const struct terminal *terminal, uint64_t *position, void *to, size_t length,
+size_t terminal_read_output(const struct terminal *terminal, uint64_t *position, void *to, size_t length,
 	uint64_t *lost)
 {
-	const struct terminal_kept *kept = terminal->kept;
-	uint64_t written = terminal_written(terminal);
+	const struct terminal_shared *kept = terminal->shared;
+	uint64_t written = terminal_output_position(terminal);
 	uint64_t start = *position;
 	size_t at, first;
 
@@ -183,17 +183,17 @@ size_t terminal_look(const struct terminal *terminal, uint64_t *position, void *
 	return length;
 }
 
-void terminal_watch(struct terminal *terminal, bool watched)
+void terminal_watch_output(struct terminal *terminal, bool watched)
 {
-	__atomic_store_n(&terminal->kept->watched, watched, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&terminal->shared->watched, watched, __ATOMIC_SEQ_CST);
 }
 
-size_t terminal_pending(struct terminal *terminal)
+size_t terminal_output_pending(struct terminal *terminal)
 {
 	size_t bytes;
 
 	pthread_mutex_lock(&terminal->lock);
-	bytes = pending(terminal->kept);
+	bytes = pending(terminal->shared);
 	pthread_mutex_unlock(&terminal->lock);
 	return bytes;
 }
@@ -205,11 +205,11 @@ static void start_one_input(struct terminal *terminal, struct terminal_input *in
 {
 	bool user = input == &terminal->inputs[TERMINAL_USER];
 
-	if (input->fd < 0 || input->busy || (user && terminal->kept->input_ended))
+	if (input->fd < 0 || input->busy || (user && terminal->shared->input_ended))
 		return;
 	/* A person's Ctrl-A must be heard even if the guest does not listen. */
 	if (!(user && terminal->interactive) &&
-		terminal->kept->input_used == TERMINAL_INPUT_BYTES)
+		terminal->shared->input_used == TERMINAL_INPUT_BYTES)
 		return;
 	input->busy = true;
 	input->op.done = input_polled;
@@ -228,25 +228,25 @@ static void start_input(struct terminal *terminal)
 /* Keep a byte for the guest; what it has no room for is lost, as on a real terminal. */
 static void put_input(struct terminal *terminal, char byte)
 {
-	size_t end = (terminal->kept->input_start + terminal->kept->input_used) % TERMINAL_INPUT_BYTES;
+	size_t end = (terminal->shared->input_start + terminal->shared->input_used) % TERMINAL_INPUT_BYTES;
 
-	if (terminal->kept->input_used == TERMINAL_INPUT_BYTES)
+	if (terminal->shared->input_used == TERMINAL_INPUT_BYTES)
 		return;
-	terminal->kept->input[end] = byte;
-	terminal->kept->input_used++;
+	terminal->shared->input[end] = byte;
+	terminal->shared->input_used++;
 }
 
 /* A byte that a person typed; true if it asks to leave. */
 static bool typed(struct terminal *terminal, char byte)
 {
-	if (!terminal->kept->escape) {
+	if (!terminal->shared->escape) {
 		if (byte == TERMINAL_ESCAPE)
-			terminal->kept->escape = true;
+			terminal->shared->escape = true;
 		else
 			put_input(terminal, byte);
 		return false;
 	}
-	terminal->kept->escape = false;
+	terminal->shared->escape = false;
 	if (byte == 'x')
 		return true;
 	if (byte == 'a' || byte == TERMINAL_ESCAPE)
@@ -258,7 +258,7 @@ static bool typed(struct terminal *terminal, char byte)
 
 static void tell_end(struct terminal *terminal)
 {
-	if (!terminal->kept->input_ended || !terminal->eof_wanted)
+	if (!terminal->shared->input_ended || !terminal->eof_wanted)
 		return;
 	terminal->eof_wanted = false;
 	terminal->eof_given = true;
@@ -269,7 +269,7 @@ static void end_input(struct terminal *terminal, const struct terminal_input *in
 	/* The other one ends with the supervisor, and so with us. */
 	if (input != &terminal->inputs[TERMINAL_USER])
 		return;
-	terminal->kept->input_ended = true;
+	terminal->shared->input_ended = true;
 	tell_end(terminal);
 }
 
@@ -282,10 +282,10 @@ static bool take_input(struct terminal *terminal, const struct terminal_input *i
 	bool leave = false;
 	ssize_t got;
 
-	if (!keys && terminal->kept->input_used == TERMINAL_INPUT_BYTES)
+	if (!keys && terminal->shared->input_used == TERMINAL_INPUT_BYTES)
 		return false;
 	if (!keys)
-		room = TERMINAL_INPUT_BYTES - terminal->kept->input_used;
+		room = TERMINAL_INPUT_BYTES - terminal->shared->input_used;
 	got = read_bytes(input->fd, bytes, room);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
@@ -329,7 +329,7 @@ bool terminal_has_input(struct terminal *terminal)
 	bool has;
 
 	pthread_mutex_lock(&terminal->lock);
-	has = (terminal->kept->input_used > 0 || terminal->eof_given) && !terminal->input_held;
+	has = (terminal->shared->input_used > 0 || terminal->eof_given) && !terminal->input_held;
 	pthread_mutex_unlock(&terminal->lock);
 	return has;
 }
@@ -356,7 +356,7 @@ static char prefix_of(const struct terminal *terminal, char byte)
 /* With the lock held; false if there is no byte now. */
 static bool give_byte(struct terminal *terminal, char *to)
 {
-	struct terminal_kept *kept = terminal->kept;
+	struct terminal_shared *kept = terminal->shared;
 	char byte = kept->input[kept->input_start];
 
 	if (terminal->input_held)
@@ -415,7 +415,7 @@ void terminal_release_input(struct terminal *terminal, bool quoted)
 		terminal->input_ready(terminal->context);
 }
 
-void terminal_double_sysrq(struct terminal *terminal, bool twice)
+void terminal_escape_sysrq(struct terminal *terminal, bool twice)
 {
 	pthread_mutex_lock(&terminal->lock);
 	terminal->doubles_sysrq = twice;
@@ -437,7 +437,7 @@ void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
 
 void terminal_start(struct terminal *terminal)
 {
-	struct terminal_kept *kept = terminal->kept;
+	struct terminal_shared *kept = terminal->shared;
 
 	terminal->input_ready = terminal->output_ready = NULL;
 	terminal->context = NULL;
@@ -454,7 +454,7 @@ void terminal_start(struct terminal *terminal)
 
 bool terminal_size(const struct terminal *terminal, unsigned *columns, unsigned *rows)
 {
-	uint32_t attached = __atomic_load_n(&terminal->kept->attached_size, __ATOMIC_RELAXED);
+	uint32_t attached = __atomic_load_n(&terminal->shared->attached_size, __ATOMIC_RELAXED);
 	struct winsize size;
 
 	if (terminal->out_fd < 0 || ioctl(terminal->out_fd, TIOCGWINSZ, &size) < 0 ||
@@ -467,5 +467,5 @@ bool terminal_size(const struct terminal *terminal, unsigned *columns, unsigned 
 
 void terminal_set_attached_size(struct terminal *terminal, unsigned columns, unsigned rows)
 {
-	__atomic_store_n(&terminal->kept->attached_size, columns << 16 | rows, __ATOMIC_RELAXED);
+	__atomic_store_n(&terminal->shared->attached_size, columns << 16 | rows, __ATOMIC_RELAXED);
 }

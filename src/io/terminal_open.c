@@ -112,10 +112,10 @@ int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *r
 		terminal->inputs[i] = (struct terminal_input){ .terminal = terminal, .fd = -1 };
 	pthread_mutex_init(&terminal->lock, NULL);
 	/* Shared: what one guest's process leaves there, the next one finds. */
-	terminal->kept = mmap(NULL, sizeof(*terminal->kept), PROT_READ | PROT_WRITE,
+	terminal->shared = mmap(NULL, sizeof(*terminal->shared), PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (terminal->kept == MAP_FAILED) {
-		terminal->kept = NULL;
+	if (terminal->shared == MAP_FAILED) {
+		terminal->shared = NULL;
 		result = fail(-ENOMEM, "console: no memory for its buffers: free some on the host");
 	} else {
 		result = open_attached(terminal);
@@ -128,7 +128,7 @@ int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *r
 	}
 	terminal->inputs[TERMINAL_USER].fd = terminal->in_fd;
 	/* What isn't there has ended, for a guest that waits for its end. */
-	terminal->kept->input_ended = terminal->in_fd < 0 && !terminal->typed;
+	terminal->shared->input_ended = terminal->in_fd < 0 && !terminal->typed;
 	return 0;
 }
 
@@ -233,8 +233,8 @@ void terminal_close(struct terminal *terminal)
 	terminal->attached_fd = terminal->watch_fd = -1;
 	for (unsigned i = 0; i < TERMINAL_INPUTS; i++)
 		terminal->inputs[i].fd = -1;
-	if (terminal->kept)
-		munmap(terminal->kept, sizeof(*terminal->kept));
-	terminal->kept = NULL;
+	if (terminal->shared)
+		munmap(terminal->shared, sizeof(*terminal->shared));
+	terminal->shared = NULL;
 	pthread_mutex_destroy(&terminal->lock);
 }

@@ -314,7 +314,7 @@ static struct blk_request *find_request(struct blk *blk, struct virtq *queue, ui
 
 static bool is_long(const struct blk *blk, const struct disk_request *request)
 {
-	return blk->disk->long_bytes && request->length >= blk->disk->long_bytes &&
+	return blk->disk->large_transfer && request->length >= blk->disk->large_transfer &&
 		(request->operation == DISK_READ || request->operation == DISK_WRITE);
 }
 

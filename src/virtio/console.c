@@ -160,7 +160,7 @@ static void console_start(struct virtio_device *device)
 	struct console *console = container_of(device, struct console, device);
 
 	console->prints = false;
-	terminal_double_sysrq(console->terminal, device->accepted & (1ull << KARMA_CONSOLE_F_SYSRQ));
+	terminal_escape_sysrq(console->terminal, device->accepted & (1ull << KARMA_CONSOLE_F_SYSRQ));
 	receive(console);
 }
 

@@ -291,8 +291,8 @@ static void wait_for_next(struct receiver *receiver, unsigned taken)
 	if (!receiver->in_turns || net_pending(net, receiver->pair))
 		net_wait_readable(net, receiver->pair);
 	else if (is_vcpu(receiver))
-		net_wait_readable_here(net, receiver->pair);
-	else if (!net_waits_here(net, receiver->pair))
+		net_wait_readable_on_vcpu(net, receiver->pair);
+	else if (!net_waits_on_vcpu(net, receiver->pair))
 		net_wait_readable(net, receiver->pair);
 }
 
@@ -300,7 +300,7 @@ void receiver_answered(struct receiver *receiver)
 {
 	receiver->answered = io_ring_current(receiver->device->device.ring);
 	if (receiver->in_turns && is_vcpu(receiver))
-		net_wait_readable_here(receiver->device->net, receiver->pair);
+		net_wait_readable_on_vcpu(receiver->device->net, receiver->pair);
 }
 
 void receiver_serve(struct receiver *receiver)

@@ -306,7 +306,7 @@ static void rest(struct vcpu *vcpu)
 	ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);
 }
 
-waiting_place static void run_vcpu(struct vcpu *vcpu)
+idle_path static void run_vcpu(struct vcpu *vcpu)
 {
 	for (;;) {
 		int result;

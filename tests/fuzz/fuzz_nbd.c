@@ -104,17 +104,17 @@ static void speak(struct nbd_transmission *transmission, int fd, const struct nb
 	nbd_transmission_release(transmission);
 }
 
-static bool greet(struct nbd_link *link)
+static bool greet(struct nbd_connection *link)
 {
-	nbd_greeting_start(&link->greeting, "export");
+	nbd_handshake_start(&link->greeting, "export");
 	link->connected = true;
-	return nbd_link_go_on(link) == 1;
+	return nbd_connection_step(link) == 1;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct nbd_transmission transmission;
-	static struct nbd_link link;
+	static struct nbd_connection link;
 	struct nbd_export export = {
 		.size = MIB,
 		.flags = NBD_SEND_FLUSH | NBD_SEND_TRIM | NBD_SEND_WRITE_ZEROES,
@@ -140,7 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		check(export.request_max && export.request_max % export.block_min == 0);
 		speak(&transmission, link.fd, &export);
 	}
-	nbd_link_close(&link);
+	nbd_connection_close(&link);
 	close(ends[1]);
 	return 0;
 }

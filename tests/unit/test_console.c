@@ -200,7 +200,7 @@ static const char *print_lots(void)
 static bool all_is_sent(void *unused)
 {
 	(void)unused;
-	return terminal_pending(&terminal) == 0;
+	return terminal_output_pending(&terminal) == 0;
 }
 
 START_TEST(output_reaches_the_pipe)
@@ -239,7 +239,7 @@ START_TEST(reader_that_stops_makes_the_guest_wait_and_loses_nothing)
 	sim_run_moment(&sim);
 	ck_assert_uint_lt(driver_used(&queues[TRANSMIT]), QUEUE_SIZE);
 	ck_assert_uint_gt(driver_used(&queues[TRANSMIT]), 0);
-	ck_assert_uint_eq(terminal_pending(&terminal), TERMINAL_OUTPUT_BYTES);
+	ck_assert_uint_eq(terminal_output_pending(&terminal), TERMINAL_OUTPUT_BYTES);
 	assert_user_gets(from_guest[0], text, LOTS);
 	assert_all_given_back(QUEUE_SIZE);
 }
@@ -294,7 +294,7 @@ START_TEST(closed_pipe_drops_output_and_the_guest_goes_on)
 	said = strstr(said, "can't write");
 	ck_assert_ptr_nonnull(said);
 	ck_assert_ptr_null(strstr(said + 1, "can't write"));
-	ck_assert_uint_eq(terminal_pending(&terminal), 0);
+	ck_assert_uint_eq(terminal_output_pending(&terminal), 0);
 }
 END_TEST
 
@@ -462,13 +462,13 @@ START_TEST(nothing_that_a_guest_left_leads_out_of_the_buffers)
 
 	start("stdio");
 	for (size_t i = 0; i < ARRAY_SIZE(bytes); i++) {
-		memset(terminal.kept, bytes[i], offsetof(struct terminal_kept, output));
+		memset(terminal.shared, bytes[i], offsetof(struct terminal_shared, output));
 		terminal_start(&terminal);
-		ck_assert_uint_le(terminal_pending(&terminal), TERMINAL_OUTPUT_BYTES);
-		ck_assert_uint_lt(terminal.kept->input_start, TERMINAL_INPUT_BYTES);
-		ck_assert_uint_le(terminal.kept->input_used, TERMINAL_INPUT_BYTES);
+		ck_assert_uint_le(terminal_output_pending(&terminal), TERMINAL_OUTPUT_BYTES);
+		ck_assert_uint_lt(terminal.shared->input_start, TERMINAL_INPUT_BYTES);
+		ck_assert_uint_le(terminal.shared->input_used, TERMINAL_INPUT_BYTES);
 	}
-	memset(terminal.kept, 0, sizeof(*terminal.kept));
+	memset(terminal.shared, 0, sizeof(*terminal.shared));
 }
 END_TEST
 
@@ -830,7 +830,7 @@ START_TEST(pty_that_nobody_reads_holds_up_nobody_else)
 	ck_assert_int_ge(user, 0);
 	text = print_lots();
 	sim_run_moment(&sim);
-	ck_assert_uint_eq(terminal_pending(&terminal), TERMINAL_OUTPUT_BYTES);
+	ck_assert_uint_eq(terminal_output_pending(&terminal), TERMINAL_OUTPUT_BYTES);
 	ck_assert_uint_lt(driver_used(&queues[TRANSMIT]), QUEUE_SIZE);
 	assert_user_gets(user, text, LOTS);
 	assert_all_given_back(QUEUE_SIZE);

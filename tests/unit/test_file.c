@@ -319,7 +319,7 @@ static bool see_in_calls(struct host_call *call)
 START_TEST(write_that_may_wait_is_known)
 {
 	sim_host = see_in_calls;
-	disk_count_calls(&in_calls);
+	disk_set_blocking_counter(&in_calls);
 	ck_assert_int_eq(transfer(DISK_WRITE), 0);
 	ck_assert_uint_eq(in_calls_seen, 1);
 	ck_assert_uint_eq(atomic_load(&in_calls), 0);

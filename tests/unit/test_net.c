@@ -94,7 +94,7 @@ static const struct net_ops end_ops = {
 	.send = end_send,
 	.set_offloads = end_set_offloads,
 	.use_queues = end_use_queues,
-	.look = end_look,
+	.query_link = end_look,
 	.gone = end_gone,
 };
 
@@ -706,13 +706,13 @@ START_TEST(vcpu_that_sends_and_receives_in_turns_waits_by_itself)
 	send_frame(NULL, FRAME);
 	io_ring_unbind(&own);
 	/* The I/O thread waits for the first answer. */
-	ck_assert(!net_waits_here(&end, 0));
+	ck_assert(!net_waits_on_vcpu(&end, 0));
 	host_send(0, NULL, 0, FRAME);
 	driver_wait(receive);
 	io_ring_bind(&own);
 	for (unsigned i = 1; i <= 3; i++) {
 		send_frame(NULL, FRAME);
-		ck_assert(net_waits_here(&end, 0));
+		ck_assert(net_waits_on_vcpu(&end, 0));
 		ck_assert(io_ring_arm_eventfd(&own));
 		host_send(0, NULL, i, FRAME);
 		/* The I/O thread takes no part. */
@@ -722,13 +722,13 @@ START_TEST(vcpu_that_sends_and_receives_in_turns_waits_by_itself)
 		ck_assert_uint_eq(driver_used(receive), 1);
 		driver_wait(receive);
 	}
-	ck_assert(net_waits_here(&end, 0));
+	ck_assert(net_waits_on_vcpu(&end, 0));
 	/* One that the other end has taken from its socket already makes nobody leave the guest. */
 	send_frame(NULL, FRAME);
 	host_send(0, NULL, 0, FRAME);
 	pending = true;
 	io_ring_reap(&own, false);
-	ck_assert(!net_waits_here(&end, 0));
+	ck_assert(!net_waits_on_vcpu(&end, 0));
 	ck_assert(end.queues[0].reading);
 	driver_wait(receive);
 	pending = false;
@@ -737,11 +737,11 @@ START_TEST(vcpu_that_sends_and_receives_in_turns_waits_by_itself)
 	io_ring_reap(&own, false);
 	ck_assert_uint_eq(driver_used(receive), 1);
 	driver_wait(receive);
-	ck_assert(net_waits_here(&end, 0));
+	ck_assert(net_waits_on_vcpu(&end, 0));
 	/* Two that come without anything sent between are no turns any more. */
 	host_send(0, NULL, 0, FRAME);
 	io_ring_reap(&own, false);
-	ck_assert(!net_waits_here(&end, 0));
+	ck_assert(!net_waits_on_vcpu(&end, 0));
 	io_ring_unbind(&own);
 	driver_wait(receive);
 	host_send(0, NULL, 0, FRAME);
@@ -1137,22 +1137,22 @@ END_TEST
 
 START_TEST(link_is_as_the_supervisor_found_it_last)
 {
-	net_follow(&end, NET_LINK_DOWN);
-	net_follow(&end, NET_LINK_UP);
-	net_follow(&end, NET_LINK_DOWN);
+	net_update_link(&end, NET_LINK_DOWN);
+	net_update_link(&end, NET_LINK_UP);
+	net_update_link(&end, NET_LINK_DOWN);
 	/* Who tells is no thread of the device's. */
 	ck_assert_uint_eq(link_status(), VIRTIO_NET_S_LINK_UP);
 	sim_run_moment(&sim);
 	ck_assert_uint_eq(link_status(), 0);
-	net_follow(&end, NET_LINK_UP);
+	net_update_link(&end, NET_LINK_UP);
 	sim_run_moment(&sim);
 	ck_assert_uint_eq(link_status(), VIRTIO_NET_S_LINK_UP);
 	/* Nothing comes after the end. */
-	net_follow(&end, NET_LINK_UP);
-	net_follow(&end, NET_LINK_GONE);
-	net_follow(&end, NET_LINK_UP);
+	net_update_link(&end, NET_LINK_UP);
+	net_update_link(&end, NET_LINK_GONE);
+	net_update_link(&end, NET_LINK_UP);
 	sim_run_moment(&sim);
-	net_follow(&end, NET_LINK_UP);
+	net_update_link(&end, NET_LINK_UP);
 	sim_run_moment(&sim);
 	ck_assert_uint_eq(link_status(), 0);
 	ck_assert_uint_eq(gones, 1);
@@ -1164,20 +1164,20 @@ START_TEST(link_is_told_until_it_is_known)
 	enum net_link link;
 
 	found = NET_LINK_UP;
-	ck_assert(!net_look(&end, -1, &link));
+	ck_assert(!net_query_link(&end, -1, &link));
 	for (unsigned i = 0; i < 2; i++) {
 		found = NET_LINK_DOWN;
-		ck_assert(net_look(&end, -1, &link));
+		ck_assert(net_query_link(&end, -1, &link));
 		ck_assert_int_eq(link, NET_LINK_DOWN);
 	}
-	net_told(&end, NET_LINK_DOWN);
-	ck_assert(!net_look(&end, -1, &link));
+	net_set_known_link(&end, NET_LINK_DOWN);
+	ck_assert(!net_query_link(&end, -1, &link));
 	found = NET_LINK_GONE;
-	ck_assert(net_look(&end, -1, &link));
-	net_told(&end, link);
+	ck_assert(net_query_link(&end, -1, &link));
+	net_set_known_link(&end, link);
 	/* Another may have its name by now. */
 	found = NET_LINK_UP;
-	ck_assert(!net_look(&end, -1, &link));
+	ck_assert(!net_query_link(&end, -1, &link));
 }
 END_TEST
 

@@ -31,12 +31,12 @@ static const char *connect_cure(int error)
 	}
 }
 
-static int give_up(struct nbd_link *link, int error)
+static int give_up(struct nbd_connection *link, int error)
 {
 	if (!link->greeting.problem[0])
 		snprintf(link->greeting.problem, sizeof(link->greeting.problem), "%s: %s",
 			strerror(-error), connect_cure(-error));
-	nbd_link_close(link);
+	nbd_connection_close(link);
 	return error;
 }
 
@@ -76,9 +76,9 @@ static int connect_to(const struct nbd_address *address, unsigned index)
 	return result;
 }
 
-int nbd_link_open(struct nbd_link *link, const struct nbd_address *address, unsigned index)
+int nbd_connection_open(struct nbd_connection *link, const struct nbd_address *address, unsigned index)
 {
-	nbd_greeting_start(&link->greeting, address->export_name);
+	nbd_handshake_start(&link->greeting, address->export_name);
 	link->connected = false;
 	link->events = POLLOUT;
 	link->fd = connect_to(address, index);
@@ -91,7 +91,7 @@ int nbd_link_open(struct nbd_link *link, const struct nbd_address *address, unsi
 	return 0;
 }
 
-void nbd_link_close(struct nbd_link *link)
+void nbd_connection_close(struct nbd_connection *link)
 {
 	if (link->fd < 0)
 		return;
@@ -101,7 +101,7 @@ void nbd_link_close(struct nbd_link *link)
 	link->fd = -1;
 }
 
-static int finish_connect(struct nbd_link *link)
+static int finish_connect(struct nbd_connection *link)
 {
 	struct pollfd ready = { .fd = link->fd, .events = POLLOUT };
 	socklen_t size = sizeof(int);
@@ -116,9 +116,9 @@ static int finish_connect(struct nbd_link *link)
 }
 
 /* Send what is to be sent, and receive what is wanted: 1 all is done, 0 not yet, or an error. */
-static int exchange(struct nbd_link *link)
+static int exchange(struct nbd_connection *link)
 {
-	struct nbd_greeting *greeting = &link->greeting;
+	struct nbd_handshake *greeting = &link->greeting;
 	ssize_t count = 0;
 
 	if (greeting->sent < greeting->out_length) {
@@ -141,9 +141,9 @@ static int exchange(struct nbd_link *link)
 	return 1;
 }
 
-int nbd_link_go_on(struct nbd_link *link)
+int nbd_connection_step(struct nbd_connection *link)
 {
-	struct nbd_greeting *greeting = &link->greeting;
+	struct nbd_handshake *greeting = &link->greeting;
 	int result = 0;
 
 	if (!link->connected)
@@ -156,7 +156,7 @@ int nbd_link_go_on(struct nbd_link *link)
 			result = 0;
 		if (result == 0 && greeting->sent == greeting->out_length &&
 			greeting->got == greeting->want)
-			result = nbd_greet(greeting);
+			result = nbd_handshake_step(greeting);
 	}
 	return result < 0 ? give_up(link, result) : result;
 }

@@ -5,36 +5,36 @@
 #include <string.h>
 
 #include "karma/log.h"
-#include "karma/nbd_server.h"
+#include "karma/nbd_connector.h"
 #include "karma/util.h"
 
-static struct nbd_server *servers[NBD_SERVERS_MAX];
+static struct nbd_connector *servers[NBD_CONNECTORS_MAX];
 static unsigned server_count;
 
-void nbd_server_init(struct nbd_server *server)
+void nbd_connector_init(struct nbd_connector *server)
 {
-	server->link.fd = server->calls[0] = server->calls[1] = -1;
+	server->link.fd = server->sockets[0] = server->sockets[1] = -1;
 }
 
-int nbd_server_add(struct nbd_server *server)
+int nbd_connector_register(struct nbd_connector *server)
 {
-	if (server_count == NBD_SERVERS_MAX)
+	if (server_count == NBD_CONNECTORS_MAX)
 		return -ENOSPC;
 	servers[server_count++] = server;
 	return 0;
 }
 
-static void close_calls(struct nbd_server *server)
+static void close_calls(struct nbd_connector *server)
 {
-	for (unsigned i = 0; i < ARRAY_SIZE(server->calls); i++) {
-		close_fd(&server->calls[i]);
-		server->calls[i] = -1;
+	for (unsigned i = 0; i < ARRAY_SIZE(server->sockets); i++) {
+		close_fd(&server->sockets[i]);
+		server->sockets[i] = -1;
 	}
 }
 
-void nbd_server_release(struct nbd_server *server)
+void nbd_connector_release(struct nbd_connector *server)
 {
-	nbd_link_close(&server->link);
+	nbd_connection_close(&server->link);
 	close_calls(server);
 	for (unsigned i = 0; i < server_count; i++) {
 		if (servers[i] == server)
@@ -45,47 +45,47 @@ void nbd_server_release(struct nbd_server *server)
 /* --- Connections, in the supervisor. */
 
 /* The first address is the one that answered last. */
-static void start(struct nbd_server *server)
+static void start(struct nbd_connector *server)
 {
 	server->tries = server->address.count;
 	server->until = nanoseconds() + server->limit;
 }
 
-static void next_address(struct nbd_server *server)
+static void next_address(struct nbd_connector *server)
 {
 	server->index = (server->index + 1) % server->address.count;
 	server->tries--;
 }
 
 /* 1 there is a connection, 0 wait for the link's events, or a negative errno: no address has one. */
-static int go_on(struct nbd_server *server)
+static int go_on(struct nbd_connector *server)
 {
-	struct nbd_link *link = &server->link;
+	struct nbd_connection *link = &server->link;
 	int result;
 
 	do {
-		result = link->fd < 0 ? nbd_link_open(link, &server->address, server->index) :
-					nbd_link_go_on(link);
+		result = link->fd < 0 ? nbd_connection_open(link, &server->address, server->index) :
+					nbd_connection_step(link);
 		if (result < 0)
 			next_address(server);
 	} while (result < 0 && server->tries);
 	if (result != 0 || nanoseconds() < server->until)
 		return result;
-	nbd_link_close(link);
+	nbd_connection_close(link);
 	next_address(server);
 	snprintf(link->greeting.problem, sizeof(link->greeting.problem),
 		"the server does not answer: see whether it hangs");
 	return -ETIMEDOUT;
 }
 
-static int milliseconds_left(const struct nbd_server *server)
+static int milliseconds_left(const struct nbd_connector *server)
 {
 	int64_t left = server->until - nanoseconds();
 
 	return left < 0 ? 0 : left / 1000000 + 1;
 }
 
-int nbd_server_connect(struct nbd_server *server)
+int nbd_connector_connect(struct nbd_connector *server)
 {
 	int result;
 
@@ -99,7 +99,7 @@ int nbd_server_connect(struct nbd_server *server)
 }
 
 /* Why the export is not what the guest knows; NULL: it is. */
-static const char *what_is_wrong(const struct nbd_server *server, const struct nbd_export *export)
+static const char *what_is_wrong(const struct nbd_connector *server, const struct nbd_export *export)
 {
 	const struct nbd_export *known = &server->export;
 	uint16_t missing = known->flags & ~export->flags &
@@ -121,40 +121,40 @@ union control {
 	char bytes[CMSG_SPACE(sizeof(int))];
 };
 
-int nbd_servers_open(void)
+int nbd_connectors_open(void)
 {
 	const int type = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
 
 	for (unsigned i = 0; i < server_count; i++) {
-		if (socketpair(AF_UNIX, type, 0, servers[i]->calls) < 0)
+		if (socketpair(AF_UNIX, type, 0, servers[i]->sockets) < 0)
 			return fail(-errno, "socketpair: %s: raise the limit of open files (ulimit -n)",
 				strerror(errno));
 	}
 	return 0;
 }
 
-void nbd_servers_close(void)
+void nbd_connectors_close(void)
 {
 	for (unsigned i = 0; i < server_count; i++) {
-		nbd_link_close(&servers[i]->link);
+		nbd_connection_close(&servers[i]->link);
 		close_calls(servers[i]);
 	}
 }
 
-void nbd_servers_watch(struct pollfd polls[NBD_SERVERS_MAX])
+void nbd_connectors_watch(struct pollfd polls[NBD_CONNECTORS_MAX])
 {
-	for (unsigned i = 0; i < NBD_SERVERS_MAX; i++) {
-		const struct nbd_server *server = i < server_count ? servers[i] : NULL;
+	for (unsigned i = 0; i < NBD_CONNECTORS_MAX; i++) {
+		const struct nbd_connector *server = i < server_count ? servers[i] : NULL;
 
 		polls[i] = (struct pollfd){ .fd = -1 };
 		if (server && server->link.fd >= 0)
 			polls[i] = (struct pollfd){ server->link.fd, server->link.events, 0 };
 		else if (server)
-			polls[i] = (struct pollfd){ server->calls[0], POLLIN, 0 };
+			polls[i] = (struct pollfd){ server->sockets[0], POLLIN, 0 };
 	}
 }
 
-int nbd_servers_timeout(void)
+int nbd_connectors_timeout(void)
 {
 	int first = -1;
 
@@ -168,7 +168,7 @@ int nbd_servers_timeout(void)
 }
 
 /* With a descriptor if that is one.  Who does not take its answers gets none. */
-static void send_answer(struct nbd_server *server, struct nbd_answer *answer, int fd)
+static void send_answer(struct nbd_connector *server, struct nbd_connection_reply *answer, int fd)
 {
 	struct iovec iov = { answer, sizeof(*answer) };
 	union control control = { .head = {
@@ -183,14 +183,14 @@ static void send_answer(struct nbd_server *server, struct nbd_answer *answer, in
 		message.msg_control = control.bytes;
 		message.msg_controllen = sizeof(control.bytes);
 	}
-	if (sendmsg(server->calls[0], &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+	if (sendmsg(server->sockets[0], &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		return;
 }
 
-static void answer(struct nbd_server *server, int result)
+static void answer(struct nbd_connector *server, int result)
 {
 	const struct nbd_export *export = &server->link.greeting.export;
-	struct nbd_answer said = { .result = result };
+	struct nbd_connection_reply said = { .result = result };
 	const char *why = server->link.greeting.problem;
 
 	if (result > 0) {
@@ -210,23 +210,23 @@ static void answer(struct nbd_server *server, int result)
 }
 
 /* What a call says is for nobody: it can only be one for this server. */
-static bool take_call(struct nbd_server *server)
+static bool take_call(struct nbd_connector *server)
 {
 	uint8_t byte;
-	ssize_t count = recv(server->calls[0], &byte, sizeof(byte), MSG_DONTWAIT);
+	ssize_t count = recv(server->sockets[0], &byte, sizeof(byte), MSG_DONTWAIT);
 
 	/* Nobody can call any more, and no poll() is to end for that. */
 	if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR)) {
-		close_fd(&server->calls[0]);
-		server->calls[0] = -1;
+		close_fd(&server->sockets[0]);
+		server->sockets[0] = -1;
 	}
 	return count > 0;
 }
 
-void nbd_servers_serve(const struct pollfd polls[NBD_SERVERS_MAX])
+void nbd_connectors_serve(const struct pollfd polls[NBD_CONNECTORS_MAX])
 {
 	for (unsigned i = 0; i < server_count; i++) {
-		struct nbd_server *server = servers[i];
+		struct nbd_connector *server = servers[i];
 		int result = 0;
 
 		if (server->link.fd < 0) {
@@ -244,22 +244,22 @@ void nbd_servers_serve(const struct pollfd polls[NBD_SERVERS_MAX])
 
 /* --- The guest's process. */
 
-void nbd_servers_hand_on(void)
+void nbd_connectors_after_fork(void)
 {
 	for (unsigned i = 0; i < server_count; i++) {
-		close_fd(&servers[i]->calls[0]);
-		servers[i]->calls[0] = -1;
+		close_fd(&servers[i]->sockets[0]);
+		servers[i]->sockets[0] = -1;
 	}
 }
 
-int nbd_server_ask(const struct nbd_server *server)
+int nbd_connector_request(const struct nbd_connector *server)
 {
 	const uint8_t byte = 0;
 
-	return write_bytes(server->calls[1], &byte, sizeof(byte)) < 0 ? -errno : 0;
+	return write_bytes(server->sockets[1], &byte, sizeof(byte)) < 0 ? -errno : 0;
 }
 
-int nbd_server_hear(const struct nbd_server *server, struct nbd_answer *answer)
+int nbd_connector_receive(const struct nbd_connector *server, struct nbd_connection_reply *answer)
 {
 	struct iovec iov = { answer, sizeof(*answer) };
 	union control control;
@@ -268,8 +268,8 @@ int nbd_server_hear(const struct nbd_server *server, struct nbd_answer *answer)
 	ssize_t count;
 	int fd;
 
-	*answer = (struct nbd_answer){ 0 };
-	count = recvmsg(server->calls[1], &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	*answer = (struct nbd_connection_reply){ 0 };
+	count = recvmsg(server->sockets[1], &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	if (count < 0)
 		return errno == EINTR ? -EAGAIN : -errno;
 	if (count != sizeof(*answer))
