@@ -219,7 +219,7 @@ START_TEST(owner_leaves_the_guest_for_what_it_waits_for)
 		/* It becomes complete just when the thread is about to enter the guest. */
 		ck_assert_int_eq(write(ends[1], &byte, 1), 1);
 		ck_assert_uint_eq(leave, 1);
-		ck_assert(!is_raised(ring.wake_fd));
+		ck_assert(!is_raised(ring.completion_eventfd));
 		ck_assert(!io_ring_arm_eventfd(&own));
 		io_ring_reap(&own, false);
 		ck_assert_uint_eq(probe.done, i);
