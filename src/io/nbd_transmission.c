@@ -148,7 +148,7 @@ static void put_header(struct nbd_transmission *nbd, struct disk_request *reques
 
 	/* It covers what was acknowledged by now. */
 	if (request->operation == DISK_FLUSH)
-		request->mark = nbd->acknowledged;
+		request->covers = nbd->acknowledged;
 	nbd_put_request(header,
 		&(struct nbd_request){
 			.flags = keep ? NBD_NO_HOLE : 0,
@@ -321,8 +321,8 @@ static void complete(struct nbd_transmission *nbd, struct disk_request *request,
 	}
 	if (request->operation == DISK_FLUSH) {
 		/* Replies to several may come in any order. */
-		if (request->mark > nbd->flushed)
-			nbd->flushed = request->mark;
+		if (request->covers > nbd->flushed)
+			nbd->flushed = request->covers;
 	} else if (request->operation != DISK_READ && (nbd->export.flags & NBD_SEND_FLUSH)) {
 		nbd->acknowledged++;
 	}

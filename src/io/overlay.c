@@ -432,10 +432,10 @@ static int open_parts(
 	result = overlay_map_open(&overlay->map, options, overlay->base);
 	if (result < 0)
 		return result;
-	result = file_part(
+	result = file_open_part(
 		&overlay->marks, overlay->map.fd, 0, overlay->map.data_start, false, ring);
 	if (result == 0)
-		result = file_part(&overlay->data, overlay->map.fd, overlay->map.data_start,
+		result = file_open_part(&overlay->data, overlay->map.fd, overlay->map.data_start,
 			overlay->map.size, options->direct, ring);
 	return result == 0 ? 0 : fail(result, "disk %s: overlay %s: can't open it again%s: %s",
 					 options->path, options->overlay,
