@@ -123,9 +123,9 @@ static void walk_on(struct walk *walk)
 	while (walk->at < walk->end) {
 		uint64_t first = walk->at / OVERLAY_CLUSTER;
 		uint64_t last = (walk->end - 1) / OVERLAY_CLUSTER;
-		bool there = overlay_has(&overlay->map, first);
+		bool there = overlay_is_allocated(&overlay->map, first);
 
-		walk->part_end = overlay_run_end(&overlay->map, first, last) * OVERLAY_CLUSTER;
+		walk->part_end = overlay_extent_end(&overlay->map, first, last) * OVERLAY_CLUSTER;
 		if (walk->part_end > walk->end)
 			walk->part_end = walk->end;
 		if (there || walk->request->operation == DISK_READ) {
@@ -215,7 +215,7 @@ static void end_change(struct change *change, int error)
 		request->offset = change->part.offset;
 	pthread_mutex_lock(&overlay->lock);
 	if (!error)
-		overlay_set(&overlay->map, change->first, change->last);
+		overlay_set_allocated(&overlay->map, change->first, change->last);
 	remove_change(&overlay->changes, change);
 	followers = admit(overlay);
 	pthread_mutex_unlock(&overlay->lock);
@@ -295,7 +295,7 @@ static void add_gap(struct change *change, uint64_t cluster, uint64_t start, uin
 {
 	if (end > change->overlay->disk.size)
 		end = change->overlay->disk.size;
-	if (start < end && !overlay_has(&change->overlay->map, cluster))
+	if (start < end && !overlay_is_allocated(&change->overlay->map, cluster))
 		change->gaps[change->gap_count++] = (struct gap){ start, end };
 }
 
@@ -367,8 +367,8 @@ static void overlay_submit(struct disk *disk, struct disk_request *request)
 		return;
 	}
 	last = (request->offset + request->length - 1) / OVERLAY_CLUSTER;
-	there = overlay_has(&overlay->map, first);
-	all = overlay_run_end(&overlay->map, first, last) > last;
+	there = overlay_is_allocated(&overlay->map, first);
+	all = overlay_extent_end(&overlay->map, first, last) > last;
 	if (there && all)
 		disk_submit(overlay->data, request);
 	else if (request->operation == DISK_WRITE || request->operation == DISK_WRITE_ZEROES)
@@ -391,7 +391,7 @@ static void overlay_close(struct disk *disk)
 {
 	struct overlay *overlay = overlay_of(disk);
 
-	if (overlay->map.present)
+	if (overlay->map.allocated)
 		overlay_map_close(&overlay->map);
 	if (overlay->marks)
 		disk_close(overlay->marks);

@@ -30,7 +30,7 @@
 enum overlay_block {
 	BLOCK_CLEAN,	/* what new memory has: the file has all of its bits, on the disk */
 	BLOCK_DIRTY,
-	BLOCK_WRITTEN,	/* by the round of flushes that is under way, and none was set since */
+	BLOCK_WRITEBACK,	/* by the round of flushes that is under way, and none was set since */
 };
 
 struct overlay_map {
@@ -38,8 +38,8 @@ struct overlay_map {
 	uint64_t size;		/* of the disk, in bytes */
 	uint64_t data_start;	/* where the disk's byte 0 is in the file */
 	/* In memory that the processes of guests share, one after the other. */
-	uint64_t *present;	/* a bit for each cluster; read by any thread */
-	uint8_t *states;	/* of each block: enum overlay_block */
+	uint64_t *allocated;	/* a bit for each cluster; read by any thread */
+	uint8_t *block_states;	/* of each block: enum overlay_block */
 	size_t blocks;
 };
 
@@ -53,16 +53,16 @@ int overlay_map_open(
 /* Write what the file does not have, and close it. */
 void overlay_map_close(struct overlay_map *map);
 
-static inline bool overlay_has(const struct overlay_map *map, uint64_t cluster)
+static inline bool overlay_is_allocated(const struct overlay_map *map, uint64_t cluster)
 {
-	return __atomic_load_n(&map->present[cluster / 64], __ATOMIC_ACQUIRE) >> cluster % 64 & 1;
+	return __atomic_load_n(&map->allocated[cluster / 64], __ATOMIC_ACQUIRE) >> cluster % 64 & 1;
 }
 
 /* Behind the clusters from first on, up to last, that are all there, or all not. */
-uint64_t overlay_run_end(const struct overlay_map *map, uint64_t first, uint64_t last);
+uint64_t overlay_extent_end(const struct overlay_map *map, uint64_t first, uint64_t last);
 
 /* One thread at a time. */
-void overlay_set(struct overlay_map *map, uint64_t first, uint64_t last);
+void overlay_set_allocated(struct overlay_map *map, uint64_t first, uint64_t last);
 
 /* Flushes that are done together, and what they write of the map. */
 struct round {

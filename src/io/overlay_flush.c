@@ -18,7 +18,7 @@ static int take_dirty(struct overlay *overlay)
 	size_t count = 0;
 
 	for (size_t i = 0; i < map->blocks; i++)
-		count += map->states[i] != BLOCK_CLEAN;
+		count += map->block_states[i] != BLOCK_CLEAN;
 	round->count = round->next = 0;
 	if (!count)
 		return 0;
@@ -27,12 +27,12 @@ static int take_dirty(struct overlay *overlay)
 	if (!round->copy || !round->blocks)
 		return -ENOMEM;
 	for (size_t i = 0; i < map->blocks; i++) {
-		if (map->states[i] == BLOCK_CLEAN)
+		if (map->block_states[i] == BLOCK_CLEAN)
 			continue;
 		memcpy(round->copy + round->count * OVERLAY_BLOCK,
-			(uint8_t *)map->present + i * OVERLAY_BLOCK, OVERLAY_BLOCK);
+			(uint8_t *)map->allocated + i * OVERLAY_BLOCK, OVERLAY_BLOCK);
 		round->blocks[round->count++] = i;
-		map->states[i] = BLOCK_WRITTEN;
+		map->block_states[i] = BLOCK_WRITEBACK;
 	}
 	return 0;
 }
@@ -48,9 +48,9 @@ static void end_round(struct overlay *overlay, int error)
 	pthread_mutex_lock(&overlay->lock);
 	/* What is not known to be in the file has to be written again, and what was set meanwhile. */
 	for (size_t i = 0; !error && i < round->count; i++) {
-		uint8_t *state = &overlay->map.states[round->blocks[i]];
+		uint8_t *state = &overlay->map.block_states[round->blocks[i]];
 
-		if (*state == BLOCK_WRITTEN)
+		if (*state == BLOCK_WRITEBACK)
 			*state = BLOCK_CLEAN;
 	}
 	free(round->copy);

@@ -38,12 +38,12 @@ struct header_block {
 	fail(error, "disk %s: overlay %s: " text, (options)->path, (options)->overlay, ##__VA_ARGS__)
 
 /* A word of the map at a time: a discard can be for millions of clusters. */
-uint64_t overlay_run_end(const struct overlay_map *map, uint64_t first, uint64_t last)
+uint64_t overlay_extent_end(const struct overlay_map *map, uint64_t first, uint64_t last)
 {
-	uint64_t same = overlay_has(map, first) ? 0 : UINT64_MAX, end = first;
+	uint64_t same = overlay_is_allocated(map, first) ? 0 : UINT64_MAX, end = first;
 
 	while (end <= last) {
-		uint64_t word = __atomic_load_n(&map->present[end / 64], __ATOMIC_ACQUIRE);
+		uint64_t word = __atomic_load_n(&map->allocated[end / 64], __ATOMIC_ACQUIRE);
 		uint64_t others = ~(word ^ same) >> end % 64;
 
 		if (others) {
@@ -55,12 +55,12 @@ uint64_t overlay_run_end(const struct overlay_map *map, uint64_t first, uint64_t
 	return end <= last ? end : last + 1;
 }
 
-void overlay_set(struct overlay_map *map, uint64_t first, uint64_t last)
+void overlay_set_allocated(struct overlay_map *map, uint64_t first, uint64_t last)
 {
 	/* Before the bits: their release keeps the order. */
 	for (uint64_t block = first / OVERLAY_BLOCK_CLUSTERS;
 		block <= last / OVERLAY_BLOCK_CLUSTERS; block++)
-		map->states[block] = BLOCK_DIRTY;
+		map->block_states[block] = BLOCK_DIRTY;
 	for (uint64_t word = first / 64; word <= last / 64; word++) {
 		uint64_t bits = UINT64_MAX;
 
@@ -68,7 +68,7 @@ void overlay_set(struct overlay_map *map, uint64_t first, uint64_t last)
 			bits &= UINT64_MAX << first % 64;
 		if (word == last / 64)
 			bits &= UINT64_MAX >> (63 - last % 64);
-		__atomic_fetch_or(&map->present[word], bits, __ATOMIC_RELEASE);
+		__atomic_fetch_or(&map->allocated[word], bits, __ATOMIC_RELEASE);
 	}
 }
 
@@ -238,7 +238,7 @@ static int load(struct overlay_map *map, const struct disk_options *options)
 		if (pread(map->fd, block, sizeof(block), at) != sizeof(block))
 			return REFUSE(-EIO, options, "can't read its map: bring it back from a copy");
 		if (!is_zero(block, sizeof(block)))
-			memcpy((uint8_t *)map->present + (at - OVERLAY_MAP_START), block, sizeof(block));
+			memcpy((uint8_t *)map->allocated + (at - OVERLAY_MAP_START), block, sizeof(block));
 	}
 	return 0;
 }
@@ -254,9 +254,9 @@ static void *zeroes(size_t size)
 
 static int allocate(struct overlay_map *map, const struct disk_options *options)
 {
-	map->present = zeroes(map->blocks * OVERLAY_BLOCK);
-	map->states = zeroes(map->blocks);
-	return map->present && map->states ? 0 : REFUSE(-ENOMEM, options, "out of memory");
+	map->allocated = zeroes(map->blocks * OVERLAY_BLOCK);
+	map->block_states = zeroes(map->blocks);
+	return map->allocated && map->block_states ? 0 : REFUSE(-ENOMEM, options, "out of memory");
 }
 
 static int open_map(struct overlay_map *map, const struct disk_options *options)
@@ -280,10 +280,10 @@ static int open_map(struct overlay_map *map, const struct disk_options *options)
 static void release(struct overlay_map *map)
 {
 	close_fd(&map->fd);
-	if (map->states)
-		munmap(map->states, map->blocks);
-	if (map->present)
-		munmap(map->present, map->blocks * OVERLAY_BLOCK);
+	if (map->block_states)
+		munmap(map->block_states, map->blocks);
+	if (map->allocated)
+		munmap(map->allocated, map->blocks * OVERLAY_BLOCK);
 	*map = (struct overlay_map){ .fd = -1 };
 }
 
@@ -311,12 +311,12 @@ static int store(struct overlay_map *map)
 	bool synced = false;
 
 	for (size_t i = 0; i < map->blocks; i++) {
-		if (map->states[i] == BLOCK_CLEAN)
+		if (map->block_states[i] == BLOCK_CLEAN)
 			continue;
 		if (!synced && fdatasync(map->fd) < 0)
 			return -errno;
 		synced = true;
-		if (pwrite(map->fd, (uint8_t *)map->present + i * OVERLAY_BLOCK, OVERLAY_BLOCK,
+		if (pwrite(map->fd, (uint8_t *)map->allocated + i * OVERLAY_BLOCK, OVERLAY_BLOCK,
 			    OVERLAY_MAP_START + i * OVERLAY_BLOCK) != OVERLAY_BLOCK)
 			return -EIO;
 	}

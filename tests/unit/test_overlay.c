@@ -985,20 +985,20 @@ START_TEST(ranges_of_the_map_are_exact)
 {
 	uint64_t words[4], expected[4];
 	uint8_t states[1];
-	struct overlay_map map = { .present = words, .states = states, .blocks = 1 };
+	struct overlay_map map = { .allocated = words, .block_states = states, .blocks = 1 };
 
 	for (unsigned first = 0; first < 256; first += 3) {
 		for (unsigned last = first; last < 256; last++) {
 			memset(words, 0, sizeof(words));
 			memset(expected, 0, sizeof(expected));
-			overlay_set(&map, first, last);
+			overlay_set_allocated(&map, first, last);
 			for (unsigned i = first; i <= last; i++)
 				expected[i / 64] |= 1ull << i % 64;
 			ck_assert_mem_eq(words, expected, sizeof(words));
-			ck_assert_uint_eq(overlay_run_end(&map, first, 255), last + 1);
-			ck_assert_uint_eq(overlay_run_end(&map, last, last), last + 1);
+			ck_assert_uint_eq(overlay_extent_end(&map, first, 255), last + 1);
+			ck_assert_uint_eq(overlay_extent_end(&map, last, last), last + 1);
 			ck_assert_uint_eq(
-				overlay_run_end(&map, 0, 255), first ? first : last + 1);
+				overlay_extent_end(&map, 0, 255), first ? first : last + 1);
 		}
 	}
 }

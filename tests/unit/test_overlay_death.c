@@ -181,7 +181,7 @@ static void run_process(void (*work)(void), unsigned calls)
 /* As the next guest finds it. */
 static uint64_t map_in_memory(void)
 {
-	return container_of(disk, struct overlay, disk)->map.present[0];
+	return container_of(disk, struct overlay, disk)->map.allocated[0];
 }
 
 START_TEST(what_the_next_process_flushes_is_there_for_ever)
@@ -215,9 +215,9 @@ END_TEST
 static void assert_marks_are_known(void)
 {
 	const struct overlay_map *map = &container_of(disk, struct overlay, disk)->map;
-	uint64_t unsafe = map->present[0] & ~shared->stable;
+	uint64_t unsafe = map->allocated[0] & ~shared->stable;
 
-	if (unsafe && map->states[0] == BLOCK_CLEAN)
+	if (unsafe && map->block_states[0] == BLOCK_CLEAN)
 		ck_abort_msg("clusters %#lx are shown, and no flush would write their marks", unsafe);
 }
 
