@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* NBD: from a server's address to a connection that is ready for requests. */
+/* NBD: from a server's address to a connection in transmission phase. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -10,7 +10,7 @@
 #include "karma/nbd.h"
 #include "karma/util.h"
 
-/* Seconds until a host that vanished is noticed: a first question, two more, and what was sent. */
+/* Seconds: a host that vanished is noticed after the idle time and the unanswered probes. */
 #define KEEPALIVE_IDLE 10
 #define KEEPALIVE_INTERVAL 5
 #define KEEPALIVE_COUNT 3
@@ -31,12 +31,12 @@ static const char *connect_cure(int error)
 	}
 }
 
-static int give_up(struct nbd_connection *link, int error)
+static int give_up(struct nbd_connection *connection, int error)
 {
-	if (!link->greeting.problem[0])
-		snprintf(link->greeting.problem, sizeof(link->greeting.problem), "%s: %s",
+	if (!connection->handshake.problem[0])
+		snprintf(connection->handshake.problem, sizeof(connection->handshake.problem), "%s: %s",
 			strerror(-error), connect_cure(-error));
-	nbd_connection_close(link);
+	nbd_connection_close(connection);
 	return error;
 }
 
@@ -54,7 +54,7 @@ static void set_options(int fd, int family)
 			1000 * (KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_COUNT) },
 	};
 
-	/* Without them it only is slower, or notices later. */
+	/* They are not needed: without them it is slower, or notices a loss later. */
 	for (size_t i = 0; i < ARRAY_SIZE(options) && family != AF_UNIX; i++)
 		setsockopt(fd, options[i].level, options[i].name, &options[i].value,
 			sizeof(options[i].value));
@@ -76,87 +76,87 @@ static int connect_to(const struct nbd_address *address, unsigned index)
 	return result;
 }
 
-int nbd_connection_open(struct nbd_connection *link, const struct nbd_address *address, unsigned index)
+int nbd_connection_open(struct nbd_connection *connection, const struct nbd_address *address, unsigned index)
 {
-	nbd_handshake_start(&link->greeting, address->export_name);
-	link->connected = false;
-	link->events = POLLOUT;
-	link->fd = connect_to(address, index);
-	if (link->fd < 0) {
-		int result = link->fd;
+	nbd_handshake_start(&connection->handshake, address->export_name);
+	connection->connected = false;
+	connection->events = POLLOUT;
+	connection->fd = connect_to(address, index);
+	if (connection->fd < 0) {
+		int result = connection->fd;
 
-		link->fd = -1;
-		return give_up(link, result);
+		connection->fd = -1;
+		return give_up(connection, result);
 	}
 	return 0;
 }
 
-void nbd_connection_close(struct nbd_connection *link)
+void nbd_connection_close(struct nbd_connection *connection)
 {
-	if (link->fd < 0)
+	if (connection->fd < 0)
 		return;
-	/* Whoever polls it still learns of its end. */
-	shutdown(link->fd, SHUT_RDWR);
-	close(link->fd);
-	link->fd = -1;
+	/* Ends a poll that io_uring still has of it. */
+	shutdown(connection->fd, SHUT_RDWR);
+	close(connection->fd);
+	connection->fd = -1;
 }
 
-static int finish_connect(struct nbd_connection *link)
+static int finish_connect(struct nbd_connection *connection)
 {
-	struct pollfd ready = { .fd = link->fd, .events = POLLOUT };
+	struct pollfd ready = { .fd = connection->fd, .events = POLLOUT };
 	socklen_t size = sizeof(int);
 	int error = 0;
 
 	if (poll(&ready, 1, 0) <= 0)
 		return 0;
-	if (getsockopt(link->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
+	if (getsockopt(connection->fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
 		error = errno;
-	link->connected = error == 0;
+	connection->connected = error == 0;
 	return -error;
 }
 
-/* Send what is to be sent, and receive what is wanted: 1 all is done, 0 not yet, or an error. */
-static int exchange(struct nbd_connection *link)
+/* Send or receive some of what the handshake has to.  1: go on; 0: poll for the events; or a negative errno. */
+static int exchange(struct nbd_connection *connection)
 {
-	struct nbd_handshake *greeting = &link->greeting;
+	struct nbd_handshake *handshake = &connection->handshake;
 	ssize_t count = 0;
 
-	if (greeting->sent < greeting->out_length) {
-		link->events = POLLOUT;
-		count = write_bytes(link->fd, greeting->out + greeting->sent,
-			greeting->out_length - greeting->sent);
+	if (handshake->sent < handshake->out_length) {
+		connection->events = POLLOUT;
+		count = write_bytes(connection->fd, handshake->out + handshake->sent,
+			handshake->out_length - handshake->sent);
 		if (count > 0)
-			greeting->sent += count;
-	} else if (greeting->got < greeting->want) {
-		link->events = POLLIN;
-		count = read_bytes(link->fd, greeting->in + greeting->got,
-			greeting->want - greeting->got);
+			handshake->sent += count;
+	} else if (handshake->got < handshake->want) {
+		connection->events = POLLIN;
+		count = read_bytes(connection->fd, handshake->in + handshake->got,
+			handshake->want - handshake->got);
 		if (count == 0)
 			return -ECONNRESET;
 		if (count > 0)
-			greeting->got += count;
+			handshake->got += count;
 	}
 	if (count < 0)
 		return errno == EAGAIN ? 0 : errno == EINTR ? 1 : -errno;
 	return 1;
 }
 
-int nbd_connection_step(struct nbd_connection *link)
+int nbd_connection_step(struct nbd_connection *connection)
 {
-	struct nbd_handshake *greeting = &link->greeting;
+	struct nbd_handshake *handshake = &connection->handshake;
 	int result = 0;
 
-	if (!link->connected)
-		result = finish_connect(link);
-	while (link->connected && result == 0) {
-		result = exchange(link);
+	if (!connection->connected)
+		result = finish_connect(connection);
+	while (connection->connected && result == 0) {
+		result = exchange(connection);
 		if (result == 0)
 			return 0;
 		if (result > 0)
 			result = 0;
-		if (result == 0 && greeting->sent == greeting->out_length &&
-			greeting->got == greeting->want)
-			result = nbd_handshake_step(greeting);
+		if (result == 0 && handshake->sent == handshake->out_length &&
+			handshake->got == handshake->want)
+			result = nbd_handshake_step(handshake);
 	}
-	return result < 0 ? give_up(link, result) : result;
+	return result < 0 ? give_up(connection, result) : result;
 }
