@@ -125,7 +125,7 @@ static void do_step(struct script *script)
 static void close_terminal(void)
 {
 	close_input();
-	while (terminal.output_busy || terminal.inputs[TERMINAL_USER].busy) {
+	while (terminal.output_busy || terminal.inputs[TERMINAL_USER].armed) {
 		read_output();
 		io_ring_reap(&ring, false);
 	}
