@@ -169,7 +169,7 @@ static void release_machine(void)
 {
 	machine_release(&machine);
 	eventfd_write(frame_fd, 1);
-	while (end.queues[0].reading || end.queues[0].writing)
+	while (end.queues[0].readable_armed || end.queues[0].writable_armed)
 		io_ring_reap(&ring, true);
 	frame = NULL;
 	receive(&end, 0, NULL, 0);

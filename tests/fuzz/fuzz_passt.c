@@ -128,7 +128,7 @@ static void receive(struct script *script)
 	const struct iovec iov[] = { { frame, first }, { frame + first, room - first } };
 	size_t left = said_bytes - said_taken;
 	uint32_t length = 0;
-	bool ended = net->ended, pending = net->ops->pending(net, 0);
+	bool ended = net->gone, pending = net->ops->pending(net, 0);
 	ssize_t got = net->ops->receive(net, 0, iov, ARRAY_SIZE(iov));
 
 	check(!pending || got > 0);
@@ -137,10 +137,10 @@ static void receive(struct script *script)
 		length = ntohl(length);
 	}
 	if (left >= LENGTH_BYTES && (length < ETH_HLEN || length > NET_FRAME_MAX)) {
-		check(got == -EPIPE && net->ended);
+		check(got == -EPIPE && net->gone);
 	} else if (left < LENGTH_BYTES || left - LENGTH_BYTES < length) {
 		check(got == (passt_end < 0 ? -EPIPE : -EAGAIN));
-		check(net->ended == (ended || passt_end < 0));
+		check(net->gone == (ended || passt_end < 0));
 	} else {
 		check(got == (ssize_t)(NET_HEADER_BYTES + length));
 		check(memcmp(frame + NET_HEADER_BYTES, said + said_taken + LENGTH_BYTES,
@@ -228,7 +228,7 @@ static void do_step(struct script *script)
 /* All that was taken arrives, if it is still there to read it and the stream has not ended. */
 static void read_all(void)
 {
-	if (passt_end < 0 || net->ended)
+	if (passt_end < 0 || net->gone)
 		return;
 	while (net->ops->flush(net, 0) == -EAGAIN || sent_read < sent_bytes) {
 		size_t before = sent_read;

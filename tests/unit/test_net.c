@@ -729,7 +729,7 @@ START_TEST(vcpu_that_sends_and_receives_in_turns_waits_by_itself)
 	pending = true;
 	io_ring_reap(&own, false);
 	ck_assert(!net_waits_on_vcpu(&end, 0));
-	ck_assert(end.queues[0].reading);
+	ck_assert(end.queues[0].readable_armed);
 	driver_wait(receive);
 	pending = false;
 	send_frame(NULL, FRAME);
