@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Limits of I/O: token buckets, and turns for those that wait for tokens. */
+/* Rate limiters: token buckets, and the turns of those that wait for tokens. */
 #include "karma/rate_limiter.h"
 #include "karma/util.h"
 
 #define TOKEN 1000000000ll	/* in a balance */
 
-/* More than a request of any length can owe; it keeps all sums within 128 bits. */
+/* More than a request of any length can overdraw; it keeps all sums within 128 bits. */
 #define DEBT_MAX ((__int128)1 << 120)
+
+/* --- Buckets. */
 
 static __int128 capacity(const struct token_bucket *bucket, unsigned burst)
 {
@@ -25,18 +27,7 @@ static void fill(struct token_bucket *bucket, unsigned burst, int64_t elapsed)
 		bucket->balance += gain;
 }
 
-static void fill_all(struct rate_limiter *limit)
-{
-	int64_t now = nanoseconds(), elapsed = now - limit->filled_at;
-
-	if (elapsed <= 0)
-		return;
-	fill(&limit->requests, limit->burst, elapsed);
-	fill(&limit->bytes, limit->burst, elapsed);
-	limit->filled_at = now;
-}
-
-static void take(struct token_bucket *bucket, uint64_t tokens)
+static void consume(struct token_bucket *bucket, uint64_t tokens)
 {
 	if (!bucket->rate)
 		return;
@@ -45,7 +36,7 @@ static void take(struct token_bucket *bucket, uint64_t tokens)
 		bucket->balance = -DEBT_MAX;
 }
 
-/* How long until there is a token, rounded up; RATE_LIMIT_WAIT_MAX if that is longer. */
+/* The time until there is a token, rounded up, and RATE_LIMIT_WAIT_MAX at most. */
 static int64_t until_token(const struct token_bucket *bucket)
 {
 	__int128 missing = TOKEN - bucket->balance, wait;
@@ -56,100 +47,117 @@ static int64_t until_token(const struct token_bucket *bucket)
 	return wait < RATE_LIMIT_WAIT_MAX ? wait : RATE_LIMIT_WAIT_MAX;
 }
 
-static void remove_turn(struct rate_limiter *limit, struct rate_limit_waiter *turn)
-{
-	struct rate_limit_waiter **at = &limit->first;
+/* --- The limiter, with the lock held. */
 
-	while (*at && *at != turn)
+static void fill_all(struct rate_limiter *limiter)
+{
+	int64_t now = nanoseconds(), elapsed = now - limiter->filled_at;
+
+	if (elapsed <= 0)
+		return;
+	fill(&limiter->requests, limiter->burst, elapsed);
+	fill(&limiter->bytes, limiter->burst, elapsed);
+	limiter->filled_at = now;
+}
+
+static void remove_waiter(struct rate_limiter *limiter, struct rate_limit_waiter *waiter)
+{
+	struct rate_limit_waiter **at = &limiter->first;
+
+	while (*at && *at != waiter)
 		at = &(*at)->next;
 	if (*at)
-		*at = turn->next;
-	turn->waits = turn->went = false;
+		*at = waiter->next;
+	waiter->waits = waiter->admitted = false;
 }
 
-/* Who had its turn goes behind the others; who is still waiting for it keeps its place. */
-static void line_up(struct rate_limiter *limit, struct rate_limit_waiter *turn)
+/* One that was admitted goes behind the others; one that was not keeps its place. */
+static void enqueue(struct rate_limiter *limiter, struct rate_limit_waiter *waiter)
 {
-	struct rate_limit_waiter **at = &limit->first;
+	struct rate_limit_waiter **at = &limiter->first;
 
-	if (turn->waits && !turn->went)
+	if (waiter->waits && !waiter->admitted)
 		return;
-	remove_turn(limit, turn);
+	remove_waiter(limiter, waiter);
 	while (*at)
 		at = &(*at)->next;
-	turn->next = NULL;
-	turn->waits = true;
-	*at = turn;
+	waiter->next = NULL;
+	waiter->waits = true;
+	*at = waiter;
 }
 
-int64_t rate_limiter_admit(struct rate_limiter *limit, struct rate_limit_waiter *turn)
+/* --- What devices call. */
+
+int64_t rate_limiter_admit(struct rate_limiter *limiter, struct rate_limit_waiter *waiter)
 {
 	int64_t wait, wait_bytes;
 
-	pthread_mutex_lock(&limit->lock);
-	fill_all(limit);
-	wait = until_token(&limit->requests);
-	wait_bytes = until_token(&limit->bytes);
+	pthread_mutex_lock(&limiter->lock);
+	fill_all(limiter);
+	wait = until_token(&limiter->requests);
+	wait_bytes = until_token(&limiter->bytes);
 	if (wait_bytes > wait)
 		wait = wait_bytes;
-	if (wait == 0 && (!limit->first || limit->first == turn)) {
-		turn->went = turn->waits;
+	if (wait == 0 && (!limiter->first || limiter->first == waiter)) {
+		waiter->admitted = waiter->waits;
 	} else {
-		line_up(limit, turn);
+		enqueue(limiter, waiter);
 		if (wait < RATE_LIMIT_WAIT_MIN)
 			wait = RATE_LIMIT_WAIT_MIN;
 	}
-	pthread_mutex_unlock(&limit->lock);
+	pthread_mutex_unlock(&limiter->lock);
 	return wait;
 }
 
-void rate_limiter_consume(struct rate_limiter *limit, uint64_t bytes)
+void rate_limiter_consume(struct rate_limiter *limiter, uint64_t bytes)
 {
-	pthread_mutex_lock(&limit->lock);
-	fill_all(limit);
-	take(&limit->requests, 1);
-	take(&limit->bytes, bytes);
-	pthread_mutex_unlock(&limit->lock);
+	pthread_mutex_lock(&limiter->lock);
+	fill_all(limiter);
+	consume(&limiter->requests, 1);
+	consume(&limiter->bytes, bytes);
+	pthread_mutex_unlock(&limiter->lock);
 }
 
-void rate_limiter_withdraw(struct rate_limiter *limit, struct rate_limit_waiter *turn)
+void rate_limiter_withdraw(struct rate_limiter *limiter, struct rate_limit_waiter *waiter)
 {
-	pthread_mutex_lock(&limit->lock);
-	remove_turn(limit, turn);
-	pthread_mutex_unlock(&limit->lock);
+	pthread_mutex_lock(&limiter->lock);
+	remove_waiter(limiter, waiter);
+	pthread_mutex_unlock(&limiter->lock);
 }
 
-void rate_limiter_init(struct rate_limiter *limit, const struct rate_limit_options *options)
+/* --- The life cycle. */
+
+void rate_limiter_init(struct rate_limiter *limiter, const struct rate_limit_options *options)
 {
-	*limit = (struct rate_limiter){
+	*limiter = (struct rate_limiter){
 		.requests.rate = options->requests,
 		.bytes.rate = options->bytes,
 		.burst = options->burst,
 		.filled_at = nanoseconds(),
 	};
-	limit->requests.balance = capacity(&limit->requests, limit->burst);
-	limit->bytes.balance = capacity(&limit->bytes, limit->burst);
-	pthread_mutex_init(&limit->lock, NULL);
+	limiter->requests.balance = capacity(&limiter->requests, limiter->burst);
+	limiter->bytes.balance = capacity(&limiter->bytes, limiter->burst);
+	pthread_mutex_init(&limiter->lock, NULL);
 }
 
-static __int128 between(__int128 least, __int128 value, __int128 most)
+static __int128 clamp(__int128 least, __int128 value, __int128 most)
 {
 	return value < least ? least : value > most ? most : value;
 }
 
-void rate_limiter_start(struct rate_limiter *limit, const struct rate_limit_options *options)
+void rate_limiter_start(struct rate_limiter *limiter, const struct rate_limit_options *options)
 {
-	const struct rate_limiter left = *limit;
+	const struct rate_limiter left = *limiter;
 	int64_t now = nanoseconds();
 
-	rate_limiter_init(limit, options);
-	limit->requests.balance = between(-DEBT_MAX, left.requests.balance, limit->requests.balance);
-	limit->bytes.balance = between(-DEBT_MAX, left.bytes.balance, limit->bytes.balance);
-	/* In the future, it would give nothing for as long. */
-	limit->filled_at = left.filled_at > 0 && left.filled_at < now ? left.filled_at : now;
+	rate_limiter_init(limiter, options);
+	limiter->requests.balance = clamp(-DEBT_MAX, left.requests.balance, limiter->requests.balance);
+	limiter->bytes.balance = clamp(-DEBT_MAX, left.bytes.balance, limiter->bytes.balance);
+	/* A time in the future would keep the buckets from filling until then. */
+	limiter->filled_at = left.filled_at > 0 && left.filled_at < now ? left.filled_at : now;
 }
 
-void rate_limiter_release(struct rate_limiter *limit)
+void rate_limiter_release(struct rate_limiter *limiter)
 {
-	pthread_mutex_destroy(&limit->lock);
+	pthread_mutex_destroy(&limiter->lock);
 }
