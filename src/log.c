@@ -37,7 +37,8 @@ void log_start_history(void)
 }
 
 /*
- * Without a lock, since a guest that has broken out could hold it: the addition reserves a place for each line.
+ * Without a lock, since a guest that has broken out could hold it: the addition reserves a place
+ * for each line.
  */
 static void append_to_history(const char *prefix, const char *message)
 {

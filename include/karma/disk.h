@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Disks: what a block device reads and writes, whatever the backend is (a file or block device, an overlay
- * over one, an NBD server).
+ * Disks: what a block device reads and writes, whatever the backend is (a file or block device, an
+ * overlay over one, an NBD server).
  *
- * A request is submitted by any thread.  Its done() is called on that thread or on the I/O thread, without a
- * lock.  Offsets and lengths are in bytes.  A flush that completed without an error is on stable storage,
- * with all requests that had completed before it was submitted.
+ * A request is submitted by any thread.  Its done() is called on that thread or on the I/O thread,
+ * without a lock.  Offsets and lengths are in bytes.  A flush that completed without an error is on
+ * stable storage, with all requests that had completed before it was submitted.
  *
  * The life cycle of a backend is that of the device in front of it (karma/virtio.h):
  *
@@ -15,8 +15,8 @@
  *   end      disk_end(), in the guest's process, when the guest has ended
  *   release  disk_close(), in each process that has a reference
  *
- * There is no pause or resume: requests in flight complete while vCPUs are paused, and a paused guest
- * submits none.  There is no reset either: a device waits for its requests instead.
+ * There is no pause or resume: requests in flight complete while vCPUs are paused, and a paused
+ * guest submits none.  There is no reset either: a device waits for its requests instead.
  */
 #ifndef KARMA_DISK_H
 #define KARMA_DISK_H
@@ -40,7 +40,10 @@ struct disk_options {
 	struct rate_limit_options limit;	/* for whoever makes the device; a backend ignores it */
 };
 
-/* The common part of a disk; a backend has its own state around it.  Constant after disk_open(), but for size. */
+/*
+ * The common part of a disk; a backend has its own state around it.  Constant after disk_open(),
+ * but for size.
+ */
 struct disk {
 	const struct disk_backend *backend;
 	struct io_ring *ring;	/* the main one */
@@ -84,7 +87,9 @@ struct disk_request {
 	int error;
 };
 
-/* What a backend does.  Each function has its contract at the function of disk_ with the same name. */
+/*
+ * What a backend does.  Each function has its contract at the function of disk_ with the same name.
+ */
 struct disk_backend {
 	/* NULL: it has nothing to do at a guest's start. */
 	int (*start)(struct disk *disk, bool again);
@@ -99,16 +104,17 @@ struct disk_backend {
 };
 
 /*
- * Open what the options name.  Called by the supervisor, which has no other thread then; ring need not be
- * set up yet.  The caller has one reference.  Returns 0, or a negative errno with a message printed.
+ * Open what the options name.  Called by the supervisor, which has no other thread then; ring need
+ * not be set up yet.  The caller has one reference.  Returns 0, or a negative errno with a message
+ * printed.
  */
 int disk_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 
 /*
- * A guest starts.  Called in the guest's process, or in the process that opened the disk, before the sandbox is
- * entered, before there are other threads and before the first request; the ring is set up.  again: the disk had
- * an earlier guest, whose process has ended, and what that process left in shared memory is not trusted.
- * Returns 0, or a negative errno with a message printed.
+ * A guest starts.  Called in the guest's process, or in the process that opened the disk, before
+ * the sandbox is entered, before there are other threads and before the first request; the ring is
+ * set up.  again: the disk had an earlier guest, whose process has ended, and what that process
+ * left in shared memory is not trusted.  Returns 0, or a negative errno with a message printed.
  */
 static inline int disk_start(struct disk *disk, bool again)
 {
@@ -116,15 +122,16 @@ static inline int disk_start(struct disk *disk, bool again)
 }
 
 /*
- * One more reference, and one fewer.  Any thread, without a request in flight.  The last disk_close() of a
- * process comes after its io_ring_release(), and closes the disk in this process alone.
+ * One more reference, and one fewer.  Any thread, without a request in flight.  The last
+ * disk_close() of a process comes after its io_ring_release(), and closes the disk in this process
+ * alone.
  */
 struct disk *disk_share(struct disk *disk);
 void disk_close(struct disk *disk);
 
 /*
- * The disk's size by now, in whole blocks.  disk->size stays what it was: the device decides when to change
- * it.  Any thread of any process that has the disk.  Returns 0, or a negative errno.
+ * The disk's size by now, in whole blocks.  disk->size stays what it was: the device decides when
+ * to change it.  Any thread of any process that has the disk.  Returns 0, or a negative errno.
  */
 int disk_measure(struct disk *disk, uint64_t *size);
 
@@ -142,8 +149,9 @@ static inline void disk_kick(struct disk *disk)
 }
 
 /*
- * The guest has ended: complete the requests in flight soon, with an error if need be.  Called in the guest's
- * process, once, by the main thread; the I/O thread runs, vCPUs do not, and no new request follows.
+ * The guest has ended: complete the requests in flight soon, with an error if need be.  Called in
+ * the guest's process, once, by the main thread; the I/O thread runs, vCPUs do not, and no new
+ * request follows.
  */
 static inline void disk_end(struct disk *disk)
 {
@@ -152,9 +160,10 @@ static inline void disk_end(struct disk *disk)
 }
 
 /*
- * Count the threads that are in a blocking system call for a disk.  Such a call may last as long as a hung NFS
- * server or a frozen file system, and the thread gives no sign of life meanwhile.  The counter, which may be
- * in shared memory, is set once, by the supervisor, before there is another thread.
+ * Count the threads that are in a blocking system call for a disk.  Such a call may last as long as
+ * a hung NFS server or a frozen file system, and the thread gives no sign of life meanwhile.  The
+ * counter, which may be in shared memory, is set once, by the supervisor, before there is another
+ * thread.
  */
 void disk_set_blocking_counter(atomic_uint *counter);
 void disk_blocking_call_begin(void);
@@ -172,8 +181,8 @@ int overlay_open(struct disk **disk, const struct disk_options *options, struct 
 int nbd_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 
 /*
- * For an overlay: a disk of size bytes from start on in a file that is open as fd, with a descriptor of its own
- * and a first reference.  Returns 0, or a negative errno without a message.
+ * For an overlay: a disk of size bytes from start on in a file that is open as fd, with a
+ * descriptor of its own and a first reference.  Returns 0, or a negative errno without a message.
  */
 int file_open_part(struct disk **disk, int fd, uint64_t start, uint64_t size, bool direct,
 	struct io_ring *ring);

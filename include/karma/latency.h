@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The latency of requests: a histogram.  One thread at a time adds to it; any thread may read it meanwhile.
+ * The latency of requests: a histogram.  One thread at a time adds to it; any thread may read it
+ * meanwhile.
  */
 #ifndef KARMA_LATENCY_H
 #define KARMA_LATENCY_H

@@ -2,8 +2,8 @@
 /*
  * Messages for the user, on stderr, a line each, never on stdout.
  *
- * A message says what failed, on what, why, and what to do.  Any thread may call these functions, if they do not
- * say otherwise; a line is written with one system call.
+ * A message says what failed, on what, why, and what to do.  Any thread may call these functions,
+ * if they do not say otherwise; a line is written with one system call.
  */
 #ifndef KARMA_LOG_H
 #define KARMA_LOG_H
@@ -20,7 +20,10 @@ enum log_format {
 /* Call it before there is a second thread. */
 void log_set_format(enum log_format format);
 
-/* Print "karma: ...", of level error, and return error, a negative errno: `return fail(-EINVAL, "...")`. */
+/*
+ * Print "karma: ...", of level error, and return error, a negative errno: `return fail(-EINVAL,
+ * "...")`.
+ */
 int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Print "karma: ...", of level notice: nothing failed, but the user should know. */
@@ -30,22 +33,25 @@ void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void print_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /*
- * Keep a history from here on: the last LOG_BYTES of messages, as text, in memory that this process shares with
- * those that it forks.  Without memory for it there is none.
+ * Keep a history from here on: the last LOG_BYTES of messages, as text, in memory that this process
+ * shares with those that it forks.  Without memory for it there is none.
  */
 void log_start_history(void);
 
 /*
- * Read the history, in whole lines: the time in seconds since 1970, a blank, and the message.  Returns how many
- * bytes, length at most.  They may be any bytes, since a guest that has broken out can write there, and a line
- * that is being written may be incomplete.
+ * Read the history, in whole lines: the time in seconds since 1970, a blank, and the message.
+ * Returns how many bytes, length at most.  They may be any bytes, since a guest that has broken out
+ * can write there, and a line that is being written may be incomplete.
  */
 size_t log_read_history(char *to, size_t length);
 
 /* Text from a guest, for a message: replace all but printable ASCII by blanks. */
 void make_printable(char *text, size_t length);
 
-/* The guest's name, which is in each message from here on; it must stay in place.  Before a second thread. */
+/*
+ * The guest's name, which is in each message from here on; it must stay in place.  Before a second
+ * thread.
+ */
 void log_set_name(const char *name);
 
 #endif

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The NBD protocol as a client speaks it: addresses of servers, the handshake, and the messages of the
- * transmission phase that follows it.  Words in quotes are sections of doc/proto.md in the nbd project.
+ * The NBD protocol as a client speaks it: addresses of servers, the handshake, and the messages of
+ * the transmission phase that follows it.  Words in quotes are sections of doc/proto.md in the nbd
+ * project.
  *
- * The server's bytes are hostile.  Errors are negative errnos.  Nothing here has a lock; each structure is used
- * by one thread at a time.
+ * The server's bytes are hostile.  Errors are negative errnos.  Nothing here has a lock; each
+ * structure is used by one thread at a time.
  */
 #ifndef KARMA_NBD_H
 #define KARMA_NBD_H
@@ -33,8 +34,8 @@ struct nbd_address {
 bool nbd_is_address(const char *text);
 
 /*
- * Parse it, and look up a host's name, which may take as long as a name server does.  Returns 0, or a
- * negative errno with a message printed.
+ * Parse it, and look up a host's name, which may take as long as a name server does.  Returns 0, or
+ * a negative errno with a message printed.
  */
 int nbd_parse_address(const char *text, struct nbd_address *address);
 
@@ -57,8 +58,9 @@ struct nbd_export {
 #define NBD_REPLY_MAX 8192u	/* data of one reply to an option: strings and what is before them */
 
 /*
- * The handshake ("Fixed newstyle negotiation"), a step at a time: the caller sends what is in out, receives want
- * bytes into in, and calls nbd_handshake_step(), until that says that the handshake is over.
+ * The handshake ("Fixed newstyle negotiation"), a step at a time: the caller sends what is in out,
+ * receives want bytes into in, and calls nbd_handshake_step(), until that says that the handshake
+ * is over.
  */
 struct nbd_handshake {
 	const char *export_name;
@@ -77,7 +79,9 @@ struct nbd_handshake {
 /* export_name must stay until the handshake is over. */
 void nbd_handshake_start(struct nbd_handshake *handshake, const char *export_name);
 
-/* All wanted bytes are received.  Returns 0: go on; 1: the export is chosen; or a negative errno. */
+/*
+ * All wanted bytes are received.  Returns 0: go on; 1: the export is chosen; or a negative errno.
+ */
 int nbd_handshake_step(struct nbd_handshake *handshake);
 
 /* A connection that is being made, up to the end of the handshake.  Its functions do not block. */
@@ -89,9 +93,10 @@ struct nbd_connection {
 };
 
 /*
- * Connect to one of the addresses.  Then nbd_connection_step() does what is possible without blocking.  It
- * returns 0: poll for the events; 1: the server is ready for requests, and the caller may take fd over; or a
- * negative errno.  After an error of either function the reason is in handshake.problem, and fd is closed.
+ * Connect to one of the addresses.  Then nbd_connection_step() does what is possible without
+ * blocking.  It returns 0: poll for the events; 1: the server is ready for requests, and the caller
+ * may take fd over; or a negative errno.  After an error of either function the reason is in
+ * handshake.problem, and fd is closed.
  */
 int nbd_connection_open(
 	struct nbd_connection *connection, const struct nbd_address *address, unsigned index);

@@ -2,9 +2,9 @@
 /*
  * The transmission phase of NBD: disk requests on their way to a server and back.
  *
- * Any thread queues and sends requests, with the lock held.  One thread, the I/O thread, receives replies, and
- * connects and disconnects.  Nothing here blocks.  A request that had no reply when its connection broke is
- * sent again on the next one.
+ * Any thread queues and sends requests, with the lock held.  One thread, the I/O thread, receives
+ * replies, and connects and disconnects.  Nothing here blocks.  A request that had no reply when
+ * its connection broke is sent again on the next one.
  */
 #ifndef KARMA_NBD_TRANSMISSION_H
 #define KARMA_NBD_TRANSMISSION_H
@@ -40,7 +40,9 @@ struct nbd_transmission {
 	unsigned slots_used;
 	uint32_t cookies;	/* the last one */
 
-	/* Counts of writes that the server acknowledged, and of those of them that a flush covers. */
+	/*
+	 * Counts of writes that the server acknowledged, and of those of them that a flush covers.
+	 */
 	uint64_t acknowledged, flushed;
 	bool lost_writes;	/* acknowledged writes may be lost, and no flush has failed for that yet */
 	bool reporting_loss;	/* flushes that fail for it are among completed */
@@ -58,8 +60,8 @@ void nbd_transmission_release(struct nbd_transmission *transmission);
 /* --- With the lock held. */
 
 /*
- * The I/O thread has a connection: fd is non-blocking, in transmission phase, and stays the caller's, who closes it
- * after nbd_transmission_disconnect().
+ * The I/O thread has a connection: fd is non-blocking, in transmission phase, and stays the
+ * caller's, who closes it after nbd_transmission_disconnect().
  */
 void nbd_transmission_connect(
 	struct nbd_transmission *transmission, int fd, const struct nbd_export *export);
@@ -73,15 +75,16 @@ void nbd_send(struct nbd_transmission *transmission);
 void nbd_fail_all(struct nbd_transmission *transmission, int error);
 
 /*
- * The list of requests that completed, by next.  The caller calls done() of each with its error, without the
- * lock.
+ * The list of requests that completed, by next.  The caller calls done() of each with its error,
+ * without the lock.
  */
 struct disk_request *nbd_take_completed(struct nbd_transmission *transmission);
 
 /* --- Without the lock. */
 
 /*
- * The I/O thread receives what is there.  Returns NULL, or the reason, in words, why it has to disconnect.
+ * The I/O thread receives what is there.  Returns NULL, or the reason, in words, why it has to
+ * disconnect.
  */
 const char *nbd_receive(struct nbd_transmission *transmission);
 

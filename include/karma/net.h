@@ -2,9 +2,9 @@
 /*
  * The backend of a network device: a TAP of the host, or passt.
  *
- * A frame is an Ethernet frame without its checksum, with a header in front of it, in both directions: struct
- * virtio_net_hdr_mrg_rxbuf, whose num_buffers only the device uses (virtio 1.2, section 5.1.6).  No frame
- * is longer than NET_FRAME_MAX.
+ * A frame is an Ethernet frame without its checksum, with a header in front of it, in both
+ * directions: struct virtio_net_hdr_mrg_rxbuf, whose num_buffers only the device uses (virtio 1.2,
+ * section 5.1.6).  No frame is longer than NET_FRAME_MAX.
  *
  * The life cycle is that of the device in front of it (karma/virtio.h):
  *
@@ -13,11 +13,12 @@
  *   attach   net_attach(), by the device that is created, and net_detach() when that is released
  *   release  net_close(), in the supervisor
  *
- * There is no pause or resume: a device that is paused receives and sends nothing, and frames wait in the host's
- * queue.  There is no end either: no call here waits, and what is in the host's queue then is left to the next guest.
+ * There is no pause or resume: a device that is paused receives and sends nothing, and frames wait
+ * in the host's queue.  There is no end either: no call here waits, and what is in the host's queue
+ * then is left to the next guest.
  *
- * Each queue is used by one thread at a time: the device holds its queue's lock around receive(), send() and what
- * belongs to them.  Any thread may call the other functions that say nothing else.
+ * Each queue is used by one thread at a time: the device holds its queue's lock around receive(),
+ * send() and what belongs to them.  Any thread may call the other functions that say nothing else.
  */
 #ifndef KARMA_NET_H
 #define KARMA_NET_H
@@ -73,28 +74,41 @@ struct net_ops {
 	/* Its contract is at net_start().  May be NULL. */
 	int (*start)(struct net *net, bool again);
 	/*
-	 * Receive the next frame, with its header, into a list of buffers.  Returns its length with the header, which
-	 * is larger than the list if the rest was lost; -EAGAIN if there is none; or another negative errno:
-	 * the backend is gone, for ever.
+	 * Receive the next frame, with its header, into a list of buffers.  Returns its length with
+	 * the header, which is larger than the list if the rest was lost; -EAGAIN if there is none;
+	 * or another negative errno: the backend is gone, for ever.
 	 */
 	ssize_t (*receive)(
 		struct net *net, unsigned queue, const struct iovec *iov, unsigned count);
-	/* Whether a received frame is buffered here, so that the file descriptor need not be readable.  May be NULL. */
+	/*
+	 * Whether a received frame is buffered here, so that the file descriptor need not be
+	 * readable.  May be NULL.
+	 */
 	bool (*pending)(const struct net *net, unsigned queue);
 	/*
-	 * Send a frame, whose header is iov[0]; the list may be changed.  Returns 0; -EAGAIN if there is no room, and
-	 * nothing was sent; or another negative errno: the frame is lost.
+	 * Send a frame, whose header is iov[0]; the list may be changed.  Returns 0; -EAGAIN if
+	 * there is no room, and nothing was sent; or another negative errno: the frame is lost.
 	 */
 	int (*send)(struct net *net, unsigned queue, struct iovec *iov, unsigned count);
-	/* Send the frames that send() buffered to send several at once.  Returns 0 or -EAGAIN.  May be NULL. */
+	/*
+	 * Send the frames that send() buffered to send several at once.  Returns 0 or -EAGAIN.  May
+	 * be NULL.
+	 */
 	int (*flush)(struct net *net, unsigned queue);
-	/* Which offloads (TUN_F_*) the guest takes in frames that it receives: 0, or a negative errno.  May be NULL. */
+	/*
+	 * Which offloads (TUN_F_*) the guest takes in frames that it receives: 0, or a negative
+	 * errno.  May be NULL.
+	 */
 	int (*set_offloads)(struct net *net, unsigned offloads);
 	/* Spread received frames over the first queues: 0, or a negative errno.  May be NULL. */
 	int (*use_queues)(struct net *net, unsigned queues);
-	/* The link by now, in the supervisor: net_query_link().  NULL: it never changes by itself. */
+	/*
+	 * The link by now, in the supervisor: net_query_link().  NULL: it never changes by itself.
+	 */
 	enum net_link (*query_link)(struct net *net, int monitor_fd);
-	/* After net_set_gone(), once, on the I/O thread of the guest's process: say so to the user. */
+	/*
+	 * After net_set_gone(), once, on the I/O thread of the guest's process: say so to the user.
+	 */
 	void (*gone)(struct net *net);
 	/* Free what it owns, itself included. */
 	void (*close)(struct net *net);
@@ -137,15 +151,16 @@ struct net {
 /* --- Life cycle. */
 
 /*
- * Open what the options name.  In the supervisor; ring need not be set up yet.  Returns 0, or a negative errno with a
- * message printed.
+ * Open what the options name.  In the supervisor; ring need not be set up yet.  Returns 0, or a
+ * negative errno with a message printed.
  */
 int net_open(struct net **net, const struct net_options *options, struct io_ring *ring);
 
 /*
- * A guest starts.  In the guest's process, or in the process that opened it, before the sandbox is entered and
- * before there are other threads; the ring is set up.  again: there was an earlier guest, and what its process
- * left in shared memory is not trusted.  Returns 0, or a negative errno with a message printed.
+ * A guest starts.  In the guest's process, or in the process that opened it, before the sandbox is
+ * entered and before there are other threads; the ring is set up.  again: there was an earlier
+ * guest, and what its process left in shared memory is not trusted.  Returns 0, or a negative errno
+ * with a message printed.
  */
 int net_start(struct net *net, bool again);
 
@@ -164,9 +179,9 @@ void net_wait_writable(struct net *net, unsigned queue);
 /* Whether a received frame is buffered, so that the file descriptor need not be readable. */
 bool net_pending(const struct net *net, unsigned queue);
 /*
- * Call readable() on the calling thread, which is a vCPU's with a ring of its own, and leaves the guest for it: for
- * a guest that would only wait for that frame.  If the I/O thread waits as well, both call.  Buffered frames are
- * not waited for.
+ * Call readable() on the calling thread, which is a vCPU's with a ring of its own, and leaves the
+ * guest for it: for a guest that would only wait for that frame.  If the I/O thread waits as well,
+ * both call.  Buffered frames are not waited for.
  */
 void net_wait_readable_on_vcpu(struct net *net, unsigned queue);
 /* Whether a vCPU waits. */
@@ -174,7 +189,10 @@ bool net_waits_on_vcpu(const struct net *net, unsigned queue);
 
 /* --- Links.  Only the supervisor sees the host's interfaces; it tells the guest's process. */
 
-/* A socket that is readable when an interface has changed, or a negative errno with a message printed. */
+/*
+ * A socket that is readable when an interface has changed, or a negative errno with a message
+ * printed.
+ */
 int net_monitor_open(void);
 /* Take what it has received. */
 void net_monitor_drain(int monitor_fd);
@@ -191,7 +209,10 @@ void net_update_link(struct net *net, enum net_link link);
 void net_init(struct net *net, const struct net_ops *ops, struct io_ring *ring);
 /* On the I/O thread, or while no device is attached. */
 void net_set_link(struct net *net, bool up);
-/* The backend is gone for ever: the link goes down, and gone() is called.  Locks of the device may be held. */
+/*
+ * The backend is gone for ever: the link goes down, and gone() is called.  Locks of the device may
+ * be held.
+ */
 void net_set_gone(struct net *net);
 int tap_open(struct net **net, const struct net_options *options, struct io_ring *ring);
 int passt_open(struct net **net, const struct net_options *options, struct io_ring *ring);

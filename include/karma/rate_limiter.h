@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A rate limiter for the I/O of a device: requests and bytes a second, by a token bucket for each.  A bucket is full
- * at first, and a full one holds the burst that is possible after a pause.
+ * A rate limiter for the I/O of a device: requests and bytes a second, by a token bucket for each.
+ * A bucket is full at first, and a full one holds the burst that is possible after a pause.
  *
- * The length of a request is known only when it is taken from its queue.  So a request is admitted when each bucket
- * has at least one token, and then consumes all that it needs: the balance may become negative, and
- * the next requests wait until it is positive again.  So a request larger than a bucket passes, and queues that ask
- * at the same time overdraw the buckets by at most a request each.
+ * The length of a request is known only when it is taken from its queue.  So a request is admitted
+ * when each bucket has at least one token, and then consumes all that it needs: the balance may
+ * become negative, and the next requests wait until it is positive again.  So a request larger than
+ * a bucket passes, and queues that ask at the same time overdraw the buckets by at most a request
+ * each.
  *
  * Queues that wait are admitted in turns, so that none waits for ever.
  *
@@ -49,20 +50,23 @@ struct rate_limiter {
 	struct rate_limit_waiter *first;	/* list of those that wait, in turns */
 };
 
-/* In the supervisor, once; in memory that the guests' processes share, so that a restart brings no new burst. */
+/*
+ * In the supervisor, once; in memory that the guests' processes share, so that a restart brings no
+ * new burst.
+ */
 void rate_limiter_init(struct rate_limiter *limiter, const struct rate_limit_options *options);
 void rate_limiter_release(struct rate_limiter *limiter);
 
 /*
- * A guest starts.  In its process, before there is another thread.  Of what an earlier guest's process left there,
- * which is not trusted, only the balances are taken over, up to a full bucket.
+ * A guest starts.  In its process, before there is another thread.  Of what an earlier guest's
+ * process left there, which is not trusted, only the balances are taken over, up to a full bucket.
  */
 void rate_limiter_start(struct rate_limiter *limiter, const struct rate_limit_options *options);
 
 /*
- * Whether the next request may start.  Returns 0, or the time in ns after which to ask again: RATE_LIMIT_WAIT_MIN to
- * RATE_LIMIT_WAIT_MAX.  A waiter that was told to wait has to ask again then, or to withdraw: others may wait
- * behind it.
+ * Whether the next request may start.  Returns 0, or the time in ns after which to ask again:
+ * RATE_LIMIT_WAIT_MIN to RATE_LIMIT_WAIT_MAX.  A waiter that was told to wait has to ask again
+ * then, or to withdraw: others may wait behind it.
  */
 int64_t rate_limiter_admit(struct rate_limiter *limiter, struct rate_limit_waiter *waiter);
 

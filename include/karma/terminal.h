@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The user's end of the console: the terminal, pipe, file or pty that the guest's output goes to and its input comes
- * from.
+ * The user's end of the console: the terminal, pipe, file or pty that the guest's output goes to
+ * and its input comes from.
  *
- * Output goes into a ring buffer, and from there to the user by io_uring, so that a user who stops reading holds
- * up the guest's console and nothing else.  The buffer also keeps the last output for clients that are attached by
- * way of the supervisor (karma/control.h), whose typing comes by a pipe.
+ * Output goes into a ring buffer, and from there to the user by io_uring, so that a user who stops
+ * reading holds up the guest's console and nothing else.  The buffer also keeps the last output for
+ * clients that are attached by way of the supervisor (karma/control.h), whose typing comes by a
+ * pipe.
  *
  * The life cycle is that of the device in front of it (karma/virtio.h):
  *
@@ -17,9 +18,9 @@
  *
  * There is no pause or resume: a paused guest writes nothing, and input waits in the buffer.
  *
- * Any thread of the guest's process may call the functions that say nothing else.  The terminal's lock is
- * taken inside of a device's, and a ring's inside of it.  The functions given to terminal_attach() are called on the
- * I/O thread, without a lock.
+ * Any thread of the guest's process may call the functions that say nothing else.  The terminal's
+ * lock is taken inside of a device's, and a ring's inside of it.  The functions given to
+ * terminal_attach() are called on the I/O thread, without a lock.
  */
 #ifndef KARMA_TERMINAL_H
 #define KARMA_TERMINAL_H
@@ -38,8 +39,9 @@
 #define TERMINAL_SYSRQ 0x0f	/* Ctrl-O */
 
 /*
- * In memory that the supervisor and the guests' processes share, so that it outlives each of these.  A guest that
- * has broken out can write there: terminal_start() and the supervisor's functions do not trust it.
+ * In memory that the supervisor and the guests' processes share, so that it outlives each of
+ * these.  A guest that has broken out can write there: terminal_start() and the supervisor's
+ * functions do not trust it.
  */
 struct terminal_shared {
 	uint64_t output_written;	/* bytes, since the first start; byte i is at output[i % size] */
@@ -103,40 +105,51 @@ struct terminal {
 /* --- Life cycle. */
 
 /*
- * Open what spec names: "stdio", "pty", "none", "file:PATH" or "unix:PATH", whose socket is the supervisor's: here
- * it is a console for attached clients alone.  ring need not be set up yet.  Returns 0, or a negative errno with a
- * message printed.
+ * Open what spec names: "stdio", "pty", "none", "file:PATH" or "unix:PATH", whose socket is the
+ * supervisor's: here it is a console for attached clients alone.  ring need not be set up yet.
+ * Returns 0, or a negative errno with a message printed.
  */
 int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *ring);
 
 /*
- * Set a user's terminal to raw mode, until terminal_close().  A guard process restores it if the monitor is killed.
- * Forks: call it before there are threads or guest memory.  Returns 0, or a negative errno with a message printed.
+ * Set a user's terminal to raw mode, until terminal_close().  A guard process restores it if the
+ * monitor is killed.  Forks: call it before there are threads or guest memory.  Returns 0, or a
+ * negative errno with a message printed.
  */
 int terminal_set_raw(struct terminal *terminal);
 
-/* A guest starts: forget the device of an earlier one, and check what that has left.  No other thread runs. */
+/*
+ * A guest starts: forget the device of an earlier one, and check what that has left.  No other
+ * thread runs.
+ */
 void terminal_start(struct terminal *terminal);
 
 /* A device is attached: poll for input from now on.  The ring is set up. */
 void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
 	void (*output_ready)(void *), void *context);
 
-/* Restore the user's terminal and free what terminal_open() took.  No ring may have an operation in flight. */
+/*
+ * Restore the user's terminal and free what terminal_open() took.  No ring may have an operation in
+ * flight.
+ */
 void terminal_close(struct terminal *terminal);
 
 /* --- Output. */
 
-/* Returns how many bytes were taken: if fewer than given, the buffer is full, and output_ready() follows. */
+/*
+ * Returns how many bytes were taken: if fewer than given, the buffer is full, and output_ready()
+ * follows.
+ */
 size_t terminal_write(struct terminal *terminal, const void *text, size_t length);
 
 /* Bytes that were not sent to the user yet. */
 size_t terminal_output_pending(struct terminal *terminal);
 
 /*
- * In the supervisor, without a lock: output since the first start, from a position on, counted in bytes; 0 is the
- * oldest byte that is there.  Returns how many bytes, 0 if there are no more yet; *lost is how many were skipped,
- * since they are overwritten.  Bytes that a guest which has broken out put there come out as they are.
+ * In the supervisor, without a lock: output since the first start, from a position on, counted in
+ * bytes; 0 is the oldest byte that is there.  Returns how many bytes, 0 if there are no more yet;
+ * *lost is how many were skipped, since they are overwritten.  Bytes that a guest which has broken
+ * out put there come out as they are.
  */
 size_t terminal_read_output(const struct terminal *terminal, uint64_t *position, void *to, size_t length,
 	uint64_t *lost);
@@ -151,14 +164,17 @@ bool terminal_has_input(struct terminal *terminal);
 size_t terminal_read(struct terminal *terminal, void *to, size_t length);
 
 /*
- * Hold input from a pipe or file back until terminal_release_input(), and from then on give its end as ^D.  quoted:
- * put ^V before bytes that would mean something to a terminal (KARMA_READY_QUOTED).  Input that is typed is
- * never held, nor quoted.
+ * Hold input from a pipe or file back until terminal_release_input(), and from then on give its end
+ * as ^D.  quoted: put ^V before bytes that would mean something to a terminal
+ * (KARMA_READY_QUOTED).  Input that is typed is never held, nor quoted.
  */
 void terminal_hold_input(struct terminal *terminal);
 void terminal_release_input(struct terminal *terminal, bool quoted);
 
-/* A driver of the guest's console starts: from now on give the byte TERMINAL_SYSRQ twice, or once as any other. */
+/*
+ * A driver of the guest's console starts: from now on give the byte TERMINAL_SYSRQ twice, or once
+ * as any other.
+ */
 void terminal_escape_sysrq(struct terminal *terminal, bool twice);
 
 /* --- Size, in columns and rows from 1 to 65535. */

@@ -34,7 +34,10 @@ static inline void free_pointer(void *pointer)
 #define cleanup_fd __attribute__((cleanup(close_fd)))
 #define cleanup_free __attribute__((cleanup(free_pointer)))
 
-/* Functions in which an idle process waits.  The linker puts them side by side, so that few pages are resident. */
+/*
+ * Functions in which an idle process waits.  The linker puts them side by side, so that few pages
+ * are resident.
+ */
 #define idle_path __attribute__((hot))
 
 /* CLOCK_MONOTONIC, in nanoseconds. */
@@ -47,8 +50,9 @@ static inline int64_t nanoseconds(void)
 }
 
 /*
- * readv(), writev(), read() and write() by preadv2(2) and pwritev2(2), which the sandbox allows instead of these
- * (karma/sandbox.h).  For a non-blocking socket they also replace recv() and send().
+ * readv(), writev(), read() and write() by preadv2(2) and pwritev2(2), which the sandbox allows
+ * instead of these (karma/sandbox.h).  For a non-blocking socket they also replace recv() and
+ * send().
  */
 static inline ssize_t read_list(int fd, const struct iovec *iov, unsigned count)
 {
@@ -74,7 +78,10 @@ static inline ssize_t write_bytes(int fd, const void *from, size_t length)
 	return write_list(fd, &iov, 1);
 }
 
-/* Add to a counter that only one thread changes at a time; others may read it meanwhile, by count_of(). */
+/*
+ * Add to a counter that only one thread changes at a time; others may read it meanwhile, by
+ * count_of().
+ */
 static inline void count_up(uint64_t *counter, uint64_t by)
 {
 	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + by, __ATOMIC_RELAXED);

@@ -8,7 +8,10 @@
 #include "direct.h"
 #include "karma/util.h"
 
-/* Linux before 6.1 does not tell: every file system takes this, and most devices nothing smaller. */
+/*
+ * For Linux before 6.1, which does not tell: every file system takes this, and most devices nothing
+ * smaller.
+ */
 #define BLOCK_UNKNOWN 4096u
 
 int open_again(int fd, int flags)

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Disks that are files or block devices: the backend, and all of its requests but reads and writes. */
+/*
+ * Disks that are files or block devices: the backend, and all of its requests but reads and writes.
+ */
 #include <errno.h>
 #include <linux/falloc.h>
 #include <unistd.h>
@@ -156,7 +158,10 @@ static void file_kick(struct disk *disk)
 
 static int file_measure(struct disk *disk, uint64_t *size)
 {
-	/* The sandbox allows lseek(2), which serves files and block devices; nobody uses the position. */
+	/*
+	 * lseek(2) works for files and block devices, and the sandbox allows it.  The position is
+	 * not used.
+	 */
 	off_t end;
 
 	disk_blocking_call_begin();

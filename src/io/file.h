@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the sources of disks that are files or block devices share: the disk, and the steps of its requests.
+ * What the sources of disks that are files or block devices share: the disk, and the steps of its
+ * requests.
  *
  * file.c         the backend; flushes, discards, writes of zeroes
  * file_transfer.c  reads and writes
@@ -45,8 +46,8 @@ void file_submit_request(struct disk_request *request);
 /* Complete a request, and start those that direct.c held back for it. */
 void file_complete(struct disk_request *request, int error);
 /*
- * Whether an operation ended without having been done (-EINTR, -EAGAIN, -ECANCELED): then retry() is called, now
- * or a moment later.
+ * Whether an operation ended without having been done (-EINTR, -EAGAIN, -ECANCELED): then retry()
+ * is called, now or a moment later.
  */
 bool file_retries(struct disk_request *request, int result, void (*retry)(struct disk_request *request));
 

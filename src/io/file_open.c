@@ -65,7 +65,9 @@ static int open_path(const struct disk_options *options, struct stat *status)
 		return fail(-EINVAL, "disk %s: changed while it was opened: try again",
 			options->path);
 	}
-	/* O_NONBLOCK was there in case a FIFO took its place; io_uring would return -EAGAIN for it. */
+	/*
+	 * O_NONBLOCK was there in case a FIFO took its place; io_uring would return -EAGAIN for it.
+	 */
 	fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 	return fd;
 }
@@ -90,7 +92,9 @@ static int lock_image(const struct disk_options *options, int fd)
 		"disk %s: in use by another guest: stop that, or give both `,ro`", options->path);
 }
 
-/* A guest that writes the magic bytes of a format to its raw disk only has its next start refused. */
+/*
+ * A guest that writes the magic bytes of a format to its raw disk only has its next start refused.
+ */
 static int check_format(const struct disk_options *options, int fd)
 {
 	const char *format = options->raw ? NULL : disk_image_format(fd);
@@ -105,7 +109,10 @@ static int check_format(const struct disk_options *options, int fd)
 
 /* --- Geometry. */
 
-/* A limit of a block device's queue, from sysfs; a partition has its disk's.  unknown: if it is not there. */
+/*
+ * A limit of a block device's queue, from sysfs; a partition has its disk's.  unknown: if it is not
+ * there.
+ */
 static uint64_t queue_limit(dev_t device, const char *name, uint64_t unknown)
 {
 	static const char *const places[] = { "queue", "../queue" };
@@ -138,7 +145,10 @@ static void read_topology(struct disk *disk, int fd, dev_t device)
 		disk->alignment_offset = offset;
 	disk->discard_alignment =
 		queue_limit(device, "discard_granularity", disk->physical_block_size);
-	/* Linux punches a hole in a block device by write zeroes with unmap (blkdev_issue_zeroout()). */
+	/*
+	 * Linux punches a hole in a block device by write zeroes with unmap
+	 * (blkdev_issue_zeroout()).
+	 */
 	disk->discard = queue_limit(device, "write_zeroes_max_bytes", 1) > 0;
 }
 
@@ -195,8 +205,8 @@ static int set_geometry(
 /* --- The disk. */
 
 /*
- * Whether the file system does not support RWF_NOWAIT (preadv2(2)), as NFS does not.  overlayfs passes the
- * flag on to the file system below it, though its own answer is no.
+ * Whether the file system does not support RWF_NOWAIT (preadv2(2)), as NFS does not.  overlayfs
+ * passes the flag on to the file system below it, though its own answer is no.
  */
 static bool ignores_nowait(int fd, long type)
 {
@@ -225,7 +235,10 @@ int file_open(struct disk **disk, const struct disk_options *options, struct io_
 		result = check_format(options, fd);
 	if (result < 0)
 		return result;
-	/* A block device has sectors of its block size already. */
+	/*
+	 * The sectors of a block device's disk are as large as its own, so all requests are
+	 * aligned.
+	 */
 	result = direct_init(&file->blocks, fd, 0, options->direct && S_ISREG(status.st_mode));
 	if (result < 0)
 		return fail(result, "disk %s: can't open it again: %s", options->path, strerror(-result));

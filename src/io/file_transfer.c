@@ -2,9 +2,9 @@
 /*
  * Reads and writes of disks that are files or block devices.
  *
- * A read, and a write with O_DIRECT, is an operation of io_uring.  A write to the page cache is a plain
- * pwritev2(2), since io_uring would leave it to a worker thread; or one of several linked operations, if the
- * thread has LINKED_MIN of them to start.
+ * A read, and a write with O_DIRECT, is an operation of io_uring.  A write to the page cache is a
+ * plain pwritev2(2), since io_uring would leave it to a worker thread; or one of several linked
+ * operations, if the thread has LINKED_MIN of them to start.
  */
 #include <errno.h>
 #include <sys/uio.h>
@@ -16,7 +16,10 @@
 #define SLOW_NANOSECONDS 4000000ll
 #define SLOW_PAUSE_NANOSECONDS 1000000000ll
 
-/* From so many writes at a time on, one worker thread of io_uring is quicker than the calling thread. */
+/*
+ * From so many writes at a time on, one worker thread of io_uring is quicker than the calling
+ * thread.
+ */
 #define LINKED_MIN 8u
 
 /* Writes to the page cache of one file that the calling thread starts together when it submits. */
@@ -88,9 +91,10 @@ static void transfer_in_place(struct disk_request *request)
 }
 
 /*
- * io_uring leaves a write to the page cache to a worker thread, since it may block: on memory, or on the file
- * system's journal.  It rarely does, and otherwise takes less time than the way to the worker and back.  So this
- * thread writes by itself, until one write blocks; then workers write for a second.  tmpfs never blocks.
+ * io_uring leaves a write to the page cache to a worker thread, since it may block: on memory, or
+ * on the file system's journal.  It rarely does, and otherwise takes less time than the way to the
+ * worker and back.  So this thread writes by itself, until one write blocks; then workers write for
+ * a second.  tmpfs never blocks.
  */
 static void write_in_place(struct disk_request *request)
 {
@@ -215,8 +219,9 @@ void file_submit_transfer(struct disk_request *request)
 }
 
 /*
- * Some versions of Linux read tmpfs during the submission; others leave that to a worker thread, as they do with
- * writes.  In that case this file is read and written by plain system calls from now on.
+ * Some versions of Linux read tmpfs during the submission; others leave that to a worker thread, as
+ * they do with writes.  In that case this file is read and written by plain system calls from now
+ * on.
  */
 void file_transfers_submitted(struct disk *disk)
 {

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Formats of disk images, by their magic bytes.  Karma reads raw images alone, so another format is a mistake. */
+/*
+ * Formats of disk images, by their magic bytes.  Karma reads raw images alone, so another format is
+ * a mistake.
+ */
 #include <string.h>
 #include <unistd.h>
 

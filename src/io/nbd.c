@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Disks on NBD servers: the backend.  A thread that starts requests sends them without blocking; all else is done
- * by the session (nbd_session.c), on the I/O thread.
+ * Disks on NBD servers: the backend.  A thread that starts requests sends them without blocking;
+ * all else is done by the session (nbd_session.c), on the I/O thread.
  */
 #include <errno.h>
 #include <poll.h>
@@ -94,8 +94,8 @@ static void nbd_close(struct disk *disk)
 }
 
 /*
- * The earlier guest's process may have lost its connection, and made another that ended with it.  Whether writes
- * were lost then is not known here, and does not matter to the next guest.
+ * The earlier guest's process may have lost its connection, and made another that ended with it.
+ * Whether writes were lost then is not known here, and does not matter to the next guest.
  */
 static int reconnect(struct nbd *nbd)
 {

@@ -47,7 +47,10 @@ static int add_unix(const char *text, const char *path, struct nbd_address *addr
 	return 0;
 }
 
-/* An IPv6 address, with a zone behind a %: the interface of a link-local one (RFC 4007, section 11). */
+/*
+ * An IPv6 address, with a zone behind a %: the interface of a link-local one (RFC 4007, section
+ * 11).
+ */
 static bool parse_ipv6(const char *text, struct sockaddr_in6 *place)
 {
 	char digits[INET6_ADDRSTRLEN];
@@ -92,7 +95,9 @@ static bool add_ip(const char *text, uint16_t port, struct nbd_address *address)
 	return true;
 }
 
-/* Lines of `getent ahosts`: an address and a type of socket.  Each address has one line for STREAM. */
+/*
+ * Lines of `getent ahosts`: an address and a type of socket.  Each address has one line for STREAM.
+ */
 static void add_hosts(char *lines, uint16_t port, struct nbd_address *address)
 {
 	char *line;
@@ -142,7 +147,10 @@ static int hex_digit(char digit)
 	return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
 }
 
-/* Decode percent-encoding in place (RFC 3986, section 2.1).  Returns false if it is invalid or has a NUL. */
+/*
+ * Decode percent-encoding in place (RFC 3986, section 2.1).  Returns false if it is invalid or has
+ * a NUL.
+ */
 static bool percent_decode(char *text)
 {
 	char *to = text;

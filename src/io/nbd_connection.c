@@ -54,7 +54,7 @@ static void set_options(int fd, int family)
 			1000 * (KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_COUNT) },
 	};
 
-	/* They are not needed: without them it is slower, or notices a loss later. */
+	/* Without an option it is slower, or notices a loss later: no error. */
 	for (size_t i = 0; i < ARRAY_SIZE(options) && family != AF_UNIX; i++)
 		setsockopt(fd, options[i].level, options[i].name, &options[i].value,
 			sizeof(options[i].value));
@@ -95,7 +95,7 @@ void nbd_connection_close(struct nbd_connection *connection)
 {
 	if (connection->fd < 0)
 		return;
-	/* Ends a poll that io_uring still has of it. */
+	/* Ends a poll of it that is in progress. */
 	shutdown(connection->fd, SHUT_RDWR);
 	close(connection->fd);
 	connection->fd = -1;
@@ -115,7 +115,10 @@ static int finish_connect(struct nbd_connection *connection)
 	return -error;
 }
 
-/* Send or receive some of what the handshake has to.  1: go on; 0: poll for the events; or a negative errno. */
+/*
+ * Send or receive some of what the handshake has to.  1: go on; 0: poll for the events; or a
+ * negative errno.
+ */
 static int exchange(struct nbd_connection *connection)
 {
 	struct nbd_handshake *handshake = &connection->handshake;

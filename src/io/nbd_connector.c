@@ -167,7 +167,10 @@ int nbd_connectors_timeout(void)
 	return first;
 }
 
-/* With a descriptor, unless fd is -1.  If the socket is full, since nobody receives, the reply is dropped. */
+/*
+ * With a descriptor, unless fd is -1.  If the socket is full, since nobody receives, the reply is
+ * dropped.
+ */
 static void send_reply(struct nbd_connector *connector, struct nbd_connection_reply *reply, int fd)
 {
 	struct iovec iov = { reply, sizeof(*reply) };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * NBD: the session of a disk.  The I/O thread receives replies, sends what found no room in the socket, and
- * reconnects when the server was lost.  It does all of that in serve(), whichever event it was called for:
- * each step does what can be done now, without blocking.
+ * NBD: the session of a disk.  The I/O thread receives replies, sends what found no room in the
+ * socket, and reconnects when the server was lost.  It does all of that in serve(), whichever event
+ * it was called for: each step does what can be done now, without blocking.
  */
 #include <errno.h>
 #include <poll.h>
@@ -158,8 +158,8 @@ static void send_disconnect(int fd)
 }
 
 /*
- * The guest has ended and no request is in flight.  Only this process knows that no request was sent in part, so
- * that a command may follow.
+ * The guest has ended and no request is in flight.  Only this process knows that no request was
+ * sent in part, so that a command may follow.
  */
 static void end_session(struct nbd *nbd)
 {
@@ -199,7 +199,10 @@ void nbd_session_schedule(struct nbd *nbd)
 	io_ring_nop(nbd->disk.ring, &nbd->scheduled.op);
 }
 
-/* A poll of an earlier connection that is still armed completes at once: see nbd_session_disconnect(). */
+/*
+ * A poll of an earlier connection that is still armed completes at once: see
+ * nbd_session_disconnect().
+ */
 void nbd_session_arm_events(struct nbd *nbd)
 {
 	int fd = nbd->transmission.fd;

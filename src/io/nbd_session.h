@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the two sources of NBD disks share: a disk and its session, that is its connection over time.
+ * What the two sources of NBD disks share: a disk and its session, that is its connection over
+ * time.
  *
  * nbd.c          the backend
  * nbd_session.c  the session: events, loss of the server, reconnection, timeouts

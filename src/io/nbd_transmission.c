@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * NBD: the transmission phase.  A request is one command, or several in turn if it is larger than the server
- * takes; each command in flight has a slot.
+ * NBD: the transmission phase.  A request is one command, or several in turn if it is larger than
+ * the server takes; each command in flight has a slot.
  */
 #include <errno.h>
 #include <string.h>
@@ -117,9 +117,10 @@ static bool allocate_slot(struct nbd_transmission *nbd, struct disk_request *req
 /* --- Sending. */
 
 /*
- * Whether a request completes without the server, and with which error.  A flush must fail if acknowledged writes
- * may be lost, since their server was lost before it had flushed them: so all flushes do that are queued by then,
- * once.  A request that the server does not support is not sent.
+ * Whether a request completes without the server, and with which error.  A flush must fail if
+ * acknowledged writes may be lost, since their server was lost before it had flushed them: so all
+ * flushes do that are queued by then, once.  A request that the server does not support is not
+ * sent.
  */
 static bool completes_locally(
 	const struct nbd_transmission *nbd, const struct disk_request *request, int *error)
@@ -168,7 +169,10 @@ struct batch {
 	unsigned count;
 };
 
-/* From the front of the queue: what is not sent of the first request, and the next ones, as far as there is room. */
+/*
+ * From the front of the queue: what is not sent of the first request, and the next ones, as far as
+ * there is room.
+ */
 static void fill_batch(struct nbd_transmission *nbd, struct batch *batch)
 {
 	struct disk_request *request = nbd->first;
@@ -242,7 +246,10 @@ void nbd_send(struct nbd_transmission *nbd)
 			nbd->blocked = true;
 			return;
 		} else if (errno != EINTR) {
-			/* The I/O thread disconnects, after it has received what the server still sent. */
+			/*
+			 * The I/O thread disconnects, after it has received what the server still
+			 * sent.
+			 */
 			shutdown(nbd->fd, SHUT_RDWR);
 			return;
 		}
@@ -310,7 +317,9 @@ void nbd_transmission_disconnect(struct nbd_transmission *nbd)
 
 /* --- Replies. */
 
-/* The reply to a command: the request goes on with the next one, or completes.  With the lock held. */
+/*
+ * The reply to a command: the request goes on with the next one, or completes.  With the lock held.
+ */
 static void command_done(struct nbd_transmission *nbd, struct disk_request *request, int error)
 {
 	uint32_t length = command_length(nbd, request);
@@ -365,7 +374,9 @@ static const char *parse_reply(struct nbd_transmission *nbd)
 	return request ? NULL : "it replied to what it was not asked";
 }
 
-/* Buffers for the next bytes: the rest of a read's data, and the header of the reply behind them. */
+/*
+ * Buffers for the next bytes: the rest of a read's data, and the header of the reply behind them.
+ */
 static unsigned receive_buffers(struct nbd_transmission *nbd, struct iovec *iov, unsigned most, size_t *data)
 {
 	unsigned count = 0;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What the backends of network devices have in common: life cycle, links, waiting for frames and for room. */
+/*
+ * What the backends of network devices have in common: life cycle, links, waiting for frames and
+ * for room.
+ */
 #include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>
@@ -110,8 +113,8 @@ void net_update_link(struct net *net, enum net_link link)
 }
 
 /*
- * After an error as well: the device tries to receive, and sees for itself.  The poll is cancelled when the thread that
- * submitted it ends.
+ * After an error as well: the device tries to receive, and sees for itself.  The poll is cancelled
+ * when the thread that submitted it ends.
  */
 static void call_readable(struct net_queue *queue)
 {

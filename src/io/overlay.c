@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Disks with an overlay: clusters that were written are in the overlay's file, all others are read from a base,
- * which nobody changes.
+ * Disks with an overlay: clusters that were written are in the overlay's file, all others are read
+ * from a base, which nobody changes.
  *
- * Most requests are passed on as they are: those for clusters that are all allocated, and reads of clusters
- * none of which is.
+ * Most requests are passed on as they are: those for clusters that are all allocated, and reads of
+ * clusters none of which is.
  */
 #include <errno.h>
 #include <pthread.h>

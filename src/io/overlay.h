@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the sources of overlays share: the file of an overlay, and the disk that is made of it and its base.
+ * What the sources of overlays share: the file of an overlay, and the disk that is made of it and
+ * its base.
  *
  * overlay.c        the backend; passes requests to the base or to the file, whichever has the data
  * overlay_split.c  requests over clusters of both kinds, split in parts
@@ -8,14 +9,17 @@
  * overlay_flush.c  flushes, and the writeback of the allocation bitmap
  * overlay_map.c    the file: header and allocation bitmap
  *
- * The file, described in karma-overlay(5), holds a header, the allocation bitmap (there called the map), and a
- * place for each cluster of the disk.  An allocated cluster is read from there, any other from the base.
+ * The file, described in karma-overlay(5), holds a header, the allocation bitmap (there called the
+ * map), and a place for each cluster of the disk.  An allocated cluster is read from there, any
+ * other from the base.
  *
- * A bit of the bitmap in memory is set after the cluster's data were written, and never cleared.  The file may
- * have a bit only once these data are on the disk, so a writeback flushes the data before it writes the bitmap.
+ * A bit of the bitmap in memory is set after the cluster's data were written, and never cleared.
+ * The file may have a bit only once these data are on the disk, so a writeback flushes the data
+ * before it writes the bitmap.
  *
- * The bitmap in memory outlives a process of a guest that is killed at any instruction.  So a block of it is
- * marked dirty before its bits are set, and is clean only while all of its bits are on the disk.
+ * The bitmap in memory outlives a process of a guest that is killed at any instruction.  So a block
+ * of it is marked dirty before its bits are set, and is clean only while all of its bits are on the
+ * disk.
  */
 #ifndef KARMA_IO_OVERLAY_H
 #define KARMA_IO_OVERLAY_H
@@ -49,8 +53,8 @@ struct overlay_map {
 };
 
 /*
- * Open the overlay that the options name, or create it, for a base.  In the supervisor.  Returns 0, or a
- * negative errno with a message printed.
+ * Open the overlay that the options name, or create it, for a base.  In the supervisor.  Returns 0,
+ * or a negative errno with a message printed.
  */
 int overlay_map_open(
 	struct overlay_map *map, const struct disk_options *options, const struct disk *base);
@@ -63,7 +67,9 @@ static inline bool overlay_is_allocated(const struct overlay_map *map, uint64_t 
 	return __atomic_load_n(&map->allocated[cluster / 64], __ATOMIC_ACQUIRE) >> cluster % 64 & 1;
 }
 
-/* The end of the extent of clusters from first on, up to last, that are all allocated or all not. */
+/*
+ * The end of the extent of clusters from first on, up to last, that are all allocated or all not.
+ */
 uint64_t overlay_extent_end(const struct overlay_map *map, uint64_t first, uint64_t last);
 
 /* Mark the clusters first to last as allocated.  With the overlay's lock held. */
@@ -99,7 +105,9 @@ static inline void overlay_submit_part(struct disk *disk, struct disk_request *p
 	disk_kick(disk);
 }
 
-/* Complete a request that was not passed on: done() is called later, not from within disk_submit(). */
+/*
+ * Complete a request that was not passed on: done() is called later, not from within disk_submit().
+ */
 void overlay_complete(struct disk_request *request, int error);
 
 /* Requests of the kinds that the files above serve. */

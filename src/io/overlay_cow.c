@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Overlays: copy-on-write.  A write, or write of zeroes, that touches a cluster which is not allocated yet does
- * these steps, one after the other:
+ * Overlays: copy-on-write.  A write, or write of zeroes, that touches a cluster which is not
+ * allocated yet does these steps, one after the other:
  *
  *   1. copy the edges, that is what it leaves of its first and of its last cluster, from the base into the file
  *   2. write the data into the file
@@ -194,7 +194,9 @@ static void start(struct cow_write *cow)
 	add_edge(cow, cow->first, cow->first * OVERLAY_CLUSTER, request->offset);
 	add_edge(cow, cow->last, request->offset + request->length,
 		(cow->last + 1) * OVERLAY_CLUSTER);
-	/* O_DIRECT wants it aligned.  The edges are aligned, since the request is of whole blocks. */
+	/*
+	 * O_DIRECT wants it aligned.  The edges are aligned, since the request is of whole blocks.
+	 */
 	if (cow->edge_count)
 		cow->buffer = aligned_alloc(OVERLAY_CLUSTER, OVERLAY_CLUSTER);
 	if (cow->edge_count && !cow->buffer) {

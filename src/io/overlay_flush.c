@@ -7,8 +7,9 @@
  *   3. write the copies to the file
  *   4. flush the bitmap
  *
- * So the file never has the bit of a cluster whose data are not on the disk, and a flush that completed covers
- * both.  One writeback is under way at a time; it serves all flushes that were queued when it began.
+ * So the file never has the bit of a cluster whose data are not on the disk, and a flush that
+ * completed covers both.  One writeback is under way at a time; it serves all flushes that were
+ * queued when it began.
  */
 #include <errno.h>
 #include <string.h>
@@ -92,7 +93,10 @@ static void bitmap_flushed(struct disk_request *part, int error)
 	end_writeback(overlay_of_part(part), error);
 }
 
-/* The data are flushed, or some blocks of the bitmap written: write the next adjacent ones, or flush them all. */
+/*
+ * The data are flushed, or some blocks of the bitmap written: write the next adjacent ones, or
+ * flush them all.
+ */
 static void write_bitmap(struct disk_request *part, int error)
 {
 	struct overlay *overlay = overlay_of_part(part);

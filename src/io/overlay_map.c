@@ -116,7 +116,9 @@ static int open_file(const struct disk_options *options, struct stat *status)
 	if (fd < 0)
 		return REFUSE(-errno, options, "%s: give the path of a file that can be %s",
 			strerror(errno), options->read_only ? "read" : "written");
-	/* O_NONBLOCK was there in case a FIFO took its place; io_uring would return -EAGAIN for it. */
+	/*
+	 * O_NONBLOCK was there in case a FIFO took its place; io_uring would return -EAGAIN for it.
+	 */
 	fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 	if (flock(fd, (options->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
 		int error = errno == EWOULDBLOCK ? EBUSY : errno;
@@ -145,8 +147,9 @@ static void sync_directory(const char *path)
 }
 
 /*
- * The header is written last: a file without one is not complete, and is_new() takes it for new.  The bitmap's
- * space is allocated in advance, so that it can be written back even when the data have filled the file system.
+ * The header is written last: a file without one is not complete, and is_new() takes it for new.
+ * The bitmap's space is allocated in advance, so that it can be written back even when the data
+ * have filled the file system.
  */
 static int create(const struct overlay_map *map, const struct disk_options *options,
 	const struct header *header)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Overlays: reads and discards over clusters of both kinds.  Each is split into extents of clusters that are all
- * allocated or all not, which are served one after the other.
+ * Overlays: reads and discards over clusters of both kinds.  Each is split into extents of clusters
+ * that are all allocated or all not, which are served one after the other.
  */
 #include <errno.h>
 
@@ -14,7 +14,10 @@ struct split {
 	struct overlay *overlay;
 	struct disk_request *request;
 	uint64_t at, part_end, end;	/* bytes of the disk */
-	/* Of a read: the buffers from `at` on, how many of them the part has, and the rest of its last one. */
+	/*
+	 * Of a read: the buffers from `at` on, how many of them the part has, and the rest of its
+	 * last one.
+	 */
 	struct iovec *iov;
 	unsigned iov_count;
 	unsigned part_count;
@@ -69,7 +72,10 @@ static void submit_part(struct split *split, struct disk *disk)
 	overlay_submit_part(disk, &split->part);
 }
 
-/* A discard skips clusters that are not allocated: there is nothing to free, and the base has their data. */
+/*
+ * A discard skips clusters that are not allocated: there is nothing to free, and the base has their
+ * data.
+ */
 static void next_part(struct split *split)
 {
 	struct overlay *overlay = split->overlay;
@@ -92,8 +98,8 @@ static void next_part(struct split *split)
 }
 
 /*
- * At least one of the clusters is allocated, so that a part is submitted: done() is not called from within
- * disk_submit().
+ * At least one of the clusters is allocated, so that a part is submitted: done() is not called from
+ * within disk_submit().
  */
 void overlay_submit_split(struct overlay *overlay, struct disk_request *request)
 {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * passt, a program that gives a guest the network of an ordinary user of the host: the backend.  Karma starts it with
- * one end of a socket pair; it ends when the other end is closed, however Karma ends.
+ * passt, a program that gives a guest the network of an ordinary user of the host: the backend.
+ * Karma starts it with one end of a socket pair; it ends when the other end is closed, however
+ * Karma ends.
  *
  * On the socket each frame follows its length, of 4 bytes, most significant first.
  */
@@ -171,7 +172,10 @@ static void passt_gone(struct net *net)
 		message);
 }
 
-/* Positions that cannot be come from a guest that has broken out: drop the buffers, and with them the stream. */
+/*
+ * Positions that cannot be come from a guest that has broken out: drop the buffers, and with them
+ * the stream.
+ */
 static int passt_start(struct net *net, bool again)
 {
 	struct passt_shared *shared = passt_of(net)->shared;

@@ -14,7 +14,9 @@
 #define PASST_LENGTH_BYTES 4u		/* in front of each frame on the socket: its length, big endian */
 #define PASST_BUFFER_BYTES (128 * KIB)	/* more than one frame of any length */
 
-/* Frames in parts.  In memory that the guests' processes share, so passt_start() does not trust it. */
+/*
+ * Frames in parts.  In memory that the guests' processes share, so passt_start() does not trust it.
+ */
 struct passt_shared {
 	size_t in_start, in_end;
 	size_t out_start, out_end;
@@ -29,8 +31,9 @@ struct passt {
 };
 
 /*
- * In the supervisor: start passt, and wait until it is ready.  Returns 0, or a negative errno; with a message printed
- * if that is -ECONNREFUSED.  The caller closes what is open and reaps it, in any case.
+ * In the supervisor: start passt, and wait until it is ready.  Returns 0, or a negative errno; with
+ * a message printed if that is -ECONNREFUSED.  The caller closes what is open and reaps it, in any
+ * case.
  */
 int passt_spawn(struct passt *passt, const struct net_options *options);
 

@@ -119,9 +119,10 @@ static int spawn(struct passt *passt, struct arguments *arguments, int socket, i
 }
 
 /*
- * passt reads the socket once all ports are open and its own sandbox is closed; if a port can't be opened, it only
- * ends.  So this queues a frame of a protocol that nobody uses, and sets a send buffer that has no room for
- * more: the socket becomes writable when passt has read the frame, and so is ready.
+ * passt reads the socket once all ports are open and its own sandbox is closed; if a port can't be
+ * opened, it only ends.  So this queues a frame of a protocol that nobody uses, and sets a send
+ * buffer that has no room for more: the socket becomes writable when passt has read the frame, and
+ * so is ready.
  */
 static int send_probe(int fd)
 {
@@ -159,7 +160,10 @@ static int wait_until_ready(struct passt *passt)
 		how, message);
 }
 
-/* Move a descriptor above CHILD_SOCKET: dup2() in the child must not overwrite it before it has used it. */
+/*
+ * Move a descriptor above CHILD_SOCKET: dup2() in the child must not overwrite it before it has
+ * used it.
+ */
 static int move_up(int *fd)
 {
 	int moved = fcntl(*fd, F_DUPFD_CLOEXEC, CHILD_SOCKET + 1);

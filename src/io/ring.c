@@ -3,7 +3,10 @@
 #include "karma/io.h"
 #include "karma/util.h"
 
-/* The kernel orders what precedes a submission before its completion.  TSan is told, since it cannot see that. */
+/*
+ * The kernel orders what precedes a submission before its completion.  TSan is told, since it
+ * cannot see that.
+ */
 #ifdef __SANITIZE_THREAD__
 void __tsan_acquire(void *address);
 void __tsan_release(void *address);
@@ -191,8 +194,8 @@ void io_ring_poll(struct io_ring *ring, struct io_op *op, int fd, unsigned event
 }
 
 /*
- * The completion interrupts KVM_RUN, but not if it comes just before the thread enters the guest.  So a
- * linked read then sets immediate_exit, which KVM_RUN looks at when it begins.
+ * The completion interrupts KVM_RUN, but not if it comes just before the thread enters the guest.
+ * So a linked read then sets immediate_exit, which KVM_RUN looks at when it begins.
  */
 void io_ring_poll_current(struct io_op *op, int fd, unsigned events)
 {
@@ -255,7 +258,10 @@ void io_ring_defer_until_submit(struct io_deferred *deferred)
 void io_ring_submit(struct io_ring *ring)
 {
 	run_deferred(&until_submit);
-	/* Only the bound thread queues on a thread ring, so it needs no lock to see that nothing is queued. */
+	/*
+	 * Only the bound thread queues on a thread ring, so it needs no lock to see that nothing is
+	 * queued.
+	 */
 	if (ring == bound_ring && !io_uring_sq_ready(&ring->uring))
 		return;
 	pthread_mutex_lock(&ring->lock);
@@ -338,7 +344,9 @@ idle_path unsigned io_ring_reap(struct io_ring *ring, bool wait)
 
 	if (wait && !completed && io_uring_wait_cqe(&ring->uring, &first) < 0)
 		return 0;
-	/* Only as many as there are now: operations that queue the next would hold up the caller. */
+	/*
+	 * Only as many as there are now: operations that queue the next would hold up the caller.
+	 */
 	left = completions(ring);
 	do {
 		count = copy_completions(ring, batch, left);
@@ -353,7 +361,10 @@ idle_path unsigned io_ring_reap(struct io_ring *ring, bool wait)
 		completing = false;
 		run_deferred(&until_reaped);
 	} while (count > 0 && left > 0);
-	/* The done() functions queue on the ring that is bound to this thread, which may be another one. */
+	/*
+	 * The done() functions queue on the ring that is bound to this thread, which may be another
+	 * one.
+	 */
 	io_ring_submit(io_ring_current(ring->main ? ring->main : ring));
 	return all;
 }

@@ -16,7 +16,9 @@
 
 static int make_uring(struct io_uring *uring, unsigned in_flight)
 {
-	/* The completion queue has room for all that is in flight: a submission never waits for it. */
+	/*
+	 * The completion queue has room for all that is in flight: a submission never waits for it.
+	 */
 	struct io_uring_params parameters = {
 		.flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | IORING_SETUP_R_DISABLED,
 		.cq_entries = in_flight < SUBMIT_MAX ? SUBMIT_MAX : in_flight,
@@ -34,8 +36,9 @@ static int make_uring(struct io_uring *uring, unsigned in_flight)
 }
 
 /*
- * Restrict the ring to the operations that Karma queues: seccomp filters cannot see them.  Of the flags, only
- * those for linked operations and for a worker thread are allowed; later registrations are refused.
+ * Restrict the ring to the operations that Karma queues: seccomp filters cannot see them.  Of the
+ * flags, only those for linked operations and for a worker thread are allowed; later registrations
+ * are refused.
  */
 static int restrict_and_enable(struct io_uring *uring)
 {

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* TAPs of the host, as backends of networks: an existing one, one made here, or one that was passed in. */
+/*
+ * TAPs of the host, as backends of networks: an existing one, one made here, or one that was passed
+ * in.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -127,7 +130,9 @@ int net_monitor_open(void)
 	return result;
 }
 
-/* What the messages say does not matter, nor that some were lost: the links are queried afterwards. */
+/*
+ * What the messages say does not matter, nor that some were lost: the links are queried afterwards.
+ */
 void net_monitor_drain(int monitor_fd)
 {
 	char message[4096];
@@ -138,7 +143,10 @@ void net_monitor_drain(int monitor_fd)
 	}
 }
 
-/* Whether the interface was deleted, or only this queue detached.  The first queue is never detached. */
+/*
+ * Whether the interface was deleted, or only this queue detached.  The first queue is never
+ * detached.
+ */
 static bool check_gone(struct net *net, int error)
 {
 	struct ifreq request;
@@ -219,7 +227,10 @@ static const struct net_ops multi_queue_ops = {
 	.close = tap_close,
 };
 
-/* Set the size of the header in front of each frame, and find out which offloads the kernel supports. */
+/*
+ * Set the size of the header in front of each frame, and find out which offloads the kernel
+ * supports.
+ */
 static int set_up_queue(struct tap *tap, int fd)
 {
 	int size = NET_HEADER_BYTES;

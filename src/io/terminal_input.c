@@ -2,8 +2,8 @@
 /*
  * The user's end of the console: input, from the user and from an attached client.
  *
- * Each input is polled while there is a device to take it and room in the buffer, which is the flow control: what
- * a pipe has is read only when the guest has taken what came before.
+ * Each input is polled while there is a device to take it and room in the buffer, which is the flow
+ * control: what a pipe has is read only when the guest has taken what came before.
  */
 #include <errno.h>
 #include <poll.h>
@@ -162,7 +162,10 @@ bool terminal_has_input(struct terminal *terminal)
 	return has;
 }
 
-/* The end of a pipe, as a terminal has it: ^D, and another one before that if the last line has no end. */
+/*
+ * The end of a pipe, as a terminal has it: ^D, and another one before that if the last line has no
+ * end.
+ */
 static bool next_eof(struct terminal *terminal, char *to)
 {
 	if (!terminal->eof_pending)

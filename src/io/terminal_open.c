@@ -21,7 +21,10 @@ static int open_stdio(struct terminal *terminal)
 	terminal->out_fd = STDOUT_FILENO;
 	if (!isatty(STDIN_FILENO))
 		return 0;
-	/* In the background the terminal belongs to another process group: do not read it, nor change its mode. */
+	/*
+	 * In the background the terminal belongs to another process group: do not read it, nor
+	 * change its mode.
+	 */
 	if (tcgetpgrp(STDIN_FILENO) != getpgrp()) {
 		terminal->in_fd = -1;
 		return 0;
@@ -132,7 +135,10 @@ int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *r
 	return 0;
 }
 
-/* The guard process: waits for a byte from the monitor, or for its death, after which it restores the terminal. */
+/*
+ * The guard process: waits for a byte from the monitor, or for its death, after which it restores
+ * the terminal.
+ */
 static void run_guard(struct terminal *terminal, int pipe_fd)
 {
 	sigset_t all;
@@ -140,7 +146,9 @@ static void run_guard(struct terminal *terminal, int pipe_fd)
 	ssize_t got;
 
 	prctl(PR_SET_NAME, "karma-terminal");
-	/* Keep only the terminal and the pipe: a reader of any other descriptor must see its end. */
+	/*
+	 * Keep only the terminal and the pipe: a reader of any other descriptor must see its end.
+	 */
 	if (dup2(pipe_fd, STDOUT_FILENO) >= 0)
 		pipe_fd = STDOUT_FILENO;
 	close(STDERR_FILENO);

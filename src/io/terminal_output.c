@@ -9,7 +9,10 @@
 #include "karma/terminal.h"
 #include "karma/util.h"
 
-/* Of one write, at most: a write to a full pipe completes, and frees its bytes in the buffer, only as a whole. */
+/*
+ * Of one write, at most: a write to a full pipe completes, and frees its bytes in the buffer, only
+ * as a whole.
+ */
 #define WRITE_BYTES 8192u
 
 static void output_done(struct io_op *op, int result);
@@ -168,7 +171,10 @@ size_t terminal_read_output(const struct terminal *terminal, uint64_t *position,
 	first = length < TERMINAL_OUTPUT_BYTES - at ? length : TERMINAL_OUTPUT_BYTES - at;
 	memcpy(to, shared->output + at, first);
 	memcpy((char *)to + first, shared->output, length - first);
-	/* A reader that is late by the whole buffer may also get bytes that are overwritten during the copy. */
+	/*
+	 * A reader that is late by the whole buffer may also get bytes that are overwritten during
+	 * the copy.
+	 */
 	if (start > *position && *position)
 		*lost = start - *position;
 	*position = start + length;
