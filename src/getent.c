@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Ask getent(1). */
+/* Users and hosts by name: run getent(1) and read its output. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -13,7 +13,7 @@
 
 #define STATUS_NOT_FOUND 2
 
-/* A signal of the terminal's ends it, though we have that blocked. */
+/* With no signal blocked, so that those of the terminal end it. */
 static int start(const char *database, const char *key, int out, pid_t *pid)
 {
 	char *const words[] = { "getent", "--", (char *)database, (char *)key, NULL };
@@ -35,7 +35,7 @@ static int start(const char *database, const char *key, int out, pid_t *pid)
 	return result;
 }
 
-/* To its end, though there is no room for all. */
+/* Read to the end, so that the other side never blocks; drop what there is no room for. */
 static void read_all(int fd, char *text, size_t size)
 {
 	char rest[256];
@@ -52,7 +52,7 @@ static void read_all(int fd, char *text, size_t size)
 	text[length] = '\0';
 }
 
-static int ask(const char *database, const char *key, char *text, size_t size, int *status)
+static int run(const char *database, const char *key, char *text, size_t size, int *status)
 {
 	cleanup_fd int in = -1, out = -1;
 	int pipes[2], result;
@@ -78,7 +78,7 @@ static int ask(const char *database, const char *key, char *text, size_t size, i
 int getent(const char *database, const char *key, char *text, size_t size)
 {
 	int status = 0;
-	int result = ask(database, key, text, size, &status);
+	int result = run(database, key, text, size, &status);
 
 	if (result < 0)
 		return fail(result == -ENOENT ? -ENOEXEC : result,

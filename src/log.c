@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Messages for the user: a line each, on stderr, and the last of them kept. */
+/* Messages for the user: a line each, on stderr, and their history. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,31 +13,34 @@
 
 #define MESSAGE_BYTES 1024
 #define ESCAPE_BYTES 6		/* \uXXXX */
-#define AROUND_BYTES 256	/* what JSON has around a message, a guest's name included */
+#define AROUND_BYTES 256	/* of what is around a message, with a guest's name */
 
 static const char *guest_name;
 static enum log_format log_format;
 
-static struct log_kept {
-	uint64_t written;	/* bytes, ever */
+static struct history {
+	uint64_t written;	/* bytes, ever; byte i is at text[i % LOG_BYTES] */
 	char text[LOG_BYTES];
-} *kept;
+} *history;
 
 void log_set_name(const char *name)
 {
 	guest_name = name;
 }
 
-void log_keep(void)
+void log_start_history(void)
 {
-	void *memory = mmap(NULL, sizeof(*kept), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	void *memory = mmap(NULL, sizeof(*history), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	if (memory != MAP_FAILED)
-		kept = memory;
+		history = memory;
 }
 
-/* Without a lock, which a guest that has broken out could hold: each takes a place of its own. */
-static void keep(const char *prefix, const char *message)
+/*
+ * Without a lock, since a guest that has broken out could hold it: the addition reserves a place
+ * for each line.
+ */
+static void append_to_history(const char *prefix, const char *message)
 {
 	char text[AROUND_BYTES + MESSAGE_BYTES];
 	struct timespec now;
@@ -49,27 +52,27 @@ static void keep(const char *prefix, const char *message)
 		guest_name ? guest_name : "", guest_name ? ": " : "", message);
 	if (length < 0 || (size_t)length >= sizeof(text))
 		return;
-	at = __atomic_fetch_add(&kept->written, length, __ATOMIC_RELAXED);
+	at = __atomic_fetch_add(&history->written, length, __ATOMIC_RELAXED);
 	for (int i = 0; i < length; i++)
-		kept->text[(at + i) % LOG_BYTES] = text[i];
+		history->text[(at + i) % LOG_BYTES] = text[i];
 }
 
-size_t log_look(char *to, size_t length)
+size_t log_read_history(char *to, size_t length)
 {
 	uint64_t written, start;
 	char *line;
 	size_t cut;
 
-	if (!kept)
+	if (!history)
 		return 0;
-	written = __atomic_load_n(&kept->written, __ATOMIC_RELAXED);
+	written = __atomic_load_n(&history->written, __ATOMIC_RELAXED);
 	if (length > LOG_BYTES)
 		length = LOG_BYTES;
 	if (length > written)
 		length = written;
 	start = written - length;
 	for (size_t i = 0; i < length; i++)
-		to[i] = kept->text[(start + i) % LOG_BYTES];
+		to[i] = history->text[(start + i) % LOG_BYTES];
 	if (start == 0)
 		return length;
 	/* The first line has lost its beginning. */
@@ -90,12 +93,12 @@ void make_printable(char *text, size_t length)
 void log_set_format(enum log_format format)
 {
 	log_format = format;
-	/* gmtime_r() reads a file of time zones when it is first called, which the sandbox forbids. */
+	/* The first gmtime_r() would read a file of time zones, which the sandbox forbids. */
 	if (format == LOG_JSON)
 		tzset();
 }
 
-/* A message that can't be written has nowhere else to go. */
+/* If the write fails, there is nowhere else to say so. */
 static void write_line(char *line, size_t length)
 {
 	line[length++] = '\n';
@@ -115,7 +118,7 @@ static void print_text(const char *prefix, const char *message)
 	write_line(line, (size_t)length > sizeof(line) - 2 ? sizeof(line) - 2 : (size_t)length);
 }
 
-/* As the inside of a JSON string (RFC 8259, section 7); what is no UTF-8 becomes U+FFFD. */
+/* The inside of a JSON string (RFC 8259, section 7).  Bytes that are no UTF-8 become U+FFFD. */
 static size_t escape(char *to, const char *from)
 {
 	size_t left = strlen(from), used = 0;
@@ -176,9 +179,9 @@ static void print_message(
 
 	if (vsnprintf(message, sizeof(message), format, arguments) < 0)
 		return;
-	/* Not what the user asked for. */
-	if (kept && prefix[0])
-		keep(prefix, message);
+	/* Lines that the user asked for are no messages. */
+	if (history && prefix[0])
+		append_to_history(prefix, message);
 	if (log_format == LOG_JSON)
 		print_json(level, message);
 	else
@@ -204,7 +207,7 @@ void note(const char *format, ...)
 	va_end(arguments);
 }
 
-void tell(const char *format, ...)
+void print_line(const char *format, ...)
 {
 	va_list arguments;
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* UTF-8: which bytes are a character. */
+/* UTF-8: the length of a character. */
 #include <stdint.h>
 
 #include "karma/utf8.h"
 #include "karma/util.h"
 
-/* By the first byte, and the range of the second: RFC 3629, section 4; all others are 80 to BF. */
+/* By the range of the first byte: the range of the second, and the length (RFC 3629, section 4). */
 static const struct {
 	uint8_t first, last, second_first, second_last, length;
 } forms[] = {

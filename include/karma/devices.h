@@ -4,7 +4,7 @@
 #define KARMA_DEVICES_H
 
 #include "karma/disk.h"
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 #include "karma/net.h"
 #include "karma/terminal.h"
 #include "karma/virtio.h"
@@ -28,7 +28,7 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
  * Limit the I/O of a block device; before its driver starts.  All of its queues share the limit,
  * which stays the caller's and must outlive it.
  */
-void blk_limit(struct virtio_device *device, struct limit *limit);
+void blk_limit(struct virtio_device *device, struct rate_limiter *limit);
 
 #define NET_QUEUE_SIZE 256u	/* entries */
 
@@ -42,7 +42,7 @@ struct virtio_device *net_create(const struct virtio_environment *environment, c
 
 /* Limit each direction of a network device, as blk_limit() does. */
 void net_device_limit(
-	struct virtio_device *device, struct limit *receive_limit, struct limit *transmit_limit);
+	struct virtio_device *device, struct rate_limiter *receive_limit, struct rate_limiter *transmit_limit);
 
 /* A console (virtio 1.2, section 5.3), of one port.  The terminal stays the caller's. */
 struct virtio_device *console_create(

@@ -1,10 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Disks: what a block device reads and writes, whatever the backend.
+ * Disks: what a block device reads and writes, whatever the backend is (a file or block device, an
+ * overlay over one, an NBD server).
  *
- * Requests come from any thread and end on that thread or on the I/O thread.  Offsets and lengths
- * are bytes.
- * A flush that ended without an error is on stable storage, with all that ended before it.
+ * A request is submitted by any thread.  Its done() is called on that thread or on the I/O thread,
+ * without a lock.  Offsets and lengths are in bytes.  A flush that completed without an error is on
+ * stable storage, with all requests that had completed before it was submitted.
+ *
+ * The life cycle of a backend is that of the device in front of it (karma/virtio.h):
+ *
+ *   open     disk_open(), in the supervisor, once
+ *   start    disk_start(), in the guest's process, at each start of a guest
+ *   requests disk_submit() and disk_kick(), by the threads of the guest's process
+ *   end      disk_end(), in the guest's process, when the guest has ended
+ *   release  disk_close(), in each process that has a reference
+ *
+ * There is no pause or resume: requests in flight complete while vCPUs are paused, and a paused
+ * guest submits none.  There is no reset either: a device waits for its requests instead.
  */
 #ifndef KARMA_DISK_H
 #define KARMA_DISK_H
@@ -15,7 +27,7 @@
 #include <sys/uio.h>
 
 #include "karma/io.h"
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 
 struct disk_options {
 	const char *path;
@@ -23,136 +35,156 @@ struct disk_options {
 	bool direct;		/* O_DIRECT: past the host's page cache */
 	bool raw;		/* even if it looks like an image in another format */
 	const char *serial;	/* NULL: none */
-	const char *overlay;	/* a file for what is written, or NULL: path itself */
+	const char *overlay;	/* file for what is written, or NULL: path itself */
 	unsigned timeout;	/* NBD: seconds that requests wait for a server; 0: the default */
-	struct limit_options limit;	/* for who makes the device: the backend has none */
+	struct rate_limit_options limit;	/* for whoever makes the device; a backend ignores it */
 };
 
-/* The common part of a disk: a backend has its own state around it. */
+/*
+ * The common part of a disk; a backend has its own state around it.  Constant after disk_open(),
+ * but for size.
+ */
 struct disk {
 	const struct disk_backend *backend;
-	struct io_ring *ring;
-	uint64_t size;		/* a multiple of block_size; who has the disk may change it */
-	uint32_t block_size;	/* the smallest unit of a request, 512 or more */
+	struct io_ring *ring;	/* the main one */
+	uint64_t size;		/* bytes, a multiple of block_size; its device may change it (disk_measure()) */
+	uint32_t block_size;	/* of a logical block, the unit of requests: 512 or more */
 	uint32_t physical_block_size;	/* a power of 2 times block_size */
-	/* Bytes; 0: none, or nobody knows. */
-	uint32_t alignment_offset;	/* where the first whole physical block begins */
-	uint32_t io_min, io_opt;	/* the least and the best size of a request */
+	/* In bytes; 0: none, or not known. */
+	uint32_t alignment_offset;	/* of the first whole physical block */
+	uint32_t io_min, io_opt;	/* the smallest and the best size of a request */
 	uint32_t discard_alignment;	/* the smallest unit that a discard frees */
-	bool discard;			/* it can free space */
-	bool write_zeroes;		/* without their being sent */
-	uint64_t long_bytes;		/* transfers of so much keep the thread busy that starts them; 0: none */
+	bool discard;			/* supports DISK_DISCARD */
+	bool write_zeroes;		/* supports DISK_WRITE_ZEROES */
+	uint64_t large_transfer;	/* bytes; such a transfer keeps the submitting thread busy.  0: none does */
 	bool read_only;
 	_Atomic unsigned references;
 };
 
 enum disk_operation { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
 
-/* The caller's until disk_submit(), and again when done() is called. */
+/* The backend's from disk_submit() on, until it calls done(). */
 struct disk_request {
 	enum disk_operation operation;
-	struct iovec *iov;	/* for DISK_READ and DISK_WRITE; the backend changes it */
+	struct iovec *iov;	/* of DISK_READ and DISK_WRITE; the backend changes the entries */
 	unsigned iov_count;
 	uint64_t offset, length;
 	bool unmap;		/* DISK_WRITE_ZEROES may free the space */
-	/* error: 0 or a negative errno.  Never from within disk_submit() or disk_start(). */
+	/* error: 0 or a negative errno.  Never called from within disk_submit() or disk_kick(). */
 	void (*done)(struct disk_request *request, int error);
 
 	/* The backend's. */
 	struct io_op op;
 	struct disk *disk;
-	void (*again)(struct disk_request *request);
-	struct disk_request *chain;	/* the first of those that were started together */
+	void (*retry)(struct disk_request *request);
+	struct disk_request *linked;	/* direct.c: list; file_transfer.c: the first of linked writes */
 	struct disk_request *next;
-	uint64_t mark;
+	union {
+		uint64_t start;		/* direct.c: the offset at which the request began */
+		uint64_t covers;	/* nbd_transmission.c: how many acknowledged writes a flush covers */
+	};
 	unsigned slot;
 	int error;
 };
 
-/* What a backend does; the functions of the same names below tell how. */
+/*
+ * What a backend does.  Each function has its contract at the function of disk_ with the same name.
+ */
 struct disk_backend {
+	/* NULL: it has nothing to do at a guest's start. */
+	int (*start)(struct disk *disk, bool again);
 	void (*submit)(struct disk *disk, struct disk_request *request);
-	void (*start)(struct disk *disk);
-	/* NULL: nothing is to be done. */
-	int (*begin)(struct disk *disk, bool again);
+	void (*kick)(struct disk *disk);
 	/* NULL: the size never changes. */
 	int (*measure)(struct disk *disk, uint64_t *size);
-	/* NULL: requests end soon by themselves. */
-	void (*hurry)(struct disk *disk);
-	/* Nobody has the disk any more: free it. */
+	/* NULL: its requests complete soon by themselves. */
+	void (*end)(struct disk *disk);
+	/* The last reference of this process is gone: free the disk. */
 	void (*close)(struct disk *disk);
 };
 
 /*
- * Open what the options name.  0, or a negative errno with a message printed.  The disk is closed
- * when all who opened or shared it have called disk_close(); any thread may, when it has no request
- * under way, and the last after io_ring_release().
+ * Open what the options name.  Called by the supervisor, which has no other thread then; ring need
+ * not be set up yet.  The caller has one reference.  Returns 0, or a negative errno with a message
+ * printed.
  */
 int disk_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 
 /*
- * Before the first request, and when the ring is there: by the process that has opened the disk, or
- * one that was forked since; again if that is not the first.  0, or a negative errno with a message
- * printed.
+ * A guest starts.  Called in the guest's process, or in the process that opened the disk, before
+ * the sandbox is entered, before there are other threads and before the first request; the ring is
+ * set up.  again: the disk had an earlier guest, whose process has ended, and what that process
+ * left in shared memory is not trusted.  Returns 0, or a negative errno with a message printed.
  */
-static inline int disk_begin(struct disk *disk, bool again)
+static inline int disk_start(struct disk *disk, bool again)
 {
-	return disk->backend->begin ? disk->backend->begin(disk, again) : 0;
+	return disk->backend->start ? disk->backend->start(disk, again) : 0;
 }
 
+/*
+ * One more reference, and one fewer.  Any thread, without a request in flight.  The last
+ * disk_close() of a process comes after its io_ring_release(), and closes the disk in this process
+ * alone.
+ */
 struct disk *disk_share(struct disk *disk);
 void disk_close(struct disk *disk);
 
 /*
- * How large the disk is by now, in whole blocks.  Its size stays what it was: who has the disk decides.
- * 0, or a negative errno.
+ * The disk's size by now, in whole blocks.  disk->size stays what it was: the device decides when
+ * to change it.  Any thread of any process that has the disk.  Returns 0, or a negative errno.
  */
 int disk_measure(struct disk *disk, uint64_t *size);
 
-/*
- * Threads that are in a system call for a disk, which may take as long as that does (a server of NFS that is
- * away, a file system that is frozen): whoever wants a sign of life has to do without theirs.  Counted at
- * calls from then on, which may be in memory that processes share.
- */
-void disk_count_calls(atomic_uint *calls);
-void disk_call_begins(void);
-void disk_call_ends(void);
-
-/* Queue a request; disk_start() starts what the calling thread has queued. */
+/* Queue a request: any thread, without the lock of a ring.  disk_kick() starts it at the latest. */
 static inline void disk_submit(struct disk *disk, struct disk_request *request)
 {
 	request->disk = disk;
 	disk->backend->submit(disk, request);
 }
 
-static inline void disk_start(struct disk *disk)
+/* Start the requests that the calling thread has queued. */
+static inline void disk_kick(struct disk *disk)
 {
-	disk->backend->start(disk);
+	disk->backend->kick(disk);
 }
 
-/* The guest has ended: have requests end soon, if need be with an error, whatever they wait for. */
-static inline void disk_hurry(struct disk *disk)
+/*
+ * The guest has ended: complete the requests in flight soon, with an error if need be.  Called in
+ * the guest's process, once, by the main thread; the I/O thread runs, vCPUs do not, and no new
+ * request follows.
+ */
+static inline void disk_end(struct disk *disk)
 {
-	if (disk->backend->hurry)
-		disk->backend->hurry(disk);
+	if (disk->backend->end)
+		disk->backend->end(disk);
 }
 
-/* The name of the format that a file begins like, if that is known and not raw; NULL: none. */
-const char *disk_format(int fd);
+/*
+ * Count the threads that are in a blocking system call for a disk.  Such a call may last as long as
+ * a hung NFS server or a frozen file system, and the thread gives no sign of life meanwhile.  The
+ * counter, which may be in shared memory, is set once, by the supervisor, before there is another
+ * thread.
+ */
+void disk_set_blocking_counter(atomic_uint *counter);
+void disk_blocking_call_begin(void);
+void disk_blocking_call_end(void);
 
-/* Cut a size to whole blocks, with a note: for a backend that opens a disk. */
-void disk_fit_size(struct disk *disk, const char *path);
+/* The name of the image format that a file is in, if it is known and not raw; NULL: none. */
+const char *disk_image_format(int fd);
+
+/* For backends, while they open a disk: cut its size to whole blocks, and say so. */
+void disk_truncate_to_blocks(struct disk *disk, const char *path);
 
 /* The backends: disk_open() for one kind of disk each, without the first reference. */
 int file_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 int overlay_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
+int nbd_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 
 /*
- * For an overlay: a part of a file that is open, with a first reference and a descriptor of its own.  0,
- * or a negative errno.
+ * For an overlay: a disk of size bytes from start on in a file that is open as fd, with a
+ * descriptor of its own and a first reference.  Returns 0, or a negative errno without a message.
  */
-int file_part(struct disk **disk, int fd, uint64_t start, uint64_t size, bool direct,
+int file_open_part(struct disk **disk, int fd, uint64_t start, uint64_t size, bool direct,
 	struct io_ring *ring);
-int nbd_open(struct disk **disk, const struct disk_options *options, struct io_ring *ring);
 
 #endif

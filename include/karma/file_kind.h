@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What a path that the user gave leads to, for messages. */
+/* The kind of a file, for messages. */
 #ifndef KARMA_FILE_KIND_H
 #define KARMA_FILE_KIND_H
 
 #include <sys/stat.h>
 
-/* "a directory", "a socket" and so on, of a st_mode. */
+/* Of a st_mode: "a directory", "a socket" and so on. */
 static inline const char *file_kind(mode_t mode)
 {
 	switch (mode & S_IFMT) {

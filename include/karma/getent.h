@@ -2,8 +2,8 @@
 /*
  * Users and hosts by name, as the host knows them (nsswitch.conf(5)).
  *
- * getent(1) is asked, since the C library's own functions take modules of the host's into the process
- * that calls them, which a static program can't rely on, and read what servers say in there.
+ * By a process of getent(1): the C library's functions would load the host's NSS modules into this
+ * process, which a static program cannot rely on, and would parse there what servers reply.
  */
 #ifndef KARMA_GETENT_H
 #define KARMA_GETENT_H
@@ -11,9 +11,9 @@
 #include <stddef.h>
 
 /*
- * What the database has for key: lines of text, with a NUL at their end, cut where size ends.  Waits for
- * the answer, which may come from a server.  0; -ENOENT, without a message: there is none; or another
- * negative errno with a message printed.  Only before the sandbox is entered.
+ * Look key up in a database: lines of text, terminated by a NUL, and cut to size.  Blocks, for as
+ * long as a name server takes.  Call it before the sandbox is entered.  Returns 0; -ENOENT, without
+ * a message, if there is no entry; or another negative errno with a message printed.
  */
 int getent(const char *database, const char *key, char *text, size_t size);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * How long requests took: a histogram.  One thread at a time adds to it, any may read it meanwhile.
+ * The latency of requests: a histogram.  One thread at a time adds to it; any thread may read it
+ * meanwhile.
  */
 #ifndef KARMA_LATENCY_H
 #define KARMA_LATENCY_H
@@ -9,16 +10,16 @@
 
 #include "karma/util.h"
 
-/* Bucket i has what took less than 1024 << i nanoseconds, and not less than the one before. */
+/* Bucket i counts requests that took less than 1024 << i ns, and at least 1024 << (i - 1). */
 #define LATENCY_BUCKETS 24u
 #define LATENCY_BUCKET_BITS 10u
 
 struct latency {
-	uint64_t buckets[LATENCY_BUCKETS + 1];	/* the last: all that took longer */
+	uint64_t buckets[LATENCY_BUCKETS + 1];	/* the last: all others */
 	uint64_t nanoseconds;			/* the sum */
 };
 
-/* Nanoseconds below which bucket i ends; not for the last one. */
+/* The end of a bucket in ns, exclusive; the last one has none. */
 static inline uint64_t latency_bound(unsigned bucket)
 {
 	return 1ull << (LATENCY_BUCKET_BITS + bucket);
@@ -33,7 +34,7 @@ static inline void latency_add(struct latency *latency, int64_t ns)
 	count_up(&latency->nanoseconds, ns > 0 ? ns : 0);
 }
 
-/* Add all of another one, which may be in use. */
+/* Add another histogram, to which another thread may add meanwhile. */
 static inline void latency_sum(struct latency *sum, const struct latency *latency)
 {
 	for (unsigned i = 0; i <= LATENCY_BUCKETS; i++)

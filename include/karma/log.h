@@ -2,50 +2,56 @@
 /*
  * Messages for the user, on stderr, a line each, never on stdout.
  *
- * A message names what failed, on what, why, and what to do.  Any thread may call these; a
- * line is written with one write().
+ * A message says what failed, on what, why, and what to do.  Any thread may call these functions,
+ * if they do not say otherwise; a line is written with one system call.
  */
 #ifndef KARMA_LOG_H
 #define KARMA_LOG_H
 
 #include <stddef.h>
 
-#define LOG_BYTES 16384u	/* how much of them is kept */
+#define LOG_BYTES 16384u	/* of the history */
 
 enum log_format {
 	LOG_TEXT,	/* "karma: GUEST: MESSAGE" */
 	LOG_JSON,	/* an object (RFC 8259): "time", "level", "guest" if it has a name, "message" */
 };
 
-/* Before there is a second thread. */
+/* Call it before there is a second thread. */
 void log_set_format(enum log_format format);
 
-/* Print "karma: ...", of level error, and return error, a negative errno: `return fail(-EINVAL, "...")`. */
+/*
+ * Print "karma: ...", of level error, and return error, a negative errno: `return fail(-EINVAL,
+ * "...")`.
+ */
 int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Print "karma: ...", of level notice, for what the user should know though nothing failed. */
+/* Print "karma: ...", of level notice: nothing failed, but the user should know. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Print a line of what the user asked for, as it is, of level info. */
-void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Print a line that the user asked for, without "karma: ", of level info. */
+void print_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /*
- * Keep the last LOG_BYTES of messages from here on, as text, of this process and of those that it makes,
- * which share them.  Nothing is kept if memory is short.
+ * Keep a history from here on: the last LOG_BYTES of messages, as text, in memory that this process
+ * shares with those that it forks.  Without memory for it there is none.
  */
-void log_keep(void);
+void log_start_history(void);
 
 /*
- * What is kept, in whole lines: the time in seconds since 1970, a blank, and the message.  How many
- * bytes, no more than length.  Any process can write there, a guest's that has broken out too: these are
- * bytes that nobody vouches for, and a line that is being written may be in pieces.
+ * Read the history, in whole lines: the time in seconds since 1970, a blank, and the message.
+ * Returns how many bytes, length at most.  They may be any bytes, since a guest that has broken out
+ * can write there, and a line that is being written may be incomplete.
  */
-size_t log_look(char *to, size_t length);
+size_t log_read_history(char *to, size_t length);
 
-/* What a guest says of itself goes to the user's terminal as printable ASCII: a blank for all else. */
+/* Text from a guest, for a message: replace all but printable ASCII by blanks. */
 void make_printable(char *text, size_t length);
 
-/* Name the guest in every message from here on; name must stay. */
+/*
+ * The guest's name, which is in each message from here on; it must stay in place.  Before a second
+ * thread.
+ */
 void log_set_name(const char *name);
 
 #endif

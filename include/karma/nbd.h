@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The NBD protocol as a client speaks it: addresses of servers, the greeting, and the numbers of the
- * transmission that follows it.  Sections are those of doc/proto.md in the nbd project.
+ * The NBD protocol as a client speaks it: addresses of servers, the handshake, and the messages of
+ * the transmission phase that follows it.  Words in quotes are sections of doc/proto.md in the nbd
+ * project.
  *
- * The server's bytes are hostile.
+ * The server's bytes are hostile.  Errors are negative errnos.  Nothing here has a lock; each
+ * structure is used by one thread at a time.
  */
 #ifndef KARMA_NBD_H
 #define KARMA_NBD_H
@@ -13,7 +15,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
-#define NBD_NAME_MAX 4096	/* "Values": strings */
+#define NBD_NAME_MAX 4096	/* "Values": bytes of a string */
 #define NBD_ADDRESSES_MAX 4
 
 /* Where a server is; a host may have several addresses. */
@@ -31,7 +33,10 @@ struct nbd_address {
  */
 bool nbd_is_address(const char *text);
 
-/* Take it apart; a host's name is looked up.  0, or a negative errno with a message printed. */
+/*
+ * Parse it, and look up a host's name, which may take as long as a name server does.  Returns 0, or
+ * a negative errno with a message printed.
+ */
 int nbd_parse_address(const char *text, struct nbd_address *address);
 
 /* "Transmission flags" */
@@ -41,7 +46,7 @@ int nbd_parse_address(const char *text, struct nbd_address *address);
 #define NBD_SEND_TRIM 0x0020u
 #define NBD_SEND_WRITE_ZEROES 0x0040u
 
-/* What the server says of an export, checked. */
+/* An export as the server describes it, checked.  All sizes are in bytes. */
 struct nbd_export {
 	uint64_t size;		/* up to INT64_MAX */
 	uint16_t flags;
@@ -53,45 +58,50 @@ struct nbd_export {
 #define NBD_REPLY_MAX 8192u	/* data of one reply to an option: strings and what is before them */
 
 /*
- * The greeting ("Fixed newstyle negotiation"): bytes are exchanged until it says that it is over.
- * The caller sends what is in out, and fills in up to want bytes before it calls nbd_greet().
+ * The handshake ("Fixed newstyle negotiation"), a step at a time: the caller sends what is in out,
+ * receives want bytes into in, and calls nbd_handshake_step(), until that says that the handshake
+ * is over.
  */
-struct nbd_greeting {
+struct nbd_handshake {
 	const char *export_name;
-	int (*next)(struct nbd_greeting *greeting);
+	int (*next)(struct nbd_handshake *handshake);
 	uint8_t in[NBD_REPLY_MAX];
 	size_t got, want;
 	uint8_t out[NBD_NAME_MAX + 64];
 	size_t sent, out_length;
 	uint32_t reply_type;
 	unsigned replies;
-	bool told_export;
+	bool has_export;	/* the server has described the export */
 	struct nbd_export export;
-	char problem[256];	/* printable, with a cure, if it failed */
+	char problem[256];	/* after an error: the reason and its cure, printable */
 };
 
-/* export_name must stay until it is over. */
-void nbd_greeting_start(struct nbd_greeting *greeting, const char *export_name);
+/* export_name must stay until the handshake is over. */
+void nbd_handshake_start(struct nbd_handshake *handshake, const char *export_name);
 
-/* All that was wanted is there: 0 go on, 1 the export is chosen, or a negative errno. */
-int nbd_greet(struct nbd_greeting *greeting);
+/*
+ * All wanted bytes are received.  Returns 0: go on; 1: the export is chosen; or a negative errno.
+ */
+int nbd_handshake_step(struct nbd_handshake *handshake);
 
-/* A connection on its way through the greeting; nothing here waits. */
-struct nbd_link {
+/* A connection that is being made, up to the end of the handshake.  Its functions do not block. */
+struct nbd_connection {
 	int fd;			/* -1: none */
-	unsigned events;	/* to poll() for before it goes on */
+	unsigned events;	/* to poll() for before the next step */
 	bool connected;
-	struct nbd_greeting greeting;
+	struct nbd_handshake handshake;
 };
 
 /*
- * Connect to one of the addresses.  nbd_link_go_on() does what is possible: 0 wait for the events,
- * 1 the server is ready for requests, or a negative errno.  After an error of either the reason is
- * in greeting.problem, and the link is closed.
+ * Connect to one of the addresses.  Then nbd_connection_step() does what is possible without
+ * blocking.  It returns 0: poll for the events; 1: the server is ready for requests, and the caller
+ * may take fd over; or a negative errno.  After an error of either function the reason is in
+ * handshake.problem, and fd is closed.
  */
-int nbd_link_open(struct nbd_link *link, const struct nbd_address *address, unsigned index);
-int nbd_link_go_on(struct nbd_link *link);
-void nbd_link_close(struct nbd_link *link);
+int nbd_connection_open(
+	struct nbd_connection *connection, const struct nbd_address *address, unsigned index);
+int nbd_connection_step(struct nbd_connection *connection);
+void nbd_connection_close(struct nbd_connection *connection);
 
 /* "Transmission phase"; all numbers are big endian. */
 #define NBD_REQUEST_BYTES 28u
@@ -116,7 +126,7 @@ struct nbd_request {
 
 void nbd_put_request(uint8_t bytes[NBD_REQUEST_BYTES], const struct nbd_request *request);
 
-/* "Error values", and what it is when the server is about to end. */
+/* "Error values": the server is about to shut down. */
 #define NBD_ESHUTDOWN 108u
 
 struct nbd_reply {
@@ -124,7 +134,7 @@ struct nbd_reply {
 	uint64_t cookie;
 };
 
-/* false: these bytes are no reply. */
+/* Returns false if these bytes are no reply. */
 bool nbd_get_reply(const uint8_t bytes[NBD_REPLY_BYTES], struct nbd_reply *reply);
 
 /* The negative errno for a reply's error; 0 for none. */

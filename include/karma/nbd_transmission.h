@@ -2,10 +2,9 @@
 /*
  * The transmission phase of NBD: disk requests on their way to a server and back.
  *
- * Requests may be sent by any thread; one thread, the I/O thread, receives replies, and begins and
- * breaks connections.  Nothing here waits.
- *
- * A request that had no reply when its connection broke is sent again on the next one.
+ * Any thread queues and sends requests, with the lock held.  One thread, the I/O thread, receives
+ * replies, and connects and disconnects.  Nothing here blocks.  A request that had no reply when
+ * its connection broke is sent again on the next one.
  */
 #ifndef KARMA_NBD_TRANSMISSION_H
 #define KARMA_NBD_TRANSMISSION_H
@@ -15,9 +14,9 @@
 #include "karma/disk.h"
 #include "karma/nbd.h"
 
-#define NBD_SLOTS 128u	/* commands that a server has at a time */
+#define NBD_SLOTS 128u	/* commands in flight at a time */
 
-/* A command that the server has, or is being sent. */
+/* A command that was sent, or is being sent, and has no reply yet. */
 struct nbd_slot {
 	struct disk_request *request;	/* NULL: free */
 	uint64_t cookie;
@@ -25,58 +24,67 @@ struct nbd_slot {
 };
 
 struct nbd_transmission {
-	pthread_mutex_t lock;	/* of all that follows, but for what is the I/O thread's own */
-	int fd;			/* -1: no connection; the I/O thread's to change, as is the export */
+	pthread_mutex_t lock;	/* guards all that follows, but what is the I/O thread's own */
+	int fd;			/* -1: not connected; only the I/O thread changes this and the export */
 	struct nbd_export export;
 
-	unsigned waiting;	/* requests that have not been taken as ended */
-	uint64_t answers;	/* replies that the server gave */
+	unsigned in_flight;	/* requests that were queued and not returned by nbd_take_completed() */
+	uint64_t replies;	/* statistics: from the server */
 
-	struct disk_request *first, **last;	/* to be sent */
+	struct disk_request *first, **last;	/* queue of requests to send */
 	size_t sent;		/* bytes of the first one */
-	bool blocked;		/* the socket is full: send again when it is not */
-	struct disk_request *ended;
+	bool blocked;		/* the socket is full: send again when it is writable */
+	struct disk_request *completed;		/* list, by next */
 
 	struct nbd_slot slots[NBD_SLOTS];
 	unsigned slots_used;
-	uint32_t cookies;
+	uint32_t cookies;	/* the last one */
 
-	/* Writes that the server acknowledged, and those of them that a flush covers. */
+	/*
+	 * Counts of writes that the server acknowledged, and of those of them that a flush covers.
+	 */
 	uint64_t acknowledged, flushed;
-	bool lost_writes;	/* some may be lost, and the guest doesn't know yet */
-	bool telling;		/* it is being told */
+	bool lost_writes;	/* acknowledged writes may be lost, and no flush has failed for that yet */
+	bool reporting_loss;	/* flushes that fail for it are among completed */
 
 	/* The I/O thread's own: what is being received. */
-	uint8_t head[NBD_REPLY_BYTES];
-	size_t head_got;
-	struct disk_request *reading;	/* the one whose data comes next */
+	uint8_t header[NBD_REPLY_BYTES];
+	size_t header_got;
+	struct disk_request *reading;	/* the request whose data come next */
 	size_t data_got;
 };
 
 void nbd_transmission_init(struct nbd_transmission *transmission);
 void nbd_transmission_release(struct nbd_transmission *transmission);
 
-/* With the lock held. */
+/* --- With the lock held. */
 
-/* There is a connection, non-blocking, whose server has that export; the caller's until it broke it. */
-void nbd_begin(struct nbd_transmission *transmission, int fd, const struct nbd_export *export);
-void nbd_break(struct nbd_transmission *transmission);
+/*
+ * The I/O thread has a connection: fd is non-blocking, in transmission phase, and stays the
+ * caller's, who closes it after nbd_transmission_disconnect().
+ */
+void nbd_transmission_connect(
+	struct nbd_transmission *transmission, int fd, const struct nbd_export *export);
+/* The I/O thread gives it up: requests in flight are queued again, in front of the others. */
+void nbd_transmission_disconnect(struct nbd_transmission *transmission);
 
 void nbd_queue(struct nbd_transmission *transmission, struct disk_request *request);
-/* Send what is queued, as far as there is room. */
+/* Send what is queued, as far as the socket has room. */
 void nbd_send(struct nbd_transmission *transmission);
-/* End all requests with an error; while there is no connection. */
+/* Complete all requests with an error; only while not connected. */
 void nbd_fail_all(struct nbd_transmission *transmission, int error);
 
 /*
- * The list of requests that have ended, linked by next; the caller calls their done() with their
- * error, without the lock.
+ * The list of requests that completed, by next.  The caller calls done() of each with its error,
+ * without the lock.
  */
-struct disk_request *nbd_take_ended(struct nbd_transmission *transmission);
+struct disk_request *nbd_take_completed(struct nbd_transmission *transmission);
+
+/* --- Without the lock. */
 
 /*
- * The I/O thread, without the lock: take what the server has said.  NULL, or, in words, why the
- * connection is to be broken.
+ * The I/O thread receives what is there.  Returns NULL, or the reason, in words, why it has to
+ * disconnect.
  */
 const char *nbd_receive(struct nbd_transmission *transmission);
 

@@ -16,7 +16,7 @@
  *   polls were empty.  The device tells what is bulk (enum chain_result); the time that a poll took
  *   sets when the next one comes.  Where the submission itself keeps the thread busy, one request
  *   follows the other, and the guest is interrupted for each before the next is submitted;
- * - waiting for the rate limiter (karma/limit.h), or for a backend that has no room (back-pressure).
+ * - waiting for the rate limiter (karma/rate_limiter.h), or for a backend that has no room (back-pressure).
  *
  * It also does the interrupt coalescing of queues whose driver does not wait for completions
  * (coalesce_interrupts).
@@ -29,7 +29,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 #include "karma/virtio.h"
 
 enum chain_result {
@@ -56,7 +56,7 @@ struct queue_scheduler_ops {
 struct queue_scheduler {
 	const struct queue_scheduler_ops *ops;
 	struct virtq *queue;
-	struct limit *limit;		/* NULL: none */
+	struct rate_limiter *limit;		/* NULL: none */
 	uint64_t *limited_count;	/* how often it had to wait for the limit; added to atomically */
 
 	/* The timer of a batch window, of the next poll, or of the limiter. */
@@ -66,7 +66,7 @@ struct queue_scheduler {
 
 	bool rate_limited;		/* it waits for the limiter */
 	int64_t limit_wait;		/* ns: what the limiter said last; 0: go on */
-	struct limit_turn turn;
+	struct rate_limit_waiter turn;
 	bool blocked;			/* by the backend */
 
 	bool batching;			/* a batch has paid since the guest last notified */
@@ -94,7 +94,7 @@ void queue_scheduler_init(struct queue_scheduler *scheduler, struct virtq *queue
 
 /* Limit the queue's rate, and count in *limited_count how often it waits; before its driver starts. */
 void queue_scheduler_set_limit(
-	struct queue_scheduler *scheduler, struct limit *limit, uint64_t *limited_count);
+	struct queue_scheduler *scheduler, struct rate_limiter *limit, uint64_t *limited_count);
 
 /* All of the device's notify() for this queue. */
 void queue_scheduler_notify(struct queue_scheduler *scheduler);

@@ -1,14 +1,26 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The user's end of the console: the terminal, pipe, file or pty that the guest's text goes to
+ * The user's end of the console: the terminal, pipe, file or pty that the guest's output goes to
  * and its input comes from.
  *
- * Text of the guest goes into a buffer and from there to the user by io_uring, so that a
- * user who stops reading stalls nobody but the guest's own console.  Any thread may call; the
- * functions given to terminal_attach() are called on the I/O thread without a lock held.
+ * Output goes into a ring buffer, and from there to the user by io_uring, so that a user who stops
+ * reading holds up the guest's console and nothing else.  The buffer also keeps the last output for
+ * clients that are attached by way of the supervisor (karma/control.h), whose typing comes by a
+ * pipe.
  *
- * The buffer keeps what the guest has printed last, for those who look on by way of the supervisor
- * (karma/control.h), and what these type comes by a pipe.
+ * The life cycle is that of the device in front of it (karma/virtio.h):
+ *
+ *   open     terminal_open() and terminal_set_raw(), in the supervisor, once
+ *   start    terminal_start(), in the guest's process, at each start of a guest
+ *   attach   terminal_attach(), by the device that is created
+ *   end      the guest's process waits a while until terminal_output_pending() is 0; there is no function
+ *   release  terminal_close(), in the supervisor
+ *
+ * There is no pause or resume: a paused guest writes nothing, and input waits in the buffer.
+ *
+ * Any thread of the guest's process may call the functions that say nothing else.  The terminal's
+ * lock is taken inside of a device's, and a ring's inside of it.  The functions given to
+ * terminal_attach() are called on the I/O thread, without a lock.
  */
 #ifndef KARMA_TERMINAL_H
 #define KARMA_TERMINAL_H
@@ -27,125 +39,150 @@
 #define TERMINAL_SYSRQ 0x0f	/* Ctrl-O */
 
 /*
- * What is left for the next guest when one is started anew, in a process of its own: in memory that
- * these processes share.  So it is a guest's that has broken out, and the next one may not trust it.
+ * In memory that the supervisor and the guests' processes share, so that it outlives each of
+ * these.  A guest that has broken out can write there: terminal_start() and the supervisor's
+ * functions do not trust it.
  */
-struct terminal_kept {
-	uint64_t output_written;	/* bytes, ever; each has its place in output[], until overwritten */
-	uint64_t output_sent;		/* of these, what the user has got */
+struct terminal_shared {
+	uint64_t output_written;	/* bytes, since the first start; byte i is at output[i % size] */
+	uint64_t output_sent;		/* of these, to the user */
 	size_t input_start, input_used;
-	unsigned char output_dead, input_ended, escape;	/* 0: false */
-	unsigned char watched;		/* the supervisor's: it wants to know of output */
+	/* 0: false */
+	unsigned char output_dead;	/* a write to the user has failed: output is thrown away */
+	unsigned char input_ended;
+	unsigned char escape;		/* the user's last key was Ctrl-A */
+	unsigned char watched;		/* the supervisor's: raise watch_fd for output */
 	uint32_t attached_size;		/* the supervisor's: columns << 16 | rows; 0: unknown */
 	/* Last, so that they take no memory before they are used. */
 	char output[TERMINAL_OUTPUT_BYTES];
 	char input[TERMINAL_INPUT_BYTES];
 };
 
-/* Where input comes from: from the user, and from one who is attached by way of the supervisor. */
+/* Where input comes from: the user, or the client that is attached by way of the supervisor. */
 enum { TERMINAL_USER, TERMINAL_ATTACHED, TERMINAL_INPUTS };
 
 struct terminal_input {
 	struct terminal *terminal;
-	int fd;			/* -1: there is none */
-	bool busy;
+	int fd;			/* -1: none */
+	bool armed;		/* op is in flight, and polls fd */
 	struct io_op op;
 };
 
 struct terminal {
-	struct io_ring *ring;
+	struct io_ring *ring;	/* the main one */
 	int in_fd, out_fd;	/* -1: no input; output is thrown away */
-	int attached_fd;	/* the supervisor's end of that pipe, which doesn't wait */
-	int watch_fd;		/* eventfd: there is output for who looks on; if kept->watched */
-	int pty_slave;		/* held open, so that the pty lives without a reader */
+	int attached_fd;	/* the supervisor's end of the pipe of TERMINAL_ATTACHED, non-blocking */
+	int watch_fd;		/* eventfd: there is output; raised if shared->watched */
+	int pty_slave;		/* held open, so that the pty works without a reader */
 	bool own_fds;
 	bool interactive;	/* input is the user's terminal: raw, with Ctrl-A commands */
-	bool typed;		/* input is typed, here or on the pty: never held, without an end */
+	bool typed;		/* input is typed, here or on the pty: it is never held, and has no end */
 	struct termios saved;
 	int guard_pipe;		/* to the process that restores the terminal if we are killed */
 	pid_t guard;
 
-	pthread_mutex_t lock;
-	struct terminal_kept *kept;
-	bool output_busy, output_short;
+	pthread_mutex_t lock;	/* guards all that follows, but the functions and their contexts */
+	struct terminal_shared *shared;
+	bool output_busy;	/* output_op is in flight */
+	bool output_full;	/* terminal_write() found no room: output_ready() follows */
 	struct iovec output_iov;
 	struct io_op output_op;
 
 	bool input_held, eof_wanted;
-	bool eof_given;			/* not before all that is kept */
-	bool doubles_sysrq, quotes;
+	bool eof_pending;		/* ^D follows behind the input that there is */
+	bool escapes_sysrq, quotes;
 	bool prefix_given;		/* of the next byte */
-	size_t line_length;		/* of input, as far as it was given */
+	size_t line_length;		/* of input that the guest has read of the current line */
 	struct terminal_input inputs[TERMINAL_INPUTS];
 
 	void (*input_ready)(void *context);	/* there is input to read */
 	void (*output_ready)(void *context);	/* there is room for output */
 	void *context;
-	void (*leave)(void *context);		/* the user typed Ctrl-A x */
+	void (*leave)(void *context);		/* the user typed Ctrl-A x; on the I/O thread */
 	void *leave_context;
 };
 
+/* --- Life cycle. */
+
 /*
- * spec is "stdio", "pty", "none", "file:PATH" or "unix:PATH", whose socket is the supervisor's: here it
- * is a console for those who are attached alone.  0, or a negative errno with a message
- * printed.  Raw mode starts with terminal_start() and ends with terminal_close(), or, if the
- * monitor is killed, by its guard process.
+ * Open what spec names: "stdio", "pty", "none", "file:PATH" or "unix:PATH", whose socket is the
+ * supervisor's: here it is a console for attached clients alone.  ring need not be set up yet.
+ * Returns 0, or a negative errno with a message printed.
  */
 int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *ring);
-/* Waits for nothing.  No ring may hold our buffers any more. */
-void terminal_close(struct terminal *terminal);
-
-/* Forks, so call it before there are threads or guest memory. */
-int terminal_start(struct terminal *terminal);
 
 /*
- * Hold input from a pipe or file back until terminal_release_input(), and from then on tell of
- * its end by ^D, quoted or not (KARMA_READY_QUOTED).  Input that is typed is never held, nor quoted.
+ * Set a user's terminal to raw mode, until terminal_close().  A guard process restores it if the
+ * monitor is killed.  Forks: call it before there are threads or guest memory.  Returns 0, or a
+ * negative errno with a message printed.
+ */
+int terminal_set_raw(struct terminal *terminal);
+
+/*
+ * A guest starts: forget the device of an earlier one, and check what that has left.  No other
+ * thread runs.
+ */
+void terminal_start(struct terminal *terminal);
+
+/* A device is attached: poll for input from now on.  The ring is set up. */
+void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
+	void (*output_ready)(void *), void *context);
+
+/*
+ * Restore the user's terminal and free what terminal_open() took.  No ring may have an operation in
+ * flight.
+ */
+void terminal_close(struct terminal *terminal);
+
+/* --- Output. */
+
+/*
+ * Returns how many bytes were taken: if fewer than given, the buffer is full, and output_ready()
+ * follows.
+ */
+size_t terminal_write(struct terminal *terminal, const void *text, size_t length);
+
+/* Bytes that were not sent to the user yet. */
+size_t terminal_output_pending(struct terminal *terminal);
+
+/*
+ * In the supervisor, without a lock: output since the first start, from a position on, counted in
+ * bytes; 0 is the oldest byte that is there.  Returns how many bytes, 0 if there are no more yet;
+ * *lost is how many were skipped, since they are overwritten.  Bytes that a guest which has broken
+ * out put there come out as they are.
+ */
+size_t terminal_read_output(const struct terminal *terminal, uint64_t *position, void *to, size_t length,
+	uint64_t *lost);
+uint64_t terminal_output_position(const struct terminal *terminal);
+/* Whether to raise watch_fd for output. */
+void terminal_watch_output(struct terminal *terminal, bool watched);
+
+/* --- Input. */
+
+bool terminal_has_input(struct terminal *terminal);
+/* Returns how many bytes were read; 0: none now, input_ready() follows. */
+size_t terminal_read(struct terminal *terminal, void *to, size_t length);
+
+/*
+ * Hold input from a pipe or file back until terminal_release_input(), and from then on give its end
+ * as ^D.  quoted: put ^V before bytes that would mean something to a terminal
+ * (KARMA_READY_QUOTED).  Input that is typed is never held, nor quoted.
  */
 void terminal_hold_input(struct terminal *terminal);
 void terminal_release_input(struct terminal *terminal, bool quoted);
 
 /*
- * A driver of the guest's console starts: from now on, give the byte TERMINAL_SYSRQ of input twice, or
- * once as any other.
+ * A driver of the guest's console starts: from now on give the byte TERMINAL_SYSRQ twice, or once
+ * as any other.
  */
-void terminal_double_sysrq(struct terminal *terminal, bool twice);
+void terminal_escape_sysrq(struct terminal *terminal, bool twice);
 
-/* Start to take input, for whoever is attached. */
-void terminal_attach(struct terminal *terminal, void (*input_ready)(void *),
-	void (*output_ready)(void *), void *context);
+/* --- Size, in columns and rows from 1 to 65535. */
 
-/*
- * Another guest is to be attached: forget the one before, and that input was held, and check what it
- * has left.  No other thread may be at work.
- */
-void terminal_hand_on(struct terminal *terminal);
-
-/* Take text; how many bytes: fewer than given if the buffer is full, output_ready() follows. */
-size_t terminal_write(struct terminal *terminal, const void *text, size_t length);
-bool terminal_has_input(struct terminal *terminal);
-/* Give input; how many bytes, 0 if there is none now. */
-size_t terminal_read(struct terminal *terminal, void *to, size_t length);
-
-/* Bytes that the user has not got yet. */
-size_t terminal_pending(struct terminal *terminal);
-
-/*
- * For the supervisor: what the guest has printed, from a position on, counted in bytes from its first
- * start; 0 gives the oldest that is kept.  How many bytes, 0 if there are no more yet.  *lost is set to
- * how many between were overwritten.  What a guest that has broken out makes of the buffer can only be
- * other bytes.
- */
-uint64_t terminal_written(const struct terminal *terminal);
-size_t terminal_look(const struct terminal *terminal, uint64_t *position, void *to, size_t length,
-	uint64_t *lost);
-/* Whether to be told of output by watch_fd. */
-void terminal_watch(struct terminal *terminal, bool watched);
-
-/* For the supervisor: the size of the terminal of one who is attached; each from 1 to 65535. */
+/* In the supervisor: the size of an attached client's terminal. */
 void terminal_set_attached_size(struct terminal *terminal, unsigned columns, unsigned rows);
 
-/* Columns and rows: the user's own terminal's, else those that were set last; false if there are none. */
+/* The user's own terminal's size, or else the attached client's; false if there is none. */
 bool terminal_size(const struct terminal *terminal, unsigned *columns, unsigned *rows);
 
 #endif

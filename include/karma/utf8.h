@@ -5,7 +5,9 @@
 
 #include <stddef.h>
 
-/* Bytes of the character that a text begins with, 1 to 4; 0 if there is none, or none that is valid. */
+/*
+ * The length in bytes of the text's first character, 1 to 4; 0: the text is empty or invalid there.
+ */
 size_t utf8_length(const char *text, size_t length);
 
 #endif

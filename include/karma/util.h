@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Small things that every part uses: cleanup attributes, checked arithmetic, sizes. */
+/* Helpers for every part: cleanup attributes, time, system calls, counters, checked arithmetic. */
 #ifndef KARMA_UTIL_H
 #define KARMA_UTIL_H
 
@@ -34,8 +34,11 @@ static inline void free_pointer(void *pointer)
 #define cleanup_fd __attribute__((cleanup(close_fd)))
 #define cleanup_free __attribute__((cleanup(free_pointer)))
 
-/* What a process waits in: such functions lie side by side, so that few pages stay resident. */
-#define waiting_place __attribute__((hot))
+/*
+ * Functions in which an idle process waits.  The linker puts them side by side, so that few pages
+ * are resident.
+ */
+#define idle_path __attribute__((hot))
 
 /* CLOCK_MONOTONIC, in nanoseconds. */
 static inline int64_t nanoseconds(void)
@@ -47,8 +50,9 @@ static inline int64_t nanoseconds(void)
 }
 
 /*
- * As read(), write(), readv() and writev(), by the two calls that do for all: a thread in the sandbox
- * has few (see karma/sandbox.h).  Of a socket that doesn't wait, these are recv() and send() as well.
+ * readv(), writev(), read() and write() by preadv2(2) and pwritev2(2), which the sandbox allows
+ * instead of these (karma/sandbox.h).  For a non-blocking socket they also replace recv() and
+ * send().
  */
 static inline ssize_t read_list(int fd, const struct iovec *iov, unsigned count)
 {
@@ -74,7 +78,10 @@ static inline ssize_t write_bytes(int fd, const void *from, size_t length)
 	return write_list(fd, &iov, 1);
 }
 
-/* Count up what another thread may be reading, and none may be counting. */
+/*
+ * Add to a counter that only one thread changes at a time; others may read it meanwhile, by
+ * count_of().
+ */
 static inline void count_up(uint64_t *counter, uint64_t by)
 {
 	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + by, __ATOMIC_RELAXED);
@@ -85,7 +92,7 @@ static inline uint64_t count_of(const uint64_t *counter)
 	return __atomic_load_n(counter, __ATOMIC_RELAXED);
 }
 
-/* Round up to a multiple of align, a power of 2; false if that does not fit. */
+/* Round up to a multiple of align, a power of 2.  Returns false on overflow. */
 static inline bool align_up(uint64_t value, uint64_t align, uint64_t *result)
 {
 	if (__builtin_add_overflow(value, align - 1, result))

@@ -64,7 +64,7 @@ struct virtq {
 
 	struct io_op reschedule_op;
 	bool rescheduled;	/* the I/O thread is going to call notify() */
-	struct io_after deferred_interrupt;
+	struct io_deferred deferred_interrupt;
 	bool interrupt_deferred;	/* until all completions of this run of the ring are done */
 
 	/* Statistics, never reset; any thread may read them (count_of()). */

@@ -15,7 +15,7 @@ static int print_burst(const void *target, const char *name, FILE *file)
 {
 	const struct disk_options *disk = target;
 
-	if (limit_is_set(&disk->limit))
+	if (rate_limit_is_set(&disk->limit))
 		fprintf(file, "%s = %u\n", name, disk->limit.burst);
 	return 0;
 }
@@ -31,7 +31,7 @@ static const struct setting settings[] = {
 	{ "serial", "TEXT", SETTING_TEXT, AT(serial), .min = 1, .max = SERIAL_MAX_BYTES },
 	{ "iops", "N", SETTING_COUNT, AT(limit.requests), .min = 1, .max = IOPS_MAX },
 	{ "bps", "SIZE", SETTING_RATE, AT(limit.bytes) },
-	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .min = 1, .max = LIMIT_BURST_MAX,
+	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .min = 1, .max = RATE_LIMIT_BURST_MAX,
 		.print = print_burst },
 	{ "timeout", "SECONDS", SETTING_NUMBER, AT(timeout), .min = 1, .max = TIMEOUT_MAX },
 };
@@ -60,7 +60,7 @@ int complete_disk(struct disk_options *disk)
 {
 	if (!disk->path || !disk->path[0])
 		return refuse("disk: names no file: give its path");
-	if (disk->limit.burst && !limit_is_set(&disk->limit))
+	if (disk->limit.burst && !rate_limit_is_set(&disk->limit))
 		return refuse("disk %s: burst=%u goes with a limit only: give iops=N or bps=SIZE too, or "
 			      "leave it out",
 			disk->path, disk->limit.burst);

@@ -197,7 +197,7 @@ static int print_burst(const void *target, const char *name, FILE *file)
 {
 	const struct net_options *net = target;
 
-	if (limit_is_set(&net->limit))
+	if (rate_limit_is_set(&net->limit))
 		fprintf(file, "%s = %u\n", name, net->limit.burst);
 	return 0;
 }
@@ -214,7 +214,7 @@ static const struct setting settings[] = {
 		.print = print_queues },
 	{ "bps", "SIZE", SETTING_RATE, AT(limit.bytes) },
 	{ "pps", "N", SETTING_COUNT, AT(limit.requests), .min = 1, .max = PPS_MAX },
-	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .min = 1, .max = LIMIT_BURST_MAX,
+	{ "burst", "SECONDS", SETTING_NUMBER, AT(limit.burst), .min = 1, .max = RATE_LIMIT_BURST_MAX,
 		.print = print_burst },
 	{ "publish", "[ADDR:]HOST:GUEST[/udp]", SETTING_OTHER, .parse = parse_publish,
 		.print = print_publish, .repeats = true },
@@ -232,7 +232,7 @@ int complete_net(struct net_options *net)
 		return refuse("net: queues=%u goes with tap=NAME only: fd=N:N has one for each number, and "
 			      "user has one",
 			net->queues);
-	if (net->limit.burst && !limit_is_set(&net->limit))
+	if (net->limit.burst && !rate_limit_is_set(&net->limit))
 		return refuse("net: burst=%u goes with a limit only: give pps=N or bps=SIZE too, or leave "
 			      "it out",
 			net->limit.burst);

@@ -52,7 +52,7 @@ int command_run(int argc, char **argv)
 	int status = STATUS_FAILURE;
 	int result;
 
-	log_keep();
+	log_start_history();
 	result = run_options_parse(&options, argc, argv);
 	if (result == 0 && options.help) {
 		fputs(help, stdout);

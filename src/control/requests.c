@@ -220,7 +220,7 @@ static json_t *message_of(char *line, size_t length)
 static void serve_log(struct control *control, struct control_client *client, const json_t *request)
 {
 	char text[LOG_BYTES + 1];
-	size_t length = log_look(text, LOG_BYTES);
+	size_t length = log_read_history(text, LOG_BYTES);
 	json_t *messages = json_array();
 	char *line = text, *end;
 
@@ -240,7 +240,7 @@ static void serve_log(struct control *control, struct control_client *client, co
 
 static void serve_console(struct control *control, struct control_client *client, const json_t *request)
 {
-	uint64_t written = terminal_written(control->terminal);
+	uint64_t written = terminal_output_position(control->terminal);
 	uint64_t kept = written < TERMINAL_OUTPUT_BYTES ? written : TERMINAL_OUTPUT_BYTES;
 
 	client_attach(control, client, json_is_true(json_object_get(request, "write")));

@@ -85,7 +85,7 @@ static void remove_closing(struct control *control)
 		any = true;
 	}
 	if (any && control->terminal)
-		terminal_watch(control->terminal, has_console(control));
+		terminal_watch_output(control->terminal, has_console(control));
 }
 
 static void add_output(struct control_client *client, const char *text, size_t length)
@@ -125,7 +125,7 @@ void client_attach(struct control *control, struct control_client *client, bool 
 	client->console = true;
 	if (write && !control->writer)
 		control->writer = client;
-	terminal_watch(control->terminal, true);
+	terminal_watch_output(control->terminal, true);
 }
 
 /* --- Output. */
@@ -165,7 +165,7 @@ static void flush_console(const struct control *control, struct control_client *
 	for (unsigned round = 0; round < CONSOLE_ROUNDS && !client->closing && flush_lines(client); round++) {
 		char text[CONSOLE_BYTES];
 		uint64_t position = client->position, lost;
-		size_t length = terminal_look(control->terminal, &position, text, sizeof(text), &lost);
+		size_t length = terminal_read_output(control->terminal, &position, text, sizeof(text), &lost);
 		ssize_t sent;
 
 		if (lost) {
@@ -392,7 +392,7 @@ static void accept_client(struct control *control, struct control_socket *socket
 static short wanted_events(const struct control *control, const struct control_client *client)
 {
 	bool output = client->output_used > 0 ||
-		(client->console && client->position < terminal_written(control->terminal));
+		(client->console && client->position < terminal_output_position(control->terminal));
 	bool input = !client->eof && client->input_used < sizeof(client->input) &&
 		(client->console ? client->input_used == 0 : !is_busy(client));
 

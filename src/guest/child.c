@@ -8,7 +8,7 @@
 #include "karma/devices.h"
 #include "karma/kernel_log.h"
 #include "karma/log.h"
-#include "karma/nbd_server.h"
+#include "karma/nbd_connector.h"
 #include "karma/status.h"
 
 #define OTHERS_IN_FLIGHT 16
@@ -32,8 +32,8 @@ static void after_fork(struct guest *guest)
 	close_fd(&guest->signal_fd);
 	notify_after_fork(&guest->notify);
 	control_close(&guest->control);
-	nbd_servers_hand_on();
-	terminal_hand_on(&guest->terminal);
+	nbd_connectors_after_fork();
+	terminal_start(&guest->terminal);
 	guest->terminal.leave = user_leaves;
 	guest->terminal.leave_context = guest;
 	disks_after_fork(guest);
@@ -135,7 +135,7 @@ static int start(struct guest *guest)
 }
 
 /* Until the guest, the user, a signal or a timer ends it. */
-waiting_place static void wait_for_end(struct guest *guest)
+idle_path static void wait_for_end(struct guest *guest)
 {
 	while (atomic_load(&guest->vm.end) == VM_RUNNING) {
 		struct pollfd polls[] = {
@@ -168,7 +168,7 @@ static void drain_console(struct guest *guest)
 	bool bounded = atomic_load(&guest->vm.end) == VM_STOPPED || guest->terminal.pty_slave >= 0;
 	int64_t end = bounded ? milliseconds() + DRAIN_STOPPED_MILLISECONDS : 0;
 
-	while (terminal_pending(&guest->terminal) && !passed(end) && !passed(guest->grace_at) &&
+	while (terminal_output_pending(&guest->terminal) && !passed(end) && !passed(guest->grace_at) &&
 		!guest->stop_requested)
 		wait_for_order(guest, DRAIN_POLL_MILLISECONDS);
 }

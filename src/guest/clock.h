@@ -20,7 +20,7 @@ static inline bool passed(int64_t at)
 }
 
 /* For poll(): how long until then; 0 if that has passed, -1 for never. */
-waiting_place static inline int timeout_until(int64_t at)
+idle_path static inline int timeout_until(int64_t at)
 {
 	int64_t left = at - milliseconds();
 

@@ -77,7 +77,7 @@ int disks_open(struct guest *guest)
 			result = disk_open(&guest->disks[i], &options->disks[i], &guest->ring);
 		if (result < 0)
 			return result;
-		limit_init(&guest->shared->limits[i], &options->disks[i].limit);
+		rate_limiter_init(&guest->shared->limits[i], &options->disks[i].limit);
 		guest->disk_count++;
 	}
 	return 0;
@@ -87,7 +87,7 @@ void disks_close(struct guest *guest)
 {
 	for (size_t i = 0; i < guest->disk_count; i++) {
 		disk_close(guest->disks[i]);
-		limit_release(&guest->shared->limits[i]);
+		rate_limiter_release(&guest->shared->limits[i]);
 	}
 	free(guest->disks);
 }
@@ -95,7 +95,7 @@ void disks_close(struct guest *guest)
 void disks_after_fork(struct guest *guest)
 {
 	for (size_t i = 0; i < guest->disk_count; i++)
-		limit_hand_on(&guest->shared->limits[i], &guest->options.disks[i].limit);
+		rate_limiter_start(&guest->shared->limits[i], &guest->options.disks[i].limit);
 }
 
 unsigned disks_in_flight(const struct guest_options *options)
@@ -155,7 +155,7 @@ static int add_disk(
 	const struct disk_options *options = &guest->options.disks[index];
 	struct virtio_device *device;
 	struct disk *disk = disk_share(guest->disks[index]);
-	int result = disk_begin(disk, guest->starts > 0);
+	int result = disk_start(disk, guest->starts > 0);
 	char name[8];
 
 	if (result < 0)
@@ -167,7 +167,7 @@ static int add_disk(
 		disk_close(disk);
 		return fail(-ENOMEM, "disk %s: out of memory", options->path);
 	}
-	if (limit_is_set(&options->limit))
+	if (rate_limit_is_set(&options->limit))
 		blk_limit(device, &guest->shared->limits[index]);
 	return machine_add(&guest->vm.machine, device);
 }

@@ -6,7 +6,7 @@
 
 #include "internal.h"
 #include "karma/log.h"
-#include "karma/nbd_server.h"
+#include "karma/nbd_connector.h"
 #include "karma/status.h"
 
 #define RESTART_MILLISECONDS 1000	/* from one start to the next, at least */
@@ -33,7 +33,7 @@ static int open_console(struct guest *guest)
 	if (result < 0)
 		return result;
 	guest->terminal_open = true;
-	return terminal_start(&guest->terminal);
+	return terminal_set_raw(&guest->terminal);
 }
 
 static int map_shared(struct guest *guest)
@@ -45,7 +45,7 @@ static int map_shared(struct guest *guest)
 		return fail(-errno, "out of memory");
 	guest->shared = shared;
 	guest->shared_bytes = size;
-	disk_count_calls(&guest->shared->disk_calls);
+	disk_set_blocking_counter(&guest->shared->disk_calls);
 	return 0;
 }
 
@@ -132,10 +132,10 @@ static int run_once(struct guest *guest, bool *again)
 	atomic_store(&guest->shared->disk_calls, 0);
 	report_reset(guest->report);
 	*again = false;
-	if (guest_open_kernel(guest) == 0 && nbd_servers_open() == 0)
+	if (guest_open_kernel(guest) == 0 && nbd_connectors_open() == 0)
 		pid = process_start(&guest->process, &guest->sandbox);
 	if (pid < 0) {
-		nbd_servers_close();
+		nbd_connectors_close();
 		boot_kernel_close(&guest->kernel);
 		return status_not_started(guest);
 	}
@@ -146,7 +146,7 @@ static int run_once(struct guest *guest, bool *again)
 	operations_started(guest);
 	supervise(guest, guest->process.pidfd, 0);
 	operations_ended(guest);
-	nbd_servers_close();
+	nbd_connectors_close();
 	status = process_wait(&guest->process, STATUS_FAILURE);
 	*again = is_restarted(guest, &status);
 	return status;

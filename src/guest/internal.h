@@ -23,7 +23,7 @@
 #include "karma/disk.h"
 #include "karma/guest.h"
 #include "karma/io.h"
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 #include "karma/report.h"
 #include "karma/sandbox.h"
 #include "karma/terminal.h"
@@ -43,8 +43,8 @@ enum guest_outcome { OUTCOME_END, OUTCOME_RESET, OUTCOME_PANIC };
 struct guest_shared {
 	unsigned char end;		/* enum guest_outcome of the last start; any other value: OUTCOME_END */
 	unsigned char kernel_log_printed;	/* bool */
-	atomic_uint disk_calls;		/* disk_count_calls() */
-	struct limit limits[];		/* one for each disk: a restart brings no new burst */
+	atomic_uint disk_calls;		/* disk_set_blocking_counter() */
+	struct rate_limiter limits[];		/* one for each disk: a restart brings no new burst */
 };
 
 struct guest {

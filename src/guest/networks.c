@@ -94,7 +94,7 @@ int networks_open(
 	}
 	/* Before the first query of a link, so that no change is missed. */
 	if (has_taps(options)) {
-		networks->links_fd = net_links_open();
+		networks->links_fd = net_monitor_open();
 		if (networks->links_fd < 0)
 			return networks->links_fd;
 	}
@@ -106,8 +106,8 @@ int networks_open(
 		if (result < 0)
 			return result;
 		network->limits = &networks->limits[i];
-		limit_init(&network->limits->receive, &net->limit);
-		limit_init(&network->limits->transmit, &net->limit);
+		rate_limiter_init(&network->limits->receive, &net->limit);
+		rate_limiter_init(&network->limits->transmit, &net->limit);
 		if (net->has_mac)
 			memcpy(network->mac, net->mac, ETH_ALEN);
 		else
@@ -121,8 +121,8 @@ void networks_close(struct networks *networks)
 {
 	for (size_t i = 0; i < networks->count; i++) {
 		net_close(networks->list[i].net);
-		limit_release(&networks->list[i].limits->receive);
-		limit_release(&networks->list[i].limits->transmit);
+		rate_limiter_release(&networks->list[i].limits->receive);
+		rate_limiter_release(&networks->list[i].limits->transmit);
 	}
 	if (networks->limits)
 		munmap(networks->limits, limits_bytes(networks->options));
@@ -135,17 +135,17 @@ void networks_close(struct networks *networks)
 
 void networks_send_links(struct networks *networks, const struct process *process)
 {
-	net_links_empty(networks->links_fd);
+	net_monitor_drain(networks->links_fd);
 	for (size_t i = 0; i < networks->count; i++) {
 		struct order order = { .kind = ORDER_LINK };
 		enum net_link link;
 
-		if (!net_look(networks->list[i].net, networks->links_fd, &link))
+		if (!net_query_link(networks->list[i].net, networks->links_fd, &link))
 			continue;
 		order.value = i << LINK_BITS | link;
 		/* If the pipe is full, the next change of a link sends it. */
 		if (process_send_order(process, &order) == 0)
-			net_told(networks->list[i].net, link);
+			net_set_known_link(networks->list[i].net, link);
 	}
 }
 
@@ -153,7 +153,7 @@ int networks_set_link(struct networks *networks, uint64_t value)
 {
 	if (value >> LINK_BITS >= networks->count)
 		return -EINVAL;
-	net_follow(networks->list[value >> LINK_BITS].net, value & ((1u << LINK_BITS) - 1));
+	net_update_link(networks->list[value >> LINK_BITS].net, value & ((1u << LINK_BITS) - 1));
 	return 0;
 }
 
@@ -162,8 +162,8 @@ void networks_after_fork(struct networks *networks)
 	close_fd(&networks->links_fd);
 	networks->links_fd = -1;
 	for (size_t i = 0; i < networks->count; i++) {
-		limit_hand_on(&networks->limits[i].receive, &networks->options->nets[i].limit);
-		limit_hand_on(&networks->limits[i].transmit, &networks->options->nets[i].limit);
+		rate_limiter_start(&networks->limits[i].receive, &networks->options->nets[i].limit);
+		rate_limiter_start(&networks->limits[i].transmit, &networks->options->nets[i].limit);
 	}
 }
 
@@ -175,7 +175,7 @@ int networks_add(struct networks *networks, struct machine *machine,
 		struct network *network = &networks->list[i];
 		struct virtio_device *device;
 		char name[24];
-		int result = net_begin(network->net, restarted);
+		int result = net_start(network->net, restarted);
 
 		if (result < 0)
 			return result;
@@ -183,7 +183,7 @@ int networks_add(struct networks *networks, struct machine *machine,
 		device = net_create(environment, name, network->net, network->mac, options->mtu);
 		if (!device)
 			return fail(-ENOMEM, "--net: out of memory");
-		if (limit_is_set(&options->limit))
+		if (rate_limit_is_set(&options->limit))
 			net_device_limit(device, &network->limits->receive, &network->limits->transmit);
 		result = machine_add(machine, device);
 		if (result < 0)

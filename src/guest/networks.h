@@ -15,7 +15,7 @@
 
 /* In memory that all of the guest's processes share: a restart brings no new burst. */
 struct network_limits {
-	struct limit receive, transmit;
+	struct rate_limiter receive, transmit;
 };
 
 struct network {

@@ -61,7 +61,7 @@ static int request_keepalive(struct guest *guest)
 	if (!is_running(guest) || atomic_exchange(&guest->keepalive_pending, true))
 		return 0;
 	guest->keepalive_op.done = send_keepalive;
-	io_ring_wake(&guest->ring, &guest->keepalive_op);
+	io_ring_nop(&guest->ring, &guest->keepalive_op);
 	io_ring_submit(&guest->ring);
 	return 0;
 }

@@ -8,7 +8,7 @@
 
 #include "internal.h"
 #include "karma/log.h"
-#include "karma/nbd_server.h"
+#include "karma/nbd_connector.h"
 
 /* What it polls: the guest's process, signals, replies to orders, changes of TAPs; and what others want. */
 enum {
@@ -19,7 +19,7 @@ enum {
 	POLL_NOTIFY,
 	POLL_CONTROL = POLL_NOTIFY + NOTIFY_EVENTS,
 	POLL_NBD = POLL_CONTROL + CONTROL_POLLS,
-	POLLS = POLL_NBD + NBD_SERVERS_MAX
+	POLLS = POLL_NBD + NBD_CONNECTORS_MAX
 };
 
 /* poll() refuses more entries than RLIMIT_NOFILE allows. */
@@ -45,26 +45,26 @@ static void give_up(const struct guest *guest, int error)
 }
 
 /* Returns how many entries of the control socket's are in use. */
-waiting_place static unsigned fill_polls(struct guest *guest, int pidfd, struct pollfd polls[POLLS])
+idle_path static unsigned fill_polls(struct guest *guest, int pidfd, struct pollfd polls[POLLS])
 {
 	polls[POLL_PROCESS] = (struct pollfd){ .fd = pidfd, .events = POLLIN };
 	polls[POLL_SIGNALS] = (struct pollfd){ .fd = guest->signal_fd, .events = POLLIN };
 	polls[POLL_REPLIES] = (struct pollfd){ .fd = guest->process.replies, .events = POLLIN };
 	polls[POLL_LINKS] = (struct pollfd){ .fd = guest->networks.links_fd, .events = POLLIN };
 	notify_poll(&guest->notify, polls + POLL_NOTIFY);
-	nbd_servers_watch(polls + POLL_NBD);
+	nbd_connectors_watch(polls + POLL_NBD);
 	return control_poll(&guest->control, polls + POLL_CONTROL);
 }
 
-waiting_place static int next_timeout(const struct guest *guest, int64_t until)
+idle_path static int next_timeout(const struct guest *guest, int64_t until)
 {
 	int timeout = shorter_timeout(control_timeout(&guest->control), notify_timeout(&guest->notify));
 
-	timeout = shorter_timeout(timeout, nbd_servers_timeout());
+	timeout = shorter_timeout(timeout, nbd_connectors_timeout());
 	return shorter_timeout(timeout, timeout_until(until));
 }
 
-waiting_place static void serve(struct guest *guest, const struct pollfd polls[POLLS], unsigned clients)
+idle_path static void serve(struct guest *guest, const struct pollfd polls[POLLS], unsigned clients)
 {
 	if (polls[POLL_SIGNALS].revents)
 		signals_serve(guest);
@@ -77,10 +77,10 @@ waiting_place static void serve(struct guest *guest, const struct pollfd polls[P
 	if (notify_serve(&guest->notify, polls + POLL_NOTIFY, atomic_load(&guest->shared->disk_calls)))
 		process_send_order(&guest->process, &(struct order){ .kind = ORDER_KEEPALIVE });
 	control_serve(&guest->control, polls + POLL_CONTROL, clients);
-	nbd_servers_serve(polls + POLL_NBD);
+	nbd_connectors_serve(polls + POLL_NBD);
 }
 
-waiting_place void supervise(struct guest *guest, int pidfd, int64_t until)
+idle_path void supervise(struct guest *guest, int pidfd, int64_t until)
 {
 	struct pollfd polls[POLLS];
 	/* Without a guest's process, no wait is long enough to pay for it. */

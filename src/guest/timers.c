@@ -29,7 +29,7 @@ void timers_trim_later(struct guest *guest)
 	guest->trim_at = milliseconds() + TRIM_MILLISECONDS;
 }
 
-waiting_place int timers_timeout(const struct guest *guest)
+idle_path int timers_timeout(const struct guest *guest)
 {
 	const int64_t times[] = { guest->timeout_at, guest->grace_at, guest->trim_at, guest->idle_check_at };
 	int timeout = watchdog_interval(&guest->watchdog);
@@ -39,7 +39,7 @@ waiting_place int timers_timeout(const struct guest *guest)
 	return timeout;
 }
 
-waiting_place static void end_in_time(struct guest *guest)
+idle_path static void end_in_time(struct guest *guest)
 {
 	if (passed(guest->timeout_at)) {
 		log_timeout(guest);
@@ -51,7 +51,7 @@ waiting_place static void end_in_time(struct guest *guest)
 	}
 }
 
-waiting_place static void trim_in_time(struct guest *guest)
+idle_path static void trim_in_time(struct guest *guest)
 {
 	if (!passed(guest->trim_at))
 		return;
@@ -71,7 +71,7 @@ static int64_t cpu_milliseconds(void)
  * A guest without the driver waits for ever, for a device or for input on a console that it does not have.
  * While it is busy it may only be slow to boot: then look again later.
  */
-waiting_place static void check_idle(struct guest *guest)
+idle_path static void check_idle(struct guest *guest)
 {
 	int64_t before = guest->cpu_time;
 
@@ -90,7 +90,7 @@ waiting_place static void check_idle(struct guest *guest)
 	print_kernel_log(guest);
 }
 
-waiting_place static void check_watchdog(struct guest *guest)
+idle_path static void check_watchdog(struct guest *guest)
 {
 	uint64_t feeds = atomic_load(&guest->vm.machine.feeds);
 
@@ -105,7 +105,7 @@ waiting_place static void check_watchdog(struct guest *guest)
 	vm_end(&guest->vm, VM_HANG, 0);
 }
 
-waiting_place void timers_run(struct guest *guest)
+idle_path void timers_run(struct guest *guest)
 {
 	end_in_time(guest);
 	trim_in_time(guest);

@@ -22,7 +22,7 @@ struct segments {
  * Collect the segments that are never written: their pages come from the file again when they are touched.
  * Pages that relocation has written and RELRO has made read-only lie in a segment whose header says writable.
  */
-waiting_place static int collect(struct dl_phdr_info *object, size_t size, void *context)
+idle_path static int collect(struct dl_phdr_info *object, size_t size, void *context)
 {
 	struct segments *segments = context;
 
@@ -44,7 +44,7 @@ waiting_place static int collect(struct dl_phdr_info *object, size_t size, void 
  * madvise(MADV_DONTNEED), without the C library's function: to return to it would map its page again, and
  * fifteen around that.
  */
-waiting_place static void unmap(uintptr_t start, size_t length)
+idle_path static void unmap(uintptr_t start, size_t length)
 {
 	long result;
 
@@ -55,7 +55,7 @@ waiting_place static void unmap(uintptr_t start, size_t length)
 	(void)result;
 }
 
-waiting_place void trim_program(void)
+idle_path void trim_program(void)
 {
 	struct segments segments = { .count = 0 };
 

@@ -8,9 +8,11 @@
 #include "direct.h"
 #include "karma/util.h"
 
-#define SECTOR_BYTES 512u
-/* Linux tells the units since 6.1; before, every file system takes these, and most devices nothing smaller. */
-#define UNIT_UNKNOWN 4096u
+/*
+ * For Linux before 6.1, which does not tell: every file system takes this, and most devices nothing
+ * smaller.
+ */
+#define BLOCK_UNKNOWN 4096u
 
 int open_again(int fd, int flags)
 {
@@ -22,73 +24,73 @@ int open_again(int fd, int flags)
 	return again < 0 ? -errno : again;
 }
 
-static void find_units(struct direct *direct, int fd)
+static void read_alignment(struct direct *direct, int fd)
 {
 	struct statx status;
 
-	direct->unit = UNIT_UNKNOWN;
-	direct->memory_unit = SECTOR_BYTES;
+	direct->block_bytes = BLOCK_UNKNOWN;
+	direct->memory_align = SECTOR_BYTES;
 	if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) < 0 ||
 		!(status.stx_mask & STATX_DIOALIGN) || !status.stx_dio_offset_align ||
 		!status.stx_dio_mem_align)
 		return;
-	direct->unit = status.stx_dio_offset_align;
-	direct->memory_unit = status.stx_dio_mem_align;
+	direct->block_bytes = status.stx_dio_offset_align;
+	direct->memory_align = status.stx_dio_mem_align;
 }
 
 int direct_init(struct direct *direct, int fd, uint64_t start, bool is_direct)
 {
-	*direct = (struct direct){ .fd = -1, .unit = SECTOR_BYTES, .start = start };
+	*direct = (struct direct){ .buffered_fd = -1, .block_bytes = SECTOR_BYTES, .start = start };
 	pthread_mutex_init(&direct->lock, NULL);
 	if (!is_direct)
 		return 0;
-	find_units(direct, fd);
-	if (direct->unit <= SECTOR_BYTES)
+	read_alignment(direct, fd);
+	if (direct->block_bytes <= SECTOR_BYTES)
 		return 0;
-	direct->fd = open_again(fd, 0);
-	return direct->fd < 0 ? direct->fd : 0;
+	direct->buffered_fd = open_again(fd, 0);
+	return direct->buffered_fd < 0 ? direct->buffered_fd : 0;
 }
 
 void direct_release(struct direct *direct)
 {
-	close_fd(&direct->fd);
+	close_fd(&direct->buffered_fd);
 	pthread_mutex_destroy(&direct->lock);
 }
 
-bool direct_takes(const struct direct *direct, const struct disk_request *request)
+bool direct_is_aligned(const struct direct *direct, const struct disk_request *request)
 {
-	if (direct->fd < 0)
+	if (direct->buffered_fd < 0)
 		return true;
-	if ((request->offset + direct->start) % direct->unit)
+	if ((request->offset + direct->start) % direct->block_bytes)
 		return false;
 	for (unsigned i = 0; i < request->iov_count; i++) {
 		const struct iovec *iov = &request->iov[i];
 
-		if (iov->iov_len % direct->unit || (uintptr_t)iov->iov_base % direct->memory_unit)
+		if (iov->iov_len % direct->block_bytes || (uintptr_t)iov->iov_base % direct->memory_align)
 			return false;
 	}
 	return true;
 }
 
-/* --- The order of writes.  Where a request began is its mark. */
+/* --- The order of writes. */
 
 static bool is_ordered(const struct direct *direct, const struct disk_request *request)
 {
-	return direct->fd >= 0 && request->operation != DISK_READ && request->operation != DISK_FLUSH;
+	return direct->buffered_fd >= 0 && request->operation != DISK_READ && request->operation != DISK_FLUSH;
 }
 
 static uint64_t first_block(const struct direct *direct, const struct disk_request *request)
 {
-	return (request->mark + direct->start) / direct->unit;
+	return (request->start + direct->start) / direct->block_bytes;
 }
 
 static uint64_t last_block(const struct direct *direct, const struct disk_request *request)
 {
-	return (request->mark + direct->start + request->length - 1) / direct->unit;
+	return (request->start + direct->start + request->length - 1) / direct->block_bytes;
 }
 
-/* With one of the list, up to an end. */
-static bool has_block_in_common(const struct direct *direct, const struct disk_request *request,
+/* Whether it shares a block with one of the list before end. */
+static bool overlaps(const struct direct *direct, const struct disk_request *request,
 	const struct disk_request *list, const struct disk_request *end)
 {
 	for (; list != end; list = list->next) {
@@ -119,21 +121,21 @@ bool direct_begin(struct direct *direct, struct disk_request *request)
 
 	if (!is_ordered(direct, request))
 		return true;
-	request->mark = request->offset;
+	request->start = request->offset;
 	pthread_mutex_lock(&direct->lock);
-	waits = has_block_in_common(direct, request, direct->writes, NULL) ||
-		has_block_in_common(direct, request, direct->waiting, NULL);
+	waits = overlaps(direct, request, direct->in_flight, NULL) ||
+		overlaps(direct, request, direct->waiting, NULL);
 	if (waits)
 		append(&direct->waiting, request);
 	else
-		add(&direct->writes, request);
+		add(&direct->in_flight, request);
 	pthread_mutex_unlock(&direct->lock);
 	return !waits;
 }
 
 struct disk_request *direct_end(struct direct *direct, struct disk_request *request)
 {
-	struct disk_request *begun = NULL, **at = &direct->writes;
+	struct disk_request *admitted = NULL, **at = &direct->in_flight;
 
 	if (!is_ordered(direct, request))
 		return NULL;
@@ -144,16 +146,16 @@ struct disk_request *direct_end(struct direct *direct, struct disk_request *requ
 	for (at = &direct->waiting; *at;) {
 		struct disk_request *next = *at;
 
-		if (has_block_in_common(direct, next, direct->writes, NULL) ||
-			has_block_in_common(direct, next, direct->waiting, next)) {
+		if (overlaps(direct, next, direct->in_flight, NULL) ||
+			overlaps(direct, next, direct->waiting, next)) {
 			at = &next->next;
 			continue;
 		}
 		*at = next->next;
-		add(&direct->writes, next);
-		next->chain = begun;
-		begun = next;
+		add(&direct->in_flight, next);
+		next->linked = admitted;
+		admitted = next;
 	}
 	pthread_mutex_unlock(&direct->lock);
-	return begun;
+	return admitted;
 }

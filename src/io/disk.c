@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What disks of all backends have in common: which backend it is, and who has the disk. */
+/* What the disks of all backends have in common: the choice of the backend, references, size. */
 #include "karma/disk.h"
 #include "karma/log.h"
 #include "karma/nbd.h"
@@ -43,24 +43,24 @@ void disk_close(struct disk *disk)
 		disk->backend->close(disk);
 }
 
-static atomic_uint own_calls, *calls = &own_calls;
+static atomic_uint own_counter, *blocking_calls = &own_counter;
 
-void disk_count_calls(atomic_uint *count)
+void disk_set_blocking_counter(atomic_uint *counter)
 {
-	calls = count;
+	blocking_calls = counter;
 }
 
-void disk_call_begins(void)
+void disk_blocking_call_begin(void)
 {
-	atomic_fetch_add(calls, 1);
+	atomic_fetch_add(blocking_calls, 1);
 }
 
-void disk_call_ends(void)
+void disk_blocking_call_end(void)
 {
-	atomic_fetch_sub(calls, 1);
+	atomic_fetch_sub(blocking_calls, 1);
 }
 
-void disk_fit_size(struct disk *disk, const char *path)
+void disk_truncate_to_blocks(struct disk *disk, const char *path)
 {
 	uint64_t rest = disk->size % disk->block_size;
 

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Images that are not raw, by how they begin: no disk is read in another format, so these are mistakes. */
+/*
+ * Formats of disk images, by their magic bytes.  Karma reads raw images alone, so another format is
+ * a mistake.
+ */
 #include <string.h>
 #include <unistd.h>
 
@@ -24,9 +27,9 @@ static const struct {
 	{ "Parallels", 0, "WithouFreSpacExt" },
 };
 
-const char *disk_format(int fd)
+const char *disk_image_format(int fd)
 {
-	/* As O_DIRECT wants it. */
+	/* Aligned for O_DIRECT. */
 	_Alignas(START_BYTES) uint8_t start[START_BYTES];
 	ssize_t length = pread(fd, start, sizeof(start), 0);
 

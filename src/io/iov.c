@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Lists of buffers: copy at an offset, cut at either end. */
+/* Lists of buffers (struct iovec). */
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>

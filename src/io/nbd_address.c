@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* NBD: the addresses of servers, as a user writes them. */
+/* NBD: parse the address of a server, as a user writes it, and look up its host. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <net/if.h>
@@ -47,7 +47,10 @@ static int add_unix(const char *text, const char *path, struct nbd_address *addr
 	return 0;
 }
 
-/* IPv6 with what is behind a %: the interface that an address of a link is on (RFC 4007, section 11). */
+/*
+ * An IPv6 address, with a zone behind a %: the interface of a link-local one (RFC 4007, section
+ * 11).
+ */
 static bool parse_ipv6(const char *text, struct sockaddr_in6 *place)
 {
 	char digits[INET6_ADDRSTRLEN];
@@ -70,7 +73,7 @@ static bool parse_ipv6(const char *text, struct sockaddr_in6 *place)
 	return place->sin6_scope_id != 0;
 }
 
-/* One more address of the server, if it is one. */
+/* Add an address of the server.  Returns false if the text is none. */
 static bool add_ip(const char *text, uint16_t port, struct nbd_address *address)
 {
 	struct sockaddr_storage *place = &address->addresses[address->count];
@@ -86,14 +89,16 @@ static bool add_ip(const char *text, uint16_t port, struct nbd_address *address)
 	} else {
 		return false;
 	}
-	/* Both families have it in the same place. */
+	/* The port is in the same place in both families. */
 	ipv4->sin_port = htons(port);
 	address->count++;
 	return true;
 }
 
-/* Lines of `getent ahosts`: an address, and a kind of socket; each address has one for streams. */
-static void add_answer(char *lines, uint16_t port, struct nbd_address *address)
+/*
+ * Lines of `getent ahosts`: an address and a type of socket.  Each address has one line for STREAM.
+ */
+static void add_hosts(char *lines, uint16_t port, struct nbd_address *address)
 {
 	char *line;
 
@@ -114,7 +119,7 @@ static int look_up(const char *text, const char *host, uint16_t port, struct nbd
 		return 0;
 	result = getent("ahosts", host, answer, sizeof(answer));
 	if (result == 0)
-		add_answer(answer, port, address);
+		add_hosts(answer, port, address);
 	if (result < 0 && result != -ENOENT)
 		return result;
 	if (address->count == 0)
@@ -142,8 +147,11 @@ static int hex_digit(char digit)
 	return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
 }
 
-/* In place: %20 and the like (RFC 3986, section 2.1).  false if one is broken, or is a NUL. */
-static bool decode(char *text)
+/*
+ * Decode percent-encoding in place (RFC 3986, section 2.1).  Returns false if it is invalid or has
+ * a NUL.
+ */
+static bool percent_decode(char *text)
 {
 	char *to = text;
 
@@ -173,7 +181,7 @@ static bool set_export(struct nbd_address *address, const char *name)
 	return true;
 }
 
-/* HOST[:PORT][/EXPORT], without what is before it */
+/* Of nbd://: HOST[:PORT][/EXPORT] */
 static int parse_host(const char *text, char *host, struct nbd_address *address)
 {
 	char *export = strchr(host, '/');
@@ -185,7 +193,7 @@ static int parse_host(const char *text, char *host, struct nbd_address *address)
 		return refuse_form(text);
 	if (export)
 		*export++ = '\0';
-	if (export && (!decode(export) || !set_export(address, export)))
+	if (export && (!percent_decode(export) || !set_export(address, export)))
 		return refuse_form(text);
 	/* An IPv6 address is in brackets. */
 	if (host[0] == '[') {
@@ -199,12 +207,12 @@ static int parse_host(const char *text, char *host, struct nbd_address *address)
 		if (port)
 			*port++ = '\0';
 	}
-	if (!host[0] || (port && !parse_port(port, &number)) || !decode(host))
+	if (!host[0] || (port && !parse_port(port, &number)) || !percent_decode(host))
 		return refuse_form(text);
 	return look_up(text, host, number, address);
 }
 
-/* [EXPORT]?socket=PATH, without what is before it */
+/* Of nbd+unix:///: [EXPORT]?socket=PATH */
 static int parse_unix_uri(const char *text, char *export, struct nbd_address *address)
 {
 	char *socket = strstr(export, "?socket=");
@@ -213,12 +221,12 @@ static int parse_unix_uri(const char *text, char *export, struct nbd_address *ad
 		return refuse_form(text);
 	*socket = '\0';
 	socket += strlen("?socket=");
-	if (!decode(export) || !decode(socket) || !set_export(address, export))
+	if (!percent_decode(export) || !percent_decode(socket) || !set_export(address, export))
 		return refuse_form(text);
 	return add_unix(text, socket, address);
 }
 
-/* PATH[:exportname=NAME], without what is before it */
+/* Of nbd:unix: PATH[:exportname=NAME] */
 static int parse_unix(const char *text, char *path, struct nbd_address *address)
 {
 	char *export = strstr(path, ":exportname=");
@@ -231,7 +239,7 @@ static int parse_unix(const char *text, char *path, struct nbd_address *address)
 	return add_unix(text, path, address);
 }
 
-static char *behind(char *text, const char *prefix)
+static char *skip_prefix(char *text, const char *prefix)
 {
 	size_t length = strlen(prefix);
 
@@ -246,13 +254,13 @@ int nbd_parse_address(const char *text, struct nbd_address *address)
 	*address = (struct nbd_address){ 0 };
 	if (!copy)
 		return fail(-ENOMEM, "disk %s: out of memory", text);
-	if ((rest = behind(copy, "nbd:unix:")))
+	if ((rest = skip_prefix(copy, "nbd:unix:")))
 		return parse_unix(text, rest, address);
-	if ((rest = behind(copy, "nbd://")))
+	if ((rest = skip_prefix(copy, "nbd://")))
 		return parse_host(text, rest, address);
-	if ((rest = behind(copy, "nbd+unix:///")))
+	if ((rest = skip_prefix(copy, "nbd+unix:///")))
 		return parse_unix_uri(text, rest, address);
-	if (behind(copy, "nbds:"))
+	if (skip_prefix(copy, "nbds:"))
 		return fail(-EPROTONOSUPPORT,
 			"disk %s: Karma speaks no TLS: reach the server by a Unix socket, or through a "
 			"tunnel",

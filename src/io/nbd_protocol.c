@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* NBD: the greeting of a server, and the bytes of requests and replies. */
+/* NBD: the handshake, and the encoding of requests and replies. */
 #include <endian.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -23,9 +23,9 @@
 #define REPLY_ACK 1u
 #define REPLY_INFO 3u
 #define REPLY_ERROR 0x80000000u
-#define REPLIES_MAX 64u		/* nobody has so much to tell of one export */
+#define REPLIES_MAX 64u		/* to one option; no server sends so many */
 
-/* "Block size constraints": what holds for a server that names none. */
+/* "Block size constraints": the values for a server that gives none. */
 #define BLOCK_DEFAULT 512u
 #define PREFERRED_DEFAULT 4096u
 #define REQUEST_DEFAULT (32 * MIB)
@@ -78,21 +78,21 @@ static uint8_t *put64(uint8_t *to, uint64_t value)
 }
 
 __attribute__((format(printf, 3, 4))) static int refuse(
-	struct nbd_greeting *greeting, int error, const char *format, ...)
+	struct nbd_handshake *handshake, int error, const char *format, ...)
 {
 	va_list arguments;
 
 	va_start(arguments, format);
-	vsnprintf(greeting->problem, sizeof(greeting->problem), format, arguments);
+	vsnprintf(handshake->problem, sizeof(handshake->problem), format, arguments);
 	va_end(arguments);
 	return error;
 }
 
-static int want(struct nbd_greeting *greeting, size_t bytes,
-	int (*next)(struct nbd_greeting *greeting))
+static int receive_next(struct nbd_handshake *handshake, size_t bytes,
+	int (*next)(struct nbd_handshake *handshake))
 {
-	greeting->want = bytes;
-	greeting->next = next;
+	handshake->want = bytes;
+	handshake->next = next;
 	return 0;
 }
 
@@ -102,17 +102,17 @@ static bool is_power_of_2(uint32_t value)
 }
 
 /* NBD_INFO_BLOCK_SIZE */
-static int take_block_sizes(struct nbd_greeting *greeting, const uint8_t *data)
+static int parse_block_sizes(struct nbd_handshake *handshake, const uint8_t *data)
 {
-	struct nbd_export *export = &greeting->export;
+	struct nbd_export *export = &handshake->export;
 	uint32_t least = get32(data), preferred = get32(data + 4), most = get32(data + 8);
 
 	if (!is_power_of_2(least) || !is_power_of_2(preferred) || preferred < least || most < least)
-		return refuse(greeting, -EPROTO,
+		return refuse(handshake, -EPROTO,
 			"the server's block sizes are nonsense (%u, %u, %u): use another server", least,
 			preferred, most);
 	if (least > BLOCK_MAX)
-		return refuse(greeting, -EINVAL,
+		return refuse(handshake, -EINVAL,
 			"the server wants blocks of %u bytes, and guests know none above %u: have "
 			"smaller ones served, as `nbdkit --filter=blocksize` does",
 			least, BLOCK_MAX);
@@ -122,7 +122,7 @@ static int take_block_sizes(struct nbd_greeting *greeting, const uint8_t *data)
 	export->block_preferred = preferred < export->block_min ? export->block_min : preferred;
 	export->request_max = align_down(most, export->block_min);
 	if (!export->request_max)
-		return refuse(greeting, -EINVAL,
+		return refuse(handshake, -EINVAL,
 			"the server takes at most %u bytes a request, less than a block: use another "
 			"server",
 			most);
@@ -130,33 +130,33 @@ static int take_block_sizes(struct nbd_greeting *greeting, const uint8_t *data)
 }
 
 /* NBD_INFO_EXPORT */
-static int take_export(struct nbd_greeting *greeting, const uint8_t *data)
+static int parse_export(struct nbd_handshake *handshake, const uint8_t *data)
 {
-	greeting->export.size = get64(data);
-	greeting->export.flags = get16(data + 8);
-	if (greeting->export.size > INT64_MAX)
-		return refuse(greeting, -EPROTO,
+	handshake->export.size = get64(data);
+	handshake->export.flags = get16(data + 8);
+	if (handshake->export.size > INT64_MAX)
+		return refuse(handshake, -EPROTO,
 			"the server's export is larger than a disk can be: use another server");
-	if (!(greeting->export.flags & NBD_HAS_FLAGS))
-		greeting->export.flags = 0;
-	greeting->told_export = true;
+	if (!(handshake->export.flags & NBD_HAS_FLAGS))
+		handshake->export.flags = 0;
+	handshake->has_export = true;
 	return 0;
 }
 
-static int take_info(struct nbd_greeting *greeting)
+static int parse_info(struct nbd_handshake *handshake)
 {
-	const uint8_t *data = greeting->in;
-	size_t length = greeting->got;
+	const uint8_t *data = handshake->in;
+	size_t length = handshake->got;
 	uint16_t type = length >= 2 ? get16(data) : UINT16_MAX;
 
 	if (length < 2 || (type == INFO_EXPORT && length != 12) ||
 		(type == INFO_BLOCK_SIZE && length != 14))
-		return refuse(greeting, -EPROTO,
+		return refuse(handshake, -EPROTO,
 			"the server describes its export with a wrong length: use another server");
 	if (type == INFO_EXPORT)
-		return take_export(greeting, data + 2);
+		return parse_export(handshake, data + 2);
 	if (type == INFO_BLOCK_SIZE)
-		return take_block_sizes(greeting, data + 2);
+		return parse_block_sizes(handshake, data + 2);
 	return 0;
 }
 
@@ -178,101 +178,101 @@ static const char *error_cure(uint32_t type)
 	}
 }
 
-/* The server's words, as far as they can be printed. */
-static int take_refusal(struct nbd_greeting *greeting)
+/* With the server's message, made printable. */
+static int parse_error_reply(struct nbd_handshake *handshake)
 {
 	char text[81];
-	size_t length = greeting->got < sizeof(text) - 1 ? greeting->got : sizeof(text) - 1;
+	size_t length = handshake->got < sizeof(text) - 1 ? handshake->got : sizeof(text) - 1;
 
 	for (size_t i = 0; i < length; i++)
-		text[i] = greeting->in[i] >= ' ' && greeting->in[i] < 0x7f ? greeting->in[i] : '?';
+		text[i] = handshake->in[i] >= ' ' && handshake->in[i] < 0x7f ? handshake->in[i] : '?';
 	text[length] = '\0';
-	return refuse(greeting, greeting->reply_type == (REPLY_ERROR | 6) ? -ENOENT : -EPROTO,
-		"the server refuses export \"%.64s\"%s%s%s: %s", greeting->export_name,
-		length ? " (" : "", text, length ? ")" : "", error_cure(greeting->reply_type));
+	return refuse(handshake, handshake->reply_type == (REPLY_ERROR | 6) ? -ENOENT : -EPROTO,
+		"the server refuses export \"%.64s\"%s%s%s: %s", handshake->export_name,
+		length ? " (" : "", text, length ? ")" : "", error_cure(handshake->reply_type));
 }
 
-static int take_reply_head(struct nbd_greeting *greeting);
+static int parse_reply_header(struct nbd_handshake *handshake);
 
-static int take_reply(struct nbd_greeting *greeting)
+static int parse_reply(struct nbd_handshake *handshake)
 {
 	int result = 0;
 
-	if (greeting->reply_type & REPLY_ERROR)
-		return take_refusal(greeting);
-	if (greeting->reply_type == REPLY_INFO)
-		result = take_info(greeting);
+	if (handshake->reply_type & REPLY_ERROR)
+		return parse_error_reply(handshake);
+	if (handshake->reply_type == REPLY_INFO)
+		result = parse_info(handshake);
 	if (result < 0)
 		return result;
-	if (greeting->reply_type == REPLY_ACK && !greeting->told_export)
-		return refuse(greeting, -EPROTO,
+	if (handshake->reply_type == REPLY_ACK && !handshake->has_export)
+		return refuse(handshake, -EPROTO,
 			"the server does not tell its export's size: use another server");
-	if (greeting->reply_type == REPLY_ACK)
+	if (handshake->reply_type == REPLY_ACK)
 		return 1;
-	return want(greeting, 20, take_reply_head);
+	return receive_next(handshake, 20, parse_reply_header);
 }
 
-static int take_reply_head(struct nbd_greeting *greeting)
+static int parse_reply_header(struct nbd_handshake *handshake)
 {
-	uint32_t length = get32(greeting->in + 16);
+	uint32_t length = get32(handshake->in + 16);
 
-	if (get64(greeting->in) != REPLY_MAGIC || get32(greeting->in + 8) != OPTION_GO)
-		return refuse(greeting, -EPROTO,
+	if (get64(handshake->in) != REPLY_MAGIC || get32(handshake->in + 8) != OPTION_GO)
+		return refuse(handshake, -EPROTO,
 			"the server answers with what is no answer: use another server");
-	if (length > NBD_REPLY_MAX || ++greeting->replies > REPLIES_MAX)
-		return refuse(greeting, -EPROTO,
+	if (length > NBD_REPLY_MAX || ++handshake->replies > REPLIES_MAX)
+		return refuse(handshake, -EPROTO,
 			"the server's answers are longer than any are: use another server");
-	greeting->reply_type = get32(greeting->in + 12);
-	return want(greeting, length, take_reply);
+	handshake->reply_type = get32(handshake->in + 12);
+	return receive_next(handshake, length, parse_reply);
 }
 
-static int take_hello(struct nbd_greeting *greeting)
+static int parse_hello(struct nbd_handshake *handshake)
 {
-	size_t name = strlen(greeting->export_name);
-	uint8_t *out = greeting->out;
-	uint16_t flags = get16(greeting->in + 16);
+	size_t name = strlen(handshake->export_name);
+	uint8_t *out = handshake->out;
+	uint16_t flags = get16(handshake->in + 16);
 
-	if (get64(greeting->in) != GREETING_MAGIC)
-		return refuse(greeting, -EPROTO,
+	if (get64(handshake->in) != GREETING_MAGIC)
+		return refuse(handshake, -EPROTO,
 			"what answers is no NBD server: give the address of one");
-	if (get64(greeting->in + 8) == OLDSTYLE_MAGIC)
-		return refuse(greeting, -EPROTO,
+	if (get64(handshake->in + 8) == OLDSTYLE_MAGIC)
+		return refuse(handshake, -EPROTO,
 			"the server is too old, or was told to be: use one with newstyle negotiation");
-	if (get64(greeting->in + 8) != OPTION_MAGIC || !(flags & FIXED_NEWSTYLE))
-		return refuse(greeting, -EPROTO,
+	if (get64(handshake->in + 8) != OPTION_MAGIC || !(flags & FIXED_NEWSTYLE))
+		return refuse(handshake, -EPROTO,
 			"the server does not offer fixed newstyle negotiation: use another server");
 	out = put32(out, flags & (FIXED_NEWSTYLE | NO_ZEROES));
 	out = put64(out, OPTION_MAGIC);
 	out = put32(out, OPTION_GO);
 	out = put32(out, 4 + name + 2 + 2);
 	out = put32(out, name);
-	out = (uint8_t *)memcpy(out, greeting->export_name, name) + name;
+	out = (uint8_t *)memcpy(out, handshake->export_name, name) + name;
 	out = put16(out, 1);
 	out = put16(out, INFO_BLOCK_SIZE);
-	greeting->out_length = out - greeting->out;
-	return want(greeting, 20, take_reply_head);
+	handshake->out_length = out - handshake->out;
+	return receive_next(handshake, 20, parse_reply_header);
 }
 
-void nbd_greeting_start(struct nbd_greeting *greeting, const char *export_name)
+void nbd_handshake_start(struct nbd_handshake *handshake, const char *export_name)
 {
-	greeting->export_name = export_name;
-	greeting->got = greeting->sent = greeting->out_length = 0;
-	greeting->replies = 0;
-	greeting->told_export = false;
-	greeting->problem[0] = '\0';
-	greeting->export = (struct nbd_export){
+	handshake->export_name = export_name;
+	handshake->got = handshake->sent = handshake->out_length = 0;
+	handshake->replies = 0;
+	handshake->has_export = false;
+	handshake->problem[0] = '\0';
+	handshake->export = (struct nbd_export){
 		.block_min = BLOCK_DEFAULT,
 		.block_preferred = PREFERRED_DEFAULT,
 		.request_max = REQUEST_DEFAULT,
 	};
-	want(greeting, 18, take_hello);
+	receive_next(handshake, 18, parse_hello);
 }
 
-int nbd_greet(struct nbd_greeting *greeting)
+int nbd_handshake_step(struct nbd_handshake *handshake)
 {
-	int result = greeting->next(greeting);
+	int result = handshake->next(handshake);
 
-	greeting->got = 0;
+	handshake->got = 0;
 	return result;
 }
 

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* NBD: disk requests on their way to a server and back. */
+/*
+ * NBD: the transmission phase.  A request is one command, or several in turn if it is larger than
+ * the server takes; each command in flight has a slot.
+ */
 #include <errno.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -8,10 +11,10 @@
 #include "karma/nbd_transmission.h"
 #include "karma/util.h"
 
-#define BATCH_REQUESTS 32u		/* sent by one system call */
+#define BATCH_REQUESTS 32u		/* that one system call sends, at most */
 #define BATCH_BUFFERS 128u
 
-/* --- Requests and their commands.  A request is one command, or several in turn if it is large. */
+/* --- Requests, commands and slots. */
 
 static bool has_data(const struct disk_request *request)
 {
@@ -40,7 +43,7 @@ static void append(struct nbd_transmission *nbd, struct disk_request *request)
 
 void nbd_queue(struct nbd_transmission *nbd, struct disk_request *request)
 {
-	nbd->waiting++;
+	nbd->in_flight++;
 	append(nbd, request);
 }
 
@@ -55,33 +58,33 @@ static struct disk_request *take_first(struct nbd_transmission *nbd)
 	return request;
 }
 
-static void end(struct nbd_transmission *nbd, struct disk_request *request, int error)
+static void complete(struct nbd_transmission *nbd, struct disk_request *request, int error)
 {
 	request->error = error;
-	request->next = nbd->ended;
-	nbd->ended = request;
+	request->next = nbd->completed;
+	nbd->completed = request;
 }
 
 void nbd_fail_all(struct nbd_transmission *nbd, int error)
 {
 	while (nbd->first)
-		end(nbd, take_first(nbd), error);
+		complete(nbd, take_first(nbd), error);
 }
 
-struct disk_request *nbd_take_ended(struct nbd_transmission *nbd)
+struct disk_request *nbd_take_completed(struct nbd_transmission *nbd)
 {
-	struct disk_request *ended = nbd->ended;
+	struct disk_request *completed = nbd->completed;
 
-	nbd->ended = NULL;
-	for (struct disk_request *request = ended; request; request = request->next)
-		nbd->waiting--;
-	/* All who asked by now are told. */
-	if (nbd->telling)
-		nbd->lost_writes = nbd->telling = false;
-	return ended;
+	nbd->completed = NULL;
+	for (struct disk_request *request = completed; request; request = request->next)
+		nbd->in_flight--;
+	/* All flushes that were queued by now have failed for it. */
+	if (nbd->reporting_loss)
+		nbd->lost_writes = nbd->reporting_loss = false;
+	return completed;
 }
 
-static void free_slot(struct nbd_transmission *nbd, struct disk_request *request)
+static void release_slot(struct nbd_transmission *nbd, struct disk_request *request)
 {
 	if (request->slot == NBD_SLOTS)
 		return;
@@ -90,14 +93,14 @@ static void free_slot(struct nbd_transmission *nbd, struct disk_request *request
 	request->slot = NBD_SLOTS;
 }
 
-static bool take_slot(struct nbd_transmission *nbd, struct disk_request *request)
+static bool allocate_slot(struct nbd_transmission *nbd, struct disk_request *request)
 {
 	if (request->slot < NBD_SLOTS)
 		return true;
 	if (nbd->slots_used == NBD_SLOTS)
 		return false;
 	for (unsigned i = 0; i < NBD_SLOTS; i++) {
-		/* The next one after the last that was taken, which most often is free. */
+		/* The slot behind the last one that was taken is mostly free. */
 		unsigned slot = (nbd->cookies + 1 + i) % NBD_SLOTS;
 
 		if (nbd->slots[slot].request)
@@ -114,11 +117,12 @@ static bool take_slot(struct nbd_transmission *nbd, struct disk_request *request
 /* --- Sending. */
 
 /*
- * What needs no server, or must not get to it; true: with this error, or 0.  A flush is the guest's
- * question whether all that was written is safe.  If acknowledged writes may have gone with a server
- * that had not flushed them, the answer is no, once, to all who ask by then.
+ * Whether a request completes without the server, and with which error.  A flush must fail if
+ * acknowledged writes may be lost, since their server was lost before it had flushed them: so all
+ * flushes do that are queued by then, once.  A request that the server does not support is not
+ * sent.
  */
-static bool answers_itself(
+static bool completes_locally(
 	const struct nbd_transmission *nbd, const struct disk_request *request, int *error)
 {
 	*error = -EOPNOTSUPP;
@@ -146,9 +150,9 @@ static void put_header(struct nbd_transmission *nbd, struct disk_request *reques
 	};
 	bool keep = request->operation == DISK_WRITE_ZEROES && !request->unmap;
 
-	/* It covers what was acknowledged by now. */
+	/* It covers the writes that were acknowledged by now. */
 	if (request->operation == DISK_FLUSH)
-		request->mark = nbd->acknowledged;
+		request->covers = nbd->acknowledged;
 	nbd_put_request(header,
 		&(struct nbd_request){
 			.flags = keep ? NBD_NO_HOLE : 0,
@@ -165,7 +169,10 @@ struct batch {
 	unsigned count;
 };
 
-/* What is left of the queue's front, as far as there is room for it. */
+/*
+ * From the front of the queue: what is not sent of the first request, and the next ones, as far as
+ * there is room.
+ */
 static void fill_batch(struct nbd_transmission *nbd, struct batch *batch)
 {
 	struct disk_request *request = nbd->first;
@@ -176,7 +183,7 @@ static void fill_batch(struct nbd_transmission *nbd, struct batch *batch)
 	for (unsigned i = 0; request && i < BATCH_REQUESTS && batch->count < BATCH_BUFFERS; i++) {
 		size_t header_left = skip < NBD_REQUEST_BYTES ? NBD_REQUEST_BYTES - skip : 0;
 
-		if (answers_itself(nbd, request, &error) || !take_slot(nbd, request))
+		if (completes_locally(nbd, request, &error) || !allocate_slot(nbd, request))
 			return;
 		if (header_left) {
 			put_header(nbd, request, batch->headers[i]);
@@ -206,17 +213,17 @@ static void account_sent(struct nbd_transmission *nbd, size_t bytes)
 	}
 }
 
-static void answer_ourselves(struct nbd_transmission *nbd)
+static void complete_locally(struct nbd_transmission *nbd)
 {
 	int error;
 
-	while (nbd->first && nbd->sent == 0 && answers_itself(nbd, nbd->first, &error)) {
+	while (nbd->first && nbd->sent == 0 && completes_locally(nbd, nbd->first, &error)) {
 		struct disk_request *request = take_first(nbd);
 
-		free_slot(nbd, request);
-		end(nbd, request, error);
+		release_slot(nbd, request);
+		complete(nbd, request, error);
 		if (request->operation == DISK_FLUSH && error)
-			nbd->telling = true;
+			nbd->reporting_loss = true;
 	}
 }
 
@@ -228,7 +235,7 @@ void nbd_send(struct nbd_transmission *nbd)
 	while (nbd->fd >= 0) {
 		ssize_t count;
 
-		answer_ourselves(nbd);
+		complete_locally(nbd);
 		fill_batch(nbd, &batch);
 		if (!batch.count)
 			return;
@@ -239,7 +246,10 @@ void nbd_send(struct nbd_transmission *nbd)
 			nbd->blocked = true;
 			return;
 		} else if (errno != EINTR) {
-			/* The I/O thread finds out, when it has taken what the server still said. */
+			/*
+			 * The I/O thread disconnects, after it has received what the server still
+			 * sent.
+			 */
 			shutdown(nbd->fd, SHUT_RDWR);
 			return;
 		}
@@ -260,19 +270,20 @@ void nbd_transmission_release(struct nbd_transmission *nbd)
 	pthread_mutex_destroy(&nbd->lock);
 }
 
-void nbd_begin(struct nbd_transmission *nbd, int fd, const struct nbd_export *export)
+void nbd_transmission_connect(
+	struct nbd_transmission *nbd, int fd, const struct nbd_export *export)
 {
 	nbd->fd = fd;
 	nbd->export = *export;
 }
 
-/* What the server had is to be sent again, before what it had not yet. */
-static void queue_again(struct nbd_transmission *nbd)
+/* Queue the requests that were sent again, in front of those that were not. */
+static void requeue(struct nbd_transmission *nbd)
 {
 	struct disk_request *unsent = nbd->first;
 
 	for (struct disk_request *request = unsent; request; request = request->next)
-		free_slot(nbd, request);
+		release_slot(nbd, request);
 	nbd->first = NULL;
 	nbd->last = &nbd->first;
 	for (unsigned i = 0; i < NBD_SLOTS; i++) {
@@ -280,7 +291,7 @@ static void queue_again(struct nbd_transmission *nbd)
 
 		if (!request)
 			continue;
-		free_slot(nbd, request);
+		release_slot(nbd, request);
 		append(nbd, request);
 	}
 	*nbd->last = unsent;
@@ -288,41 +299,43 @@ static void queue_again(struct nbd_transmission *nbd)
 		nbd->last = &(*nbd->last)->next;
 }
 
-void nbd_break(struct nbd_transmission *nbd)
+void nbd_transmission_disconnect(struct nbd_transmission *nbd)
 {
 	nbd->fd = -1;
-	nbd->head_got = 0;
+	nbd->header_got = 0;
 	nbd->reading = NULL;
 	nbd->sent = 0;
 	nbd->blocked = false;
-	queue_again(nbd);
-	/* The server may have had them in a cache, and nobody can tell how it ended. */
+	requeue(nbd);
+	/* The server may have had them in a volatile cache, and how it ended is not known. */
 	if (nbd->acknowledged != nbd->flushed) {
 		nbd->lost_writes = true;
-		nbd->telling = false;
+		nbd->reporting_loss = false;
 	}
 	nbd->flushed = nbd->acknowledged;
 }
 
 /* --- Replies. */
 
-/* With the lock held. */
-static void complete(struct nbd_transmission *nbd, struct disk_request *request, int error)
+/*
+ * The reply to a command: the request goes on with the next one, or completes.  With the lock held.
+ */
+static void command_done(struct nbd_transmission *nbd, struct disk_request *request, int error)
 {
 	uint32_t length = command_length(nbd, request);
 
-	free_slot(nbd, request);
-	nbd->answers++;
+	release_slot(nbd, request);
+	nbd->replies++;
 	if (error == -EOPNOTSUPP && (has_data(request) || request->operation == DISK_FLUSH))
 		error = -EIO;
 	if (error) {
-		end(nbd, request, error);
+		complete(nbd, request, error);
 		return;
 	}
 	if (request->operation == DISK_FLUSH) {
-		/* Replies to several may come in any order. */
-		if (request->mark > nbd->flushed)
-			nbd->flushed = request->mark;
+		/* Replies to several flushes come in any order. */
+		if (request->covers > nbd->flushed)
+			nbd->flushed = request->covers;
 	} else if (request->operation != DISK_READ && (nbd->export.flags & NBD_SEND_FLUSH)) {
 		nbd->acknowledged++;
 	}
@@ -333,17 +346,17 @@ static void complete(struct nbd_transmission *nbd, struct disk_request *request,
 	if (request->length)
 		append(nbd, request);
 	else
-		end(nbd, request, 0);
+		complete(nbd, request, 0);
 }
 
-static const char *take_reply(struct nbd_transmission *nbd)
+static const char *parse_reply(struct nbd_transmission *nbd)
 {
 	struct nbd_reply reply;
 	struct disk_request *request = NULL;
 	struct nbd_slot *slot;
 
-	nbd->head_got = 0;
-	if (!nbd_get_reply(nbd->head, &reply))
+	nbd->header_got = 0;
+	if (!nbd_get_reply(nbd->header, &reply))
 		return "its reply is none";
 	if (reply.error == NBD_ESHUTDOWN)
 		return "it is about to end";
@@ -355,14 +368,16 @@ static const char *take_reply(struct nbd_transmission *nbd)
 		nbd->reading = request;
 		nbd->data_got = 0;
 	} else if (request) {
-		complete(nbd, request, nbd_errno(reply.error));
+		command_done(nbd, request, nbd_errno(reply.error));
 	}
 	pthread_mutex_unlock(&nbd->lock);
 	return request ? NULL : "it replied to what it was not asked";
 }
 
-/* Where the next bytes belong: the rest of a read's data, and the head of the reply behind it. */
-static unsigned make_room(struct nbd_transmission *nbd, struct iovec *iov, unsigned most, size_t *data)
+/*
+ * Buffers for the next bytes: the rest of a read's data, and the header of the reply behind them.
+ */
+static unsigned receive_buffers(struct nbd_transmission *nbd, struct iovec *iov, unsigned most, size_t *data)
 {
 	unsigned count = 0;
 
@@ -377,26 +392,26 @@ static unsigned make_room(struct nbd_transmission *nbd, struct iovec *iov, unsig
 		if (*data < left)
 			return count;
 	}
-	iov[count++] = (struct iovec){ nbd->head + nbd->head_got, NBD_REPLY_BYTES - nbd->head_got };
+	iov[count++] = (struct iovec){ nbd->header + nbd->header_got, NBD_REPLY_BYTES - nbd->header_got };
 	return count;
 }
 
-/* So many bytes came, of which as many as these are data if there are that many. */
+/* So many bytes came.  The first ones are data, up to as many as receive_buffers() said. */
 static const char *account_received(struct nbd_transmission *nbd, size_t bytes, size_t data)
 {
 	if (data > bytes)
 		data = bytes;
 	nbd->data_got += data;
-	nbd->head_got += bytes - data;
+	nbd->header_got += bytes - data;
 	if (nbd->reading && nbd->data_got == command_length(nbd, nbd->reading)) {
 		struct disk_request *request = nbd->reading;
 
 		nbd->reading = NULL;
 		pthread_mutex_lock(&nbd->lock);
-		complete(nbd, request, 0);
+		command_done(nbd, request, 0);
 		pthread_mutex_unlock(&nbd->lock);
 	}
-	return nbd->head_got == NBD_REPLY_BYTES ? take_reply(nbd) : NULL;
+	return nbd->header_got == NBD_REPLY_BYTES ? parse_reply(nbd) : NULL;
 }
 
 const char *nbd_receive(struct nbd_transmission *nbd)
@@ -406,7 +421,7 @@ const char *nbd_receive(struct nbd_transmission *nbd)
 
 	while (!why) {
 		size_t data;
-		ssize_t count = read_list(nbd->fd, iov, make_room(nbd, iov, BATCH_BUFFERS, &data));
+		ssize_t count = read_list(nbd->fd, iov, receive_buffers(nbd, iov, BATCH_BUFFERS, &data));
 
 		if (count > 0)
 			why = account_received(nbd, count, data);
@@ -419,4 +434,3 @@ const char *nbd_receive(struct nbd_transmission *nbd)
 	}
 	return why;
 }
-

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What the other ends of network devices have in common: waiting for frames and for room. */
+/*
+ * What the backends of network devices have in common: life cycle, links, waiting for frames and
+ * for room.
+ */
 #include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>
@@ -13,23 +16,23 @@ int net_open(struct net **net, const struct net_options *options, struct io_ring
 					   tap_open(net, options, ring);
 }
 
-int net_begin(struct net *net, bool again)
+int net_start(struct net *net, bool again)
 {
-	return net->ops->begin ? net->ops->begin(net, again) : 0;
+	return net->ops->start ? net->ops->start(net, again) : 0;
 }
 
-bool net_look(struct net *net, int links_fd, enum net_link *link)
+bool net_query_link(struct net *net, int monitor_fd, enum net_link *link)
 {
-	enum net_link known = net->ended ? NET_LINK_GONE : net->up ? NET_LINK_UP : NET_LINK_DOWN;
+	enum net_link known = net->gone ? NET_LINK_GONE : net->up ? NET_LINK_UP : NET_LINK_DOWN;
 
-	*link = net->ops->look && !net->ended ? net->ops->look(net, links_fd) : known;
+	*link = net->ops->query_link && !net->gone ? net->ops->query_link(net, monitor_fd) : known;
 	return *link != known;
 }
 
-void net_told(struct net *net, enum net_link link)
+void net_set_known_link(struct net *net, enum net_link link)
 {
 	net->up = link == NET_LINK_UP;
-	net->ended = link == NET_LINK_GONE;
+	net->gone = link == NET_LINK_GONE;
 }
 
 void net_close(struct net *net)
@@ -66,51 +69,54 @@ void net_set_link(struct net *net, bool up)
 		net->events->link_changed(net->context, up);
 }
 
-static void has_ended(struct io_op *op, int result)
+static void gone_done(struct io_op *op, int result)
 {
-	struct net *net = container_of(op, struct net, ended_op);
+	struct net *net = container_of(op, struct net, gone_op);
 
 	(void)result;
 	net_set_link(net, false);
 	net->ops->gone(net);
 }
 
-/* Who notices may hold a lock of the device. */
-void net_end(struct net *net)
+/* On the I/O thread, since the caller may hold a lock of the device. */
+void net_set_gone(struct net *net)
 {
-	if (atomic_exchange(&net->ended, true))
+	if (atomic_exchange(&net->gone, true))
 		return;
-	net->ended_op.done = has_ended;
-	io_ring_wake(net->ring, &net->ended_op);
+	net->gone_op.done = gone_done;
+	io_ring_nop(net->ring, &net->gone_op);
 	io_ring_submit(net->ring);
 }
 
-static void follow(struct io_op *op, int result)
+static void update_done(struct io_op *op, int result)
 {
-	struct net *net = container_of(op, struct net, told_op);
+	struct net *net = container_of(op, struct net, update_op);
 
 	(void)result;
-	net->telling = false;
-	if (!net->ended)
-		net_set_link(net, net->told_up);
+	net->update_armed = false;
+	if (!net->gone)
+		net_set_link(net, net->new_up);
 }
 
-void net_follow(struct net *net, enum net_link link)
+void net_update_link(struct net *net, enum net_link link)
 {
 	if (link == NET_LINK_GONE) {
-		net_end(net);
+		net_set_gone(net);
 		return;
 	}
-	net->told_up = link == NET_LINK_UP;
-	if (atomic_exchange(&net->telling, true))
+	net->new_up = link == NET_LINK_UP;
+	if (atomic_exchange(&net->update_armed, true))
 		return;
-	net->told_op.done = follow;
-	io_ring_wake(net->ring, &net->told_op);
+	net->update_op.done = update_done;
+	io_ring_nop(net->ring, &net->update_op);
 	io_ring_submit(net->ring);
 }
 
-/* An error, too: who asked looks for itself, and it may be that the thread ended that had asked. */
-static void tell_readable(struct net_queue *queue)
+/*
+ * After an error as well: the device tries to receive, and sees for itself.  The poll is cancelled
+ * when the thread that submitted it ends.
+ */
+static void call_readable(struct net_queue *queue)
 {
 	struct net *net = queue->net;
 
@@ -118,31 +124,31 @@ static void tell_readable(struct net_queue *queue)
 		net->events->readable(net->context, queue->index);
 }
 
-static void is_readable(struct io_op *op, int result)
+static void readable_done(struct io_op *op, int result)
 {
 	struct net_queue *queue = container_of(op, struct net_queue, readable_op);
 
 	(void)result;
-	queue->reading = false;
-	tell_readable(queue);
+	queue->readable_armed = false;
+	call_readable(queue);
 }
 
-static void is_readable_here(struct io_op *op, int result)
+static void vcpu_readable_done(struct io_op *op, int result)
 {
-	struct net_queue *queue = container_of(op, struct net_queue, readable_here_op);
+	struct net_queue *queue = container_of(op, struct net_queue, vcpu_readable_op);
 
 	(void)result;
-	queue->reading_here = false;
-	tell_readable(queue);
+	queue->vcpu_readable_armed = false;
+	call_readable(queue);
 }
 
-static void is_writable(struct io_op *op, int result)
+static void writable_done(struct io_op *op, int result)
 {
 	struct net_queue *queue = container_of(op, struct net_queue, writable_op);
 	struct net *net = queue->net;
 
 	(void)result;
-	queue->writing = false;
+	queue->writable_armed = false;
 	if (net->events)
 		net->events->writable(net->context, queue->index);
 }
@@ -156,39 +162,39 @@ void net_wait_readable(struct net *net, unsigned index)
 {
 	struct net_queue *queue = &net->queues[index];
 
-	if (atomic_exchange(&queue->reading, true))
+	if (atomic_exchange(&queue->readable_armed, true))
 		return;
-	queue->readable_op.done = is_readable;
+	queue->readable_op.done = readable_done;
 	if (net_pending(net, index))
-		io_ring_wake(net->ring, &queue->readable_op);
+		io_ring_nop(net->ring, &queue->readable_op);
 	else
 		io_ring_poll(net->ring, &queue->readable_op, queue->fd, POLLIN);
 	io_ring_submit(net->ring);
 }
 
-void net_wait_readable_here(struct net *net, unsigned index)
+void net_wait_readable_on_vcpu(struct net *net, unsigned index)
 {
 	struct net_queue *queue = &net->queues[index];
 
-	if (atomic_exchange(&queue->reading_here, true))
+	if (atomic_exchange(&queue->vcpu_readable_armed, true))
 		return;
-	queue->readable_here_op.done = is_readable_here;
-	io_ring_poll_here(&queue->readable_here_op, queue->fd, POLLIN);
-	io_ring_submit(io_ring_here(net->ring));
+	queue->vcpu_readable_op.done = vcpu_readable_done;
+	io_ring_poll_current(&queue->vcpu_readable_op, queue->fd, POLLIN);
+	io_ring_submit(io_ring_current(net->ring));
 }
 
-bool net_waits_here(const struct net *net, unsigned index)
+bool net_waits_on_vcpu(const struct net *net, unsigned index)
 {
-	return net->queues[index].reading_here;
+	return net->queues[index].vcpu_readable_armed;
 }
 
 void net_wait_writable(struct net *net, unsigned index)
 {
 	struct net_queue *queue = &net->queues[index];
 
-	if (atomic_exchange(&queue->writing, true))
+	if (atomic_exchange(&queue->writable_armed, true))
 		return;
-	queue->writable_op.done = is_writable;
+	queue->writable_op.done = writable_done;
 	io_ring_poll(net->ring, &queue->writable_op, queue->fd, POLLOUT);
 	io_ring_submit(net->ring);
 }

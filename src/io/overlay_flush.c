@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Flushes of an overlay, which alone write the map in its file: data first, and when these are on
- * the disk, the bits that were set before.  So the file's map never tells of a cluster whose data
- * are not on the disk, and a flush that is done covers both.
+ * Overlays: flushes, which alone write back the allocation bitmap.  A writeback does these steps:
+ *
+ *   1. copy the blocks of the bitmap that are dirty
+ *   2. flush the data
+ *   3. write the copies to the file
+ *   4. flush the bitmap
+ *
+ * So the file never has the bit of a cluster whose data are not on the disk, and a flush that
+ * completed covers both.  One writeback is under way at a time; it serves all flushes that were
+ * queued when it began.
  */
 #include <errno.h>
 #include <string.h>
@@ -10,54 +17,54 @@
 #include "karma/util.h"
 #include "overlay.h"
 
-/* With the lock held: what the map's file lacks, which is in the round's hands from now on. */
-static int take_dirty(struct overlay *overlay)
+/* With the lock held. */
+static int copy_dirty_blocks(struct overlay *overlay)
 {
 	struct overlay_map *map = &overlay->map;
-	struct round *round = &overlay->round;
+	struct overlay_writeback *writeback = &overlay->writeback;
 	size_t count = 0;
 
 	for (size_t i = 0; i < map->blocks; i++)
-		count += map->states[i] != BLOCK_CLEAN;
-	round->count = round->next = 0;
+		count += map->block_states[i] != BLOCK_CLEAN;
+	writeback->count = writeback->next = 0;
 	if (!count)
 		return 0;
-	round->copy = malloc(count * OVERLAY_BLOCK);
-	round->blocks = malloc(count * sizeof(*round->blocks));
-	if (!round->copy || !round->blocks)
+	writeback->copy = malloc(count * OVERLAY_BLOCK);
+	writeback->blocks = malloc(count * sizeof(*writeback->blocks));
+	if (!writeback->copy || !writeback->blocks)
 		return -ENOMEM;
 	for (size_t i = 0; i < map->blocks; i++) {
-		if (map->states[i] == BLOCK_CLEAN)
+		if (map->block_states[i] == BLOCK_CLEAN)
 			continue;
-		memcpy(round->copy + round->count * OVERLAY_BLOCK,
-			(uint8_t *)map->present + i * OVERLAY_BLOCK, OVERLAY_BLOCK);
-		round->blocks[round->count++] = i;
-		map->states[i] = BLOCK_WRITTEN;
+		memcpy(writeback->copy + writeback->count * OVERLAY_BLOCK,
+			(uint8_t *)map->allocated + i * OVERLAY_BLOCK, OVERLAY_BLOCK);
+		writeback->blocks[writeback->count++] = i;
+		map->block_states[i] = BLOCK_WRITEBACK;
 	}
 	return 0;
 }
 
-static void start_round(struct overlay *overlay);
+static void start_writeback(struct overlay *overlay);
 
-static void end_round(struct overlay *overlay, int error)
+static void end_writeback(struct overlay *overlay, int error)
 {
-	struct round *round = &overlay->round;
-	struct io_op *op = round->flushes;
+	struct overlay_writeback *writeback = &overlay->writeback;
+	struct io_op *op = writeback->flushes;
 	bool again;
 
 	pthread_mutex_lock(&overlay->lock);
-	/* What is not known to be in the file has to be written again, and what was set meanwhile. */
-	for (size_t i = 0; !error && i < round->count; i++) {
-		uint8_t *state = &overlay->map.states[round->blocks[i]];
+	/* After an error all stay dirty; otherwise those do in which a bit was set meanwhile. */
+	for (size_t i = 0; !error && i < writeback->count; i++) {
+		uint8_t *state = &overlay->map.block_states[writeback->blocks[i]];
 
-		if (*state == BLOCK_WRITTEN)
+		if (*state == BLOCK_WRITEBACK)
 			*state = BLOCK_CLEAN;
 	}
-	free(round->copy);
-	free(round->blocks);
-	*round = (struct round){ 0 };
-	again = overlay->next_flushes;
-	overlay->flushing = again;
+	free(writeback->copy);
+	free(writeback->blocks);
+	*writeback = (struct overlay_writeback){ 0 };
+	again = overlay->queued_flushes;
+	overlay->writeback_active = again;
 	pthread_mutex_unlock(&overlay->lock);
 	for (struct io_op *next; op; op = next) {
 		struct disk_request *request = container_of(op, struct disk_request, op);
@@ -66,91 +73,94 @@ static void end_round(struct overlay *overlay, int error)
 		request->done(request, error);
 	}
 	if (again)
-		start_round(overlay);
+		start_writeback(overlay);
 }
 
-static void pass_flush(struct overlay *overlay, struct disk *disk,
+static void submit_flush(struct overlay *overlay, struct disk *disk,
 	void (*done)(struct disk_request *part, int error))
 {
-	overlay->round.part = (struct disk_request){ .operation = DISK_FLUSH, .done = done };
-	overlay_pass(disk, &overlay->round.part);
+	overlay->writeback.part = (struct disk_request){ .operation = DISK_FLUSH, .done = done };
+	overlay_submit_part(disk, &overlay->writeback.part);
 }
 
-static struct overlay *of_round(struct disk_request *part)
+static struct overlay *overlay_of_part(struct disk_request *part)
 {
-	return container_of(part, struct overlay, round.part);
+	return container_of(part, struct overlay, writeback.part);
 }
 
-static void marks_flushed(struct disk_request *part, int error)
+static void bitmap_flushed(struct disk_request *part, int error)
 {
-	end_round(of_round(part), error);
+	end_writeback(overlay_of_part(part), error);
 }
 
-/* The next blocks of the map that are neighbours; behind the last ones, all are made durable. */
-static void write_marks(struct disk_request *part, int error)
+/*
+ * The data are flushed, or some blocks of the bitmap written: write the next adjacent ones, or
+ * flush them all.
+ */
+static void write_bitmap(struct disk_request *part, int error)
 {
-	struct overlay *overlay = of_round(part);
-	struct round *round = &overlay->round;
-	size_t first = round->next, count = 1;
+	struct overlay *overlay = overlay_of_part(part);
+	struct overlay_writeback *writeback = &overlay->writeback;
+	size_t first = writeback->next, count = 1;
 
-	if (error || !round->count) {
-		end_round(overlay, error);
+	if (error || !writeback->count) {
+		end_writeback(overlay, error);
 		return;
 	}
-	if (first == round->count) {
-		pass_flush(overlay, overlay->marks, marks_flushed);
+	if (first == writeback->count) {
+		submit_flush(overlay, overlay->metadata, bitmap_flushed);
 		return;
 	}
-	while (first + count < round->count &&
-		round->blocks[first + count] == round->blocks[first] + count)
+	while (first + count < writeback->count &&
+		writeback->blocks[first + count] == writeback->blocks[first] + count)
 		count++;
-	round->next += count;
-	round->iov = (struct iovec){ round->copy + first * OVERLAY_BLOCK, count * OVERLAY_BLOCK };
-	round->part = (struct disk_request){
+	writeback->next += count;
+	writeback->iov = (struct iovec){ writeback->copy + first * OVERLAY_BLOCK, count * OVERLAY_BLOCK };
+	writeback->part = (struct disk_request){
 		.operation = DISK_WRITE,
-		.iov = &round->iov,
+		.iov = &writeback->iov,
 		.iov_count = 1,
-		.offset = OVERLAY_MAP_START + round->blocks[first] * OVERLAY_BLOCK,
+		.offset = OVERLAY_MAP_START + writeback->blocks[first] * OVERLAY_BLOCK,
 		.length = count * OVERLAY_BLOCK,
-		.done = write_marks,
+		.done = write_bitmap,
 	};
-	overlay_pass(overlay->marks, &round->part);
+	overlay_submit_part(overlay->metadata, &writeback->part);
 }
 
-static void round_failed(struct io_op *op, int result)
+static void no_memory(struct io_op *op, int result)
 {
-	end_round(of_round(container_of(op, struct disk_request, op)), result);
+	end_writeback(overlay_of_part(container_of(op, struct disk_request, op)), result);
 }
 
-static void start_round(struct overlay *overlay)
+static void start_writeback(struct overlay *overlay)
 {
-	struct round *round = &overlay->round;
+	struct overlay_writeback *writeback = &overlay->writeback;
 	int result;
 
 	pthread_mutex_lock(&overlay->lock);
-	round->flushes = overlay->next_flushes;
-	overlay->next_flushes = NULL;
-	result = take_dirty(overlay);
+	writeback->flushes = overlay->queued_flushes;
+	overlay->queued_flushes = NULL;
+	result = copy_dirty_blocks(overlay);
 	pthread_mutex_unlock(&overlay->lock);
 	if (result < 0) {
-		round->part.op.done = round_failed;
-		io_ring_finish(&round->part.op, result);
+		writeback->part.op.done = no_memory;
+		io_ring_complete(&writeback->part.op, result);
 		return;
 	}
-	pass_flush(overlay, overlay->data, write_marks);
+	submit_flush(overlay, overlay->data, write_bitmap);
 }
 
-/* One that comes while another is under way may find nothing to write; still it waits for that. */
-void overlay_flush(struct overlay *overlay, struct disk_request *request)
+/* A flush that is queued during a writeback waits for that, and for one of its own. */
+void overlay_submit_flush(struct overlay *overlay, struct disk_request *request)
 {
-	bool first;
+	bool start;
 
 	pthread_mutex_lock(&overlay->lock);
-	request->op.next = overlay->next_flushes;
-	overlay->next_flushes = &request->op;
-	first = !overlay->flushing;
-	overlay->flushing = true;
+	request->op.next = overlay->queued_flushes;
+	overlay->queued_flushes = &request->op;
+	start = !overlay->writeback_active;
+	overlay->writeback_active = true;
 	pthread_mutex_unlock(&overlay->lock);
-	if (first)
-		start_round(overlay);
+	if (start)
+		start_writeback(overlay);
 }

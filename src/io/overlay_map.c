@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The file of an overlay: its header and its map. */
+/* Overlays: the file, with its header and its allocation bitmap. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -37,13 +37,13 @@ struct header_block {
 #define REFUSE(error, options, text, ...) \
 	fail(error, "disk %s: overlay %s: " text, (options)->path, (options)->overlay, ##__VA_ARGS__)
 
-/* A word of the map at a time: a discard can be for millions of clusters. */
-uint64_t overlay_run_end(const struct overlay_map *map, uint64_t first, uint64_t last)
+/* By words of the bitmap: a discard may be for millions of clusters. */
+uint64_t overlay_extent_end(const struct overlay_map *map, uint64_t first, uint64_t last)
 {
-	uint64_t same = overlay_has(map, first) ? 0 : UINT64_MAX, end = first;
+	uint64_t same = overlay_is_allocated(map, first) ? 0 : UINT64_MAX, end = first;
 
 	while (end <= last) {
-		uint64_t word = __atomic_load_n(&map->present[end / 64], __ATOMIC_ACQUIRE);
+		uint64_t word = __atomic_load_n(&map->allocated[end / 64], __ATOMIC_ACQUIRE);
 		uint64_t others = ~(word ^ same) >> end % 64;
 
 		if (others) {
@@ -55,12 +55,12 @@ uint64_t overlay_run_end(const struct overlay_map *map, uint64_t first, uint64_t
 	return end <= last ? end : last + 1;
 }
 
-void overlay_set(struct overlay_map *map, uint64_t first, uint64_t last)
+void overlay_set_allocated(struct overlay_map *map, uint64_t first, uint64_t last)
 {
-	/* Before the bits: their release keeps the order. */
+	/* Dirty before the bits are set; the release below keeps the order. */
 	for (uint64_t block = first / OVERLAY_BLOCK_CLUSTERS;
 		block <= last / OVERLAY_BLOCK_CLUSTERS; block++)
-		map->states[block] = BLOCK_DIRTY;
+		map->block_states[block] = BLOCK_DIRTY;
 	for (uint64_t word = first / 64; word <= last / 64; word++) {
 		uint64_t bits = UINT64_MAX;
 
@@ -68,7 +68,7 @@ void overlay_set(struct overlay_map *map, uint64_t first, uint64_t last)
 			bits &= UINT64_MAX << first % 64;
 		if (word == last / 64)
 			bits &= UINT64_MAX >> (63 - last % 64);
-		__atomic_fetch_or(&map->present[word], bits, __ATOMIC_RELEASE);
+		__atomic_fetch_or(&map->allocated[word], bits, __ATOMIC_RELEASE);
 	}
 }
 
@@ -85,7 +85,7 @@ static struct header make_header(
 	};
 	struct stat status;
 
-	/* The time of a device's node says nothing. */
+	/* Of a block device, the time is that of its node, and says nothing about its data. */
 	if (stat(options->path, &status) == 0 && S_ISREG(status.st_mode)) {
 		header.base_seconds = status.st_mtim.tv_sec;
 		header.base_nanoseconds = status.st_mtim.tv_nsec;
@@ -106,7 +106,7 @@ static int open_file(const struct disk_options *options, struct stat *status)
 	int flags = O_CLOEXEC | O_NONBLOCK | (options->read_only ? O_RDONLY : O_RDWR | O_CREAT);
 	int fd;
 
-	/* Something else is not opened: a device may act on it, and a socket can't be. */
+	/* Open nothing but a file: to open a device may have effects. */
 	if (stat(options->overlay, status) == 0 && !S_ISREG(status->st_mode))
 		return REFUSE(-EINVAL, options, "is %s: give a file, or a name for a new one",
 			file_kind(status->st_mode));
@@ -116,7 +116,9 @@ static int open_file(const struct disk_options *options, struct stat *status)
 	if (fd < 0)
 		return REFUSE(-errno, options, "%s: give the path of a file that can be %s",
 			strerror(errno), options->read_only ? "read" : "written");
-	/* O_NONBLOCK was for a FIFO put in its place; io_uring would give up with EAGAIN for it. */
+	/*
+	 * O_NONBLOCK was there in case a FIFO took its place; io_uring would return -EAGAIN for it.
+	 */
 	fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 	if (flock(fd, (options->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
 		int error = errno == EWOULDBLOCK ? EBUSY : errno;
@@ -126,7 +128,7 @@ static int open_file(const struct disk_options *options, struct stat *status)
 			error == EBUSY ? "in use by another guest: give each its own" :
 					 "can't lock it: put it on a file system with locks");
 	}
-	/* With the lock, since another guest may just have made it. */
+	/* Only now, with the lock: another guest may just have created it. */
 	if (fstat(fd, status) < 0 || !S_ISREG(status->st_mode)) {
 		close(fd);
 		return REFUSE(-EINVAL, options, "changed while it was opened: try again");
@@ -134,7 +136,7 @@ static int open_file(const struct disk_options *options, struct stat *status)
 	return fd;
 }
 
-/* The name of a new file must be on the disk as well. */
+/* The directory entry of a new file must be on the disk as well. */
 static void sync_directory(const char *path)
 {
 	cleanup_free char *copy = strdup(path);
@@ -145,9 +147,9 @@ static void sync_directory(const char *path)
 }
 
 /*
- * The header comes last: without it the file is not there yet, and a file with one has been whole.  The
- * map has its space in advance, so that a full file system can't keep marks from it while data got
- * their place.
+ * The header is written last: a file without one is not complete, and is_new() takes it for new.
+ * The bitmap's space is allocated in advance, so that it can be written back even when the data
+ * have filled the file system.
  */
 static int create(const struct overlay_map *map, const struct disk_options *options,
 	const struct header *header)
@@ -165,7 +167,7 @@ static int create(const struct overlay_map *map, const struct disk_options *opti
 	return 0;
 }
 
-/* Empty, or as create() leaves it when it is ended in the middle: not a byte was written. */
+/* Whether no byte was written yet: an empty file, or one that create() did not complete. */
 static bool is_new(const struct overlay_map *map, uint64_t file_size)
 {
 	return file_size == 0 || (lseek(map->fd, 0, SEEK_DATA) < 0 && errno == ENXIO);
@@ -220,8 +222,8 @@ static bool is_zero(const uint8_t *bytes, size_t length)
 	return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
 }
 
-/* Holes, and whatever is 0, take no memory. */
-static int load(struct overlay_map *map, const struct disk_options *options)
+/* Skips holes and blocks of zeroes, so that they take no memory. */
+static int load_bitmap(struct overlay_map *map, const struct disk_options *options)
 {
 	uint8_t block[OVERLAY_BLOCK];
 	uint64_t end = OVERLAY_MAP_START + map->blocks * OVERLAY_BLOCK;
@@ -238,13 +240,13 @@ static int load(struct overlay_map *map, const struct disk_options *options)
 		if (pread(map->fd, block, sizeof(block), at) != sizeof(block))
 			return REFUSE(-EIO, options, "can't read its map: bring it back from a copy");
 		if (!is_zero(block, sizeof(block)))
-			memcpy((uint8_t *)map->present + (at - OVERLAY_MAP_START), block, sizeof(block));
+			memcpy((uint8_t *)map->allocated + (at - OVERLAY_MAP_START), block, sizeof(block));
 	}
 	return 0;
 }
 
-/* Shared: when the process that runs a guest ends, the map is as that has left it. */
-static void *zeroes(size_t size)
+/* Shared memory: it is still there when the guest's process has ended. */
+static void *allocate_shared(size_t size)
 {
 	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -254,9 +256,9 @@ static void *zeroes(size_t size)
 
 static int allocate(struct overlay_map *map, const struct disk_options *options)
 {
-	map->present = zeroes(map->blocks * OVERLAY_BLOCK);
-	map->states = zeroes(map->blocks);
-	return map->present && map->states ? 0 : REFUSE(-ENOMEM, options, "out of memory");
+	map->allocated = allocate_shared(map->blocks * OVERLAY_BLOCK);
+	map->block_states = allocate_shared(map->blocks);
+	return map->allocated && map->block_states ? 0 : REFUSE(-ENOMEM, options, "out of memory");
 }
 
 static int open_map(struct overlay_map *map, const struct disk_options *options)
@@ -274,16 +276,16 @@ static int open_map(struct overlay_map *map, const struct disk_options *options)
 		result = check_header(map, options, &header, status.st_size);
 	if (result == 0)
 		result = allocate(map, options);
-	return result == 0 ? load(map, options) : result;
+	return result == 0 ? load_bitmap(map, options) : result;
 }
 
 static void release(struct overlay_map *map)
 {
 	close_fd(&map->fd);
-	if (map->states)
-		munmap(map->states, map->blocks);
-	if (map->present)
-		munmap(map->present, map->blocks * OVERLAY_BLOCK);
+	if (map->block_states)
+		munmap(map->block_states, map->blocks);
+	if (map->allocated)
+		munmap(map->allocated, map->blocks * OVERLAY_BLOCK);
 	*map = (struct overlay_map){ .fd = -1 };
 }
 
@@ -305,18 +307,18 @@ int overlay_map_open(
 	return result;
 }
 
-/* The data of all clusters first. */
-static int store(struct overlay_map *map)
+/* As overlay_flush.c does, by plain system calls: data first. */
+static int write_back(struct overlay_map *map)
 {
 	bool synced = false;
 
 	for (size_t i = 0; i < map->blocks; i++) {
-		if (map->states[i] == BLOCK_CLEAN)
+		if (map->block_states[i] == BLOCK_CLEAN)
 			continue;
 		if (!synced && fdatasync(map->fd) < 0)
 			return -errno;
 		synced = true;
-		if (pwrite(map->fd, (uint8_t *)map->present + i * OVERLAY_BLOCK, OVERLAY_BLOCK,
+		if (pwrite(map->fd, (uint8_t *)map->allocated + i * OVERLAY_BLOCK, OVERLAY_BLOCK,
 			    OVERLAY_MAP_START + i * OVERLAY_BLOCK) != OVERLAY_BLOCK)
 			return -EIO;
 	}
@@ -325,7 +327,7 @@ static int store(struct overlay_map *map)
 
 void overlay_map_close(struct overlay_map *map)
 {
-	int result = store(map);
+	int result = write_back(map);
 
 	if (result < 0)
 		note("overlay: what was not flushed is lost, since it can't be written: %s",

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A TAP of the host: an existing one, one made here, or one that was passed in. */
+/*
+ * TAPs of the host, as backends of networks: an existing one, one made here, or one that was passed
+ * in.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -24,11 +27,11 @@
 #define OFFLOADS (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
 #define OFFLOADS_USO (OFFLOADS | TUN_F_USO4 | TUN_F_USO6)
 
-#define LINK_MESSAGES 64	/* taken at a time */
+#define MONITOR_MESSAGES 64	/* read at a time */
 
 struct tap {
 	struct net net;
-	char interface[IFNAMSIZ];
+	char interface[IFNAMSIZ];	/* its name, as of tap_query_link() */
 };
 
 static struct tap *tap_of(struct net *net)
@@ -60,7 +63,7 @@ static int set_interface(int fd, const char *name, unsigned flags)
 	return ioctl(fd, TUNSETIFF, &request) < 0 ? -errno : 0;
 }
 
-/* One made for several queues is no other than that, even if one is all that is wanted. */
+/* A TAP that was created with IFF_MULTI_QUEUE wants that flag even for one queue. */
 static int open_queue(const char *name, unsigned queues)
 {
 	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
@@ -98,21 +101,21 @@ static void tap_gone(struct net *net)
 		net->name);
 }
 
-/* By the name that it has now: it may have been given another. */
-static enum net_link tap_look(struct net *net, int links_fd)
+/* By the name that the interface has now: it may have been renamed. */
+static enum net_link tap_query_link(struct net *net, int monitor_fd)
 {
 	struct ifreq request = { 0 };
 
 	if (ioctl(net->queues[0].fd, TUNGETIFF, &request) < 0)
 		return errno == EBADFD ? NET_LINK_GONE : NET_LINK_UP;
 	memcpy(tap_of(net)->interface, request.ifr_name, sizeof(request.ifr_name));
-	/* It may be in another network namespace than we are. */
-	if (ioctl(links_fd, SIOCGIFFLAGS, &request) < 0)
+	/* It may be in another network namespace, whose interfaces are not seen here. */
+	if (ioctl(monitor_fd, SIOCGIFFLAGS, &request) < 0)
 		return NET_LINK_UP;
 	return request.ifr_flags & IFF_UP ? NET_LINK_UP : NET_LINK_DOWN;
 }
 
-int net_links_open(void)
+int net_monitor_open(void)
 {
 	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK };
 	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
@@ -127,19 +130,24 @@ int net_links_open(void)
 	return result;
 }
 
-/* What the messages say does not matter, nor whether some were lost: we look for ourselves. */
-void net_links_empty(int links_fd)
+/*
+ * What the messages say does not matter, nor that some were lost: the links are queried afterwards.
+ */
+void net_monitor_drain(int monitor_fd)
 {
 	char message[4096];
 
-	for (unsigned i = 0; i < LINK_MESSAGES; i++) {
-		if (read_bytes(links_fd, message, sizeof(message)) < 0 && errno != ENOBUFS)
+	for (unsigned i = 0; i < MONITOR_MESSAGES; i++) {
+		if (read_bytes(monitor_fd, message, sizeof(message)) < 0 && errno != ENOBUFS)
 			return;
 	}
 }
 
-/* Is the interface gone, or has only this queue been taken off it?  The first one stays. */
-static bool is_gone(struct net *net, int error)
+/*
+ * Whether the interface was deleted, or only this queue detached.  The first queue is never
+ * detached.
+ */
+static bool check_gone(struct net *net, int error)
 {
 	struct ifreq request;
 
@@ -147,7 +155,7 @@ static bool is_gone(struct net *net, int error)
 		return false;
 	if (ioctl(net->queues[0].fd, TUNGETIFF, &request) == 0 || errno != EBADFD)
 		return false;
-	net_end(net);
+	net_set_gone(net);
 	return true;
 }
 
@@ -159,7 +167,7 @@ static ssize_t tap_receive(
 
 	if (got >= 0)
 		return got;
-	return is_gone(net, error) ? -ENODEV : -EAGAIN;
+	return check_gone(net, error) ? -ENODEV : -EAGAIN;
 }
 
 static int tap_send(struct net *net, unsigned queue, struct iovec *iov, unsigned count)
@@ -169,12 +177,12 @@ static int tap_send(struct net *net, unsigned queue, struct iovec *iov, unsigned
 	if (write_list(net->queues[queue].fd, iov, count) >= 0)
 		return 0;
 	error = errno;
-	return is_gone(net, error) ? -ENODEV : -error;
+	return check_gone(net, error) ? -ENODEV : -error;
 }
 
 static int tap_set_offloads(struct net *net, unsigned offloads)
 {
-	/* Of the interface, and so by any of its queues. */
+	/* The offloads are the interface's: any of its queues will do. */
 	return ioctl(net->queues[0].fd, TUNSETOFFLOAD, (unsigned long)offloads) < 0 ? -errno : 0;
 }
 
@@ -185,7 +193,7 @@ static int tap_use_queues(struct net *net, unsigned queues)
 			.ifr_flags = i < queues ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE,
 		};
 
-		/* The kernel says so too if nothing is to be done. */
+		/* EINVAL also means that the queue is in that state already. */
 		if (ioctl(net->queues[i].fd, TUNSETQUEUE, &request) < 0 && errno != EINVAL)
 			return -errno;
 	}
@@ -203,23 +211,26 @@ static const struct net_ops tap_ops = {
 	.receive = tap_receive,
 	.send = tap_send,
 	.set_offloads = tap_set_offloads,
-	.look = tap_look,
+	.query_link = tap_query_link,
 	.gone = tap_gone,
 	.close = tap_close,
 };
 
-/* With queues that can be detached. */
+/* The queues of these can be detached. */
 static const struct net_ops multi_queue_ops = {
 	.receive = tap_receive,
 	.send = tap_send,
 	.set_offloads = tap_set_offloads,
 	.use_queues = tap_use_queues,
-	.look = tap_look,
+	.query_link = tap_query_link,
 	.gone = tap_gone,
 	.close = tap_close,
 };
 
-/* A header of our size on each frame; and what this kernel's TAPs can do. */
+/*
+ * Set the size of the header in front of each frame, and find out which offloads the kernel
+ * supports.
+ */
 static int set_up_queue(struct tap *tap, int fd)
 {
 	int size = NET_HEADER_BYTES;
@@ -253,8 +264,8 @@ static int open_by_name(struct tap *tap, const struct net_options *options)
 	return 0;
 }
 
-/* Who passed it in keeps it as it is, but that it must not block us. */
-static int take_fd(struct tap *tap, int fd)
+/* A TAP that was passed in is left as it is, but that it becomes non-blocking. */
+static int add_fd(struct tap *tap, int fd)
 {
 	struct ifreq request = { 0 };
 	int flags = fcntl(fd, F_GETFL);
@@ -282,18 +293,18 @@ static int open_by_fd(struct tap *tap, const struct net_options *options)
 		int result;
 
 		snprintf(tap->net.name, sizeof(tap->net.name), "tap fd=%d", options->fds[i]);
-		result = take_fd(tap, options->fds[i]);
+		result = add_fd(tap, options->fds[i]);
 		if (result < 0)
 			return result;
 	}
 	return 0;
 }
 
-static void look_first(struct tap *tap)
+static void set_first_link(struct tap *tap)
 {
 	cleanup_fd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
-	tap->net.up = tap_look(&tap->net, fd) == NET_LINK_UP;
+	tap->net.up = tap_query_link(&tap->net, fd) == NET_LINK_UP;
 	if (!tap->net.up)
 		note("%s: it is down, and so is the guest's link: `ip link set %s up`", tap->net.name,
 			tap->interface);
@@ -317,7 +328,7 @@ int tap_open(struct net **net, const struct net_options *options, struct io_ring
 		tap_close(&tap->net);
 		return result;
 	}
-	look_first(tap);
+	set_first_link(tap);
 	*net = &tap->net;
 	return 0;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The user's end of the console: terminal, pipe, file or pty, as it is opened, set up and left. */
+/* The user's end of the console: terminal, pipe, file or pty, and its life cycle. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -21,7 +21,10 @@ static int open_stdio(struct terminal *terminal)
 	terminal->out_fd = STDOUT_FILENO;
 	if (!isatty(STDIN_FILENO))
 		return 0;
-	/* In the background the terminal is somebody else's: leave its input and mode alone. */
+	/*
+	 * In the background the terminal belongs to another process group: do not read it, nor
+	 * change its mode.
+	 */
 	if (tcgetpgrp(STDIN_FILENO) != getpgrp()) {
 		terminal->in_fd = -1;
 		return 0;
@@ -44,7 +47,7 @@ static int open_pty(struct terminal *terminal)
 		ptsname_r(master, path, sizeof(path)) != 0 ||
 		(terminal->pty_slave = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0)
 		return fail(-errno, "console pty: %s: mount devpts on /dev/pts", strerror(errno));
-	/* The guest's own terminal driver echoes and edits lines. */
+	/* Raw: the guest's terminal driver echoes and edits lines. */
 	if (tcgetattr(terminal->pty_slave, &mode) == 0) {
 		cfmakeraw(&mode);
 		tcsetattr(terminal->pty_slave, TCSANOW, &mode);
@@ -68,7 +71,7 @@ static int open_output_file(struct terminal *terminal, const char *path)
 	return 0;
 }
 
-/* For those who are attached: a pipe for what they type, and an eventfd that tells of output. */
+/* For attached clients: a pipe for what they type, and an eventfd that says there is output. */
 static int open_attached(struct terminal *terminal)
 {
 	int ends[2];
@@ -111,11 +114,11 @@ int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *r
 	for (unsigned i = 0; i < TERMINAL_INPUTS; i++)
 		terminal->inputs[i] = (struct terminal_input){ .terminal = terminal, .fd = -1 };
 	pthread_mutex_init(&terminal->lock, NULL);
-	/* Shared: what one guest's process leaves there, the next one finds. */
-	terminal->kept = mmap(NULL, sizeof(*terminal->kept), PROT_READ | PROT_WRITE,
+	/* Shared by the processes of all guests. */
+	terminal->shared = mmap(NULL, sizeof(*terminal->shared), PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (terminal->kept == MAP_FAILED) {
-		terminal->kept = NULL;
+	if (terminal->shared == MAP_FAILED) {
+		terminal->shared = NULL;
 		result = fail(-ENOMEM, "console: no memory for its buffers: free some on the host");
 	} else {
 		result = open_attached(terminal);
@@ -127,12 +130,15 @@ int terminal_open(struct terminal *terminal, const char *spec, struct io_ring *r
 		return result;
 	}
 	terminal->inputs[TERMINAL_USER].fd = terminal->in_fd;
-	/* What isn't there has ended, for a guest that waits for its end. */
-	terminal->kept->input_ended = terminal->in_fd < 0 && !terminal->typed;
+	/* No input counts as input that has ended: a guest may wait for the end. */
+	terminal->shared->input_ended = terminal->in_fd < 0 && !terminal->typed;
 	return 0;
 }
 
-/* The guard: waits for the monitor's word or its death, and restores the terminal after death. */
+/*
+ * The guard process: waits for a byte from the monitor, or for its death, after which it restores
+ * the terminal.
+ */
 static void run_guard(struct terminal *terminal, int pipe_fd)
 {
 	sigset_t all;
@@ -140,7 +146,9 @@ static void run_guard(struct terminal *terminal, int pipe_fd)
 	ssize_t got;
 
 	prctl(PR_SET_NAME, "karma-terminal");
-	/* Of all that we inherited only the terminal and the pipe; readers must see our end. */
+	/*
+	 * Keep only the terminal and the pipe: a reader of any other descriptor must see its end.
+	 */
 	if (dup2(pipe_fd, STDOUT_FILENO) >= 0)
 		pipe_fd = STDOUT_FILENO;
 	close(STDERR_FILENO);
@@ -176,7 +184,7 @@ static int start_guard(struct terminal *terminal)
 	return 0;
 }
 
-int terminal_start(struct terminal *terminal)
+int terminal_set_raw(struct terminal *terminal)
 {
 	struct termios raw;
 	int result;
@@ -192,7 +200,7 @@ int terminal_start(struct terminal *terminal)
 				    "processes (ulimit -u), or give --console none",
 			strerror(-result));
 	note("Ctrl-A x ends the guest and leaves, Ctrl-A h helps");
-	/* Every key goes to the guest; output stays processed, for messages of ours. */
+	/* Each key goes to the guest.  Output processing stays on, for Karma's own messages. */
 	raw = terminal->saved;
 	raw.c_iflag &= ~(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
 	raw.c_lflag &= ~(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
@@ -204,12 +212,29 @@ int terminal_start(struct terminal *terminal)
 	return 0;
 }
 
+void terminal_start(struct terminal *terminal)
+{
+	struct terminal_shared *shared = terminal->shared;
+
+	terminal->input_ready = terminal->output_ready = NULL;
+	terminal->context = NULL;
+	terminal->output_full = false;
+	terminal->input_held = terminal->eof_wanted = terminal->eof_pending = false;
+	terminal->quotes = false;
+	/* The earlier guest may have left anything. */
+	shared->input_start %= TERMINAL_INPUT_BYTES;
+	if (shared->output_written - shared->output_sent > TERMINAL_OUTPUT_BYTES)
+		shared->output_sent = shared->output_written;
+	if (shared->input_used > TERMINAL_INPUT_BYTES)
+		shared->input_used = 0;
+}
+
 static void end_guard(struct terminal *terminal)
 {
 	if (terminal->guard_pipe < 0)
 		return;
 	tcsetattr(terminal->in_fd, TCSADRAIN, &terminal->saved);
-	/* Should the write fail, the guard restores once more, to the same mode. */
+	/* If the write fails, the guard restores the same mode once more. */
 	if (write(terminal->guard_pipe, "", 1) < 0)
 		note("terminal: can't tell its guard to end: %s", strerror(errno));
 	close(terminal->guard_pipe);
@@ -233,8 +258,8 @@ void terminal_close(struct terminal *terminal)
 	terminal->attached_fd = terminal->watch_fd = -1;
 	for (unsigned i = 0; i < TERMINAL_INPUTS; i++)
 		terminal->inputs[i].fd = -1;
-	if (terminal->kept)
-		munmap(terminal->kept, sizeof(*terminal->kept));
-	terminal->kept = NULL;
+	if (terminal->shared)
+		munmap(terminal->shared, sizeof(*terminal->shared));
+	terminal->shared = NULL;
 	pthread_mutex_destroy(&terminal->lock);
 }

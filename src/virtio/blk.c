@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 
 #include "karma/devices.h"
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 #include "karma/log.h"
 #include "karma/queue_scheduler.h"
 #include "karma/util.h"
@@ -56,7 +56,7 @@ struct blk {
 	struct virtio_blk_config config;
 	struct disk *disk;
 	char serial[VIRTIO_BLK_ID_BYTES];
-	struct limit *limit;		/* NULL: none */
+	struct rate_limiter *limit;		/* NULL: none */
 	struct blk_statistics *statistics;		/* one for each queue */
 	unsigned errors_logged;
 	int last_error[OPERATIONS];	/* that was logged, of each */
@@ -165,7 +165,7 @@ static void submit(struct blk_request *request)
 
 	request->bytes = request->disk.length;
 	if (blk->limit)
-		limit_take(blk->limit, request->disk.length);
+		rate_limiter_consume(blk->limit, request->disk.length);
 	virtio_request_started(&blk->device);
 	disk_submit(blk->disk, &request->disk);
 }
@@ -313,7 +313,7 @@ static struct blk_request *find_request(struct blk *blk, struct virtq *queue, ui
 
 static bool submission_is_slow(const struct blk *blk, const struct disk_request *request)
 {
-	return blk->disk->long_bytes && request->length >= blk->disk->long_bytes &&
+	return blk->disk->large_transfer && request->length >= blk->disk->large_transfer &&
 		(request->operation == DISK_READ || request->operation == DISK_WRITE);
 }
 
@@ -338,7 +338,7 @@ static enum chain_result start_next(struct virtq *queue)
 
 static void submit_requests(struct virtq *queue)
 {
-	disk_start(container_of(queue->device, struct blk, device)->disk);
+	disk_kick(container_of(queue->device, struct blk, device)->disk);
 }
 
 static const struct queue_scheduler_ops scheduler_ops = {
@@ -359,7 +359,7 @@ static void blk_reset(struct virtio_device *device)
 		queue_scheduler_reset(&blk->schedulers[i]);
 }
 
-void blk_limit(struct virtio_device *device, struct limit *limit)
+void blk_limit(struct virtio_device *device, struct rate_limiter *limit)
 {
 	struct blk *blk = container_of(device, struct blk, device);
 
@@ -438,7 +438,7 @@ static void blk_update_counters(struct virtio_device *device)
 
 static void blk_end(struct virtio_device *device)
 {
-	disk_hurry(container_of(device, struct blk, device)->disk);
+	disk_end(container_of(device, struct blk, device)->disk);
 }
 
 static void blk_release(struct virtio_device *device)

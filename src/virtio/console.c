@@ -154,7 +154,7 @@ static void console_driver_ok(struct virtio_device *device)
 	struct console *console = console_of(device);
 
 	console->prints = false;
-	terminal_double_sysrq(console->terminal, device->accepted & (1ull << KARMA_CONSOLE_F_SYSRQ));
+	terminal_escape_sysrq(console->terminal, device->accepted & (1ull << KARMA_CONSOLE_F_SYSRQ));
 	receive(console);
 }
 

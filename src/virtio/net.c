@@ -306,7 +306,7 @@ static int make_pairs(struct net_device *device)
 }
 
 void net_device_limit(
-	struct virtio_device *virtio, struct limit *receive_limit, struct limit *transmit_limit)
+	struct virtio_device *virtio, struct rate_limiter *receive_limit, struct rate_limiter *transmit_limit)
 {
 	struct net_device *device = device_of(virtio);
 

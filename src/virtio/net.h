@@ -51,7 +51,7 @@ struct receiver {
 	struct net_device *device;
 	struct virtq *queue;
 	unsigned pair;
-	struct limit_turn turn;
+	struct rate_limit_waiter turn;
 	bool out_of_buffers;		/* the guest's next notification is for more of them */
 	/*
 	 * Request-response traffic, in which one frame comes in for each that goes out: the vCPU that has
@@ -97,7 +97,7 @@ struct net_device {
 	unsigned pairs;			/* that there are */
 	_Atomic unsigned pairs_used;
 	_Atomic uint64_t offloads;	/* VIRTIO_NET_F_GUEST_* that frames may make use of */
-	struct limit *receive_limit, *transmit_limit;	/* NULL: none */
+	struct rate_limiter *receive_limit, *transmit_limit;	/* NULL: none */
 	struct receiver *receivers;
 	struct transmitter *transmitters;
 	struct virtio_counter counters[NET_COUNTERS];	/* added to atomically */

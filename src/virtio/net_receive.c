@@ -196,8 +196,8 @@ static enum outcome place_frame(struct receiver *receiver)
 
 static bool limit_allows(struct receiver *receiver)
 {
-	struct limit *limit = receiver->device->receive_limit;
-	int64_t wait = limit ? limit_ask(limit, &receiver->turn) : 0;
+	struct rate_limiter *limit = receiver->device->receive_limit;
+	int64_t wait = limit ? rate_limiter_admit(limit, &receiver->turn) : 0;
 
 	receiver->limit_delay.tv_nsec = wait;
 	return wait == 0;
@@ -223,7 +223,7 @@ static enum outcome receive_frame(struct receiver *receiver)
 	if (got < 0)
 		return got == -EAGAIN ? NO_FRAME : ENDED;
 	if (device->receive_limit)
-		limit_take(device->receive_limit, got);
+		rate_limiter_consume(device->receive_limit, got);
 	receiver->frame_length = got;
 	return place_frame(receiver);
 }
@@ -248,7 +248,7 @@ static void wait_for_limit(struct receiver *receiver)
 static void leave_limit(struct receiver *receiver)
 {
 	if (receiver->device->receive_limit)
-		limit_leave(receiver->device->receive_limit, &receiver->turn);
+		rate_limiter_withdraw(receiver->device->receive_limit, &receiver->turn);
 }
 
 static void limit_timer_expired(struct io_op *op, int result)
@@ -271,14 +271,14 @@ static bool is_vcpu(const struct receiver *receiver)
 {
 	struct io_ring *main = receiver->device->device.ring;
 
-	return io_ring_here(main) != main;
+	return io_ring_current(main) != main;
 }
 
 /* So many frames were received.  Have the I/O thread, or the vCPU that sends, poll for the next. */
 static void wait_for_next(struct receiver *receiver, unsigned taken)
 {
 	struct net *net = receiver->device->net;
-	struct io_ring *here = io_ring_here(receiver->device->device.ring);
+	struct io_ring *here = io_ring_current(receiver->device->device.ring);
 
 	if (taken > 0) {
 		struct io_ring *last_sender = atomic_exchange(&receiver->last_sender, NULL);
@@ -291,16 +291,16 @@ static void wait_for_next(struct receiver *receiver, unsigned taken)
 	if (!receiver->request_response || net_pending(net, receiver->pair))
 		net_wait_readable(net, receiver->pair);
 	else if (is_vcpu(receiver))
-		net_wait_readable_here(net, receiver->pair);
-	else if (!net_waits_here(net, receiver->pair))
+		net_wait_readable_on_vcpu(net, receiver->pair);
+	else if (!net_waits_on_vcpu(net, receiver->pair))
 		net_wait_readable(net, receiver->pair);
 }
 
 void receiver_note_reply(struct receiver *receiver)
 {
-	receiver->last_sender = io_ring_here(receiver->device->device.ring);
+	receiver->last_sender = io_ring_current(receiver->device->device.ring);
 	if (receiver->request_response && is_vcpu(receiver))
-		net_wait_readable_here(receiver->device->net, receiver->pair);
+		net_wait_readable_on_vcpu(receiver->device->net, receiver->pair);
 }
 
 void receiver_serve(struct receiver *receiver)

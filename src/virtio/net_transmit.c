@@ -136,7 +136,7 @@ static enum chain_result start_next(struct virtq *queue)
 	}
 	transmitter->bytes = chain.out_bytes - NET_HEADER_BYTES;
 	if (device->transmit_limit)
-		limit_take(device->transmit_limit, transmitter->bytes);
+		rate_limiter_consume(device->transmit_limit, transmitter->bytes);
 	transmitter->iov_count = 1 + iov_skip(&frame, chain.out_count, NET_HEADER_BYTES);
 	/* The checked header goes in front of the frame's data, into the place of the guest's own. */
 	frame[-1] = (struct iovec){ &transmitter->header, NET_HEADER_BYTES };

@@ -42,7 +42,7 @@
 /* Whether the rate limiter lets one more request start; if not, limit_wait is for how long. */
 static bool limit_allows(struct queue_scheduler *scheduler)
 {
-	scheduler->limit_wait = scheduler->limit ? limit_ask(scheduler->limit, &scheduler->turn) : 0;
+	scheduler->limit_wait = scheduler->limit ? rate_limiter_admit(scheduler->limit, &scheduler->turn) : 0;
 	return scheduler->limit_wait == 0;
 }
 
@@ -103,7 +103,7 @@ static void arm_timer(struct queue_scheduler *scheduler, int64_t ns, struct io_r
 	if (ns)
 		io_ring_timeout(ring, &scheduler->timer_op, &scheduler->timer_delay);
 	else
-		io_ring_wake(ring, &scheduler->timer_op);
+		io_ring_nop(ring, &scheduler->timer_op);
 	io_ring_submit(ring);
 }
 
@@ -136,7 +136,7 @@ static void begin_batch(struct queue_scheduler *scheduler)
 	scheduler->last_notification = 0;
 	scheduler->round_began = scheduler->now;
 	scheduler->threshold_reached = false;
-	arm_timer(scheduler, scheduler->batch_window, io_ring_here(scheduler->queue->device->ring));
+	arm_timer(scheduler, scheduler->batch_window, io_ring_current(scheduler->queue->device->ring));
 	if (!scheduler->ops->coalesce_interrupts && virtq_notify_at(scheduler->queue, BATCH_THRESHOLD))
 		serve_at_threshold(scheduler);
 }
@@ -148,7 +148,7 @@ static void wait_for_limit(struct queue_scheduler *scheduler, bool first)
 		__atomic_fetch_add(scheduler->limited_count, 1, __ATOMIC_RELAXED);
 	scheduler->rate_limited = true;
 	virtq_disable_notify(scheduler->queue);
-	arm_timer(scheduler, scheduler->limit_wait, io_ring_here(scheduler->queue->device->ring));
+	arm_timer(scheduler, scheduler->limit_wait, io_ring_current(scheduler->queue->device->ring));
 }
 
 /* Nothing waits for the limiter: queues that wait behind this one have their turn. */
@@ -156,7 +156,7 @@ static void leave_limit(struct queue_scheduler *scheduler)
 {
 	scheduler->rate_limited = false;
 	if (scheduler->limit)
-		limit_leave(scheduler->limit, &scheduler->turn);
+		rate_limiter_withdraw(scheduler->limit, &scheduler->turn);
 }
 
 /* A trial did not pay: the next one comes after twice as many notifications. */
@@ -400,7 +400,7 @@ void queue_scheduler_init(struct queue_scheduler *scheduler, struct virtq *queue
 }
 
 void queue_scheduler_set_limit(
-	struct queue_scheduler *scheduler, struct limit *limit, uint64_t *limited_count)
+	struct queue_scheduler *scheduler, struct rate_limiter *limit, uint64_t *limited_count)
 {
 	scheduler->limit = limit;
 	scheduler->limited_count = limited_count;

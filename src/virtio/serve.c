@@ -41,7 +41,7 @@ bool virtio_pop(struct virtio_device *device, struct virtq *queue, struct iovec 
 	return result == 1;
 }
 
-static void send_deferred_interrupt(struct io_after *after)
+static void send_deferred_interrupt(struct io_deferred *after)
 {
 	struct virtq *queue = container_of(after, struct virtq, deferred_interrupt);
 
@@ -57,7 +57,7 @@ void virtio_defer_interrupt(struct virtq *queue)
 		return;
 	queue->interrupt_deferred = true;
 	queue->deferred_interrupt.run = send_deferred_interrupt;
-	io_ring_after(&queue->deferred_interrupt);
+	io_ring_defer_until_reaped(&queue->deferred_interrupt);
 }
 
 void virtio_notify(struct virtq *queue)
@@ -94,7 +94,7 @@ void virtio_reschedule(struct virtq *queue)
 	queue->rescheduled = true;
 	virtio_request_started(device);
 	queue->reschedule_op.done = serve_rescheduled;
-	io_ring_wake(device->ring, &queue->reschedule_op);
+	io_ring_nop(device->ring, &queue->reschedule_op);
 	io_ring_submit(device->ring);
 }
 

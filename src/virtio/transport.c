@@ -196,6 +196,6 @@ void virtio_request_done(struct virtio_device *device)
 	if (atomic_fetch_sub(&device->in_flight, 1) > 1 || !device->resetting)
 		return;
 	device->reset_op.done = reset_done;
-	io_ring_wake(device->ring, &device->reset_op);
+	io_ring_nop(device->ring, &device->reset_op);
 	io_ring_submit(device->ring);
 }

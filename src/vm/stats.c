@@ -257,7 +257,7 @@ static void print_counter(void *context, const struct stats_counter *counter)
 	(void)context;
 	/* A line for each bucket would bury the rest: `karma stats` shows them. */
 	if (counter->kind != STATS_LATENCY && counter->kind != STATS_LATENCY_SUM)
-		tell("stats %s.%s %" PRIu64, group, counter->name, counter->value);
+		print_line("stats %s.%s %" PRIu64, group, counter->name, counter->value);
 }
 
 void stats_print(struct vm *vm)

@@ -285,8 +285,8 @@ static void handle_exit(struct vcpu *vcpu)
 static void before_entry(struct vcpu *vcpu)
 {
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	while (vcpu->has_ring && !io_ring_rest(&vcpu->ring)) {
-		io_ring_run(&vcpu->ring, false);
+	while (vcpu->has_ring && !io_ring_arm_eventfd(&vcpu->ring)) {
+		io_ring_reap(&vcpu->ring, false);
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	}
 }
@@ -294,7 +294,7 @@ static void before_entry(struct vcpu *vcpu)
 static void after_exit(struct vcpu *vcpu)
 {
 	if (vcpu->has_ring)
-		io_ring_resume(&vcpu->ring);
+		io_ring_disarm_eventfd(&vcpu->ring);
 }
 
 static void wait_while_paused(struct vcpu *vcpu)
@@ -305,7 +305,7 @@ static void wait_while_paused(struct vcpu *vcpu)
 	ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);
 }
 
-waiting_place static void run_vcpu(struct vcpu *vcpu)
+idle_path static void run_vcpu(struct vcpu *vcpu)
 {
 	for (;;) {
 		int result;
@@ -363,12 +363,12 @@ void *vcpu_thread(void *argument)
 	vcpu->tid = gettid();
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 	if (vcpu->has_ring)
-		io_ring_enter(&vcpu->ring);
+		io_ring_bind(&vcpu->ring);
 	if (vm_confine(vcpu->vm, SANDBOX_VCPU, vcpu))
 		run_vcpu(vcpu);
 	vcpu->stopped_at = instruction_pointer(vcpu);
 	if (vcpu->has_ring)
-		io_ring_leave(&vcpu->ring);
+		io_ring_unbind(&vcpu->ring);
 	vm_park(vcpu->vm, false);
 }
 

@@ -349,7 +349,7 @@ static int make_rings(struct vm *vm)
 	for (unsigned i = 0; i < vm->vcpu_count && result == 0; i++) {
 		struct vcpu *vcpu = &vm->vcpus[i];
 
-		result = io_ring_init_own(
+		result = io_ring_init_thread(
 			&vcpu->ring, vm->ring, in_flight, &vcpu->run->immediate_exit);
 		vcpu->has_ring = result == 0;
 	}

@@ -12,7 +12,7 @@ void watchdog_start(struct watchdog *watchdog, unsigned seconds, int64_t now)
 	*watchdog = (struct watchdog){ .period = seconds * 1000ll, .checked_at = now };
 }
 
-waiting_place int watchdog_interval(const struct watchdog *watchdog)
+idle_path int watchdog_interval(const struct watchdog *watchdog)
 {
 	int64_t interval = watchdog->period / CHECKS_PER_PERIOD;
 
@@ -21,7 +21,7 @@ waiting_place int watchdog_interval(const struct watchdog *watchdog)
 	return interval < INTERVAL_MAX ? interval : INTERVAL_MAX;
 }
 
-waiting_place bool watchdog_check(struct watchdog *watchdog, uint64_t feeds, int64_t now)
+idle_path bool watchdog_check(struct watchdog *watchdog, uint64_t feeds, int64_t now)
 {
 	int64_t since = now - watchdog->checked_at;
 	int64_t most = 2 * watchdog_interval(watchdog);

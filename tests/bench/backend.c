@@ -278,19 +278,19 @@ static bool run_guest(struct bench *bench)
 static void before_guest(struct bench *bench)
 {
 	if (bench->options.way == OWN) {
-		while (!io_ring_rest(&bench->own))
-			io_ring_run(&bench->own, false);
+		while (!io_ring_arm_eventfd(&bench->own))
+			io_ring_reap(&bench->own, false);
 	} else {
 		/* This thread's alone is what it did by a plain system call. */
 		while (io_ring_ready(&bench->own))
-			io_ring_run(&bench->own, false);
+			io_ring_reap(&bench->own, false);
 	}
 }
 
 static void after_guest(struct bench *bench)
 {
 	if (bench->options.way == OWN)
-		io_ring_resume(&bench->own);
+		io_ring_disarm_eventfd(&bench->own);
 }
 
 static void notify(struct bench *bench)
@@ -323,7 +323,7 @@ static void run_vcpu(struct bench *bench)
 	struct guest *guest = &bench->guest;
 
 	if (bench->options.way == OWN)
-		io_ring_enter(&bench->own);
+		io_ring_bind(&bench->own);
 	read_once(bench);
 	guest->start = nanoseconds();
 	guest->stopping = bench->options.seconds == 0;
@@ -339,7 +339,7 @@ static void run_vcpu(struct bench *bench)
 	guest->end = nanoseconds();
 	before_guest(bench);
 	if (bench->options.way == OWN)
-		io_ring_leave(&bench->own);
+		io_ring_unbind(&bench->own);
 }
 
 /* --- The I/O thread. */
@@ -447,7 +447,7 @@ static void start(struct bench *bench)
 	check(guest_memory_init(&bench->memory, &memory) == 0, "can't have guest memory");
 	/* The device's requests, and what waits beside for one thing each. */
 	check(io_ring_init(&bench->main, BLK_QUEUE_SIZE_MAX + 8) == 0 &&
-			io_ring_init_own(&bench->own, &bench->main, BLK_QUEUE_SIZE_MAX + 8, NULL) == 0,
+			io_ring_init_thread(&bench->own, &bench->main, BLK_QUEUE_SIZE_MAX + 8, NULL) == 0,
 		"can't have io_uring");
 	make_device(bench);
 	make_guest(bench);
@@ -461,7 +461,7 @@ static void stop(struct bench *bench)
 	virtio_end(bench->device);
 	io_ring_stop(&bench->main);
 	pthread_join(bench->io_thread, NULL);
-	io_ring_release_own(&bench->own);
+	io_ring_release_thread(&bench->own);
 	io_ring_release(&bench->main);
 }
 

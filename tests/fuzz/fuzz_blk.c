@@ -33,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct io_ring ring;
 static struct driver driver;
-static struct limit limit;
+static struct rate_limiter limit;
 static int file;
 static uint64_t disk_bytes;
 
@@ -124,7 +124,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	driver_reset(&driver);
 	check(fstat(file, &status) == 0 && (uint64_t)status.st_size <= disk_bytes);
 	driver.device->ops->release(driver.device);
-	limit_release(&limit);
+	rate_limiter_release(&limit);
 	memory_clear();
 	return 0;
 }

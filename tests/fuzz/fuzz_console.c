@@ -43,7 +43,7 @@ static void open_terminal(uint8_t kind)
 	/* Nobody is attached: that input ends only with the process. */
 	close_fd(&terminal.inputs[TERMINAL_ATTACHED].fd);
 	terminal.inputs[TERMINAL_ATTACHED].fd = -1;
-	terminal.kept->input_ended = false;
+	terminal.shared->input_ended = false;
 	terminal.interactive = kind & KIND_INTERACTIVE;
 	terminal.typed = kind & KIND_TYPED;
 	if (kind & KIND_HELD)
@@ -52,7 +52,7 @@ static void open_terminal(uint8_t kind)
 
 static void check_terminal(void)
 {
-	const struct terminal_kept *kept = terminal.kept;
+	const struct terminal_shared *kept = terminal.shared;
 
 	check(kept->output_sent <= kept->output_written &&
 		kept->output_written - kept->output_sent <= TERMINAL_OUTPUT_BYTES);
@@ -125,11 +125,11 @@ static void do_step(struct script *script)
 static void close_terminal(void)
 {
 	close_input();
-	while (terminal.output_busy || terminal.inputs[TERMINAL_USER].busy) {
+	while (terminal.output_busy || terminal.inputs[TERMINAL_USER].armed) {
 		read_output();
-		io_ring_run(&ring, false);
+		io_ring_reap(&ring, false);
 	}
-	check(terminal_pending(&terminal) == 0);
+	check(terminal_output_pending(&terminal) == 0);
 	driver.device->ops->release(driver.device);
 	close(reading);
 	close(terminal.in_fd);

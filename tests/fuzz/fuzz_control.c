@@ -139,7 +139,7 @@ static void lie(enum deed deed, const uint8_t *bytes, size_t length)
 	if (deed == REPORT && length >= 2)
 		write_over(report, sizeof(*report), bytes[0] | bytes[1] << 8, bytes + 2, length - 2);
 	else if (deed == CONSOLE && length >= 1)
-		write_over(terminal.kept, offsetof(struct terminal_kept, output), bytes[0], bytes + 1,
+		write_over(terminal.shared, offsetof(struct terminal_shared, output), bytes[0], bytes + 1,
 			length - 1);
 	else if (deed == PRINT && length >= 1)
 		terminal_write(&terminal, bytes, length);
@@ -175,10 +175,10 @@ static void set_up(void)
 	if (!done && (terminal_open(&terminal, "none", NULL) < 0 || !(report = report_create())))
 		abort();
 	if (!done)
-		log_keep();
+		log_start_history();
 	done = true;
 	memset(report, 0, offsetof(struct report, counters));
-	memset(terminal.kept, 0, offsetof(struct terminal_kept, output));
+	memset(terminal.shared, 0, offsetof(struct terminal_shared, output));
 	control_init(&control, "fuzz", &ops, NULL, &terminal, report);
 	for (unsigned i = 0; i < CLIENTS; i++)
 		clients[i] = -1;

@@ -170,8 +170,8 @@ static void release_machine(void)
 {
 	machine_release(&machine);
 	eventfd_write(frame_fd, 1);
-	while (end.queues[0].reading || end.queues[0].writing)
-		io_ring_run(&ring, true);
+	while (end.queues[0].readable_armed || end.queues[0].writable_armed)
+		io_ring_reap(&ring, true);
 	frame = NULL;
 	receive(&end, 0, NULL, 0);
 	terminal_close(&terminal);
@@ -347,7 +347,7 @@ static void host_event(unsigned what, struct script *script)
 		frame_size = take_bytes(script, take(script, 1) * 8, &frame);
 		virtio_unlock(machine.devices[NET]);
 		eventfd_write(frame_fd, 1);
-		io_ring_run(&ring, false);
+		io_ring_reap(&ring, false);
 	}
 }
 
@@ -394,7 +394,7 @@ static void do_step(struct script *script, bool first)
 		break;
 	case 13:
 		if (first)
-			io_ring_run(&ring, false);
+			io_ring_reap(&ring, false);
 		break;
 	case 14:
 		call(KARMA_CALL_device_set_status, device, 0);
@@ -437,7 +437,7 @@ static void reset_devices(void)
 	for (unsigned i = 0; i < DEVICES; i++) {
 		check(call(KARMA_CALL_device_set_status, i, 0) == 0);
 		while (call(KARMA_CALL_device_status, i, 0) != 0)
-			io_ring_run(&ring, false);
+			io_ring_reap(&ring, false);
 		check(machine.devices[i]->in_flight == 0);
 	}
 	check(machine.device_count == DEVICES &&

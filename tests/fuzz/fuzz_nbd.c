@@ -73,7 +73,7 @@ static void take_ended(struct nbd_transmission *transmission)
 {
 	struct disk_request *next;
 
-	for (struct disk_request *at = nbd_take_ended(transmission); at; at = next) {
+	for (struct disk_request *at = nbd_take_completed(transmission); at; at = next) {
 		struct attempt *attempt = container_of(at, struct attempt, request);
 
 		next = at->next;
@@ -88,33 +88,33 @@ static void speak(struct nbd_transmission *transmission, int fd, const struct nb
 {
 	nbd_transmission_init(transmission);
 	queue(transmission);
-	nbd_begin(transmission, fd, export);
+	nbd_transmission_connect(transmission, fd, export);
 	nbd_send(transmission);
 	while (!nbd_receive(transmission)) {
 		nbd_send(transmission);
 		take_ended(transmission);
 	}
 	take_ended(transmission);
-	nbd_break(transmission);
+	nbd_transmission_disconnect(transmission);
 	nbd_fail_all(transmission, -1);
 	take_ended(transmission);
 	for (size_t i = 0; i < ARRAY_SIZE(attempts); i++)
 		check(attempts[i].ended);
-	check(!transmission->waiting && !transmission->slots_used);
+	check(!transmission->in_flight && !transmission->slots_used);
 	nbd_transmission_release(transmission);
 }
 
-static bool greet(struct nbd_link *link)
+static bool greet(struct nbd_connection *link)
 {
-	nbd_greeting_start(&link->greeting, "export");
+	nbd_handshake_start(&link->handshake, "export");
 	link->connected = true;
-	return nbd_link_go_on(link) == 1;
+	return nbd_connection_step(link) == 1;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct nbd_transmission transmission;
-	static struct nbd_link link;
+	static struct nbd_connection link;
 	struct nbd_export export = {
 		.size = MIB,
 		.flags = NBD_SEND_FLUSH | NBD_SEND_TRIM | NBD_SEND_WRITE_ZEROES,
@@ -134,13 +134,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (data[0] % MODES == MODE_REPLIES) {
 		speak(&transmission, link.fd, &export);
 	} else if (greet(&link)) {
-		export = link.greeting.export;
+		export = link.handshake.export;
 		check(export.block_min >= SECTOR && export.block_min <= 4096);
 		check(export.block_preferred >= export.block_min);
 		check(export.request_max && export.request_max % export.block_min == 0);
 		speak(&transmission, link.fd, &export);
 	}
-	nbd_link_close(&link);
+	nbd_connection_close(&link);
 	close(ends[1]);
 	return 0;
 }

@@ -144,7 +144,7 @@ static void reset(struct virtio_device *device, struct io_ring *ring)
 {
 	virtio_set_status(device, 0);
 	while (device->resetting)
-		io_ring_run(ring, true);
+		io_ring_reap(ring, true);
 }
 
 /* Mostly few; at times as many as can be. */
@@ -211,7 +211,7 @@ static void run_step(struct script *script, struct virtio_device *device, struct
 		break;
 	case 3:
 		receive_frame(script, step / 8 % PAIRS);
-		io_ring_run(ring, false);
+		io_ring_reap(ring, false);
 		break;
 	case 4:
 		/* Anything in the rings. */
@@ -221,7 +221,7 @@ static void run_step(struct script *script, struct virtio_device *device, struct
 		break;
 	case 5:
 		net_wait_writable(&end, step / 8 % PAIRS);
-		io_ring_run(ring, false);
+		io_ring_reap(ring, false);
 		break;
 	case 6:
 		net_set_link(&end, step & 8);
@@ -245,7 +245,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static const uint8_t mac[ETH_ALEN] = { 2 };
 	struct script script = { data, data + size };
 	uint8_t kind = take(&script, 1);
-	struct limit received, sent;
+	struct rate_limiter received, sent;
 	struct machine machine;
 	struct io_ring ring;
 	struct virtio_environment environment = { &memory, &ring };
@@ -277,8 +277,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	reset(device, &ring);
 	io_ring_release(&ring);
 	machine_release(&machine);
-	limit_release(&received);
-	limit_release(&sent);
+	rate_limiter_release(&received);
+	rate_limiter_release(&sent);
 	for (unsigned i = 0; i < PAIRS; i++)
 		close(end.queues[i].fd);
 	memory_clear();

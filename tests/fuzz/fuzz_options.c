@@ -55,9 +55,9 @@ static int split(const uint8_t *data, size_t size, char **words)
 	return count;
 }
 
-static void check_limit(const struct limit_options *limit)
+static void check_limit(const struct rate_limit_options *limit)
 {
-	check(limit->burst >= 1 && limit->burst <= LIMIT_BURST_MAX);
+	check(limit->burst >= 1 && limit->burst <= RATE_LIMIT_BURST_MAX);
 	check(limit->requests <= 1000000000 && limit->bytes <= 1024 * GIB);
 	check(limit->bytes == 0 || limit->bytes >= KIB);
 }

@@ -67,9 +67,9 @@ static void run(struct disk *disk, enum disk_operation operation, uint64_t offse
 
 	done = false;
 	disk_submit(disk, &request);
-	disk_start(disk);
+	disk_kick(disk);
 	while (!done)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 }
 
 /* The header that belongs to the base is that of an overlay which Karma makes. */

@@ -72,7 +72,7 @@ static void open_net(void)
 {
 	const struct net_options options = { .kind = NET_USER, .queues = 1 };
 
-	check(passt_open(&net, &options, &ring) == 0 && net_begin(net, false) == 0);
+	check(passt_open(&net, &options, &ring) == 0 && net_start(net, false) == 0);
 	check(fcntl(passt_end, F_SETFL, O_NONBLOCK) == 0);
 	said_bytes = said_taken = sent_bytes = sent_read = 0;
 	filler = 0;
@@ -128,7 +128,7 @@ static void receive(struct script *script)
 	const struct iovec iov[] = { { frame, first }, { frame + first, room - first } };
 	size_t left = said_bytes - said_taken;
 	uint32_t length = 0;
-	bool ended = net->ended, pending = net->ops->pending(net, 0);
+	bool ended = net->gone, pending = net->ops->pending(net, 0);
 	ssize_t got = net->ops->receive(net, 0, iov, ARRAY_SIZE(iov));
 
 	check(!pending || got > 0);
@@ -137,10 +137,10 @@ static void receive(struct script *script)
 		length = ntohl(length);
 	}
 	if (left >= LENGTH_BYTES && (length < ETH_HLEN || length > NET_FRAME_MAX)) {
-		check(got == -EPIPE && net->ended);
+		check(got == -EPIPE && net->gone);
 	} else if (left < LENGTH_BYTES || left - LENGTH_BYTES < length) {
 		check(got == (passt_end < 0 ? -EPIPE : -EAGAIN));
-		check(net->ended == (ended || passt_end < 0));
+		check(net->gone == (ended || passt_end < 0));
 	} else {
 		check(got == (ssize_t)(NET_HEADER_BYTES + length));
 		check(memcmp(frame + NET_HEADER_BYTES, said + said_taken + LENGTH_BYTES,
@@ -220,15 +220,15 @@ static void do_step(struct script *script)
 			close_fd(&passt_end);
 			passt_end = -1;
 		}
-		net_begin(net, true);
-		io_ring_run(&ring, false);
+		net_start(net, true);
+		io_ring_reap(&ring, false);
 	}
 }
 
 /* All that was taken arrives, if it is still there to read it and the stream has not ended. */
 static void read_all(void)
 {
-	if (passt_end < 0 || net->ended)
+	if (passt_end < 0 || net->gone)
 		return;
 	while (net->ops->flush(net, 0) == -EAGAIN || sent_read < sent_bytes) {
 		size_t before = sent_read;
@@ -256,8 +256,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++)
 		do_step(&script);
 	read_all();
-	/* What net_end() has put there. */
-	io_ring_run(&ring, false);
+	/* What net_set_gone() has put there. */
+	io_ring_reap(&ring, false);
 	net_close(net);
 	close_fd(&passt_end);
 	passt_end = -1;

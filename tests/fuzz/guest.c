@@ -47,12 +47,12 @@ static void store16(uint64_t gpa, uint16_t value)
 	memory_store(gpa + 1, value >> 8);
 }
 
-void limit_init_short(struct limit *limit)
+void limit_init_short(struct rate_limiter *limit)
 {
-	const struct limit_options options = { .bytes = 64 * MIB, .burst = 1 };
+	const struct rate_limit_options options = { .bytes = 64 * MIB, .burst = 1 };
 
-	limit_init(limit, &options);
-	limit_take(limit, options.bytes);
+	rate_limiter_init(limit, &options);
+	rate_limiter_consume(limit, options.bytes);
 }
 
 /* --- Memory that changes. */
@@ -168,7 +168,7 @@ void driver_reset(struct driver *driver)
 {
 	virtio_set_status(driver->device, 0);
 	while (virtio_get_status(driver->device))
-		io_ring_run(driver->ring, false);
+		io_ring_reap(driver->ring, false);
 	check(driver->device->in_flight == 0);
 }
 
@@ -262,7 +262,7 @@ bool driver_step(struct driver *driver, uint8_t operation, struct script *script
 		notify_device(driver->device, queue);
 		return true;
 	case 5:
-		io_ring_run(driver->ring, false);
+		io_ring_reap(driver->ring, false);
 		return true;
 	case 6:
 		write_descriptor(QUEUE_AT(queue) + DESCRIPTORS, script);

@@ -7,7 +7,7 @@
 #ifndef KARMA_TESTS_FUZZ_GUEST_H
 #define KARMA_TESTS_FUZZ_GUEST_H
 
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 #include "karma/virtio.h"
 #include "script.h"
 
@@ -29,7 +29,7 @@ void meddling_start(uint8_t choice, size_t stride);
 void meddling_stop(void);
 
 /* One that holds a device back from the first request on, for moments, not for what a user would set. */
-void limit_init_short(struct limit *limit);
+void limit_init_short(struct rate_limiter *limit);
 
 /* Notify, and check that the device keeps its bounds. */
 void notify_device(struct virtio_device *device, unsigned queue);

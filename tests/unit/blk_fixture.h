@@ -218,12 +218,12 @@ static inline bool notify_until_it_waits(int64_t ns, unsigned times)
 #define SECOND 1000000000ll
 #define LIMIT_START (1000 * SECOND)
 
-static struct limit disk_limit;
+static struct rate_limiter disk_limit;
 
 static inline void set_limit(struct virtio_device *device, uint64_t iops, uint64_t bps)
 {
 	sim_set_clock(LIMIT_START);
-	limit_init(&disk_limit, &(struct limit_options){ iops, bps, 1 });
+	rate_limiter_init(&disk_limit, &(struct rate_limit_options){ iops, bps, 1 });
 	blk_limit(device, &disk_limit);
 }
 
@@ -238,7 +238,7 @@ static inline uint64_t limited(void)
 /* The requests that are done after a while, longer than which no wait is. */
 static inline unsigned done_in_a_while(const struct driver_queue *of)
 {
-	for (int64_t ns = 0; ns <= LIMIT_WAIT_MAX; ns += SIM_MOMENT_MS * 1000000ll)
+	for (int64_t ns = 0; ns <= RATE_LIMIT_WAIT_MAX; ns += SIM_MOMENT_MS * 1000000ll)
 		sim_run_moment(&sim);
 	return driver_used(of);
 }

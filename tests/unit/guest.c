@@ -247,7 +247,7 @@ bool sim_run_until(struct sim *sim, bool (*done)(void *context), void *context)
 	while (!done(context)) {
 		if (now_ms() > end)
 			return false;
-		if (io_ring_run(&sim->ring, false) == 0)
+		if (io_ring_reap(&sim->ring, false) == 0)
 			nanosleep(&pause, NULL);
 	}
 	return true;
@@ -260,7 +260,7 @@ void sim_run_moment(struct sim *sim)
 	long looks = SIM_MOMENT_MS * 1000 * 1000 / pause.tv_nsec;
 
 	while (looks > 0) {
-		if (io_ring_run(&sim->ring, false) == 0) {
+		if (io_ring_reap(&sim->ring, false) == 0) {
 			nanosleep(&pause, NULL);
 			looks--;
 		}

@@ -23,10 +23,10 @@ void __real_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const
 	unsigned count, uint64_t offset, bool async);
 void __wrap_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const struct iovec *iov,
 	unsigned count, uint64_t offset, bool async);
-bool __real_io_ring_can_chain(const struct io_ring *ring, unsigned count);
-bool __wrap_io_ring_can_chain(const struct io_ring *ring, unsigned count);
-void __real_io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd);
-void __wrap_io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd);
+bool __real_io_ring_can_link(const struct io_ring *ring, unsigned count);
+bool __wrap_io_ring_can_link(const struct io_ring *ring, unsigned count);
+void __real_io_ring_fdatasync(struct io_ring *ring, struct io_op *op, int fd);
+void __wrap_io_ring_fdatasync(struct io_ring *ring, struct io_op *op, int fd);
 void __real_io_ring_fallocate(
 	struct io_ring *ring, struct io_op *op, int fd, int mode, uint64_t offset, uint64_t length);
 void __wrap_io_ring_fallocate(
@@ -37,7 +37,7 @@ static bool intercept(struct host_call call)
 	if (!sim_host || !sim_host(&call))
 		return false;
 	if (call.op)
-		io_ring_finish(call.op, call.result);
+		io_ring_complete(call.op, call.result);
 	return true;
 }
 
@@ -95,15 +95,15 @@ void __wrap_io_ring_writev(struct io_ring *ring, struct io_op *op, int fd, const
 }
 
 /* A test that watches sees each write. */
-bool __wrap_io_ring_can_chain(const struct io_ring *ring, unsigned count)
+bool __wrap_io_ring_can_link(const struct io_ring *ring, unsigned count)
 {
-	return !sim_host && __real_io_ring_can_chain(ring, count);
+	return !sim_host && __real_io_ring_can_link(ring, count);
 }
 
-void __wrap_io_ring_datasync(struct io_ring *ring, struct io_op *op, int fd)
+void __wrap_io_ring_fdatasync(struct io_ring *ring, struct io_op *op, int fd)
 {
 	if (!intercept((struct host_call){ .kind = HOST_SYNC, .fd = fd, .op = op }))
-		__real_io_ring_datasync(ring, op, fd);
+		__real_io_ring_fdatasync(ring, op, fd);
 }
 
 void __wrap_io_ring_fallocate(

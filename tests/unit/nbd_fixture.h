@@ -15,7 +15,7 @@
 
 #include "guest.h"
 #include "karma/iov.h"
-#include "karma/nbd_server.h"
+#include "karma/nbd_connector.h"
 
 /* The parts of the suite. */
 void nbd_greeting_tests(Suite *suite);
@@ -159,20 +159,20 @@ static struct {
 
 static inline void *supervise(void *unused)
 {
-	struct pollfd polls[NBD_SERVERS_MAX];
+	struct pollfd polls[NBD_CONNECTORS_MAX];
 
 	(void)unused;
 	while (supervisor.runs) {
-		nbd_servers_watch(polls);
-		poll(polls, NBD_SERVERS_MAX, 10);
-		nbd_servers_serve(polls);
+		nbd_connectors_watch(polls);
+		poll(polls, NBD_CONNECTORS_MAX, 10);
+		nbd_connectors_serve(polls);
 	}
 	return NULL;
 }
 
 static inline void start_supervisor(void)
 {
-	ck_assert_int_eq(nbd_servers_open(), 0);
+	ck_assert_int_eq(nbd_connectors_open(), 0);
 	supervisor.runs = true;
 	ck_assert_int_eq(pthread_create(&supervisor.thread, NULL, supervise, NULL), 0);
 }
@@ -183,7 +183,7 @@ static inline void stop_supervisor(void)
 		return;
 	supervisor.runs = false;
 	pthread_join(supervisor.thread, NULL);
-	nbd_servers_close();
+	nbd_connectors_close();
 }
 
 static inline int open_it(const struct disk_options *options)
@@ -199,7 +199,7 @@ static inline int open_it(const struct disk_options *options)
 	if (result < 0)
 		return result;
 	start_supervisor();
-	return disk_begin(disk, false);
+	return disk_start(disk, false);
 }
 
 static inline int open_disk(void)
@@ -223,7 +223,7 @@ static inline void hear(void *to, size_t length)
 		if (count > 0)
 			got += count;
 		else
-			io_ring_run(&sim.ring, false);
+			io_ring_reap(&sim.ring, false);
 	}
 }
 
@@ -377,7 +377,7 @@ static inline void start_pieces(struct try *try, enum disk_operation operation, 
 	};
 	try->done = false;
 	disk_submit(disk, &try->request);
-	disk_start(disk);
+	disk_kick(disk);
 	ck_assert(!try->done);
 }
 

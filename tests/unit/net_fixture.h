@@ -40,7 +40,7 @@ static inline ssize_t end_receive(
 	ssize_t got = recvmsg(net->queues[queue].fd, &message, MSG_DONTWAIT | MSG_TRUNC);
 
 	if (got == 0) {
-		net_end(net);
+		net_set_gone(net);
 		return -EPIPE;
 	}
 	return got < 0 ? -errno : got;
@@ -103,7 +103,7 @@ static const struct net_ops end_ops = {
 	.send = end_send,
 	.set_offloads = end_set_offloads,
 	.use_queues = end_use_queues,
-	.look = end_look,
+	.query_link = end_look,
 	.gone = end_gone,
 };
 

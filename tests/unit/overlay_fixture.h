@@ -174,9 +174,9 @@ static inline void read_all(struct disk *from, uint64_t *tags)
 		.done = shot_done };
 	ck_assert_ptr_nonnull(bytes);
 	disk_submit(from, &shot.request);
-	disk_start(from);
+	disk_kick(from);
 	while (!shot.done)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 	ck_assert_int_eq(shot.error, 0);
 	for (unsigned i = 0; i < SECTORS; i++)
 		tags[i] = tag_of(bytes + i * SECTOR);

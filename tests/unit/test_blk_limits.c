@@ -64,8 +64,8 @@ static bool takes_a_request(uint32_t type)
 	__int128 before;
 
 	sim_set_clock(LIMIT_START);
-	limit_release(&disk_limit);
-	limit_init(&disk_limit, &(struct limit_options){ 10, MIB, 1 });
+	rate_limiter_release(&disk_limit);
+	rate_limiter_init(&disk_limit, &(struct rate_limit_options){ 10, MIB, 1 });
 	before = disk_limit.bytes.balance;
 	ck_assert_uint_eq(request(type, 0, from, length), VIRTIO_BLK_S_OK);
 	length = clears ? 8 * SECTOR : type == VIRTIO_BLK_T_GET_ID ? 0 : length;

@@ -67,7 +67,7 @@ END_TEST
 static bool has_looked(void *context)
 {
 	(void)context;
-	return io_ring_run(&sim.ring, false) > 0;
+	return io_ring_reap(&sim.ring, false) > 0;
 }
 
 START_TEST(pause_between_two_bursts_needs_no_notification)
@@ -234,18 +234,18 @@ static void *notify_as_a_vcpu(void *argument)
 	const struct part chain[] = { { vcpu->parts[0], 16, false }, { vcpu->parts[1], SECTOR, true },
 		{ vcpu->parts[2], 1, true } };
 
-	io_ring_enter(&vcpu->ring);
+	io_ring_bind(&vcpu->ring);
 	for (unsigned i = 0; i < THREAD_REQUESTS; i++) {
 		int64_t end = now_ms() + SIM_PATIENCE_MS;
 
 		driver_publish(mine, driver_chain(mine, chain, 3));
 		driver_kick(mine);
 		while (!driver_used(mine) && now_ms() < end)
-			io_ring_run(&vcpu->ring, false);
+			io_ring_reap(&vcpu->ring, false);
 		ck_assert_uint_eq(driver_used(mine), 1);
 		mine->last_used++;
 	}
-	io_ring_leave(&vcpu->ring);
+	io_ring_unbind(&vcpu->ring);
 	return NULL;
 }
 
@@ -264,7 +264,7 @@ static void run_vcpus(void)
 		vcpus[i].parts[1] = sim_alloc(&sim, SECTOR, 16);
 		vcpus[i].parts[2] = status_place();
 		ck_assert_int_eq(
-			io_ring_init_own(&vcpus[i].ring, &sim.ring, QUEUES * QUEUES_SIZE, NULL), 0);
+			io_ring_init_thread(&vcpus[i].ring, &sim.ring, QUEUES * QUEUES_SIZE, NULL), 0);
 	}
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
 	for (unsigned i = 0; i < QUEUES; i++)
@@ -277,7 +277,7 @@ static void run_vcpus(void)
 	pthread_join(io_thread, NULL);
 	for (unsigned i = 0; i < QUEUES; i++) {
 		ck_assert_uint_eq(status_at(vcpus[i].parts[2]), VIRTIO_BLK_S_OK);
-		io_ring_release_own(&vcpus[i].ring);
+		io_ring_release_thread(&vcpus[i].ring);
 	}
 }
 
@@ -328,7 +328,7 @@ START_TEST(vcpus_with_rings_of_their_own_share_a_limit)
 	int64_t before = now_ms();
 
 	add_disk_of_queues();
-	limit_init(&disk_limit, &(struct limit_options){ QUEUES * THREAD_REQUESTS / 4, 0, 1 });
+	rate_limiter_init(&disk_limit, &(struct rate_limit_options){ QUEUES * THREAD_REQUESTS / 4, 0, 1 });
 	blk_limit(blk, &disk_limit);
 	run_vcpus();
 	ck_assert_uint_gt(limited(), 0);

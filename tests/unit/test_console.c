@@ -21,7 +21,7 @@ static void assert_all_given_back(unsigned count)
 static bool all_is_sent(void *unused)
 {
 	(void)unused;
-	return terminal_pending(&terminal) == 0;
+	return terminal_output_pending(&terminal) == 0;
 }
 
 START_TEST(output_reaches_the_pipe)
@@ -60,7 +60,7 @@ START_TEST(reader_that_stops_makes_the_guest_wait_and_loses_nothing)
 	sim_run_moment(&sim);
 	ck_assert_uint_lt(driver_used(&queues[TRANSMIT]), QUEUE_SIZE);
 	ck_assert_uint_gt(driver_used(&queues[TRANSMIT]), 0);
-	ck_assert_uint_eq(terminal_pending(&terminal), TERMINAL_OUTPUT_BYTES);
+	ck_assert_uint_eq(terminal_output_pending(&terminal), TERMINAL_OUTPUT_BYTES);
 	assert_user_gets(from_guest[0], text, LOTS);
 	assert_all_given_back(QUEUE_SIZE);
 }
@@ -115,7 +115,7 @@ START_TEST(closed_pipe_drops_output_and_the_guest_goes_on)
 	said = strstr(said, "can't write");
 	ck_assert_ptr_nonnull(said);
 	ck_assert_ptr_null(strstr(said + 1, "can't write"));
-	ck_assert_uint_eq(terminal_pending(&terminal), 0);
+	ck_assert_uint_eq(terminal_output_pending(&terminal), 0);
 }
 END_TEST
 
@@ -293,7 +293,7 @@ START_TEST(pty_that_nobody_reads_holds_up_nobody_else)
 	ck_assert_int_ge(user, 0);
 	text = print_lots();
 	sim_run_moment(&sim);
-	ck_assert_uint_eq(terminal_pending(&terminal), TERMINAL_OUTPUT_BYTES);
+	ck_assert_uint_eq(terminal_output_pending(&terminal), TERMINAL_OUTPUT_BYTES);
 	ck_assert_uint_lt(driver_used(&queues[TRANSMIT]), QUEUE_SIZE);
 	assert_user_gets(user, text, LOTS);
 	assert_all_given_back(QUEUE_SIZE);

@@ -48,7 +48,7 @@ START_TEST(next_guest_gets_the_input_that_is_left)
 	ck_assert(terminal_has_input(&terminal));
 	/* The first one is not ready before its end. */
 	terminal_hold_input(&terminal);
-	terminal_hand_on(&terminal);
+	terminal_start(&terminal);
 	console = console_create(&sim.environment, &terminal);
 	ck_assert_uint_eq(sim_add(&sim, console), 1);
 	sim_start_device(&sim, 1, FEATURES_INDIRECT | FEATURES_EVENT, queues, 2, QUEUE_SIZE);
@@ -65,13 +65,13 @@ START_TEST(nothing_that_a_guest_left_leads_out_of_the_buffers)
 
 	start("stdio");
 	for (size_t i = 0; i < ARRAY_SIZE(bytes); i++) {
-		memset(terminal.kept, bytes[i], offsetof(struct terminal_kept, output));
-		terminal_hand_on(&terminal);
-		ck_assert_uint_le(terminal_pending(&terminal), TERMINAL_OUTPUT_BYTES);
-		ck_assert_uint_lt(terminal.kept->input_start, TERMINAL_INPUT_BYTES);
-		ck_assert_uint_le(terminal.kept->input_used, TERMINAL_INPUT_BYTES);
+		memset(terminal.shared, bytes[i], offsetof(struct terminal_shared, output));
+		terminal_start(&terminal);
+		ck_assert_uint_le(terminal_output_pending(&terminal), TERMINAL_OUTPUT_BYTES);
+		ck_assert_uint_lt(terminal.shared->input_start, TERMINAL_INPUT_BYTES);
+		ck_assert_uint_le(terminal.shared->input_used, TERMINAL_INPUT_BYTES);
 	}
-	memset(terminal.kept, 0, sizeof(*terminal.kept));
+	memset(terminal.shared, 0, sizeof(*terminal.shared));
 }
 END_TEST
 

@@ -63,7 +63,7 @@ static void start_interactive(void)
 {
 	ck_assert_int_eq(terminal_open(&terminal, "stdio", &sim.ring), 0);
 	ck_assert(terminal.interactive);
-	ck_assert_int_eq(terminal_start(&terminal), 0);
+	ck_assert_int_eq(terminal_set_raw(&terminal), 0);
 	terminal.leave = count_leave;
 	sim_init(&sim, SIM_MEMORY);
 	start_device();
@@ -142,7 +142,7 @@ static void leave_full_body(void)
 	/* Far more than the guest takes: its buffers are too small, and it stopped. */
 	for (unsigned i = 0; i < 3 * TERMINAL_INPUT_BYTES / 64; i++) {
 		type("0123456789012345678901234567890123456789012345678901234567890123");
-		io_ring_run(&sim.ring, false);
+		io_ring_reap(&sim.ring, false);
 	}
 	sim_run_moment(&sim);
 	type("\x01x");
@@ -282,7 +282,7 @@ static pid_t start_victim(void)
 	pid = fork();
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
-		if (terminal_open(&terminal, "stdio", NULL) < 0 || terminal_start(&terminal) < 0 ||
+		if (terminal_open(&terminal, "stdio", NULL) < 0 || terminal_set_raw(&terminal) < 0 ||
 			write(ready[1], "", 1) != 1)
 			_exit(1);
 		for (;;)
@@ -332,7 +332,7 @@ static void background_body(void)
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
 		setpgid(0, 0);
-		if (terminal_open(&terminal, "stdio", NULL) < 0 || terminal_start(&terminal) < 0)
+		if (terminal_open(&terminal, "stdio", NULL) < 0 || terminal_set_raw(&terminal) < 0)
 			_exit(1);
 		_exit(terminal.interactive || terminal.in_fd != -1);
 	}

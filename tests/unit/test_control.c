@@ -379,7 +379,7 @@ END_TEST
 
 START_TEST(messages_are_kept_and_told)
 {
-	log_keep();
+	log_start_history();
 	note("first");
 	note("not \033[31mred");
 	ask("{\"request\":\"log\"}");

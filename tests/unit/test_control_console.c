@@ -31,7 +31,7 @@ START_TEST(console_is_replayed_and_goes_on)
 	ck_assert_str_eq(received, "late\n");
 	close(fd);
 	turn();
-	ck_assert_uint_eq(terminal.kept->watched, 0);
+	ck_assert_uint_eq(terminal.shared->watched, 0);
 }
 END_TEST
 
@@ -174,12 +174,12 @@ START_TEST(a_console_whose_numbers_lie_gives_bytes_at_most)
 	int fd = attach(false);
 
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
-		terminal.kept->output_written = numbers[i];
+		terminal.shared->output_written = numbers[i];
 		turns(3);
 		hear(fd);
 	}
 	ck_assert_ptr_nonnull(strstr(ask("{\"request\":\"status\"}"), "running"));
-	terminal.kept->output_written = terminal.kept->output_sent = 0;
+	terminal.shared->output_written = terminal.shared->output_sent = 0;
 	close(fd);
 }
 END_TEST

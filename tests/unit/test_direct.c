@@ -103,13 +103,13 @@ static void fire(struct shot *shot, enum disk_operation operation, unsigned sect
 			.done = shot_done },
 	};
 	disk_submit(disk, &shot->request);
-	disk_start(disk);
+	disk_kick(disk);
 }
 
 static void wait_for(const struct shot *shot)
 {
 	while (!shot->done)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 	ck_assert_int_eq(shot->error, 0);
 }
 
@@ -175,8 +175,8 @@ static bool hold(struct host_call *call)
 
 static void release(unsigned index, int result)
 {
-	io_ring_finish(held[index].op, result);
-	io_ring_run(&ring, false);
+	io_ring_complete(held[index].op, result);
+	io_ring_reap(&ring, false);
 }
 
 START_TEST(writes_with_a_block_in_common_wait_for_each_other)

@@ -52,10 +52,10 @@ static int serve(struct disk_request *request)
 	done = false;
 	request->done = request_done;
 	disk_submit(disk, request);
-	disk_start(disk);
+	disk_kick(disk);
 	ck_assert(!done);
 	while (!done)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 	return result;
 }
 
@@ -197,9 +197,9 @@ static unsigned write_many(unsigned count, int results[])
 			.iov_count = 1, .offset = 512 * block, .length = 512, .done = one_done };
 		disk_submit(disk, &requests[i]);
 	}
-	disk_start(disk);
+	disk_kick(disk);
 	while (many_left)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 	for (unsigned i = 0; i < count; i++)
 		failed += results[i] < 0;
 	return failed;
@@ -227,7 +227,7 @@ START_TEST(many_writes_are_few_system_calls)
 	int results[64];
 	uint64_t submissions;
 
-	if (!io_ring_can_chain(&ring, 32))
+	if (!io_ring_can_link(&ring, 32))
 		return;
 	submissions = ring.submissions;
 	ck_assert_uint_eq(write_many(64, results), 0);
@@ -319,7 +319,7 @@ static bool see_in_calls(struct host_call *call)
 START_TEST(write_that_may_wait_is_known)
 {
 	sim_host = see_in_calls;
-	disk_count_calls(&in_calls);
+	disk_set_blocking_counter(&in_calls);
 	ck_assert_int_eq(transfer(DISK_WRITE), 0);
 	ck_assert_uint_eq(in_calls_seen, 1);
 	ck_assert_uint_eq(atomic_load(&in_calls), 0);

@@ -553,7 +553,7 @@ static void storm_start(void)
 
 	features = dice(4) ? features & sim.machine.devices[device]->offered : features;
 	sim_call(&sim, KARMA_CALL_device_set_status, device, 0);
-	io_ring_run(&sim.ring, false);
+	io_ring_reap(&sim.ring, false);
 	sim_call(&sim, KARMA_CALL_device_set_status, device, STATUS_DRIVER);
 	sim_call(&sim, KARMA_CALL_device_accept, KARMA_ARG(device, 0), (uint32_t)features);
 	sim_call(&sim, KARMA_CALL_device_accept, KARMA_ARG(device, 1), features >> 32);
@@ -622,7 +622,7 @@ START_TEST(storm_of_random_calls_is_survived)
 			storm_start();
 		storm_call();
 		if (i % 16 == 0)
-			io_ring_run(&sim.ring, false);
+			io_ring_reap(&sim.ring, false);
 	}
 	/* Whatever was begun comes to its end. */
 	for (unsigned i = 0; i < DEVICES; i++)

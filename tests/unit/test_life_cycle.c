@@ -349,13 +349,13 @@ static void pipe_done(struct io_op *op, int result)
 static void pipe_submit(struct disk *disk, struct disk_request *request)
 {
 	request->op.done = pipe_done;
-	io_ring_readv(io_ring_here(disk->ring), &request->op, pipe_ends[0], request->iov,
+	io_ring_readv(io_ring_current(disk->ring), &request->op, pipe_ends[0], request->iov,
 		request->iov_count, 0, false);
 }
 
-static void pipe_start(struct disk *disk)
+static void pipe_kick(struct disk *disk)
 {
-	io_ring_submit(io_ring_here(disk->ring));
+	io_ring_submit(io_ring_current(disk->ring));
 }
 
 static void pipe_close(struct disk *disk)
@@ -366,7 +366,7 @@ static void pipe_close(struct disk *disk)
 
 static const struct disk_backend pipe_backend = {
 	.submit = pipe_submit,
-	.start = pipe_start,
+	.kick = pipe_kick,
 	.close = pipe_close,
 };
 
@@ -614,13 +614,13 @@ START_TEST(transmission_that_is_blocked_goes_on_after_a_pause)
 {
 	unsigned sent = 0, received;
 
-	while (end.queues[0].writing == false && sent < 2000) {
+	while (end.queues[0].writable_armed == false && sent < 2000) {
 		for (unsigned i = 0; i < QUEUE_SIZE / 2; i++, sent++)
 			publish_frame();
 		sim_run_moment(&sim);
 		queues[1].last_used += driver_used(&queues[1]);
 	}
-	ck_assert(end.queues[0].writing);
+	ck_assert(end.queues[0].writable_armed);
 	virtio_pause(device);
 	received = host_received();
 	sim_run_moment(&sim);

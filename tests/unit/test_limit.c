@@ -3,13 +3,13 @@
 #include <string.h>
 
 #include "guest.h"
-#include "karma/limit.h"
+#include "karma/rate_limiter.h"
 
 #define SECOND 1000000000ll
 #define START (1000 * SECOND)
 
-static struct limit limit;
-static struct limit_turn turn, others[3];
+static struct rate_limiter limit;
+static struct rate_limit_waiter turn, others[3];
 static int64_t now;
 
 static void set_time(int64_t ns)
@@ -21,28 +21,28 @@ static void set_time(int64_t ns)
 static void make(uint64_t requests, uint64_t bytes, unsigned burst)
 {
 	set_time(START);
-	limit_init(&limit, &(struct limit_options){ requests, bytes, burst });
-	turn = (struct limit_turn){ 0 };
+	rate_limiter_init(&limit, &(struct rate_limit_options){ requests, bytes, burst });
+	turn = (struct rate_limit_waiter){ 0 };
 	memset(others, 0, sizeof(others));
 }
 
 static void teardown(void)
 {
 	sim_run_clock();
-	limit_release(&limit);
+	rate_limiter_release(&limit);
 }
 
 /* Requests of so many bytes that may start at once, of so many that want to. */
-static unsigned started(struct limit_turn *by, unsigned wanted, uint64_t bytes)
+static unsigned started(struct rate_limit_waiter *by, unsigned wanted, uint64_t bytes)
 {
 	unsigned count = 0;
 
-	while (count < wanted && limit_ask(&limit, by) == 0) {
-		limit_take(&limit, bytes);
+	while (count < wanted && rate_limiter_admit(&limit, by) == 0) {
+		rate_limiter_consume(&limit, bytes);
 		count++;
 	}
 	if (count == wanted)
-		limit_leave(&limit, by);
+		rate_limiter_withdraw(&limit, by);
 	return count;
 }
 
@@ -52,15 +52,15 @@ static uint64_t started_until(int64_t end, uint64_t bytes)
 	uint64_t count = 0;
 
 	while (now < end) {
-		int64_t wait = limit_ask(&limit, &turn);
+		int64_t wait = rate_limiter_admit(&limit, &turn);
 
 		if (wait == 0) {
-			limit_take(&limit, bytes);
+			rate_limiter_consume(&limit, bytes);
 			count++;
 			continue;
 		}
-		ck_assert_int_ge(wait, LIMIT_WAIT_MIN);
-		ck_assert_int_le(wait, LIMIT_WAIT_MAX);
+		ck_assert_int_ge(wait, RATE_LIMIT_WAIT_MIN);
+		ck_assert_int_le(wait, RATE_LIMIT_WAIT_MAX);
 		set_time(now + wait < end ? now + wait : end);
 	}
 	return count;
@@ -70,10 +70,10 @@ START_TEST(burst_passes_at_once_and_no_more)
 {
 	make(50, 0, 1);
 	ck_assert_uint_eq(started(&turn, 1000, UINT64_MAX), 50);
-	limit_release(&limit);
+	rate_limiter_release(&limit);
 	make(50, 0, 3);
 	ck_assert_uint_eq(started(&turn, 1000, 0), 150);
-	limit_release(&limit);
+	rate_limiter_release(&limit);
 	make(0, 4096, 2);
 	ck_assert_uint_eq(started(&turn, 1000, 512), 16);
 	sim_run_clock();
@@ -84,25 +84,25 @@ START_TEST(wait_is_until_there_is_a_token)
 {
 	make(50, 0, 1);
 	started(&turn, 50, 0);
-	ck_assert_int_eq(limit_ask(&limit, &turn), SECOND / 50);
+	ck_assert_int_eq(rate_limiter_admit(&limit, &turn), SECOND / 50);
 	set_time(now + SECOND / 50 - 1);
-	ck_assert_int_eq(limit_ask(&limit, &turn), LIMIT_WAIT_MIN);
+	ck_assert_int_eq(rate_limiter_admit(&limit, &turn), RATE_LIMIT_WAIT_MIN);
 	set_time(now + 1);
 	ck_assert_uint_eq(started(&turn, 10, 0), 1);
 	/* A third of a second is not a whole number of nanoseconds: round up. */
-	limit_release(&limit);
+	rate_limiter_release(&limit);
 	make(30, 0, 1);
 	started(&turn, 30, 0);
-	ck_assert_int_eq(limit_ask(&limit, &turn), 33333334);
+	ck_assert_int_eq(rate_limiter_admit(&limit, &turn), 33333334);
 	set_time(now + 33333333);
-	ck_assert_int_gt(limit_ask(&limit, &turn), 0);
+	ck_assert_int_gt(rate_limiter_admit(&limit, &turn), 0);
 	set_time(now + 1);
-	ck_assert_int_eq(limit_ask(&limit, &turn), 0);
+	ck_assert_int_eq(rate_limiter_admit(&limit, &turn), 0);
 	/* No wait is long, as a reset may wait for its end. */
-	limit_release(&limit);
+	rate_limiter_release(&limit);
 	make(1, 0, 1);
 	started(&turn, 1, 0);
-	ck_assert_int_eq(limit_ask(&limit, &turn), LIMIT_WAIT_MAX);
+	ck_assert_int_eq(rate_limiter_admit(&limit, &turn), RATE_LIMIT_WAIT_MAX);
 	sim_run_clock();
 }
 END_TEST
@@ -125,8 +125,8 @@ START_TEST(request_larger_than_the_bucket_passes_and_is_paid_back)
 	make(0, 1000, 1);
 	ck_assert_uint_eq(started(&turn, 10, 5000), 1);
 	set_time(now + 4 * SECOND);
-	ck_assert_int_eq(limit_ask(&limit, &turn), LIMIT_WAIT_MIN);
-	set_time(now + LIMIT_WAIT_MIN);
+	ck_assert_int_eq(rate_limiter_admit(&limit, &turn), RATE_LIMIT_WAIT_MIN);
+	set_time(now + RATE_LIMIT_WAIT_MIN);
 	ck_assert_uint_eq(started(&turn, 10, 5000), 1);
 	sim_run_clock();
 }
@@ -154,7 +154,7 @@ START_TEST(rate_is_exact_over_a_long_time)
 		make(rates[i], 0, 1);
 		/* The last token comes with the last nanosecond, and could be used behind it. */
 		ck_assert_uint_eq(started_until(START + 100 * SECOND + 1, 4096), 101 * rates[i]);
-		limit_release(&limit);
+		rate_limiter_release(&limit);
 	}
 	/* However often somebody looks, and whenever. */
 	make(333, 0, 1);
@@ -169,7 +169,7 @@ START_TEST(rate_is_exact_over_a_long_time)
 		ck_assert_uint_eq(count, 3330);
 		break;
 	}
-	limit_release(&limit);
+	rate_limiter_release(&limit);
 	make(0, 1000003, 1);
 	/* A debt of one request at most. */
 	ck_assert_uint_eq(started_until(START + 100 * SECOND, 4096), 101 * 1000003ull / 4096 + 1);
@@ -184,32 +184,32 @@ START_TEST(no_number_overflows)
 
 	for (size_t i = 0; i < ARRAY_SIZE(rates); i++) {
 		for (size_t j = 0; j < ARRAY_SIZE(lengths); j++) {
-			make(rates[i], rates[i], LIMIT_BURST_MAX);
+			make(rates[i], rates[i], RATE_LIMIT_BURST_MAX);
 			set_time(1);
-			ck_assert_int_eq(limit_ask(&limit, &turn), 0);
+			ck_assert_int_eq(rate_limiter_admit(&limit, &turn), 0);
 			for (unsigned k = 0; k < 10000; k++)
-				limit_take(&limit, lengths[j]);
-			ck_assert_int_le(limit_ask(&limit, &turn), LIMIT_WAIT_MAX);
+				rate_limiter_consume(&limit, lengths[j]);
+			ck_assert_int_le(rate_limiter_admit(&limit, &turn), RATE_LIMIT_WAIT_MAX);
 			set_time(INT64_MAX);
-			ck_assert_int_le(limit_ask(&limit, &turn), LIMIT_WAIT_MAX);
-			limit_release(&limit);
+			ck_assert_int_le(rate_limiter_admit(&limit, &turn), RATE_LIMIT_WAIT_MAX);
+			rate_limiter_release(&limit);
 		}
 	}
 	/* The largest rate: a bucket that is emptied to the last token, and filled. */
-	make(0, UINT64_MAX, LIMIT_BURST_MAX);
-	ck_assert_uint_eq(started(&turn, 10000, UINT64_MAX), LIMIT_BURST_MAX);
+	make(0, UINT64_MAX, RATE_LIMIT_BURST_MAX);
+	ck_assert_uint_eq(started(&turn, 10000, UINT64_MAX), RATE_LIMIT_BURST_MAX);
 	set_time(now + 10 * SECOND);
 	ck_assert_uint_eq(started(&turn, 10000, UINT64_MAX), 10);
 	set_time(INT64_MAX);
-	ck_assert_uint_eq(started(&turn, 10000, UINT64_MAX), LIMIT_BURST_MAX);
+	ck_assert_uint_eq(started(&turn, 10000, UINT64_MAX), RATE_LIMIT_BURST_MAX);
 	/* The largest debt is paid back in the end. */
-	limit_release(&limit);
+	rate_limiter_release(&limit);
 	make(0, UINT64_MAX, 1);
-	limit_take(&limit, UINT64_MAX);
-	limit_take(&limit, UINT64_MAX);
-	ck_assert_int_gt(limit_ask(&limit, &turn), 0);
+	rate_limiter_consume(&limit, UINT64_MAX);
+	rate_limiter_consume(&limit, UINT64_MAX);
+	ck_assert_int_gt(rate_limiter_admit(&limit, &turn), 0);
 	set_time(now + SECOND + 1);
-	ck_assert_int_eq(limit_ask(&limit, &turn), 0);
+	ck_assert_int_eq(rate_limiter_admit(&limit, &turn), 0);
 	sim_run_clock();
 }
 END_TEST
@@ -219,9 +219,9 @@ START_TEST(clock_that_goes_back_brings_nothing)
 	make(10, 0, 1);
 	started(&turn, 10, 0);
 	set_time(START - 100 * SECOND);
-	ck_assert_int_gt(limit_ask(&limit, &turn), 0);
+	ck_assert_int_gt(rate_limiter_admit(&limit, &turn), 0);
 	set_time(START);
-	ck_assert_int_gt(limit_ask(&limit, &turn), 0);
+	ck_assert_int_gt(rate_limiter_admit(&limit, &turn), 0);
 	set_time(START + SECOND / 10);
 	ck_assert_uint_eq(started(&turn, 10, 0), 1);
 	sim_run_clock();
@@ -230,16 +230,16 @@ END_TEST
 
 START_TEST(next_guest_gets_the_tokens_that_are_left)
 {
-	const struct limit_options options = { 10, 0, 1 };
+	const struct rate_limit_options options = { 10, 0, 1 };
 
 	make(10, 0, 1);
 	ck_assert_uint_eq(started(&turn, 7, 0), 7);
-	limit_hand_on(&limit, &options);
+	rate_limiter_start(&limit, &options);
 	ck_assert_uint_eq(started(&turn, 10, 0), 3);
-	limit_hand_on(&limit, &options);
+	rate_limiter_start(&limit, &options);
 	ck_assert_ptr_null(limit.first);
 	set_time(START + SECOND / 10);
-	turn = (struct limit_turn){ 0 };
+	turn = (struct rate_limit_waiter){ 0 };
 	ck_assert_uint_eq(started(&turn, 10, 0), 1);
 	sim_run_clock();
 }
@@ -248,18 +248,18 @@ END_TEST
 /* A guest that has broken out can write there what it likes. */
 START_TEST(nothing_that_is_left_makes_tokens_or_stops_the_clock)
 {
-	const struct limit_options options = { 10, 10, 1 };
+	const struct rate_limit_options options = { 10, 10, 1 };
 	const unsigned char bytes[] = { 0x00, 0x7f, 0x80, 0xff, 0x41 };
 
 	for (size_t i = 0; i < ARRAY_SIZE(bytes); i++) {
 		make(10, 10, 1);
-		limit_release(&limit);
+		rate_limiter_release(&limit);
 		memset(&limit, bytes[i], sizeof(limit));
-		limit_hand_on(&limit, &options);
+		rate_limiter_start(&limit, &options);
 		ck_assert_uint_le(started(&turn, 1000, 1), 10);
 		ck_assert_uint_eq(limit.requests.rate, 10);
 		ck_assert_int_le(limit.filled_at, nanoseconds());
-		limit_leave(&limit, &turn);
+		rate_limiter_withdraw(&limit, &turn);
 	}
 	sim_run_clock();
 }
@@ -283,13 +283,13 @@ START_TEST(those_that_wait_have_their_turns_in_order)
 	ck_assert_uint_eq(started(&others[2], 1, 0), 0);
 	ck_assert_uint_eq(started(&others[1], 100, 0), 6);
 	/* Who leaves holds up nobody. */
-	limit_leave(&limit, &others[2]);
-	limit_leave(&limit, &others[2]);
+	rate_limiter_withdraw(&limit, &others[2]);
+	rate_limiter_withdraw(&limit, &others[2]);
 	set_time(now + SECOND / 100);
 	ck_assert_uint_eq(started(&turn, 100, 0), 10);
-	limit_leave(&limit, &turn);
-	limit_leave(&limit, &others[0]);
-	limit_leave(&limit, &others[1]);
+	rate_limiter_withdraw(&limit, &turn);
+	rate_limiter_withdraw(&limit, &others[0]);
+	rate_limiter_withdraw(&limit, &others[1]);
 	ck_assert_ptr_null(limit.first);
 	sim_run_clock();
 }

@@ -42,7 +42,7 @@ START_TEST(text_has_the_guests_name)
 	log_set_name("web");
 	ck_assert_str_eq(line_of("all is well"), "karma: web: all is well\n");
 	messages_begin();
-	tell("stats exit.io 5");
+	print_line("stats exit.io 5");
 	ck_assert_str_eq(messages_end(), "stats exit.io 5\n");
 }
 END_TEST
@@ -58,7 +58,7 @@ START_TEST(json_is_an_object_a_line)
 	ck_assert_str_eq(without_time(messages_end()),
 		"\"level\":\"error\",\"guest\":\"web\",\"message\":\"disk d: full\"}\n");
 	messages_begin();
-	tell("stats exit.io 5");
+	print_line("stats exit.io 5");
 	ck_assert_str_eq(without_time(messages_end()),
 		"\"level\":\"info\",\"guest\":\"web\",\"message\":\"stats exit.io 5\"}\n");
 }

@@ -160,25 +160,25 @@ END_TEST
 
 /* --- The supervisor and a guest's process that was taken over, step by step. */
 
-static struct nbd_server wanted;
-static struct pollfd polls[NBD_SERVERS_MAX];
+static struct nbd_connector wanted;
+static struct pollfd polls[NBD_CONNECTORS_MAX];
 
 static void setup_wanted(void)
 {
 	setup_place();
-	wanted = (struct nbd_server){
+	wanted = (struct nbd_connector){
 		.limit = 10 * SECOND,
 		.export = { .size = SIZE, .flags = FLAGS_ALL, .block_min = 512 },
 	};
-	nbd_server_init(&wanted);
+	nbd_connector_init(&wanted);
 	ck_assert_int_eq(nbd_parse_address(name, &wanted.address), 0);
-	ck_assert_int_eq(nbd_server_add(&wanted), 0);
-	ck_assert_int_eq(nbd_servers_open(), 0);
+	ck_assert_int_eq(nbd_connector_register(&wanted), 0);
+	ck_assert_int_eq(nbd_connectors_open(), 0);
 }
 
 static void teardown_wanted(void)
 {
-	nbd_server_release(&wanted);
+	nbd_connector_release(&wanted);
 	teardown();
 }
 
@@ -186,17 +186,17 @@ static void teardown_wanted(void)
 static bool supervisor_waits(void)
 {
 	for (unsigned i = 0; i < 100; i++) {
-		nbd_servers_watch(polls);
-		if (poll(polls, NBD_SERVERS_MAX, 0) == 0)
+		nbd_connectors_watch(polls);
+		if (poll(polls, NBD_CONNECTORS_MAX, 0) == 0)
 			return true;
-		nbd_servers_serve(polls);
+		nbd_connectors_serve(polls);
 	}
 	return false;
 }
 
 static void ask_and_accept(void)
 {
-	ck_assert_int_eq(nbd_server_ask(&wanted), 0);
+	ck_assert_int_eq(nbd_connector_request(&wanted), 0);
 	ck_assert(supervisor_waits());
 	ck_assert(can_accept(NULL));
 }
@@ -209,18 +209,18 @@ static void say_and_serve(size_t from, size_t to)
 
 START_TEST(connection_is_passed_on_when_the_greeting_is_over)
 {
-	struct nbd_answer answer;
+	struct nbd_connection_reply answer;
 	uint8_t byte;
 	int fd;
 
 	offer(SIZE, FLAGS_ALL);
 	ask_and_accept();
 	for (size_t at = 0; at < script.length; at++) {
-		ck_assert_int_eq(nbd_server_hear(&wanted, &answer), -EAGAIN);
+		ck_assert_int_eq(nbd_connector_receive(&wanted, &answer), -EAGAIN);
 		say_and_serve(at, at + 1);
 	}
 	hear_greeting();
-	fd = nbd_server_hear(&wanted, &answer);
+	fd = nbd_connector_receive(&wanted, &answer);
 	ck_assert_int_ge(fd, 0);
 	ck_assert_uint_eq(answer.export.size, SIZE);
 	ck_assert_uint_eq(answer.export.flags, FLAGS_ALL);
@@ -232,13 +232,13 @@ END_TEST
 
 START_TEST(other_export_than_the_disks_is_not_passed_on)
 {
-	struct nbd_answer answer;
+	struct nbd_connection_reply answer;
 
 	offer(SIZE - 512, FLAGS_ALL);
 	ask_and_accept();
 	say_and_serve(0, script.length);
 	hear_greeting();
-	ck_assert_int_eq(nbd_server_hear(&wanted, &answer), -ESTALE);
+	ck_assert_int_eq(nbd_connector_receive(&wanted, &answer), -ESTALE);
 	ck_assert_str_eq(answer.problem, "its export is smaller now");
 	ck_assert(has_hung_up(NULL));
 }
@@ -246,30 +246,30 @@ END_TEST
 
 START_TEST(supervisor_waits_for_no_server_and_no_process)
 {
-	struct nbd_answer answer;
+	struct nbd_connection_reply answer;
 
 	sim_set_clock(START);
 	/* More calls than one are served in turn. */
 	for (unsigned i = 0; i < 3; i++)
-		ck_assert_int_eq(nbd_server_ask(&wanted), 0);
+		ck_assert_int_eq(nbd_connector_request(&wanted), 0);
 	ask_and_accept();
-	ck_assert_int_gt(nbd_servers_timeout(), 9000);
-	ck_assert_int_eq(nbd_server_hear(&wanted, &answer), -EAGAIN);
+	ck_assert_int_gt(nbd_connectors_timeout(), 9000);
+	ck_assert_int_eq(nbd_connector_receive(&wanted, &answer), -EAGAIN);
 	sim_set_clock(START + 10 * SECOND);
-	ck_assert_int_eq(nbd_servers_timeout(), 1);
+	ck_assert_int_eq(nbd_connectors_timeout(), 1);
 	sim_set_clock(START + 10 * SECOND + 1000000);
-	nbd_servers_serve(polls);
-	ck_assert_int_eq(nbd_server_hear(&wanted, &answer), -ETIMEDOUT);
+	nbd_connectors_serve(polls);
+	ck_assert_int_eq(nbd_connector_receive(&wanted, &answer), -ETIMEDOUT);
 	ck_assert(has_hung_up(NULL));
 	/* One that takes no answers, and one that lets nobody answer. */
 	close(listener);
 	for (unsigned i = 0; i < 2000; i++) {
-		nbd_server_ask(&wanted);
+		nbd_connector_request(&wanted);
 		ck_assert(supervisor_waits());
 	}
-	shutdown(wanted.calls[1], SHUT_RDWR);
+	shutdown(wanted.sockets[1], SHUT_RDWR);
 	ck_assert(supervisor_waits());
-	ck_assert_int_eq(nbd_servers_timeout(), -1);
+	ck_assert_int_eq(nbd_connectors_timeout(), -1);
 	sim_run_clock();
 }
 END_TEST

@@ -176,7 +176,7 @@ static uint8_t run_request(struct vcpu_like *vcpu, uint32_t type)
 
 	publish(mine, &vcpu->request, type);
 	while (!driver_used(mine) && now_ms() < end)
-		io_ring_run(&vcpu->ring, false);
+		io_ring_reap(&vcpu->ring, false);
 	ck_assert_uint_eq(driver_used(mine), 1);
 	mine->last_used++;
 	return *(uint8_t *)sim_at(&sim, vcpu->request.status, 1);
@@ -187,7 +187,7 @@ static void *write_and_read_as_a_vcpu(void *argument)
 	struct vcpu_like *vcpu = argument;
 	uint8_t *bytes = sim_at(&sim, vcpu->request.data, 512);
 
-	io_ring_enter(&vcpu->ring);
+	io_ring_bind(&vcpu->ring);
 	for (unsigned i = 0; i < THREAD_REQUESTS; i++) {
 		fill(bytes, i, 512);
 		ck_assert_uint_eq(run_request(vcpu, VIRTIO_BLK_T_OUT), VIRTIO_BLK_S_OK);
@@ -197,7 +197,7 @@ static void *write_and_read_as_a_vcpu(void *argument)
 		ck_assert_uint_eq(run_request(vcpu, VIRTIO_BLK_T_IN), VIRTIO_BLK_S_OK);
 		assert_filled(bytes, i, 512);
 	}
-	io_ring_leave(&vcpu->ring);
+	io_ring_unbind(&vcpu->ring);
 	return NULL;
 }
 
@@ -222,7 +222,7 @@ START_TEST(vcpus_share_a_server_that_comes_and_goes)
 		vcpus[i].failed_flushes = 0;
 		vcpus[i].request = (struct guest_request){ .header.sector = 10 * i };
 		make_request(&vcpus[i].request);
-		ck_assert_int_eq(io_ring_init_own(&vcpus[i].ring, &sim.ring, QUEUES * 256, NULL), 0);
+		ck_assert_int_eq(io_ring_init_thread(&vcpus[i].ring, &sim.ring, QUEUES * 256, NULL), 0);
 	}
 	ck_assert_int_eq(pthread_create(&memory.thread, NULL, serve_memory, &memory), 0);
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
@@ -239,7 +239,7 @@ START_TEST(vcpus_share_a_server_that_comes_and_goes)
 	pthread_join(memory.thread, NULL);
 	for (unsigned i = 0; i < QUEUES; i++) {
 		failed += vcpus[i].failed_flushes;
-		io_ring_release_own(&vcpus[i].ring);
+		io_ring_release_thread(&vcpus[i].ring);
 	}
 	ck_assert_uint_ge(memory.lives, QUEUES * THREAD_REQUESTS * 3 / REPLIES_A_LIFE - 1);
 	/* A loss is told to those who wait then, and to one at least. */

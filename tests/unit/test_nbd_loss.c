@@ -318,7 +318,7 @@ START_TEST(end_of_the_guest_does_not_wait_for_a_server)
 	sim_set_clock(START);
 	start(&try, DISK_FLUSH, 0, NULL, 0);
 	hear_command(NBD_FLUSH, 0, 0);
-	disk_hurry(disk);
+	disk_end(disk);
 	sim_run_moment(&sim);
 	ck_assert(!try.done);
 	sim_set_clock(START + 3 * SECOND);
@@ -326,7 +326,7 @@ START_TEST(end_of_the_guest_does_not_wait_for_a_server)
 	/* Nor at all for one that is not there. */
 	hang_up();
 	start(&try, DISK_FLUSH, 0, NULL, 0);
-	disk_hurry(disk);
+	disk_end(disk);
 	ck_assert_int_eq(result_of(&try), -ETIMEDOUT);
 	/* The next guest has the disk as ever, and waits for the server as ever. */
 	start(&try, DISK_FLUSH, 0, NULL, 0);
@@ -343,7 +343,7 @@ END_TEST
 START_TEST(end_of_the_guest_is_a_farewell)
 {
 	write_well(512);
-	disk_hurry(disk);
+	disk_end(disk);
 	hear_command(NBD_DISCONNECT, 0, 0);
 	hear_it_hang_up();
 }
@@ -442,7 +442,7 @@ static int begin_again(void)
 
 	hang_up();
 	ck_assert_int_eq(pthread_create(&thread, NULL, accept_and_speak, NULL), 0);
-	result = disk_begin(disk, true);
+	result = disk_start(disk, true);
 	pthread_join(thread, NULL);
 	hear_greeting();
 	return result;

@@ -241,22 +241,22 @@ END_TEST
 
 START_TEST(link_is_as_the_supervisor_found_it_last)
 {
-	net_follow(&end, NET_LINK_DOWN);
-	net_follow(&end, NET_LINK_UP);
-	net_follow(&end, NET_LINK_DOWN);
+	net_update_link(&end, NET_LINK_DOWN);
+	net_update_link(&end, NET_LINK_UP);
+	net_update_link(&end, NET_LINK_DOWN);
 	/* Who tells is no thread of the device's. */
 	ck_assert_uint_eq(link_status(), VIRTIO_NET_S_LINK_UP);
 	sim_run_moment(&sim);
 	ck_assert_uint_eq(link_status(), 0);
-	net_follow(&end, NET_LINK_UP);
+	net_update_link(&end, NET_LINK_UP);
 	sim_run_moment(&sim);
 	ck_assert_uint_eq(link_status(), VIRTIO_NET_S_LINK_UP);
 	/* Nothing comes after the end. */
-	net_follow(&end, NET_LINK_UP);
-	net_follow(&end, NET_LINK_GONE);
-	net_follow(&end, NET_LINK_UP);
+	net_update_link(&end, NET_LINK_UP);
+	net_update_link(&end, NET_LINK_GONE);
+	net_update_link(&end, NET_LINK_UP);
 	sim_run_moment(&sim);
-	net_follow(&end, NET_LINK_UP);
+	net_update_link(&end, NET_LINK_UP);
 	sim_run_moment(&sim);
 	ck_assert_uint_eq(link_status(), 0);
 	ck_assert_uint_eq(gones, 1);
@@ -268,20 +268,20 @@ START_TEST(link_is_told_until_it_is_known)
 	enum net_link link;
 
 	found = NET_LINK_UP;
-	ck_assert(!net_look(&end, -1, &link));
+	ck_assert(!net_query_link(&end, -1, &link));
 	for (unsigned i = 0; i < 2; i++) {
 		found = NET_LINK_DOWN;
-		ck_assert(net_look(&end, -1, &link));
+		ck_assert(net_query_link(&end, -1, &link));
 		ck_assert_int_eq(link, NET_LINK_DOWN);
 	}
-	net_told(&end, NET_LINK_DOWN);
-	ck_assert(!net_look(&end, -1, &link));
+	net_set_known_link(&end, NET_LINK_DOWN);
+	ck_assert(!net_query_link(&end, -1, &link));
 	found = NET_LINK_GONE;
-	ck_assert(net_look(&end, -1, &link));
-	net_told(&end, link);
+	ck_assert(net_query_link(&end, -1, &link));
+	net_set_known_link(&end, link);
 	/* Another may have its name by now. */
 	found = NET_LINK_UP;
-	ck_assert(!net_look(&end, -1, &link));
+	ck_assert(!net_query_link(&end, -1, &link));
 }
 END_TEST
 
@@ -304,13 +304,13 @@ END_TEST
 
 START_TEST(limit_holds_each_direction_back)
 {
-	struct limit_options options = { .requests = 10, .burst = 1 };
-	struct limit in, out;
+	struct rate_limit_options options = { .requests = 10, .burst = 1 };
+	struct rate_limiter in, out;
 	unsigned seen = 0;
 
 	add_device(1, ALL_OFFLOADS, 0);
-	limit_init(&in, &options);
-	limit_init(&out, &options);
+	rate_limiter_init(&in, &options);
+	rate_limiter_init(&out, &options);
 	net_device_limit(device, &in, &out);
 	start(1, device->offered);
 	for (unsigned i = 0; i < 12; i++) {
@@ -322,7 +322,7 @@ START_TEST(limit_holds_each_direction_back)
 	}
 	driver_kick(transmit);
 	driver_kick(receive);
-	while (io_ring_run(&sim.ring, false))
+	while (io_ring_reap(&sim.ring, false))
 		;
 	ck_assert_uint_eq(driver_used(transmit), 10);
 	ck_assert_uint_eq(driver_used(receive), 10);
@@ -333,20 +333,20 @@ START_TEST(limit_holds_each_direction_back)
 		driver_wait(receive);
 	}
 	sim_reset(&sim, 0);
-	limit_release(&in);
-	limit_release(&out);
+	rate_limiter_release(&in);
+	rate_limiter_release(&out);
 	teardown();
 }
 END_TEST
 
 START_TEST(device_that_a_limit_holds_back_is_reset)
 {
-	struct limit_options options = { .bytes = 1000, .burst = 1 };
-	struct limit in, out;
+	struct rate_limit_options options = { .bytes = 1000, .burst = 1 };
+	struct rate_limiter in, out;
 
 	add_device(1, ALL_OFFLOADS, 0);
-	limit_init(&in, &options);
-	limit_init(&out, &options);
+	rate_limiter_init(&in, &options);
+	rate_limiter_init(&out, &options);
 	net_device_limit(device, &in, &out);
 	for (unsigned round = 0; round < 2; round++) {
 		start(1, device->offered);
@@ -363,8 +363,8 @@ START_TEST(device_that_a_limit_holds_back_is_reset)
 		sim_reset(&sim, 0);
 	}
 	virtio_end(device);
-	limit_release(&in);
-	limit_release(&out);
+	rate_limiter_release(&in);
+	rate_limiter_release(&out);
 	teardown();
 }
 END_TEST
@@ -399,7 +399,7 @@ START_TEST(random_chains_and_frames_do_no_harm)
 			if (send(host_fds[0], got, HEADER + random_next(&state) % 3000, 0) < 0)
 				ck_assert_int_eq(errno, EAGAIN);
 		}
-		io_ring_run(&sim.ring, false);
+		io_ring_reap(&sim.ring, false);
 		while (host_frame(0) != -1)
 			;
 		if (sim_status(&sim, 0) != STATUS_RUNNING || round % 500 == 499) {

@@ -74,7 +74,7 @@ START_TEST(one_notification_sends_a_ring_of_frames_at_most)
 	driver_kick(transmit);
 	ck_assert_uint_eq(swallowed, most);
 	/* The rest has its turn, behind others'. */
-	io_ring_run(&sim.ring, true);
+	io_ring_reap(&sim.ring, true);
 	ck_assert_uint_gt(swallowed, most);
 	meanwhile = NULL;
 	sim_run_moment(&sim);
@@ -235,7 +235,7 @@ START_TEST(frames_wait_for_room_and_none_is_lost)
 	ck_assert_uint_eq(driver_used(transmit), sent);
 	for (unsigned i = 0; i < 40; i++) {
 		while (host_frame(0) == -1)
-			io_ring_run(&sim.ring, false);
+			io_ring_reap(&sim.ring, false);
 		assert_frame(got + HEADER, i, 20000);
 	}
 	sim_run_moment(&sim);
@@ -345,56 +345,56 @@ START_TEST(vcpu_that_sends_and_receives_in_turns_waits_by_itself)
 	struct io_ring own;
 	uint8_t leave = 0;
 
-	ck_assert_int_eq(io_ring_init_own(&own, &sim.ring, 1, &leave), 0);
+	ck_assert_int_eq(io_ring_init_thread(&own, &sim.ring, 1, &leave), 0);
 	for (unsigned i = 0; i < 10; i++)
 		offer_buffer(receive, 2000);
 	driver_kick(receive);
-	io_ring_enter(&own);
+	io_ring_bind(&own);
 	send_frame(NULL, FRAME);
-	io_ring_leave(&own);
+	io_ring_unbind(&own);
 	/* The I/O thread waits for the first answer. */
-	ck_assert(!net_waits_here(&end, 0));
+	ck_assert(!net_waits_on_vcpu(&end, 0));
 	host_send(0, NULL, 0, FRAME);
 	driver_wait(receive);
-	io_ring_enter(&own);
+	io_ring_bind(&own);
 	for (unsigned i = 1; i <= 3; i++) {
 		send_frame(NULL, FRAME);
-		ck_assert(net_waits_here(&end, 0));
-		ck_assert(io_ring_rest(&own));
+		ck_assert(net_waits_on_vcpu(&end, 0));
+		ck_assert(io_ring_arm_eventfd(&own));
 		host_send(0, NULL, i, FRAME);
 		/* The I/O thread takes no part. */
 		ck_assert_uint_eq(leave, 1);
 		leave = 0;
-		io_ring_run(&own, false);
+		io_ring_reap(&own, false);
 		ck_assert_uint_eq(driver_used(receive), 1);
 		driver_wait(receive);
 	}
-	ck_assert(net_waits_here(&end, 0));
+	ck_assert(net_waits_on_vcpu(&end, 0));
 	/* One that the other end has taken from its socket already makes nobody leave the guest. */
 	send_frame(NULL, FRAME);
 	host_send(0, NULL, 0, FRAME);
 	pending = true;
-	io_ring_run(&own, false);
-	ck_assert(!net_waits_here(&end, 0));
-	ck_assert(end.queues[0].reading);
+	io_ring_reap(&own, false);
+	ck_assert(!net_waits_on_vcpu(&end, 0));
+	ck_assert(end.queues[0].readable_armed);
 	driver_wait(receive);
 	pending = false;
 	send_frame(NULL, FRAME);
 	host_send(0, NULL, 0, FRAME);
-	io_ring_run(&own, false);
+	io_ring_reap(&own, false);
 	ck_assert_uint_eq(driver_used(receive), 1);
 	driver_wait(receive);
-	ck_assert(net_waits_here(&end, 0));
+	ck_assert(net_waits_on_vcpu(&end, 0));
 	/* Two that come without anything sent between are no turns any more. */
 	host_send(0, NULL, 0, FRAME);
-	io_ring_run(&own, false);
-	ck_assert(!net_waits_here(&end, 0));
-	io_ring_leave(&own);
+	io_ring_reap(&own, false);
+	ck_assert(!net_waits_on_vcpu(&end, 0));
+	io_ring_unbind(&own);
 	driver_wait(receive);
 	host_send(0, NULL, 0, FRAME);
 	driver_wait(receive);
 	ck_assert_uint_eq(counted("receive.frames"), 8);
-	io_ring_release_own(&own);
+	io_ring_release_thread(&own);
 }
 END_TEST
 

@@ -341,8 +341,8 @@ START_TEST(disks_with_limits)
 			       "--disk e,bps=1024G,burst=3600"),
 		0);
 	ck_assert_uint_eq(options.guest.disk_count, 5);
-	ck_assert(!limit_is_set(&options.guest.disks[0].limit));
-	ck_assert(limit_is_set(&options.guest.disks[1].limit));
+	ck_assert(!rate_limit_is_set(&options.guest.disks[0].limit));
+	ck_assert(rate_limit_is_set(&options.guest.disks[1].limit));
 	ck_assert_uint_eq(options.guest.disks[1].limit.requests, 50);
 	ck_assert_uint_eq(options.guest.disks[1].limit.bytes, 0);
 	ck_assert_uint_eq(options.guest.disks[1].limit.burst, 1);
@@ -472,7 +472,7 @@ START_TEST(networks)
 	ck_assert_uint_eq(net->queues, 1);
 	ck_assert_uint_eq(net->mtu, 0);
 	ck_assert(!net->has_mac);
-	ck_assert(!limit_is_set(&net->limit));
+	ck_assert(!rate_limit_is_set(&net->limit));
 	ck_assert_uint_eq(net->limit.burst, 1);
 	net = &options.guest.nets[1];
 	ck_assert_uint_eq(net->queues, 4);

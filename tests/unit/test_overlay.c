@@ -8,9 +8,9 @@
 
 static void wait_for(struct shot *shot)
 {
-	disk_start(disk);
+	disk_kick(disk);
 	while (!shot->done)
-		io_ring_run(&ring, true);
+		io_ring_reap(&ring, true);
 	if (shot->operation == DISK_READ || shot->operation == DISK_WRITE)
 		free(shot->bytes);
 }
@@ -217,7 +217,7 @@ static void *write_own_sectors(void *argument)
 	struct writer *writer = argument;
 	uint64_t random = writer->index + 1;
 
-	io_ring_enter(&writer->ring);
+	io_ring_bind(&writer->ring);
 	for (unsigned i = 0; i < THREAD_SHOTS; i++) {
 		struct shot shot = { .operation = i % 16 ? DISK_WRITE : DISK_FLUSH, .count = 1 };
 		uint8_t bytes[SECTOR];
@@ -233,14 +233,14 @@ static void *write_own_sectors(void *argument)
 			.length = SECTOR,
 			.done = shot_done };
 		disk_submit(disk, &shot.request);
-		disk_start(disk);
+		disk_kick(disk);
 		while (!shot.done)
-			io_ring_run(&writer->ring, false);
+			io_ring_reap(&writer->ring, false);
 		ck_assert_int_eq(shot.error, 0);
 		if (shot.operation == DISK_WRITE)
 			model[shot.sector] = shot.tag;
 	}
-	io_ring_leave(&writer->ring);
+	io_ring_unbind(&writer->ring);
 	return NULL;
 }
 
@@ -258,7 +258,7 @@ START_TEST(threads_share_clusters)
 
 	for (unsigned i = 0; i < THREADS; i++) {
 		writers[i].index = i;
-		ck_assert_int_eq(io_ring_init_own(&writers[i].ring, &ring, SIM_RING_ENTRIES, NULL), 0);
+		ck_assert_int_eq(io_ring_init_thread(&writers[i].ring, &ring, SIM_RING_ENTRIES, NULL), 0);
 	}
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_io_thread, NULL), 0);
 	for (unsigned i = 0; i < THREADS; i++)
@@ -270,7 +270,7 @@ START_TEST(threads_share_clusters)
 	io_ring_stop(&ring);
 	pthread_join(io_thread, NULL);
 	for (unsigned i = 0; i < THREADS; i++)
-		io_ring_release_own(&writers[i].ring);
+		io_ring_release_thread(&writers[i].ring);
 	assert_model();
 	reopen();
 	assert_model();
@@ -369,20 +369,20 @@ START_TEST(ranges_of_the_map_are_exact)
 {
 	uint64_t words[4], expected[4];
 	uint8_t states[1];
-	struct overlay_map map = { .present = words, .states = states, .blocks = 1 };
+	struct overlay_map map = { .allocated = words, .block_states = states, .blocks = 1 };
 
 	for (unsigned first = 0; first < 256; first += 3) {
 		for (unsigned last = first; last < 256; last++) {
 			memset(words, 0, sizeof(words));
 			memset(expected, 0, sizeof(expected));
-			overlay_set(&map, first, last);
+			overlay_set_allocated(&map, first, last);
 			for (unsigned i = first; i <= last; i++)
 				expected[i / 64] |= 1ull << i % 64;
 			ck_assert_mem_eq(words, expected, sizeof(words));
-			ck_assert_uint_eq(overlay_run_end(&map, first, 255), last + 1);
-			ck_assert_uint_eq(overlay_run_end(&map, last, last), last + 1);
+			ck_assert_uint_eq(overlay_extent_end(&map, first, 255), last + 1);
+			ck_assert_uint_eq(overlay_extent_end(&map, last, last), last + 1);
 			ck_assert_uint_eq(
-				overlay_run_end(&map, 0, 255), first ? first : last + 1);
+				overlay_extent_end(&map, 0, 255), first ? first : last + 1);
 		}
 	}
 }

@@ -98,13 +98,13 @@ static void submit(struct disk_request *request)
 {
 	request->done = request_done;
 	disk_submit(disk, request);
-	disk_start(disk);
+	disk_kick(disk);
 }
 
 static void wait_for(const struct disk_request *request)
 {
 	while (request->done)
-		io_ring_run(&ring, false);
+		io_ring_reap(&ring, false);
 }
 
 /* Bytes of that cluster: a change with a copy from the base. */
@@ -152,7 +152,7 @@ static pid_t start_process(void (*work)(void), bool traced)
 	ck_assert_int_ge(pid, 0);
 	if (pid > 0)
 		return pid;
-	if (io_ring_init(&ring, SIM_RING_ENTRIES) < 0 || disk_begin(disk, false) < 0)
+	if (io_ring_init(&ring, SIM_RING_ENTRIES) < 0 || disk_start(disk, false) < 0)
 		_exit(1);
 	sim_host = serve_at_once;
 	if (traced && (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0 || raise(SIGSTOP)))
@@ -181,7 +181,7 @@ static void run_process(void (*work)(void), unsigned calls)
 /* As the next guest finds it. */
 static uint64_t map_in_memory(void)
 {
-	return container_of(disk, struct overlay, disk)->map.present[0];
+	return container_of(disk, struct overlay, disk)->map.allocated[0];
 }
 
 START_TEST(what_the_next_process_flushes_is_there_for_ever)
@@ -215,9 +215,9 @@ END_TEST
 static void assert_marks_are_known(void)
 {
 	const struct overlay_map *map = &container_of(disk, struct overlay, disk)->map;
-	uint64_t unsafe = map->present[0] & ~shared->stable;
+	uint64_t unsafe = map->allocated[0] & ~shared->stable;
 
-	if (unsafe && map->states[0] == BLOCK_CLEAN)
+	if (unsafe && map->block_states[0] == BLOCK_CLEAN)
 		ck_abort_msg("clusters %#lx are shown, and no flush would write their marks", unsafe);
 }
 

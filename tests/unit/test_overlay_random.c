@@ -82,7 +82,7 @@ static void record(const struct held *entry)
 static void run_ring(void)
 {
 	do {
-		io_ring_run(&ring, false);
+		io_ring_reap(&ring, false);
 	} while (io_ring_ready(&ring));
 }
 
@@ -114,7 +114,7 @@ static void release_one(void)
 		break;
 	}
 	sim_host = hold;
-	io_ring_finish(call->op, result < 0 ? -errno : (int)result);
+	io_ring_complete(call->op, result < 0 ? -errno : (int)result);
 	run_ring();
 }
 

@@ -111,7 +111,7 @@ static void run_until(unsigned *counter, unsigned number)
 	int64_t end = now_ms() + SIM_PATIENCE_MS;
 
 	while (*counter < number && now_ms() < end) {
-		if (io_ring_run(&ring, false) == 0)
+		if (io_ring_reap(&ring, false) == 0)
 			poll(NULL, 0, 1);
 	}
 	ck_assert_uint_ge(*counter, number);
@@ -341,7 +341,7 @@ START_TEST(death_of_passt_takes_the_link_down_and_is_told_once)
 	run_until(&links, 1);
 	for (unsigned i = 0; i < 5; i++)
 		ck_assert_int_lt(send_frame(1, 5000), 0);
-	io_ring_run(&ring, false);
+	io_ring_reap(&ring, false);
 	messages = messages_end();
 	ck_assert_uint_eq(links, 1);
 	ck_assert_ptr_nonnull(strstr(messages, "out of luck"));

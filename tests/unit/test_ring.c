@@ -22,7 +22,7 @@ static int file;
 /* An operation that remembers its end. */
 struct probe {
 	struct io_op op;
-	struct io_after after;
+	struct io_deferred after;
 	_Atomic unsigned done;
 	int result;
 	unsigned order;
@@ -44,14 +44,14 @@ static void probe_done(struct io_op *op, int result)
 static void setup(void)
 {
 	ck_assert_int_eq(io_ring_init(&ring, IN_FLIGHT), 0);
-	ck_assert_int_eq(io_ring_init_own(&own, &ring, IN_FLIGHT, NULL), 0);
+	ck_assert_int_eq(io_ring_init_thread(&own, &ring, IN_FLIGHT, NULL), 0);
 	file = temporary_file(FILE_BYTES);
 	ended = afters_run = 0;
 }
 
 static void teardown(void)
 {
-	io_ring_release_own(&own);
+	io_ring_release_thread(&own);
 	io_ring_release(&ring);
 	close(file);
 }
@@ -92,10 +92,10 @@ static void wait_for(struct probe *probe)
  */
 static bool rest_until_done(struct probe *probe, pthread_t io_thread)
 {
-	bool rests = io_ring_rest(&own);
+	bool rests = io_ring_arm_eventfd(&own);
 
 	if (!rests)
-		io_ring_run(&own, false);
+		io_ring_reap(&own, false);
 	wait_for(probe);
 	if (rests)
 		ck_assert(pthread_equal(probe->thread, io_thread));
@@ -104,11 +104,11 @@ static bool rest_until_done(struct probe *probe, pthread_t io_thread)
 
 START_TEST(thread_without_a_ring_has_the_main_one)
 {
-	ck_assert_ptr_eq(io_ring_here(&ring), &ring);
-	io_ring_enter(&own);
-	ck_assert_ptr_eq(io_ring_here(&ring), &own);
-	io_ring_leave(&own);
-	ck_assert_ptr_eq(io_ring_here(&ring), &ring);
+	ck_assert_ptr_eq(io_ring_current(&ring), &ring);
+	io_ring_bind(&own);
+	ck_assert_ptr_eq(io_ring_current(&ring), &own);
+	io_ring_unbind(&own);
+	ck_assert_ptr_eq(io_ring_current(&ring), &ring);
 }
 END_TEST
 
@@ -118,14 +118,14 @@ START_TEST(owner_takes_what_is_complete_at_once)
 	char byte;
 	struct iovec iov = { &byte, 1 };
 
-	io_ring_enter(&own);
+	io_ring_bind(&own);
 	ck_assert(!io_ring_ready(&own));
 	/* Into the page cache. */
 	ck_assert_int_eq(pread(file, &byte, 1, 0), 1);
 	io_ring_readv(&own, &probe.op, file, &iov, 1, 0, false);
 	io_ring_submit(&own);
 	ck_assert(io_ring_ready(&own));
-	ck_assert_uint_eq(io_ring_run(&own, false), 1);
+	ck_assert_uint_eq(io_ring_reap(&own, false), 1);
 	ck_assert_int_eq(probe.result, 1);
 	ck_assert(!io_ring_ready(&own));
 }
@@ -136,13 +136,13 @@ START_TEST(io_thread_takes_what_a_worker_completes)
 	pthread_t io_thread = start_io_thread();
 	unsigned rests = 0;
 
-	io_ring_enter(&own);
+	io_ring_bind(&own);
 	for (unsigned i = 0; i < 50; i++) {
 		struct probe probe = { .op.done = probe_done };
 
 		/* The owner does not look at its ring, as a vCPU in the guest. */
-		io_ring_resume(&own);
-		io_ring_datasync(&own, &probe.op, file);
+		io_ring_disarm_eventfd(&own);
+		io_ring_fdatasync(&own, &probe.op, file);
 		io_ring_submit(&own);
 		rests += rest_until_done(&probe, io_thread);
 		ck_assert_int_eq(probe.result, 0);
@@ -159,11 +159,11 @@ START_TEST(io_thread_takes_what_the_owner_completed_on_its_way)
 	unsigned rests = 0;
 
 	/* The kernel has the owner complete it by itself, just when it thought that all was taken. */
-	io_ring_enter(&own);
+	io_ring_bind(&own);
 	for (unsigned i = 0; i < 50; i++) {
 		struct probe probe = { .op.done = probe_done };
 
-		io_ring_resume(&own);
+		io_ring_disarm_eventfd(&own);
 		io_ring_timeout(&own, &probe.op, &time);
 		io_ring_submit(&own);
 		rests += rest_until_done(&probe, io_thread);
@@ -178,17 +178,17 @@ START_TEST(owner_does_not_rest_over_something_complete)
 {
 	struct probe probe = { .op.done = probe_done };
 
-	io_ring_enter(&own);
-	ck_assert(io_ring_rest(&own));
-	io_ring_resume(&own);
-	io_ring_wake(&own, &probe.op);
+	io_ring_bind(&own);
+	ck_assert(io_ring_arm_eventfd(&own));
+	io_ring_disarm_eventfd(&own);
+	io_ring_nop(&own, &probe.op);
 	io_ring_submit(&own);
-	ck_assert(!io_ring_rest(&own));
-	ck_assert_uint_eq(io_ring_run(&own, false), 1);
-	ck_assert(io_ring_rest(&own));
-	io_ring_finish(&probe.op, 0);
-	ck_assert(!io_ring_rest(&own));
-	ck_assert_uint_eq(io_ring_run(&own, false), 1);
+	ck_assert(!io_ring_arm_eventfd(&own));
+	ck_assert_uint_eq(io_ring_reap(&own, false), 1);
+	ck_assert(io_ring_arm_eventfd(&own));
+	io_ring_complete(&probe.op, 0);
+	ck_assert(!io_ring_arm_eventfd(&own));
+	ck_assert_uint_eq(io_ring_reap(&own, false), 1);
 }
 END_TEST
 
@@ -206,22 +206,22 @@ START_TEST(owner_leaves_the_guest_for_what_it_waits_for)
 	int ends[2];
 
 	ck_assert_int_eq(pipe(ends), 0);
-	io_ring_release_own(&own);
-	ck_assert_int_eq(io_ring_init_own(&own, &ring, 1, &leave), 0);
-	io_ring_enter(&own);
+	io_ring_release_thread(&own);
+	ck_assert_int_eq(io_ring_init_thread(&own, &ring, 1, &leave), 0);
+	io_ring_bind(&own);
 	for (unsigned i = 1; i <= 3; i++) {
 		char byte = 0;
 
-		io_ring_poll_here(&probe.op, ends[0], POLLIN);
+		io_ring_poll_current(&probe.op, ends[0], POLLIN);
 		io_ring_submit(&own);
-		ck_assert(io_ring_rest(&own));
+		ck_assert(io_ring_arm_eventfd(&own));
 		ck_assert_uint_eq(leave, 0);
 		/* It becomes complete just when the thread is about to enter the guest. */
 		ck_assert_int_eq(write(ends[1], &byte, 1), 1);
 		ck_assert_uint_eq(leave, 1);
-		ck_assert(!is_raised(ring.wake_fd));
-		ck_assert(!io_ring_rest(&own));
-		io_ring_run(&own, false);
+		ck_assert(!is_raised(ring.completion_eventfd));
+		ck_assert(!io_ring_arm_eventfd(&own));
+		io_ring_reap(&own, false);
 		ck_assert_uint_eq(probe.done, i);
 		ck_assert_int_eq(probe.result, POLLIN);
 		ck_assert_int_eq(read(ends[0], &byte, 1), 1);
@@ -241,11 +241,11 @@ START_TEST(io_thread_is_told_of_what_ends_beside_what_the_owner_waits_for)
 	int ends[2];
 
 	ck_assert_int_eq(pipe(ends), 0);
-	io_ring_release_own(&own);
-	ck_assert_int_eq(io_ring_init_own(&own, &ring, 2, &leave), 0);
+	io_ring_release_thread(&own);
+	ck_assert_int_eq(io_ring_init_thread(&own, &ring, 2, &leave), 0);
 	io_thread = start_io_thread();
-	io_ring_enter(&own);
-	io_ring_poll_here(&waited.op, ends[0], POLLIN);
+	io_ring_bind(&own);
+	io_ring_poll_current(&waited.op, ends[0], POLLIN);
 	io_ring_timeout(&own, &probe.op, &time);
 	io_ring_submit(&own);
 	ck_assert(rest_until_done(&probe, io_thread));
@@ -262,11 +262,11 @@ static void *leave_with_a_timeout(void *argument)
 	struct probe *probes = argument;
 	struct io_op *finished = &probes[1].op;
 
-	io_ring_enter(&own);
+	io_ring_bind(&own);
 	io_ring_timeout(&own, &probes[0].op, &time);
-	io_ring_wake(&own, finished);
+	io_ring_nop(&own, finished);
 	io_ring_submit(&own);
-	io_ring_leave(&own);
+	io_ring_unbind(&own);
 	/* What a thread submitted ends with it. */
 	wait_for(&probes[0]);
 	return NULL;
@@ -289,13 +289,13 @@ END_TEST
 
 START_TEST(io_thread_may_end_and_another_follow)
 {
-	io_ring_enter(&own);
+	io_ring_bind(&own);
 	for (unsigned i = 0; i < 3; i++) {
 		struct probe probe = { .op.done = probe_done };
 		pthread_t io_thread = start_io_thread();
 
-		io_ring_resume(&own);
-		io_ring_datasync(&own, &probe.op, file);
+		io_ring_disarm_eventfd(&own);
+		io_ring_fdatasync(&own, &probe.op, file);
 		io_ring_submit(&own);
 		rest_until_done(&probe, io_thread);
 		stop_io_thread(io_thread);
@@ -309,11 +309,11 @@ START_TEST(finished_operations_keep_their_order_and_do_not_wait)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(probes); i++) {
 		probes[i].op.done = probe_done;
-		io_ring_finish(&probes[i].op, 10 + i);
+		io_ring_complete(&probes[i].op, 10 + i);
 	}
 	ck_assert_uint_eq(ended, 0);
 	ck_assert(io_ring_ready(&own));
-	ck_assert_uint_eq(io_ring_run(&ring, true), ARRAY_SIZE(probes));
+	ck_assert_uint_eq(io_ring_reap(&ring, true), ARRAY_SIZE(probes));
 	for (unsigned i = 0; i < ARRAY_SIZE(probes); i++) {
 		ck_assert_uint_eq(probes[i].order, i + 1);
 		ck_assert_int_eq(probes[i].result, 10 + (int)i);
@@ -325,18 +325,18 @@ static void finish_again(struct io_op *op, int result)
 {
 	probe_done(op, result);
 	if (ended < 5)
-		io_ring_finish(op, 0);
+		io_ring_complete(op, 0);
 }
 
 START_TEST(done_may_finish_another)
 {
 	struct probe probe = { .op.done = finish_again };
 
-	io_ring_finish(&probe.op, 0);
+	io_ring_complete(&probe.op, 0);
 	for (unsigned i = 1; i <= 5; i++) {
 		ck_assert(io_ring_ready(&own));
 		/* The next one is for the next run, which doesn't wait for it. */
-		ck_assert_uint_eq(io_ring_run(&ring, true), 1);
+		ck_assert_uint_eq(io_ring_reap(&ring, true), 1);
 		ck_assert_uint_eq(probe.done, i);
 	}
 	ck_assert(!io_ring_ready(&own));
@@ -359,7 +359,7 @@ struct flood {
 static void flush_once(struct flood *flood)
 {
 	flood->probe.done = 0;
-	io_ring_wake(&own, &flood->probe.op);
+	io_ring_nop(&own, &flood->probe.op);
 	io_ring_submit(&own);
 }
 
@@ -379,7 +379,7 @@ static void flood_on(struct io_op *op, int result)
 		io_ring_stop(&ring);
 	}
 	if (flood->rounds < FLOOD_ROUNDS) {
-		io_ring_wake(flood->ring, op);
+		io_ring_nop(flood->ring, op);
 		io_ring_submit(flood->ring);
 	} else {
 		io_ring_stop(&ring);
@@ -392,7 +392,7 @@ START_TEST(io_thread_that_is_kept_busy_takes_what_is_complete_elsewhere)
 	struct flood flood = { .op.done = flood_on, .ring = &ring, .probe.op.done = probe_done };
 
 	flush_once(&flood);
-	io_ring_wake(&ring, &flood.op);
+	io_ring_nop(&ring, &flood.op);
 	io_ring_submit(&ring);
 	io_ring_loop(&ring);
 	ck_assert_uint_eq(flood.seen, ARRAY_SIZE(flood.seen_after));
@@ -407,18 +407,18 @@ START_TEST(run_takes_what_was_complete_when_it_began)
 {
 	struct flood flood = { .op.done = flood_on, .ring = &own };
 
-	io_ring_enter(&own);
-	io_ring_wake(&own, &flood.op);
+	io_ring_bind(&own);
+	io_ring_nop(&own, &flood.op);
 	io_ring_submit(&own);
 	for (unsigned i = 1; i <= 3; i++) {
-		ck_assert_uint_eq(io_ring_run(&own, false), 1);
+		ck_assert_uint_eq(io_ring_reap(&own, false), 1);
 		ck_assert_uint_eq(flood.rounds, i);
-		ck_assert(!io_ring_rest(&own));
+		ck_assert(!io_ring_arm_eventfd(&own));
 	}
 }
 END_TEST
 
-static void count_after(struct io_after *after)
+static void count_after(struct io_deferred *after)
 {
 	struct probe *probe = container_of(after, struct probe, after);
 
@@ -433,7 +433,7 @@ static void probe_done_with_after(struct io_op *op, int result)
 	struct probe *probe = container_of(op, struct probe, op);
 
 	probe_done(op, result);
-	io_ring_after(&probe->after);
+	io_ring_defer_until_reaped(&probe->after);
 }
 
 START_TEST(afters_follow_all_that_came_together)
@@ -444,10 +444,10 @@ START_TEST(afters_follow_all_that_came_together)
 		probes[i] = (struct probe){
 			.op.done = probe_done_with_after, .after.run = count_after
 		};
-		io_ring_wake(&ring, &probes[i].op);
+		io_ring_nop(&ring, &probes[i].op);
 	}
 	io_ring_submit(&ring);
-	ck_assert_uint_eq(io_ring_run(&ring, true), ARRAY_SIZE(probes));
+	ck_assert_uint_eq(io_ring_reap(&ring, true), ARRAY_SIZE(probes));
 	ck_assert_uint_eq(afters_run, ARRAY_SIZE(probes));
 }
 END_TEST
@@ -457,12 +457,12 @@ START_TEST(counters_of_a_ring_go_to_the_main_one)
 	struct probe probe = { .op.done = probe_done };
 	struct io_ring another;
 
-	ck_assert_int_eq(io_ring_init_own(&another, &ring, IN_FLIGHT, NULL), 0);
-	io_ring_wake(&another, &probe.op);
+	ck_assert_int_eq(io_ring_init_thread(&another, &ring, IN_FLIGHT, NULL), 0);
+	io_ring_nop(&another, &probe.op);
 	io_ring_submit(&another);
-	ck_assert_uint_eq(io_ring_run(&another, true), 1);
+	ck_assert_uint_eq(io_ring_reap(&another, true), 1);
 	ck_assert_uint_eq(ring.operations, 0);
-	io_ring_release_own(&another);
+	io_ring_release_thread(&another);
 	ck_assert_uint_eq(ring.operations, 1);
 	ck_assert_uint_eq(ring.submissions, 1);
 }
@@ -569,10 +569,10 @@ START_TEST(write_that_finds_no_room_holds_up_nobody)
 	for (unsigned i = 0; i < 20; i++) {
 		struct probe other = { .op.done = probe_done };
 
-		io_ring_wake(&ring, &other.op);
+		io_ring_nop(&ring, &other.op);
 		io_ring_submit(&ring);
 		while (!other.done)
-			io_ring_run(&ring, true);
+			io_ring_reap(&ring, true);
 		/* Some take a part. */
 		if (written.done)
 			write_lots(&written, ends.writer);
@@ -586,7 +586,7 @@ START_TEST(write_that_finds_no_room_holds_up_nobody)
 
 		if (read(ends.reader, bytes, sizeof(bytes)) < 0)
 			nanosleep(&pause, NULL);
-		io_ring_run(&ring, false);
+		io_ring_reap(&ring, false);
 	}
 	ck_assert_int_gt(written.result, 0);
 	close(ends.reader);

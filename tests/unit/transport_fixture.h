@@ -37,13 +37,13 @@ static inline void pipe_done(struct io_op *op, int result)
 static inline void pipe_submit(struct disk *disk, struct disk_request *request)
 {
 	request->op.done = pipe_done;
-	io_ring_readv(io_ring_here(disk->ring), &request->op, pipe_ends[0], request->iov,
+	io_ring_readv(io_ring_current(disk->ring), &request->op, pipe_ends[0], request->iov,
 		request->iov_count, 0, false);
 }
 
-static inline void pipe_start(struct disk *disk)
+static inline void pipe_kick(struct disk *disk)
 {
-	io_ring_submit(io_ring_here(disk->ring));
+	io_ring_submit(io_ring_current(disk->ring));
 }
 
 static inline void pipe_close(struct disk *disk)
@@ -54,7 +54,7 @@ static inline void pipe_close(struct disk *disk)
 
 static const struct disk_backend pipe_backend = {
 	.submit = pipe_submit,
-	.start = pipe_start,
+	.kick = pipe_kick,
 	.close = pipe_close,
 };
 
