@@ -5,6 +5,10 @@ FUZZ_RUNS ?= 10000
 FUZZ_SECONDS ?=
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/test/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_OBJECTS := $(patsubst %.c,$(BUILD)/test/obj-fuzz/%.o,$(PARTS) tests/fuzz/guest.c)
+# The main loop of those of devices.
+FUZZ_DEVICE := $(BUILD)/test/obj-fuzz/tests/fuzz/device.o
+
+$(addprefix $(BUILD)/test/fuzz_,balloon blk console rng): $(FUZZ_DEVICE)
 
 # What a fuzzer puts something of its own in the place of.
 $(BUILD)/test/fuzz_passt: FUZZ_WRAPS := socketpair posix_spawnp
@@ -22,9 +26,9 @@ $(BUILD)/test/fuzz_%: $(BUILD)/test/obj-fuzz/tests/fuzz/fuzz_%.o $(FUZZ_OBJECTS)
 	$(Q)clang -pthread -fsanitize=fuzzer,address,undefined $(FUZZ_WRAPS:%=-Wl$(comma)--wrap=%) -o $@ $^ $(LIB_LDLIBS)
 
 $(BUILD)/test/obj-fuzz/src/sandbox/seccomp.o: $(FILTERS)
-.SECONDARY: $(FUZZ_OBJECTS) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.o)
+.SECONDARY: $(FUZZ_OBJECTS) $(FUZZ_DEVICE) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.o)
 
--include $(FUZZ_OBJECTS:.o=.d) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.d)
+-include $(patsubst %.o,%.d,$(FUZZ_OBJECTS) $(FUZZ_DEVICE)) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.d)
 
 FUZZ_EACH := $(FUZZERS:$(BUILD)/test/fuzz_%=fuzz-%)
 
