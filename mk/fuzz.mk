@@ -5,11 +5,18 @@ FUZZ_RUNS ?= 10000
 FUZZ_SECONDS ?=
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/test/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_OBJECTS := $(patsubst %.c,$(BUILD)/test/obj-fuzz/%.o,$(PARTS) tests/fuzz/guest.c)
+# The main loop of those of devices, and timers for those whose devices wait.
+FUZZ_DEVICE := $(BUILD)/test/obj-fuzz/tests/fuzz/device.o
+FUZZ_TIMERS := $(BUILD)/test/obj-fuzz/tests/fuzz/timers.o
+
+$(addprefix $(BUILD)/test/fuzz_,balloon blk console rng): $(FUZZ_DEVICE)
+$(addprefix $(BUILD)/test/fuzz_,blk net): $(FUZZ_TIMERS)
 
 # What a fuzzer puts something of its own in the place of.
 $(BUILD)/test/fuzz_passt: FUZZ_WRAPS := socketpair posix_spawnp
 $(BUILD)/test/fuzz_options: FUZZ_WRAPS := getent
 $(BUILD)/test/fuzz_boot: FUZZ_WRAPS := getrandom
+$(addprefix $(BUILD)/test/fuzz_,blk net): FUZZ_WRAPS := io_ring_timeout
 
 $(BUILD)/test/obj-fuzz/%.o: %.c Makefile mk/fuzz.mk
 	@mkdir -p $(@D)
@@ -22,9 +29,9 @@ $(BUILD)/test/fuzz_%: $(BUILD)/test/obj-fuzz/tests/fuzz/fuzz_%.o $(FUZZ_OBJECTS)
 	$(Q)clang -pthread -fsanitize=fuzzer,address,undefined $(FUZZ_WRAPS:%=-Wl$(comma)--wrap=%) -o $@ $^ $(LIB_LDLIBS)
 
 $(BUILD)/test/obj-fuzz/src/sandbox/seccomp.o: $(FILTERS)
-.SECONDARY: $(FUZZ_OBJECTS) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.o)
+.SECONDARY: $(FUZZ_OBJECTS) $(FUZZ_DEVICE) $(FUZZ_TIMERS) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.o)
 
--include $(FUZZ_OBJECTS:.o=.d) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.d)
+-include $(patsubst %.o,%.d,$(FUZZ_OBJECTS) $(FUZZ_DEVICE) $(FUZZ_TIMERS)) $(FUZZERS:$(BUILD)/test/%=$(BUILD)/test/obj-fuzz/tests/fuzz/%.d)
 
 FUZZ_EACH := $(FUZZERS:$(BUILD)/test/fuzz_%=fuzz-%)
 

@@ -7,18 +7,12 @@
 #include <linux/virtio_balloon.h>
 #include <string.h>
 
-#include "guest.h"
+#include "device.h"
 #include "karma/devices.h"
 #include "karma/util.h"
 
-#define STEPS_MAX 200u
 /* What one chain may give back: 4,096 pages. */
 #define CHAIN_BYTES (4096ull * PAGE_BYTES)
-
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static struct io_ring ring;
 
 /* A page's number, mostly of one that there is, where lists of them are. */
 static void write_pfn(struct script *script)
@@ -46,22 +40,18 @@ static void write_config(struct virtio_device *device, struct script *script)
 	check(memcmp(before, after, device->config_size) == 0);
 }
 
-static void do_step(struct driver *driver, struct script *script)
+static void step(uint8_t operation, struct script *script)
 {
-	uint8_t operation = take(script, 1);
-
-	if (driver_step(driver, operation, script))
-		return;
 	switch (operation & 0xf) {
 	case 0:
 	case 1:
-		driver_any_chain(driver, driver_queue(driver, operation), script);
+		driver_any_chain(&driver, driver_queue(&driver, operation), script);
 		break;
 	case 2:
 		write_pfn(script);
 		break;
 	default:
-		write_config(driver->device, script);
+		write_config(driver.device, script);
 	}
 }
 
@@ -74,31 +64,28 @@ static uint64_t chains(const struct virtio_device *device)
 	return count;
 }
 
-int LLVMFuzzerInitialize(int *argc, char ***argv)
+static void check_given_back(void)
 {
-	(void)argc;
-	(void)argv;
-	memory_make(DRIVER_MEMORY);
-	check(io_ring_init(&ring, 64) == 0);
-	return 0;
+	check(driver.device->counters[0].value <= chains(driver.device) * CHAIN_BYTES);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static struct virtio_device *create(uint8_t kind)
 {
 	const struct virtio_environment environment = { &memory, &ring };
-	struct script script = { data, data + size };
-	uint8_t kind = take(&script, 1);
-	struct driver driver;
 
-	driver_init(&driver, balloon_create(&environment, 0), &ring);
-	driver_start(&driver, &script);
-	meddling_start(kind, QUEUE_BYTES / 16);
-	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++)
-		do_step(&driver, &script);
-	meddling_stop();
-	check(driver.device->counters[0].value <= chains(driver.device) * CHAIN_BYTES);
-	driver_reset(&driver);
-	driver.device->ops->release(driver.device);
-	memory_clear();
-	return 0;
+	(void)kind;
+	return balloon_create(&environment, 0);
 }
+
+static void release(void)
+{
+	driver.device->ops->release(driver.device);
+}
+
+const struct device_fuzzer fuzzer = {
+	.ring_entries = 64,
+	.create = create,
+	.step = step,
+	.check = check_given_back,
+	.release = release,
+};

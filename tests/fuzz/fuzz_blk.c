@@ -17,22 +17,16 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "guest.h"
+#include "device.h"
 #include "karma/devices.h"
 #include "karma/util.h"
 
 #define DISK_BYTES (64 * KIB)
 #define DISK_BYTES_MAX (2 * DISK_BYTES)
 #define QUEUES 2u
-#define STEPS_MAX 200u
 /* Of the first byte; rarely, since a limit's waits take time. */
 #define KIND_LIMITED(kind) (((kind)&0x1e) == 0x02)
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static struct io_ring ring;
-static struct driver driver;
 static struct rate_limiter limit;
 static int file;
 static uint64_t disk_bytes;
@@ -70,61 +64,53 @@ static void resize(struct script *script)
 		disk_bytes = bytes;
 }
 
-static void do_step(struct script *script)
+static void step(uint8_t operation, struct script *script)
 {
-	uint8_t operation = take(script, 1);
-
-	if (driver_step(&driver, operation, script))
-		return;
 	if ((operation & 0xf) == 14)
 		resize(script);
 	else
 		make_request(driver_queue(&driver, operation), script);
 }
 
-static void make_device(bool limited)
+static struct virtio_device *create(uint8_t kind)
 {
 	const struct virtio_environment environment = { &memory, &ring };
 	char path[32];
 	struct disk_options options = { .path = path };
+	struct virtio_device *device;
 	struct disk *disk;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
 	check(ftruncate(file, 0) == 0 && ftruncate(file, DISK_BYTES) == 0);
 	check(disk_open(&disk, &options, &ring) == 0);
-	driver_init(&driver, blk_create(&environment, "vda", disk, "serial", QUEUES), &ring);
+	device = blk_create(&environment, "vda", disk, "serial", QUEUES);
+	check(device);
 	disk_bytes = DISK_BYTES;
 	limit_init_short(&limit);
-	if (limited)
-		blk_limit(driver.device, &limit);
+	if (KIND_LIMITED(kind))
+		blk_limit(device, &limit);
+	return device;
 }
 
-int LLVMFuzzerInitialize(int *argc, char ***argv)
+static void release(void)
 {
-	(void)argc;
-	(void)argv;
-	memory_make(DRIVER_MEMORY);
-	file = memfd_create("disk", MFD_CLOEXEC);
-	check(file >= 0 && io_ring_init(&ring, 1024) == 0);
-	return 0;
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
-{
-	struct script script = { data, data + size };
-	uint8_t kind = take(&script, 1);
 	struct stat status;
 
-	make_device(KIND_LIMITED(kind));
-	driver_start(&driver, &script);
-	meddling_start(kind, QUEUE_BYTES / 16);
-	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++)
-		do_step(&script);
-	meddling_stop();
-	driver_reset(&driver);
 	check(fstat(file, &status) == 0 && (uint64_t)status.st_size <= disk_bytes);
 	driver.device->ops->release(driver.device);
 	rate_limiter_release(&limit);
-	memory_clear();
-	return 0;
 }
+
+static void prepare(void)
+{
+	file = memfd_create("disk", MFD_CLOEXEC);
+	check(file >= 0);
+}
+
+const struct device_fuzzer fuzzer = {
+	.ring_entries = 1024,
+	.prepare = prepare,
+	.create = create,
+	.step = step,
+	.release = release,
+};

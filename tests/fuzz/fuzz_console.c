@@ -7,11 +7,10 @@
 #include <fcntl.h>
 #include <string.h>
 
-#include "guest.h"
+#include "device.h"
 #include "karma/devices.h"
 #include "karma/util.h"
 
-#define STEPS_MAX 200u
 #define TYPED_MAX 64u
 
 /* Of the first byte. */
@@ -19,11 +18,6 @@
 #define KIND_TYPED 0x04u
 #define KIND_HELD 0x08u
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static struct io_ring ring;
-static struct driver driver;
 static struct terminal terminal;
 static int typing, reading; /* the user's ends */
 
@@ -103,12 +97,8 @@ static void use_terminal(uint8_t what)
 	}
 }
 
-static void do_step(struct script *script)
+static void step(uint8_t operation, struct script *script)
 {
-	uint8_t operation = take(script, 1);
-
-	if (driver_step(&driver, operation, script))
-		return;
 	switch (operation & 0xf) {
 	case 0:
 	case 1:
@@ -122,7 +112,7 @@ static void do_step(struct script *script)
 	}
 }
 
-static void close_terminal(void)
+static void release(void)
 {
 	close_input();
 	while (terminal.output_busy || terminal.inputs[TERMINAL_USER].armed) {
@@ -137,32 +127,18 @@ static void close_terminal(void)
 	terminal_close(&terminal);
 }
 
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-	(void)argc;
-	(void)argv;
-	memory_make(DRIVER_MEMORY);
-	check(io_ring_init(&ring, 64) == 0);
-	return 0;
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static struct virtio_device *create(uint8_t kind)
 {
 	const struct virtio_environment environment = { &memory, &ring };
-	struct script script = { data, data + size };
-	uint8_t kind = take(&script, 1);
 
 	open_terminal(kind);
-	driver_init(&driver, console_create(&environment, &terminal), &ring);
-	driver_start(&driver, &script);
-	meddling_start(kind, QUEUE_BYTES / 16);
-	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++) {
-		do_step(&script);
-		check_terminal();
-	}
-	meddling_stop();
-	driver_reset(&driver);
-	close_terminal();
-	memory_clear();
-	return 0;
+	return console_create(&environment, &terminal);
 }
+
+const struct device_fuzzer fuzzer = {
+	.ring_entries = 64,
+	.create = create,
+	.step = step,
+	.check = check_terminal,
+	.release = release,
+};
