@@ -131,8 +131,8 @@ int guest_memory_init(struct guest_memory *memory, const struct memory_options *
 	/* A guest's secrets do not belong into the monitor's core dump. */
 	madvise(memory->base, size, MADV_DONTDUMP);
 	/*
-	 * Without, a boot takes some 28,000 page faults more: see ARCHITECTURE.md.  The lowest ones have
-	 * a few pages of what the guest is told, for which 2 MiB would be zeroed.
+	 * Without, a boot takes some 28,000 page faults more (doc/decisions/23-start-up-time.md).  The
+	 * lowest ones have a few pages of what the guest is told, for which 2 MiB would be zeroed.
 	 */
 	if (size > GUEST_HUGE_PAGE)
 		madvise(memory->base + GUEST_HUGE_PAGE, size - GUEST_HUGE_PAGE, MADV_HUGEPAGE);
