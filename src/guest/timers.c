@@ -9,6 +9,8 @@
 
 #define TRIM_MILLISECONDS 1000		/* a guest that ends sooner never pays for it */
 #define IDLE_CHECK_MILLISECONDS 10000
+/* A guest that takes less CPU time than that share idles; one that boots on a loaded host takes more. */
+#define IDLE_SHARE 8
 
 void timers_start(struct guest *guest)
 {
@@ -81,7 +83,7 @@ idle_path static void check_idle(struct guest *guest)
 	if (vm_guest_knows_karma(&guest->vm))
 		return;
 	guest->cpu_time = cpu_milliseconds();
-	if (atomic_load(&guest->vm.paused) || guest->cpu_time - before > IDLE_CHECK_MILLISECONDS / 2) {
+	if (atomic_load(&guest->vm.paused) || guest->cpu_time - before > IDLE_CHECK_MILLISECONDS / IDLE_SHARE) {
 		guest->idle_check_at = milliseconds() + IDLE_CHECK_MILLISECONDS;
 		return;
 	}
