@@ -197,6 +197,7 @@ void timers_run(struct guest *guest);
 void timers_resume(struct guest *guest);
 /* An order has touched pages that trim_program() had unmapped: do it again, later. */
 void timers_trim_later(struct guest *guest);
+
 /* --- trim.c. */
 
 /* Unmap the program's read-only pages: most are needed at the start only, and the file has them. */
