@@ -157,9 +157,17 @@ check-packages: deb all
 	scripts/dependencies test
 	$(Q)tests/packages/check
 
-# With shadow paging, as on CPUs without nested paging: always in the soft host.
+# With shadow paging, as on CPUs without nested paging: always in the soft host.  QEMU 10's SVM halts any guest at its
+# first page faults then; QEMU 7.2's runs them, with the same host kernel.
 .PHONY: check-guest-shadow
 check-guest-shadow: all guest $(BUILD)/test/i386
+	$(Q)if ! qemu-system-x86_64 --version | grep -q 'version 10[.]'; then \
+		$(MAKE) -s --no-print-directory check-guest-shadow-here; \
+	else echo "without nested paging, QEMU 10 halts any guest: try one of another release"; \
+		echo "0 passed, 0 failed, 3 skipped"; fi
+
+.PHONY: check-guest-shadow-here
+check-guest-shadow-here:
 	$(call guest_tests,--host --kvm-amd --host npt=0 --host --memory --host 4096,test_command_status_is_karmas \
 		'test_i386*' 'test_memory_that*')
 

@@ -70,6 +70,17 @@ static void write_panic(void)
 	store(text, sizeof(text) - 1);
 }
 
+/* Up to the end of memory; nobody changes it meanwhile. */
+static void fill(uint8_t first, size_t length)
+{
+	size_t room = at < LOG_MEMORY ? LOG_MEMORY - at : 0, count = length < room ? length : room;
+	uint8_t *text = memory_at(at, count);
+
+	for (size_t i = 0; i < count; i++)
+		text[i] = first + i;
+	at += count;
+}
+
 /* More of them than are told, or longer than any is. */
 static void write_many_records(struct script *script)
 {
@@ -79,8 +90,7 @@ static void write_many_records(struct script *script)
 		at = (at + 7) & ~7ull;
 		number++;
 		store(&number, sizeof(number));
-		for (unsigned j = 0; j < length && at < LOG_MEMORY; j++)
-			memory_store(at++, i + j);
+		fill(i, length);
 	}
 }
 
