@@ -45,7 +45,7 @@ struct machine {
 	const struct machine_ops *ops;
 	struct virtio_device *devices[KARMA_DEVICES_MAX];	/* owned */
 	unsigned device_count;
-	atomic_bool tells_ready;	/* the guest says by calls whether it is ready */
+	atomic_bool tells_ready;	/* the guest says by calls whether it is ready, or is going to */
 
 	pthread_mutex_t event_lock;
 	uint64_t config_events;		/* a bit a device */

@@ -91,6 +91,15 @@ static int enter_sandbox(struct guest *guest)
 	return sandbox_enter(&guest->sandbox, &bounds);
 }
 
+/*
+ * Whether the guest's init is Karma's, as far as can be seen from here: it calls `ready` once it serves signals, and
+ * the console has a driver long before.
+ */
+static bool has_own_init(const struct guest_options *options)
+{
+	return options->command || options->initrd_count == 0;
+}
+
 static int make_vm(struct guest *guest)
 {
 	const struct guest_options *options = &guest->options;
@@ -107,6 +116,7 @@ static int make_vm(struct guest *guest)
 	guest->vm.strict = options->strict;
 	guest->vm.stats = options->stats;
 	guest->vm.machine.watchdog = options->watchdog;
+	atomic_store(&guest->vm.machine.tells_ready, has_own_init(options));
 	return 0;
 }
 

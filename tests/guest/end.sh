@@ -122,6 +122,21 @@ test_sigterm_lets_the_guest_power_off() {
 	expect_status 0
 }
 
+test_sigterm_as_soon_as_the_guest_is_up_lets_it_power_off() {
+	socat -u "UNIX-RECV:$PWD/manager" OPEN:told,creat &
+	manager=$!
+	until [ -S manager ]; do nap 0.1; done
+	NOTIFY_SOCKET=$PWD/manager start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" -- sleep 1000
+	until [ -e told ] && printed '^READY=1' told; do
+		kill -0 "$guest_pid" || die "it ended before it was up: $(cat err)"
+		nap 0.01
+	done
+	kill -TERM "$guest_pid"
+	end_guest
+	kill "$manager"
+	expect_status 0
+}
+
 test_sigterm_ends_a_guest_that_does_not_power_off() {
 	start_guest --grace 2 --kernel "$TINY/hang"
 	wait_for "hanging" 20
