@@ -8,6 +8,7 @@
 #include "karma/net.h"
 #include "karma/terminal.h"
 #include "karma/virtio.h"
+#include "karma/vsock_connector.h"
 
 /*
  * The entries of each of a disk's queues, and so the requests that it may have under way: a disk
@@ -60,5 +61,13 @@ struct virtio_device *rng_create(const struct virtio_environment *environment);
 struct virtio_device *balloon_create(const struct virtio_environment *environment, uint64_t bytes);
 /* Ask for another size.  Any thread. */
 void balloon_set(struct virtio_device *device, uint64_t bytes);
+
+/*
+ * A socket device (virtio 1.2, section 5.10) of streams, whose sockets come by the connector; that stays the
+ * caller's, is open, and outlives it.  NULL if memory is short.
+ */
+#define VSOCK_IN_FLIGHT (3 * VSOCK_CONNECTIONS_MAX + 1)	/* of io_uring's operations, at most */
+struct virtio_device *vsock_create(
+	const struct virtio_environment *environment, struct vsock_connector *connector);
 
 #endif

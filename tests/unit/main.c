@@ -65,6 +65,7 @@ int main(void)
 		nbd_suite,
 		passt_suite,
 		control_suite,
+		vsock_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

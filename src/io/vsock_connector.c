@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* vsock: the connector, by which the supervisor passes sockets to the guest's process. */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "karma/log.h"
+#include "karma/util.h"
+#include "karma/vsock_connector.h"
+
+union control {
+	struct cmsghdr head;
+	char bytes[CMSG_SPACE(sizeof(int))];
+};
+
+const struct vsock_service *vsock_find_service(const struct vsock_options *options, uint32_t port)
+{
+	for (unsigned i = 0; i < options->service_count; i++) {
+		if (options->services[i].port == port)
+			return &options->services[i];
+	}
+	return NULL;
+}
+
+void vsock_connector_init(struct vsock_connector *connector, const struct vsock_options *options)
+{
+	*connector = (struct vsock_connector){ .options = options, .sockets = { -1, -1 } };
+}
+
+/* --- The supervisor. */
+
+int vsock_connector_open(struct vsock_connector *connector)
+{
+	const int type = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
+
+	if (!connector->options->on || socketpair(AF_UNIX, type, 0, connector->sockets) == 0)
+		return 0;
+	return fail(-errno, "socketpair: %s: raise the limit of open files (ulimit -n)", strerror(errno));
+}
+
+static void close_socket(struct vsock_connector *connector, unsigned index)
+{
+	close_fd(&connector->sockets[index]);
+	connector->sockets[index] = -1;
+}
+
+void vsock_connector_close(struct vsock_connector *connector)
+{
+	close_socket(connector, 0);
+	close_socket(connector, 1);
+}
+
+struct pollfd vsock_connector_watch(const struct vsock_connector *connector)
+{
+	return (struct pollfd){ .fd = connector->sockets[0], .events = POLLIN };
+}
+
+/* With a descriptor, unless fd is -1. */
+static int send_message(
+	const struct vsock_connector *connector, const struct vsock_message *message, int fd)
+{
+	struct iovec iov = { (void *)message, sizeof(*message) };
+	union control control = { .head = {
+		.cmsg_len = CMSG_LEN(sizeof(fd)),
+		.cmsg_level = SOL_SOCKET,
+		.cmsg_type = SCM_RIGHTS,
+	} };
+	struct msghdr header = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+		header.msg_control = control.bytes;
+		header.msg_controllen = sizeof(control.bytes);
+	}
+	return sendmsg(connector->sockets[0], &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+/* The socket, or a negative errno.  A Unix socket connects at once, or says that its backlog is full. */
+static int connect_to(const struct vsock_service *service)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd, result;
+
+	if (!service)
+		return -ECONNREFUSED;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	strncpy(address.sun_path, service->path, sizeof(address.sun_path) - 1);
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+		return fd;
+	result = -errno;
+	close(fd);
+	return result;
+}
+
+/*
+ * An answer that finds no room is lost: a guest's process that keeps to its number of connections always
+ * leaves some.
+ */
+static void connect_guest(const struct vsock_connector *connector, const struct vsock_message *request)
+{
+	cleanup_fd int fd = connect_to(vsock_find_service(connector->options, request->port));
+	const struct vsock_message answer = {
+		.kind = VSOCK_CONNECTED,
+		.id = request->id,
+		.result = fd < 0 ? fd : 0,
+	};
+
+	send_message(connector, &answer, fd);
+}
+
+bool vsock_connector_serve(struct vsock_connector *connector, struct vsock_message *answer)
+{
+	ssize_t count = recv(connector->sockets[0], answer, sizeof(*answer), MSG_DONTWAIT);
+
+	if (count < 0 && (errno == EAGAIN || errno == EINTR))
+		return false;
+	/* Its end, or no whole message: no message follows that could be told from another. */
+	if (count != sizeof(*answer)) {
+		close_socket(connector, 0);
+		return false;
+	}
+	if (answer->kind == VSOCK_CONNECT)
+		connect_guest(connector, answer);
+	return answer->kind == VSOCK_CONNECTED;
+}
+
+int vsock_connector_offer(
+	const struct vsock_connector *connector, uint32_t id, uint32_t port, int fd)
+{
+	const struct vsock_message request = { .kind = VSOCK_CONNECT, .id = id, .port = port };
+
+	return send_message(connector, &request, fd);
+}
+
+/* --- The guest's process. */
+
+void vsock_connector_after_fork(struct vsock_connector *connector)
+{
+	close_socket(connector, 0);
+}
+
+int vsock_connector_send(
+	const struct vsock_connector *connector, const struct vsock_message *message)
+{
+	return write_bytes(connector->sockets[1], message, sizeof(*message)) < 0 ? -errno : 0;
+}
+
+int vsock_connector_receive(
+	const struct vsock_connector *connector, struct vsock_message *message, int *fd)
+{
+	struct iovec iov = { message, sizeof(*message) };
+	union control control;
+	struct msghdr header = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
+		.msg_controllen = sizeof(control.bytes) };
+	ssize_t count =
+		recvmsg(connector->sockets[1], &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+
+	*fd = -1;
+	if (count < 0)
+		return errno == EINTR ? -EAGAIN : -errno;
+	if (header.msg_controllen >= CMSG_LEN(sizeof(*fd)))
+		memcpy(fd, CMSG_DATA(&control.head), sizeof(*fd));
+	return count == sizeof(*message) ? 0 : -EPIPE;
+}
