@@ -3,7 +3,7 @@
 #
 # Completion of karma's command line for bash.
 
-_karma_options='--config --print-config --kernel --initrd --disk --net --cpus --memory --balloon --pmu
+_karma_options='--config --print-config --kernel --initrd --disk --net --cpus --memory --vsock --balloon --pmu
 	--cmdline --console --name --log-format --timeout --grace --reboot --on-panic --watchdog
 	--die-with-parent --strict --stats --user --cgroup --no-sandbox --help'
 
@@ -51,6 +51,7 @@ _karma_value() {	# OPTION
 		*,*) _karma_list hugepages=on hugepages=off shared=on shared=off ;;
 		esac
 		;;
+	--vsock) _karma_words on off listen= ;;
 	--balloon | --pmu) _karma_words on off ;;
 	--console) _karma_words stdio pty none file: unix: ;;
 	--log-format) _karma_words text json ;;
@@ -89,7 +90,7 @@ _karma() {
 	local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_karma_words run check config ps stats console log pause resume stop wait resize balloon --help --version
+		_karma_words run check config ps stats console log pause resume stop wait resize balloon connect --help --version
 		return
 	fi
 	case ${COMP_WORDS[1]} in
@@ -99,7 +100,7 @@ _karma() {
 	console) _karma_guests --read-only --replay ;;
 	stop) _karma_guests --force ;;
 	resize) _karma_guests --disk ;;
-	log | pause | resume | wait | balloon) _karma_guests ;;
+	log | pause | resume | wait | balloon | connect) _karma_guests ;;
 	config)
 		if [ "$COMP_CWORD" -eq 2 ]; then _karma_words check; else _karma_configs; fi
 		;;

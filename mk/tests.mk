@@ -52,7 +52,7 @@ $(BUILD)/test/hostile: $(HOSTILE) tests/guest/hostile/hostile.ld include/karma/a
 		-Wl,--build-id=none,--no-warn-rwx-segments,-z,noexecstack \
 		-Wl,-T,tests/guest/hostile/hostile.ld -o $@ $(HOSTILE)
 
-$(BUILD)/test/kexec: tests/guest/kexec.c Makefile mk/tests.mk
+$(addprefix $(BUILD)/test/,kexec vsock): $(BUILD)/test/%: tests/guest/%.c Makefile mk/tests.mk
 	@mkdir -p $(@D)
 	$(call say,CC    $<)
 	$(Q)$(CC) -D_GNU_SOURCE $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
@@ -91,7 +91,7 @@ guest_tests = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only))
 	tests/guest/check $(1) $$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(2)
 
 .PHONY: check-guest check-guest-long
-check-guest check-guest-long: all guest $(TINY) $(addprefix $(BUILD)/test/,hostile kexec debian.img i386 installed)
+check-guest check-guest-long: all guest $(TINY) $(addprefix $(BUILD)/test/,hostile kexec vsock debian.img i386 installed)
 check-guest:
 	$(call guest_tests,--host --memory --host 6144,$(TESTS))
 
@@ -223,7 +223,7 @@ check check-all:
 	MAKE='$(MAKE)' tests/check $(JOBS) $(CHECK_BESIDE) -- $(CHECK_ALONE) $(if $(filter %-all,$@),$(CHECK_LONG))
 
 check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit-tsan karma-takeover karma-idle inject \
-	hostile kexec debian.img i386 installed) $(TINY) $(BUILD)/bench/karma-start
+	hostile kexec vsock debian.img i386 installed) $(TINY) $(BUILD)/bench/karma-start
 
 CHECK_BESIDE := check-vtx-start check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control \
 	check-docs check-hardening check-scripts check-tree check-kernel $(FUZZ_EACH)

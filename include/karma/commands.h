@@ -15,6 +15,7 @@ int command_stop(int argc, char **argv);
 int command_wait(int argc, char **argv);
 int command_resize(int argc, char **argv);
 int command_balloon(int argc, char **argv);
+int command_connect(int argc, char **argv);
 int command_log(int argc, char **argv);
 
 #endif

@@ -91,6 +91,12 @@ struct control_ops {
 	int (*measure)(void *context, const char *disk, uint64_t *number, uint64_t *bytes);
 	/* Set the balloon's target for this start and later ones.  0, -ENOTSUP without a balloon, or -ERANGE. */
 	int (*balloon)(void *context, uint64_t bytes);
+	/*
+	 * Connect to a port of the guest's vsock device: *fd is a socket of the caller's, which is to be given away
+	 * once control_connected() has told of the guest's answer.  0, -ENOTSUP without the device, -ESRCH without a
+	 * guest's process, or another negative errno.
+	 */
+	int (*connect)(void *context, uint32_t id, uint32_t port, int *fd);
 };
 
 struct control_client;
@@ -113,6 +119,7 @@ struct control {
 	int64_t order_deadline;		/* nanoseconds() */
 	struct control_client *order_client;	/* who waits for the result; NULL: it has disconnected */
 
+	uint32_t connection_number;	/* of the last request to connect */
 	int64_t kill_at;		/* nanoseconds(): when to kill a guest that was ended by force; 0: never */
 	int64_t accept_at;		/* nanoseconds(): accept no connection before, after an error; 0: no delay */
 };
@@ -130,7 +137,9 @@ void control_serve(struct control *control, const struct pollfd *watched, unsign
 
 /* The report has a result of an order. */
 void control_reply_ready(struct control *control);
-/* The guest's process has ended: a pending order fails. */
+/* The guest's process has answered a request to connect; it may have made up both. */
+void control_connected(struct control *control, uint32_t id, int result);
+/* The guest's process has ended: a pending order fails, and so do requests to connect. */
 void control_process_ended(struct control *control);
 
 /* Close all sockets and forget all clients; paths stay.  In the guest's process, after the fork. */

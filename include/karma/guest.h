@@ -17,6 +17,7 @@
 #include "karma/memory.h"
 #include "karma/net.h"
 #include "karma/sandbox.h"
+#include "karma/vsock_connector.h"
 
 /* What follows when a guest resets, or its kernel panics or hangs. */
 enum end_policy {
@@ -40,6 +41,7 @@ struct guest_options {
 	unsigned cpus;
 	struct memory_options memory;
 	bool balloon;
+	struct vsock_options vsock;
 	bool pmu;			/* with the CPU's performance counters */
 	const char *console;		/* terminal_open() */
 	unsigned timeout;		/* seconds; 0: none */

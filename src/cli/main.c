@@ -28,6 +28,7 @@ static const struct {
 	{ "wait", command_wait },
 	{ "resize", command_resize },
 	{ "balloon", command_balloon },
+	{ "connect", command_connect },
 	{ "log", command_log },
 };
 
@@ -50,6 +51,7 @@ static const char help[] =
 	"  karma wait NAME                wait for its end, and exit with its status\n"
 	"  karma resize NAME --disk vda   let it know that a disk has grown\n"
 	"  karma balloon NAME [SIZE]      have it give up memory\n"
+	"  karma connect NAME PORT        standard input and output on a vsock port of it\n"
 	"  karma --version                print the version\n"
 	"Each has --help.\n"
 	"\n"

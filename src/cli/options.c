@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include "config.h"
 #include "karma/cli.h"
@@ -161,6 +162,61 @@ static int parse_net_option(void *target, const char *name, char *text)
 	return net ? parse_net(net, text) : -ENOMEM;
 }
 
+#define VSOCK_FORMS "give on, off or listen=PORT:unix:PATH"
+
+static int parse_listen(struct vsock_options *vsock, const char *name, const char *text, char *value)
+{
+	char *path = value, *number = strsep(&path, ":");
+	unsigned port;
+
+	if (vsock->service_count == VSOCK_SERVICES_MAX)
+		return refuse("%s: are too many: give at most %u", name, VSOCK_SERVICES_MAX);
+	if (!path || strncmp(path, "unix:", 5) != 0 || !path[5])
+		return refuse("%s %s: lacks `:unix:PATH` behind the port: " VSOCK_FORMS, name, text);
+	path += 5;
+	/* The last number means any port (vsock(7)). */
+	if (parse_number(name, number, 0, UINT32_MAX - 1, &port) < 0)
+		return -EINVAL;
+	if (strlen(path) >= sizeof(((struct sockaddr_un *)NULL)->sun_path))
+		return refuse("%s: %s: is longer than a socket's path can be: give one of at most %zu bytes", name,
+			path, sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1);
+	if (vsock_find_service(vsock, port))
+		return refuse("%s: port %s is given twice: give each service a port of its own", name, number);
+	vsock->services[vsock->service_count++] = (struct vsock_service){ port, path };
+	vsock->on = true;
+	return 0;
+}
+
+static int parse_vsock(void *target, const char *name, char *text)
+{
+	struct vsock_options *vsock = &((struct run_options *)target)->guest.vsock;
+
+	if (strncmp(text, "listen=", 7) == 0)
+		return parse_listen(vsock, name, "listen=", text + 7);
+	if (strcmp(text, "on") != 0 && strcmp(text, "off") != 0)
+		return refuse("%s %s: is none of its forms: " VSOCK_FORMS, name, text);
+	vsock->on = strcmp(text, "on") == 0;
+	if (!vsock->on)
+		vsock->service_count = 0;
+	return 0;
+}
+
+static int print_vsock(const void *target, const char *name, FILE *file)
+{
+	const struct vsock_options *vsock = &((const struct run_options *)target)->guest.vsock;
+	char text[sizeof(((struct sockaddr_un *)NULL)->sun_path) + 32];
+	int result = 0;
+
+	if (vsock->on && !vsock->service_count)
+		return print_value(file, name, "on");
+	for (unsigned i = 0; i < vsock->service_count && result == 0; i++) {
+		snprintf(text, sizeof(text), "listen=%u:unix:%s", vsock->services[i].port,
+			vsock->services[i].path);
+		result = print_value(file, name, text);
+	}
+	return result;
+}
+
 #define AT(member) .offset = offsetof(struct run_options, member)
 
 static const char *const reboot_choices[] = { "exit", "restart", NULL };
@@ -182,6 +238,8 @@ static const struct setting settings[] = {
 		.command_line = true },
 	{ "cpus", "N", SETTING_NUMBER, AT(guest.cpus), .min = 1, .max = VCPUS_MAX },
 	{ "memory", "SIZE", SETTING_OTHER, .parse = parse_memory, .print = print_memory },
+	{ "vsock", "on|off|listen=PORT:unix:PATH", SETTING_OTHER, .parse = parse_vsock,
+		.print = print_vsock, .repeats = true },
 	{ "balloon", "on|off", SETTING_SWITCH, AT(guest.balloon) },
 	{ "pmu", "on|off", SETTING_SWITCH, AT(guest.pmu) },
 	{ "console", "WHERE", SETTING_TEXT, AT(guest.console), .min = 1 },

@@ -25,6 +25,8 @@ static const char help[] =
 	"  --cpus N               virtual CPUs, 1 to 64 (1)\n"
 	"  --memory SIZE[,hugepages=on|off][,shared=on|off]  such as 256M or 2G (512M);\n"
 	"                         of huge pages; in a file that other processes can map\n"
+	"  --vsock on|off|listen=PORT:unix:PATH  a socket device, for karma connect; what of the\n"
+	"                         host the guest reaches at CID 2, PORT (off)\n"
 	"  --balloon on|off       give memory that the guest frees back to the host (on)\n"
 	"  --pmu on|off           give the guest the CPU's performance counters (off)\n"
 	"  --cmdline TEXT         added to the kernel's command line; root= there wins\n"

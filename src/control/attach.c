@@ -307,7 +307,7 @@ static int attach(struct attached *attached, const char *name, bool read_only, b
 
 int command_console(int argc, char **argv)
 {
-	struct attached attached = { .connection = { .fd = -1, .pidfd = -1 }, .signal_fd = -1 };
+	struct attached attached = { .connection = { .fd = -1, .pidfd = -1, .passed_fd = -1 }, .signal_fd = -1 };
 	int read_only = false, only_replay = false;
 	const struct option options[] = {
 		{ "read-only", no_argument, &read_only, true },

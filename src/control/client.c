@@ -39,7 +39,7 @@ static int open_quietly(struct connection *connection, const char *name)
 	json_t *greeting;
 	int result;
 
-	*connection = (struct connection){ .name = name, .fd = -1, .pidfd = -1 };
+	*connection = (struct connection){ .name = name, .fd = -1, .pidfd = -1, .passed_fd = -1 };
 	result = control_connect(name, &connection->pid);
 	if (result < 0)
 		return result;
@@ -65,8 +65,9 @@ void connection_close(struct connection *connection)
 {
 	close_fd(&connection->fd);
 	close_fd(&connection->pidfd);
+	close_fd(&connection->passed_fd);
 	free(connection->input);
-	*connection = (struct connection){ .fd = -1, .pidfd = -1 };
+	*connection = (struct connection){ .fd = -1, .pidfd = -1, .passed_fd = -1 };
 }
 
 /* until: nanoseconds(); 0: no timeout.  False after that, or if poll() fails. */
@@ -126,6 +127,25 @@ static json_t *next_line(struct connection *connection)
 	return value ? value : json_null();
 }
 
+/* As recv(), with a socket that may come with the bytes. */
+static ssize_t receive(struct connection *connection, char *to, size_t length)
+{
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { to, length };
+	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
+		.msg_controllen = sizeof(control.bytes) };
+	ssize_t got = recvmsg(connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	if (got > 0 && message.msg_controllen >= CMSG_LEN(sizeof(int))) {
+		close_fd(&connection->passed_fd);
+		memcpy(&connection->passed_fd, CMSG_DATA(&control.head), sizeof(int));
+	}
+	return got;
+}
+
 static bool read_more(struct connection *connection)
 {
 	char *input = connection->input_used > LINE_MAX_BYTES ?
@@ -135,7 +155,7 @@ static bool read_more(struct connection *connection)
 	if (!input)
 		return false;
 	connection->input = input;
-	got = recv(connection->fd, input + connection->input_used, READ_BYTES, MSG_DONTWAIT);
+	got = receive(connection, input + connection->input_used, READ_BYTES);
 	if (got > 0)
 		connection->input_used += got;
 	return got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));

@@ -20,6 +20,7 @@ struct connection {
 	int pidfd;		/* of that process; -1: it has ended */
 	char *input;		/* malloc'ed: received, and not consumed yet */
 	size_t input_used;
+	int passed_fd;		/* a socket that came with a reply; or -1 */
 };
 
 /*

@@ -28,6 +28,9 @@ struct control_client {
 	json_t *id;			/* its "id", or NULL */
 	struct order order;	/* for the guest's process, if kind is not ORDER_NONE */
 	uint64_t bytes;			/* a disk's size, for the reply */
+	bool connecting;		/* the guest has not answered its `connect` */
+	uint32_t connection;		/* the number of that */
+	int passed_fd;			/* to go to the client with its next line; or -1 */
 };
 
 /* --- requests.c. */
@@ -37,6 +40,8 @@ void request_serve(struct control *control, struct control_client *client, const
 	size_t length);
 /* The client's order was served, with that result: reply. */
 void request_complete(struct control *control, struct control_client *client, int result);
+/* The guest has answered the client's `connect`: reply. */
+void request_connected(struct control_client *client, int result);
 /* Reply with an error. */
 void request_refuse(struct control_client *client, const char *code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -263,6 +263,44 @@ static void serve_console_size(
 	set_order(client, ORDER_CONSOLE_SIZE, 0);
 }
 
+static void serve_connect(struct control *control, struct control_client *client, const json_t *request)
+{
+	json_int_t port = json_integer_value(json_object_get(request, "port"));
+	int result;
+
+	/* The last number means any port (vsock(7)). */
+	if (port < 0 || port >= UINT32_MAX) {
+		request_refuse(client, "bad-request", "port: is from 0 to %u", UINT32_MAX - 1);
+		return;
+	}
+	client->connection = ++control->connection_number;
+	result = control->ops->connect(control->context, client->connection, port, &client->passed_fd);
+	client->connecting = result == 0;
+	if (result == -ENOTSUP)
+		request_refuse(client, "no-vsock", "the guest has no vsock device: start it with --vsock on");
+	else if (result < 0)
+		request_connected(client, result);
+}
+
+void request_connected(struct control_client *client, int result)
+{
+	client->connecting = false;
+	if (result == 0) {
+		succeed(client, json_object());
+		return;
+	}
+	close_fd(&client->passed_fd);
+	client->passed_fd = -1;
+	if (result == -ESRCH)
+		request_refuse(client, "ended", "the guest has ended, or is about to start again");
+	else if (result == -ENOTCONN)
+		request_refuse(client, "refused", "the guest has no driver for vsock, or has not loaded it yet");
+	else if (result == -ECONNREFUSED || result == -ECONNRESET)
+		request_refuse(client, "refused", "the guest refuses the connection: nothing listens on that port");
+	else
+		request_refuse(client, "busy", "too many connections at a time: close some");
+}
+
 static const struct request_kind kinds[] = {
 	{ "status", { { NULL } }, serve_status, NULL },
 	{ "stats", { { NULL } }, serve_stats, answer_stats },
@@ -275,6 +313,7 @@ static const struct request_kind kinds[] = {
 	{ "stop", { { "force", JSON_TRUE, false } }, serve_stop, NULL },
 	{ "wait", { { NULL } }, serve_wait, NULL },
 	{ "resize", { { "disk", JSON_STRING, true } }, serve_resize, answer_resize },
+	{ "connect", { { "port", JSON_INTEGER, true } }, serve_connect, NULL },
 	{ "balloon", { { "bytes", JSON_INTEGER, true } }, serve_balloon, answer_empty },
 };
 

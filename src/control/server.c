@@ -40,6 +40,7 @@ static struct control_client *add_client(struct control *control, int fd)
 		return NULL;
 	}
 	client->fd = fd;
+	client->passed_fd = -1;
 	client->next = control->clients;
 	control->clients = client;
 	control->client_count++;
@@ -62,6 +63,7 @@ static void release_client(struct control *control, struct control_client *clien
 	if (control->order_client == client)
 		control->order_client = NULL;
 	close(client->fd);
+	close_fd(&client->passed_fd);
 	free(client->output);
 	json_decref(client->id);
 	free(client);
@@ -130,12 +132,40 @@ void client_attach(struct control *control, struct control_client *client, bool 
 
 /* --- Output. */
 
+/* With the socket for the client, if it is due: its line is the only one, since it waited for that. */
+static ssize_t send_output(struct control_client *client)
+{
+	struct iovec iov = { client->output + client->output_sent, client->output_used - client->output_sent };
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { .head = {
+		.cmsg_len = CMSG_LEN(sizeof(int)),
+		.cmsg_level = SOL_SOCKET,
+		.cmsg_type = SCM_RIGHTS,
+	} };
+	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
+	bool passes = client->passed_fd >= 0 && !client->connecting;
+	ssize_t sent;
+
+	if (passes) {
+		memcpy(CMSG_DATA(&control.head), &client->passed_fd, sizeof(int));
+		message.msg_control = control.bytes;
+		message.msg_controllen = sizeof(control.bytes);
+	}
+	sent = sendmsg(client->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (sent > 0 && passes) {
+		close_fd(&client->passed_fd);
+		client->passed_fd = -1;
+	}
+	return sent;
+}
+
 /* True if all of it was sent. */
 static bool flush_lines(struct control_client *client)
 {
 	while (client->output_sent < client->output_used) {
-		ssize_t sent = send(client->fd, client->output + client->output_sent,
-			client->output_used - client->output_sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+		ssize_t sent = send_output(client);
 
 		if (sent < 0) {
 			client->closing |= errno != EAGAIN && errno != EINTR;
@@ -240,8 +270,22 @@ void control_reply_ready(struct control *control)
 		end_order(control, result);
 }
 
+void control_connected(struct control *control, uint32_t id, int result)
+{
+	for (struct control_client *client = control->clients; client; client = client->next) {
+		if (client->connecting && client->connection == id) {
+			request_connected(client, result);
+			return;
+		}
+	}
+}
+
 void control_process_ended(struct control *control)
 {
+	for (struct control_client *client = control->clients; client; client = client->next) {
+		if (client->connecting)
+			request_connected(client, -ESRCH);
+	}
 	if (control->order_pending)
 		end_order(control, -ESRCH);
 	control->kill_at = 0;

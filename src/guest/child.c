@@ -33,6 +33,7 @@ static void after_fork(struct guest *guest)
 	notify_after_fork(&guest->notify);
 	control_close(&guest->control);
 	nbd_connectors_after_fork();
+	vsock_connector_after_fork(&guest->vsock);
 	terminal_start(&guest->terminal);
 	guest->terminal.leave = user_leaves;
 	guest->terminal.leave_context = guest;
@@ -65,6 +66,16 @@ static int add_console(struct guest *guest, const struct virtio_environment *env
 	return machine_add(&guest->vm.machine, guest->console);
 }
 
+static int add_vsock(struct guest *guest, const struct virtio_environment *environment)
+{
+	struct virtio_device *vsock;
+
+	if (!guest->options.vsock.on)
+		return 0;
+	vsock = vsock_create(environment, &guest->vsock);
+	return vsock ? machine_add(&guest->vm.machine, vsock) : fail(-ENOMEM, "vsock: out of memory");
+}
+
 static int add_devices(struct guest *guest)
 {
 	const struct virtio_environment environment = { &guest->vm.memory, &guest->ring };
@@ -76,14 +87,17 @@ static int add_devices(struct guest *guest)
 		result = add_console(guest, &environment);
 	if (result == 0)
 		result = add_rng(guest, &environment);
-	return result == 0 ? add_balloon(guest, &environment) : result;
+	if (result == 0)
+		result = add_balloon(guest, &environment);
+	return result == 0 ? add_vsock(guest, &environment) : result;
 }
 
 static int enter_sandbox(struct guest *guest)
 {
 	const struct sandbox_bounds bounds = {
 		.file_bytes = disks_file_limit(guest),
-		.files = disks_connections(&guest->options),
+		.files = disks_connections(&guest->options) +
+			(guest->options.vsock.on ? VSOCK_CONNECTIONS_MAX : 0),
 		.threads = vm_threads_max(&guest->vm),
 	};
 
@@ -104,8 +118,11 @@ static int make_vm(struct guest *guest)
 {
 	const struct guest_options *options = &guest->options;
 	unsigned in_flight = OTHERS_IN_FLIGHT + networks_in_flight(options) + disks_in_flight(options);
-	int result = io_ring_init(&guest->ring, in_flight);
+	int result;
 
+	if (options->vsock.on)
+		in_flight += VSOCK_IN_FLIGHT;
+	result = io_ring_init(&guest->ring, in_flight);
 	if (result == 0)
 		result = vm_init(&guest->vm, &options->memory, options->cpus, options->pmu);
 	if (result < 0)

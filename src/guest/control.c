@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "karma/log.h"
 #include "internal.h"
@@ -114,6 +115,27 @@ static int set_balloon(void *context, uint64_t bytes)
 	return 0;
 }
 
+/* A socket whose other end the guest's process gets: *fd is the client's. */
+static int connect_guest(void *context, uint32_t id, uint32_t port, int *fd)
+{
+	const struct guest *guest = context;
+	int ends[2], result;
+
+	if (!guest->options.vsock.on)
+		return -ENOTSUP;
+	if (!guest->process_running)
+		return -ESRCH;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
+		return -errno;
+	result = vsock_connector_offer(&guest->vsock, id, port, ends[1]);
+	close(ends[1]);
+	if (result < 0)
+		close(ends[0]);
+	else
+		*fd = ends[0];
+	return result;
+}
+
 static const struct control_ops ops = {
 	.status = get_status,
 	.order = send_order,
@@ -121,6 +143,7 @@ static const struct control_ops ops = {
 	.kill = kill_process,
 	.measure = measure,
 	.balloon = set_balloon,
+	.connect = connect_guest,
 };
 
 int operations_open(struct guest *guest)

@@ -132,9 +132,11 @@ static int run_once(struct guest *guest, bool *again)
 	atomic_store(&guest->shared->disk_calls, 0);
 	report_reset(guest->report);
 	*again = false;
-	if (guest_open_kernel(guest) == 0 && nbd_connectors_open() == 0)
+	if (guest_open_kernel(guest) == 0 && nbd_connectors_open() == 0 &&
+		vsock_connector_open(&guest->vsock) == 0)
 		pid = process_start(&guest->process, &guest->sandbox);
 	if (pid < 0) {
+		vsock_connector_close(&guest->vsock);
 		nbd_connectors_close();
 		boot_kernel_close(&guest->kernel);
 		return status_not_started(guest);
@@ -146,6 +148,7 @@ static int run_once(struct guest *guest, bool *again)
 	operations_started(guest);
 	supervise(guest, guest->process.pidfd, 0);
 	operations_ended(guest);
+	vsock_connector_close(&guest->vsock);
 	nbd_connectors_close();
 	status = process_wait(&guest->process, STATUS_FAILURE);
 	*again = is_restarted(guest, &status);
@@ -173,6 +176,7 @@ void guest_init(struct guest *guest)
 	*guest = (struct guest){
 		.notify = NOTIFY_NONE,
 		.networks = { .links_fd = -1 },
+		.vsock = { .sockets = { -1, -1 } },
 		.process = PROCESS_NONE,
 		.kernel = BOOT_KERNEL_NONE,
 		.signal_fd = -1,
@@ -190,6 +194,7 @@ int guest_run(const struct guest_options *options)
 
 	guest_init(&guest);
 	guest.options = *options;
+	vsock_connector_init(&guest.vsock, &guest.options.vsock);
 	again = open_all(&guest) == 0;
 	while (again)
 		status = run_once(&guest, &again);

@@ -28,6 +28,7 @@
 #include "karma/sandbox.h"
 #include "karma/terminal.h"
 #include "karma/vm.h"
+#include "karma/vsock_connector.h"
 #include "karma/watchdog.h"
 #include "networks.h"
 #include "notify.h"
@@ -59,6 +60,7 @@ struct guest {
 	struct disk **disks;		/* open and locked; each device holds a reference */
 	size_t disk_count;
 	struct networks networks;
+	struct vsock_connector vsock;	/* open while there is a guest's process */
 	struct notify notify;
 	struct report *report;		/* in shared memory: what the guest's process reports */
 	struct control control;

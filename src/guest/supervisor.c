@@ -18,7 +18,8 @@ enum {
 	POLL_LINKS,
 	POLL_NOTIFY,
 	POLL_CONTROL = POLL_NOTIFY + NOTIFY_EVENTS,
-	POLL_NBD = POLL_CONTROL + CONTROL_POLLS,
+	POLL_VSOCK = POLL_CONTROL + CONTROL_POLLS,
+	POLL_NBD,
 	POLLS = POLL_NBD + NBD_CONNECTORS_MAX
 };
 
@@ -52,6 +53,7 @@ idle_path static unsigned fill_polls(struct guest *guest, int pidfd, struct poll
 	polls[POLL_REPLIES] = (struct pollfd){ .fd = guest->process.replies, .events = POLLIN };
 	polls[POLL_LINKS] = (struct pollfd){ .fd = guest->networks.links_fd, .events = POLLIN };
 	notify_poll(&guest->notify, polls + POLL_NOTIFY);
+	polls[POLL_VSOCK] = vsock_connector_watch(&guest->vsock);
 	nbd_connectors_watch(polls + POLL_NBD);
 	return control_poll(&guest->control, polls + POLL_CONTROL);
 }
@@ -66,6 +68,8 @@ idle_path static int next_timeout(const struct guest *guest, int64_t until)
 
 idle_path static void serve(struct guest *guest, const struct pollfd polls[POLLS], unsigned clients)
 {
+	struct vsock_message answer;
+
 	if (polls[POLL_SIGNALS].revents)
 		signals_serve(guest);
 	if (polls[POLL_REPLIES].revents) {
@@ -76,6 +80,8 @@ idle_path static void serve(struct guest *guest, const struct pollfd polls[POLLS
 		networks_send_links(&guest->networks, &guest->process);
 	if (notify_serve(&guest->notify, polls + POLL_NOTIFY, atomic_load(&guest->shared->disk_calls)))
 		process_send_order(&guest->process, &(struct order){ .kind = ORDER_KEEPALIVE });
+	if (polls[POLL_VSOCK].revents && vsock_connector_serve(&guest->vsock, &answer))
+		control_connected(&guest->control, answer.id, answer.result);
 	control_serve(&guest->control, polls + POLL_CONTROL, clients);
 	nbd_connectors_serve(polls + POLL_NBD);
 }

@@ -5,12 +5,12 @@
  * guest has no more descriptors of the monitor's than its connections are bounded to.
  */
 #include <fcntl.h>
+#include <linux/virtio_vsock.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-
-#include <linux/virtio_vsock.h>
 
 #include "device.h"
 #include "karma/devices.h"
@@ -40,6 +40,8 @@ static void prepare(void)
 	check(bind(listener, (struct sockaddr *)&address, sizeof(address)) == 0);
 	check(listen(listener, ENDS_MAX) == 0);
 	options.services[0].path = path;
+	/* As the monitor does. */
+	signal(SIGPIPE, SIG_IGN);
 }
 
 static struct virtio_device *create(uint8_t kind)

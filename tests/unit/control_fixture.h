@@ -86,6 +86,24 @@ static inline int set_balloon(void *context, uint64_t bytes)
 	return bytes < 512 * MIB ? 0 : -ERANGE;
 }
 
+static int guest_end = -1; /* of a connection to the guest */
+static uint32_t connection_id, connection_port;
+
+static inline int connect_guest(void *context, uint32_t id, uint32_t port, int *fd)
+{
+	int ends[2];
+
+	(void)context;
+	connection_id = id;
+	connection_port = port;
+	if (port == 9)
+		return -ENOTSUP;
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	*fd = ends[0];
+	guest_end = ends[1];
+	return 0;
+}
+
 static const struct control_ops ops = {
 	.status = tell_status,
 	.order = take_order,
@@ -93,6 +111,7 @@ static const struct control_ops ops = {
 	.kill = kill_process,
 	.measure = measure,
 	.balloon = set_balloon,
+	.connect = connect_guest,
 };
 
 static inline void setup(void)

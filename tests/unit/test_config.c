@@ -80,6 +80,8 @@ static const char everything[] =
 	"cmdline = a=b ; c #d \"e\"\n"
 	"cpus=4\n"
 	"\tmemory : 1G,hugepages=on,shared=on\r\n"
+	"vsock = listen=1024:unix:/run/a\n"
+	"vsock = listen=1025:unix:b\n"
 	"balloon = off\n"
 	"pmu = on\n"
 	"console = pty\n"
@@ -141,6 +143,8 @@ static void check_guest(void)
 	ck_assert_uint_eq(options.guest.memory.size, GIB);
 	ck_assert(options.guest.memory.huge_pages && options.guest.memory.shared && !options.guest.balloon);
 	ck_assert(options.guest.pmu);
+	ck_assert(options.guest.vsock.on);
+	ck_assert_str_eq(vsock_find_service(&options.guest.vsock, 1025)->path, "b");
 	ck_assert_str_eq(options.guest.console, "pty");
 	ck_assert_uint_eq(options.guest.timeout, 30);
 	ck_assert_uint_eq(options.guest.grace, 0);

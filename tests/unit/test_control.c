@@ -220,6 +220,86 @@ START_TEST(resize_and_balloon_are_orders)
 }
 END_TEST
 
+START_TEST(connection_comes_with_the_reply)
+{
+	char line[64], control_bytes[CMSG_SPACE(sizeof(int))];
+	struct iovec iov = { line, sizeof(line) };
+	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control_bytes,
+		.msg_controllen = sizeof(control_bytes) };
+	int fd = connect_client(), passed;
+
+	hear(fd);
+	say(fd, "{\"request\":\"connect\",\"port\":22}\n");
+	turns(2);
+	ck_assert_uint_eq(connection_port, 22);
+	/* Not before the guest has answered; an answer to something else is none. */
+	control_connected(&control, connection_id + 1, 0);
+	turns(2);
+	ck_assert_uint_eq(hear(fd), 0);
+	control_connected(&control, connection_id, 0);
+	control_connected(&control, connection_id, 0);
+	turns(2);
+	ck_assert_int_eq(recvmsg(fd, &message, 0), strlen("{\"return\":{}}\n"));
+	ck_assert_uint_ge(message.msg_controllen, CMSG_LEN(sizeof(int)));
+	memcpy(&passed, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(passed));
+	ck_assert_int_eq(write(passed, "x", 1), 1);
+	ck_assert_int_eq(read(guest_end, line, 1), 1);
+	close(passed);
+	ck_assert_int_eq(read(guest_end, line, 1), 0);
+	close(guest_end);
+	close(fd);
+}
+END_TEST
+
+START_TEST(connection_that_fails_is_told)
+{
+	static const struct {
+		int result;
+		const char *code;
+	} answers[] = { { -ECONNREFUSED, "refused" }, { -ENOTCONN, "refused" }, { -EBUSY, "busy" } };
+	int fd = connect_client();
+	char byte;
+
+	assert_error("{\"request\":\"connect\",\"port\":-1}", "bad-request");
+	assert_error("{\"request\":\"connect\",\"port\":4294967295}", "bad-request");
+	assert_error("{\"request\":\"connect\",\"port\":9}", "no-vsock");
+	hear(fd);
+	for (unsigned i = 0; i < ARRAY_SIZE(answers); i++) {
+		say(fd, "{\"request\":\"connect\",\"port\":22}\n");
+		turns(2);
+		control_connected(&control, connection_id, answers[i].result);
+		turns(2);
+		hear(fd);
+		ck_assert_ptr_nonnull(strstr(received, answers[i].code));
+		ck_assert_int_eq(read(guest_end, &byte, 1), 0);
+		close(guest_end);
+	}
+	say(fd, "{\"request\":\"connect\",\"port\":22}\n");
+	turns(2);
+	control_process_ended(&control);
+	turns(2);
+	hear(fd);
+	ck_assert_ptr_nonnull(strstr(received, "ended"));
+	close(guest_end);
+	close(fd);
+}
+END_TEST
+
+START_TEST(client_that_leaves_takes_its_connection_back)
+{
+	int fd = connect_client();
+	char byte;
+
+	hear(fd);
+	say(fd, "{\"request\":\"connect\",\"port\":22}\n");
+	turns(2);
+	close(fd);
+	turns(2);
+	ck_assert_int_eq(read(guest_end, &byte, 1), 0);
+	close(guest_end);
+}
+END_TEST
+
 START_TEST(force_that_fails_is_followed_by_a_kill)
 {
 	ask("{\"request\":\"stop\"}");
@@ -410,6 +490,9 @@ Suite *control_suite(void)
 		a_client_that_goes_leaves_its_order_behind,
 		orders_end_with_the_process,
 		resize_and_balloon_are_orders,
+		connection_comes_with_the_reply,
+		connection_that_fails_is_told,
+		client_that_leaves_takes_its_connection_back,
 		force_that_fails_is_followed_by_a_kill,
 		who_waits_is_told_the_status,
 		a_client_that_only_asks_still_gets_its_answer,

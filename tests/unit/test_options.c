@@ -262,6 +262,32 @@ START_TEST(pmu_is_off_unless_it_is_switched_on)
 }
 END_TEST
 
+START_TEST(vsock_is_off_unless_it_is_switched_on_or_has_services)
+{
+	const struct vsock_options *vsock = &options.guest.vsock;
+
+	ck_assert_int_eq(parse("--kernel k"), 0);
+	ck_assert(!vsock->on);
+	ck_assert_int_eq(parse("--kernel k --vsock on"), 0);
+	ck_assert(vsock->on && vsock->service_count == 0);
+	ck_assert_int_eq(parse("--kernel k --vsock listen=1024:unix:/run/a:b --vsock listen=0:unix:c"), 0);
+	ck_assert(vsock->on && vsock->service_count == 2);
+	ck_assert_uint_eq(vsock->services[0].port, 1024);
+	ck_assert_str_eq(vsock->services[0].path, "/run/a:b");
+	ck_assert_str_eq(vsock_find_service(vsock, 0)->path, "c");
+	ck_assert_ptr_null(vsock_find_service(vsock, 1));
+	ck_assert_int_eq(parse("--kernel k --vsock listen=1:unix:a --vsock off"), 0);
+	ck_assert(!vsock->on && vsock->service_count == 0);
+	assert_refused("--kernel k --vsock yes", "give on, off or listen=PORT:unix:PATH");
+	assert_refused("--kernel k --vsock listen=1", "lacks `:unix:PATH`");
+	assert_refused("--kernel k --vsock listen=1:/run/a", "lacks `:unix:PATH`");
+	assert_refused("--kernel k --vsock listen=1:unix:", "lacks `:unix:PATH`");
+	assert_refused("--kernel k --vsock listen=x:unix:a", "x");
+	assert_refused("--kernel k --vsock listen=4294967295:unix:a", "4294967294");
+	assert_refused("--kernel k --vsock listen=1:unix:a --vsock listen=1:unix:b", "given twice");
+}
+END_TEST
+
 START_TEST(balloon_is_on_unless_it_is_switched_off)
 {
 	ck_assert_int_eq(parse("--kernel k"), 0);
@@ -600,6 +626,7 @@ Suite *options_suite(void)
 		memory_with_flags,
 		bad_memory_flags_are_refused,
 		pmu_is_off_unless_it_is_switched_on,
+		vsock_is_off_unless_it_is_switched_on_or_has_services,
 		balloon_is_on_unless_it_is_switched_off,
 		disks_with_flags,
 		disks_on_nbd_servers,

@@ -31,7 +31,7 @@
 	CALL(madvise, "the balloon's pages", ADVICE(MADV_DONTNEED)) \
 	CALL(madvise, "the balloon's pages, in shared memory", ADVICE(MADV_REMOVE)) \
 	CALL(brk, "memory for a request to an overlay", ANY) \
-	CALL(shutdown, "an NBD connection that failed", ANY) \
+	CALL(shutdown, "an NBD connection that failed; an end of a vsock connection", ANY) \
 	CALL(rt_sigreturn, "back from the signal that stops a vCPU", ANY) \
 	CALL(exit_group, "end after a forbidden call", ANY)
 
@@ -49,8 +49,8 @@
 	CALL(madvise, "the balloon's pages, likewise", ADVICE(MADV_DONTNEED)) \
 	CALL(madvise, "the balloon's pages in shared memory, likewise", ADVICE(MADV_REMOVE)) \
 	CALL(brk, "memory for a request to an overlay", ANY) \
-	CALL(recvmsg, "an NBD connection that the supervisor has made", ANY) \
-	CALL(shutdown, "end one that failed", ANY) \
+	CALL(recvmsg, "a connection that the supervisor has made: NBD, vsock", ANY) \
+	CALL(shutdown, "end one, or a direction of it", ANY) \
 	CALL(close, "likewise", ANY) \
 	CALL(restart_syscall, "wait on, after a stop", ANY) \
 	CALL(exit_group, "end after a forbidden call", ANY)

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* karma connect: standard input and output on a vsock port of a guest. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "client.h"
+#include "karma/commands.h"
+#include "karma/log.h"
+#include "karma/status.h"
+#include "karma/util.h"
+
+#define CHUNK 65536u
+#define STATUS_REFUSED 1
+
+static const struct command command = { "connect",
+	"usage: karma connect NAME PORT\n"
+	"\n"
+	"Connect to a vsock port of a guest, and join it to standard input and output.  The end of input\n"
+	"is passed on, and output goes on until the guest ends it.  The guest needs --vsock on.\n"
+	"\n"
+	"  ssh -o ProxyCommand='karma connect %h 22' root@web\n"
+	"\n"
+	"Exit status: 0; 1 if the guest refused the connection, or 125 if karma failed.\n" };
+
+/* Bytes of one direction that were read, and not written yet. */
+struct flow {
+	int from, to;
+	char bytes[CHUNK];
+	size_t used, sent;
+	bool ended;		/* no more will be read */
+	bool closed;		/* and the other side knows */
+};
+
+static bool is_temporary(int error)
+{
+	return error == EAGAIN || error == EINTR;
+}
+
+static void read_flow(struct flow *flow)
+{
+	ssize_t got = read(flow->from, flow->bytes, sizeof(flow->bytes));
+
+	flow->sent = 0;
+	flow->used = got > 0 ? got : 0;
+	flow->ended = got == 0 || (got < 0 && !is_temporary(errno));
+}
+
+/* What can't be written is lost, and no more of it is read. */
+static void write_flow(struct flow *flow)
+{
+	ssize_t written = write(flow->to, flow->bytes + flow->sent, flow->used - flow->sent);
+
+	if (written > 0)
+		flow->sent += written;
+	else if (!is_temporary(errno))
+		flow->ended = true;
+	if (flow->sent == flow->used || flow->ended)
+		flow->used = flow->sent = 0;
+}
+
+static struct pollfd watch(const struct flow *flow)
+{
+	if (flow->used)
+		return (struct pollfd){ .fd = flow->to, .events = POLLOUT };
+	return (struct pollfd){ .fd = flow->ended ? -1 : flow->from, .events = POLLIN };
+}
+
+/* Until both directions have ended, or the guest has closed.  The exit status. */
+static int join(int fd)
+{
+	static struct flow to_guest, from_guest;
+	bool guest_closed = false;
+
+	to_guest = (struct flow){ .from = STDIN_FILENO, .to = fd };
+	from_guest = (struct flow){ .from = fd, .to = STDOUT_FILENO };
+	while (!from_guest.closed || (!to_guest.closed && !guest_closed)) {
+		struct pollfd watched[] = {
+			watch(&to_guest),
+			watch(&from_guest),
+			/* A hang-up tells that the guest takes no more, though input has not ended. */
+			{ .fd = from_guest.closed ? fd : -1, .events = 0 },
+		};
+
+		if (poll(watched, ARRAY_SIZE(watched), -1) < 0 && errno != EINTR) {
+			fail(-errno, "can't wait for the guest: %s", strerror(errno));
+			return STATUS_FAILURE;
+		}
+		if (watched[0].revents && to_guest.used)
+			write_flow(&to_guest);
+		else if (watched[0].revents)
+			read_flow(&to_guest);
+		if (watched[1].revents && from_guest.used)
+			write_flow(&from_guest);
+		else if (watched[1].revents)
+			read_flow(&from_guest);
+		guest_closed = watched[2].revents;
+		if (to_guest.ended && !to_guest.used && !to_guest.closed) {
+			to_guest.closed = true;
+			shutdown(fd, SHUT_WR);
+		}
+		if (from_guest.ended && !from_guest.used && !from_guest.closed) {
+			from_guest.closed = true;
+			shutdown(fd, SHUT_RD);
+			close(STDOUT_FILENO);
+		}
+	}
+	return 0;
+}
+
+/* The guest's answer.  The exit status, or -1 with a socket in connection->passed_fd. */
+static int request(struct connection *connection, const char *name, unsigned port)
+{
+	json_t *reply = NULL, *result;
+	const char *code;
+	int status;
+
+	if (connection_open(connection, name, false) < 0)
+		return STATUS_FAILURE;
+	/* As long as a guest may take that is paused, or busy. */
+	if (connection_send(connection, json_pack("{s:s, s:I}", "request", "connect", "port",
+			(json_int_t)port)) == 0)
+		reply = connection_receive(connection, -1);
+	code = string_of(json_object_get(reply, "error"), "code");
+	status = strcmp(code, "refused") == 0 ? STATUS_REFUSED : STATUS_FAILURE;
+	result = connection_result(connection, reply);
+	if (!result)
+		return status;
+	json_decref(result);
+	if (connection->passed_fd >= 0)
+		return -1;
+	fail(-EMFILE, "%s: no socket came: raise the limit of open files (ulimit -n)", name);
+	return STATUS_FAILURE;
+}
+
+static bool parse_port(const char *text, unsigned *port)
+{
+	char *end;
+	unsigned long value;
+
+	errno = 0;
+	value = strtoul(text, &end, 10);
+	*port = value;
+	return text[0] >= '0' && text[0] <= '9' && !*end && !errno && value < UINT32_MAX;
+}
+
+int command_connect(int argc, char **argv)
+{
+	const struct option options[] = { { "help", no_argument, NULL, 'h' }, { 0 } };
+	struct connection connection = { .fd = -1, .pidfd = -1, .passed_fd = -1 };
+	int status = command_options(&command, options, argc, argv, NULL);
+	const char *name, *port_text = NULL;
+	unsigned port;
+
+	if (status >= 0)
+		return status;
+	if (argc - optind == 2)
+		port_text = argv[--argc];
+	name = command_name(&command, argc, argv);
+	if (!name)
+		return STATUS_FAILURE;
+	if (!port_text)
+		return command_misused(&command, "no PORT: give the one that the guest listens on");
+	if (!parse_port(port_text, &port))
+		return command_misused(&command, "%s: is no port: give a number below 4294967295", port_text);
+	signal(SIGPIPE, SIG_IGN);
+	status = request(&connection, name, port);
+	if (status < 0)
+		status = join(connection.passed_fd);
+	connection_close(&connection);
+	return status;
+}
