@@ -104,7 +104,8 @@ struct vsock {
 	struct virtio_counter counters[COUNTERS];
 	struct vsock_connector *connector;
 	struct io_op connector_op;
-	bool connector_armed, connector_ready;
+	bool connector_armed;
+	bool resumed;		/* and go_on() is due */
 
 	/* A chain of the receive queue that nothing was written to yet. */
 	struct iovec iov[CHAIN_BUFFERS];
@@ -744,17 +745,6 @@ static enum virtio_step transmit_step(struct virtq *queue)
 	return VIRTIO_SERVED;
 }
 
-static void vsock_notify(struct virtio_device *device, unsigned queue)
-{
-	struct vsock *vsock = container_of(device, struct vsock, device);
-
-	/* The event queue is for guests that have moved to another host. */
-	if (queue == TRANSMIT)
-		virtio_serve_chains(&device->queues[TRANSMIT], transmit_step);
-	if (queue != EVENT)
-		receive(vsock);
-}
-
 /* --- What the host does. */
 
 /* Nobody writes before the guest has answered: the client has gone. */
@@ -762,6 +752,35 @@ static void end_lost_offer(struct connection *connection)
 {
 	if (connection->state == OFFERED && connection->readable)
 		reset_connection(connection);
+}
+
+/*
+ * After a pause, on a thread that may shut sockets down, which the one that resumes may not: what was
+ * ready meanwhile, and was left alone.
+ */
+static void go_on(struct vsock *vsock)
+{
+	vsock->resumed = false;
+	for (unsigned i = 0; i < vsock->used; i++) {
+		struct connection *connection = &vsock->connections[i];
+
+		end_lost_offer(connection);
+		if (connection->state == ESTABLISHED || connection->state == LINGERING)
+			flush_buffer(connection);
+	}
+}
+
+static void vsock_notify(struct virtio_device *device, unsigned queue)
+{
+	struct vsock *vsock = container_of(device, struct vsock, device);
+
+	if (vsock->resumed)
+		go_on(vsock);
+	/* The event queue is for guests that have moved to another host. */
+	if (queue == TRANSMIT)
+		virtio_serve_chains(&device->queues[TRANSMIT], transmit_step);
+	if (queue != EVENT)
+		receive(vsock);
 }
 
 static void readable_done(struct io_op *op, int result)
@@ -894,21 +913,13 @@ static void vsock_start(struct virtio_device *device)
 	arm_connector(container_of(device, struct vsock, device));
 }
 
-/* What was ready during the pause, and was left alone. */
 static void vsock_resume(struct virtio_device *device)
 {
 	struct vsock *vsock = container_of(device, struct vsock, device);
 
 	arm_connector(vsock);
-	for (unsigned i = 0; i < vsock->used; i++) {
-		struct connection *connection = &vsock->connections[i];
-
-		end_lost_offer(connection);
-		if (connection->state == ESTABLISHED || connection->state == LINGERING)
-			flush_buffer(connection);
-	}
+	vsock->resumed = true;
 }
-
 static void vsock_reset(struct virtio_device *device)
 {
 	struct vsock *vsock = container_of(device, struct vsock, device);
