@@ -547,7 +547,7 @@ static bool has_packets(const struct vsock *vsock)
 	return vsock->reset_count;
 }
 
-/* A chain with room for a header and some payload; others go back empty. */
+/* The chain at hand, or else the next one. */
 static bool take_chain(struct vsock *vsock)
 {
 	struct virtq *queue = &vsock->device.queues[RECEIVE];
@@ -581,6 +581,7 @@ static enum virtio_step receive_step(struct virtq *queue)
 		return VIRTIO_BLOCKED;
 	if (!take_chain(vsock))
 		return VIRTIO_NO_CHAIN;
+	/* Without room for a header and some payload it is of no use. */
 	if (vsock->chain.in_bytes <= HEADER_BYTES) {
 		vsock->has_chain = false;
 		virtq_push(queue, vsock->chain.head, 0);
