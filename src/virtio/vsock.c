@@ -921,6 +921,7 @@ static void vsock_resume(struct virtio_device *device)
 	arm_connector(vsock);
 	vsock->resumed = true;
 }
+
 static void vsock_reset(struct virtio_device *device)
 {
 	struct vsock *vsock = container_of(device, struct vsock, device);
