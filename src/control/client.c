@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 
 #include "karma/log.h"
+#include "karma/pass_fd.h"
 #include "karma/status.h"
 #include "karma/util.h"
 
@@ -130,18 +131,12 @@ static json_t *next_line(struct connection *connection)
 /* As recv(), with a socket that may come with the bytes. */
 static ssize_t receive(struct connection *connection, char *to, size_t length)
 {
-	union {
-		struct cmsghdr head;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct iovec iov = { to, length };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
-		.msg_controllen = sizeof(control.bytes) };
-	ssize_t got = recvmsg(connection->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	int fd;
+	ssize_t got = receive_with_fd(connection->fd, to, length, &fd);
 
-	if (got > 0 && message.msg_controllen >= CMSG_LEN(sizeof(int))) {
+	if (fd >= 0) {
 		close_fd(&connection->passed_fd);
-		memcpy(&connection->passed_fd, CMSG_DATA(&control.head), sizeof(int));
+		connection->passed_fd = fd;
 	}
 	return got;
 }

@@ -7,6 +7,7 @@
 
 #include "internal.h"
 #include "karma/log.h"
+#include "karma/pass_fd.h"
 #include "karma/util.h"
 
 #define CONSOLE_BYTES 16384u		/* of console output in one send() */
@@ -135,25 +136,10 @@ void client_attach(struct control *control, struct control_client *client, bool 
 /* With the socket for the client, if it is due: its line is the only one, since it waited for that. */
 static ssize_t send_output(struct control_client *client)
 {
-	struct iovec iov = { client->output + client->output_sent, client->output_used - client->output_sent };
-	union {
-		struct cmsghdr head;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control = { .head = {
-		.cmsg_len = CMSG_LEN(sizeof(int)),
-		.cmsg_level = SOL_SOCKET,
-		.cmsg_type = SCM_RIGHTS,
-	} };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
 	bool passes = client->passed_fd >= 0 && !client->connecting;
-	ssize_t sent;
+	ssize_t sent = send_with_fd(client->fd, client->output + client->output_sent,
+		client->output_used - client->output_sent, passes ? client->passed_fd : -1);
 
-	if (passes) {
-		memcpy(CMSG_DATA(&control.head), &client->passed_fd, sizeof(int));
-		message.msg_control = control.bytes;
-		message.msg_controllen = sizeof(control.bytes);
-	}
-	sent = sendmsg(client->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (sent > 0 && passes) {
 		close_fd(&client->passed_fd);
 		client->passed_fd = -1;

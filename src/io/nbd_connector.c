@@ -6,6 +6,7 @@
 
 #include "karma/log.h"
 #include "karma/nbd_connector.h"
+#include "karma/pass_fd.h"
 #include "karma/util.h"
 
 static struct nbd_connector *connectors[NBD_CONNECTORS_MAX];
@@ -116,11 +117,6 @@ static const char *export_mismatch(const struct nbd_connector *connector, const 
 
 /* --- Requests for a connection, and their replies. */
 
-union control {
-	struct cmsghdr head;
-	char bytes[CMSG_SPACE(sizeof(int))];
-};
-
 int nbd_connectors_open(void)
 {
 	const int type = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
@@ -167,33 +163,11 @@ int nbd_connectors_timeout(void)
 	return first;
 }
 
-/*
- * With a descriptor, unless fd is -1.  If the socket is full, since nobody receives, the reply is
- * dropped.
- */
-static void send_reply(struct nbd_connector *connector, struct nbd_connection_reply *reply, int fd)
-{
-	struct iovec iov = { reply, sizeof(*reply) };
-	union control control = { .head = {
-		.cmsg_len = CMSG_LEN(sizeof(fd)),
-		.cmsg_level = SOL_SOCKET,
-		.cmsg_type = SCM_RIGHTS,
-	} };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (fd >= 0) {
-		memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
-		message.msg_control = control.bytes;
-		message.msg_controllen = sizeof(control.bytes);
-	}
-	if (sendmsg(connector->sockets[0], &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		return;
-}
-
 static void reply_with(struct nbd_connector *connector, int result)
 {
 	const struct nbd_export *export = &connector->connection.handshake.export;
 	struct nbd_connection_reply reply = { .result = result };
+	int passed_fd = -1;
 	const char *why = connector->connection.handshake.problem;
 
 	if (result > 0) {
@@ -202,12 +176,13 @@ static void reply_with(struct nbd_connector *connector, int result)
 	}
 	if (reply.result < 0) {
 		snprintf(reply.problem, sizeof(reply.problem), "%s", why);
-		send_reply(connector, &reply, -1);
 	} else {
 		reply.export = *export;
 		connector->export.size = export->size;
-		send_reply(connector, &reply, connector->connection.fd);
+		passed_fd = connector->connection.fd;
 	}
+	/* It fails if the socket is full, since nobody receives: the reply is dropped. */
+	(void)!send_with_fd(connector->sockets[0], &reply, sizeof(reply), passed_fd);
 	close_fd(&connector->connection.fd);
 	connector->connection.fd = -1;
 }
@@ -264,23 +239,15 @@ int nbd_connector_request(const struct nbd_connector *connector)
 
 int nbd_connector_receive(const struct nbd_connector *connector, struct nbd_connection_reply *reply)
 {
-	struct iovec iov = { reply, sizeof(*reply) };
-	union control control;
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
-		.msg_controllen = sizeof(control.bytes) };
-	ssize_t count;
 	int fd;
+	ssize_t count;
 
 	*reply = (struct nbd_connection_reply){ 0 };
-	count = recvmsg(connector->sockets[1], &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	count = receive_with_fd(connector->sockets[1], reply, sizeof(*reply), &fd);
 	if (count < 0)
 		return errno == EINTR ? -EAGAIN : -errno;
-	if (count != sizeof(*reply))
-		return -EPIPE;
-	if (reply->result < 0)
-		return reply->result;
-	if (message.msg_controllen < CMSG_LEN(sizeof(fd)))
-		return -EMFILE;
-	memcpy(&fd, CMSG_DATA(&control.head), sizeof(fd));
-	return fd;
+	if (count == sizeof(*reply) && reply->result >= 0)
+		return fd >= 0 ? fd : -EMFILE;
+	close_fd(&fd);
+	return count == sizeof(*reply) ? reply->result : -EPIPE;
 }

@@ -6,13 +6,9 @@
 #include <sys/un.h>
 
 #include "karma/log.h"
+#include "karma/pass_fd.h"
 #include "karma/util.h"
 #include "karma/vsock_connector.h"
-
-union control {
-	struct cmsghdr head;
-	char bytes[CMSG_SPACE(sizeof(int))];
-};
 
 const struct vsock_service *vsock_find_service(const struct vsock_options *options, uint32_t port)
 {
@@ -60,20 +56,7 @@ struct pollfd vsock_connector_watch(const struct vsock_connector *connector)
 static int send_message(
 	const struct vsock_connector *connector, const struct vsock_message *message, int fd)
 {
-	struct iovec iov = { (void *)message, sizeof(*message) };
-	union control control = { .head = {
-		.cmsg_len = CMSG_LEN(sizeof(fd)),
-		.cmsg_level = SOL_SOCKET,
-		.cmsg_type = SCM_RIGHTS,
-	} };
-	struct msghdr header = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (fd >= 0) {
-		memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
-		header.msg_control = control.bytes;
-		header.msg_controllen = sizeof(control.bytes);
-	}
-	return sendmsg(connector->sockets[0], &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+	return send_with_fd(connector->sockets[0], message, sizeof(*message), fd) < 0 ? -errno : 0;
 }
 
 /* The socket, or a negative errno.  A Unix socket connects at once, or says that its backlog is full. */
@@ -151,17 +134,9 @@ int vsock_connector_send(
 int vsock_connector_receive(
 	const struct vsock_connector *connector, struct vsock_message *message, int *fd)
 {
-	struct iovec iov = { message, sizeof(*message) };
-	union control control;
-	struct msghdr header = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
-		.msg_controllen = sizeof(control.bytes) };
-	ssize_t count =
-		recvmsg(connector->sockets[1], &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	ssize_t count = receive_with_fd(connector->sockets[1], message, sizeof(*message), fd);
 
-	*fd = -1;
 	if (count < 0)
 		return errno == EINTR ? -EAGAIN : -errno;
-	if (header.msg_controllen >= CMSG_LEN(sizeof(*fd)))
-		memcpy(fd, CMSG_DATA(&control.head), sizeof(*fd));
 	return count == sizeof(*message) ? 0 : -EPIPE;
 }
