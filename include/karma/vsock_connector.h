@@ -3,10 +3,10 @@
  * The vsock connector: how the sockets of vsock connections reach the guest's process, which can
  * neither make nor accept one.
  *
- * The supervisor and the guest's process have a pair of stream sockets.  Either asks the other for a
- * connection, and the other answers: the guest's process asks for one to a service of the host's, which
- * the supervisor makes, if the user named the port by --vsock listen=; the supervisor asks for one to a
- * port of the guest's, with a connected socket, for `karma connect`.
+ * The supervisor and the guest's process have a pair of sockets that keep messages apart.  Either asks
+ * the other for a connection, and the other answers: the guest's process asks for one to a service of the
+ * host's, which the supervisor makes, if the user named the port by --vsock listen=; the supervisor asks
+ * for one to a port of the guest's, with a connected socket, for `karma connect`.
  *
  * The guest's process may have been taken over.  All that it gains are connections to those services.
  */

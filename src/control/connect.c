@@ -62,6 +62,19 @@ static void write_flow(struct flow *flow)
 		flow->used = flow->sent = 0;
 }
 
+static void move(struct flow *flow)
+{
+	if (flow->used)
+		write_flow(flow);
+	else
+		read_flow(flow);
+}
+
+static bool is_over(const struct flow *flow)
+{
+	return flow->ended && !flow->used && !flow->closed;
+}
+
 static struct pollfd watch(const struct flow *flow)
 {
 	if (flow->used)
@@ -69,46 +82,52 @@ static struct pollfd watch(const struct flow *flow)
 	return (struct pollfd){ .fd = flow->ended ? -1 : flow->from, .events = POLLIN };
 }
 
-/* Until both directions have ended, or the guest has closed.  The exit status. */
-static int join(int fd)
+/* Until both directions have ended, or the guest has closed. */
+static int join_flows(struct flow *to_guest, struct flow *from_guest, int fd)
 {
-	static struct flow to_guest, from_guest;
 	bool guest_closed = false;
 
-	to_guest = (struct flow){ .from = STDIN_FILENO, .to = fd };
-	from_guest = (struct flow){ .from = fd, .to = STDOUT_FILENO };
-	while (!from_guest.closed || (!to_guest.closed && !guest_closed)) {
+	while (!from_guest->closed || (!to_guest->closed && !guest_closed)) {
 		struct pollfd watched[] = {
-			watch(&to_guest),
-			watch(&from_guest),
+			watch(to_guest),
+			watch(from_guest),
 			/* A hang-up tells that the guest takes no more, though input has not ended. */
-			{ .fd = from_guest.closed ? fd : -1, .events = 0 },
+			{ .fd = from_guest->closed ? fd : -1, .events = 0 },
 		};
 
-		if (poll(watched, ARRAY_SIZE(watched), -1) < 0 && errno != EINTR) {
-			fail(-errno, "can't wait for the guest: %s", strerror(errno));
-			return STATUS_FAILURE;
-		}
-		if (watched[0].revents && to_guest.used)
-			write_flow(&to_guest);
-		else if (watched[0].revents)
-			read_flow(&to_guest);
-		if (watched[1].revents && from_guest.used)
-			write_flow(&from_guest);
-		else if (watched[1].revents)
-			read_flow(&from_guest);
+		if (poll(watched, ARRAY_SIZE(watched), -1) < 0 && errno != EINTR)
+			return fail(-errno, "can't wait for the guest: %s", strerror(errno));
+		if (watched[0].revents)
+			move(to_guest);
+		if (watched[1].revents)
+			move(from_guest);
 		guest_closed = watched[2].revents;
-		if (to_guest.ended && !to_guest.used && !to_guest.closed) {
-			to_guest.closed = true;
+		if (is_over(to_guest)) {
+			to_guest->closed = true;
 			shutdown(fd, SHUT_WR);
 		}
-		if (from_guest.ended && !from_guest.used && !from_guest.closed) {
-			from_guest.closed = true;
+		if (is_over(from_guest)) {
+			from_guest->closed = true;
 			shutdown(fd, SHUT_RD);
 			close(STDOUT_FILENO);
 		}
 	}
 	return 0;
+}
+
+/* The exit status. */
+static int join(int fd)
+{
+	cleanup_free struct flow *flows = calloc(2, sizeof(*flows));
+
+	if (!flows) {
+		fail(-ENOMEM, "out of memory");
+		return STATUS_FAILURE;
+	}
+	flows[0].from = STDIN_FILENO;
+	flows[0].to = flows[1].from = fd;
+	flows[1].to = STDOUT_FILENO;
+	return join_flows(&flows[0], &flows[1], fd) < 0 ? STATUS_FAILURE : 0;
 }
 
 /* The guest's answer.  The exit status, or -1 with a socket in connection->passed_fd. */

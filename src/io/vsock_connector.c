@@ -28,7 +28,7 @@ void vsock_connector_init(struct vsock_connector *connector, const struct vsock_
 
 int vsock_connector_open(struct vsock_connector *connector)
 {
-	const int type = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
+	const int type = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
 
 	if (!connector->options->on || socketpair(AF_UNIX, type, 0, connector->sockets) == 0)
 		return 0;
@@ -100,7 +100,7 @@ bool vsock_connector_serve(struct vsock_connector *connector, struct vsock_messa
 
 	if (count < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
-	/* Its end, or no whole message: no message follows that could be told from another. */
+	/* Its end, or what is no message. */
 	if (count != sizeof(*answer)) {
 		close_socket(connector, 0);
 		return false;

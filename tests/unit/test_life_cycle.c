@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "guest.h"
+#include "pipe_disk.h"
 
 #define QUEUE_SIZE 16
 #define SECTOR 512u
@@ -335,64 +335,21 @@ START_TEST(no_device_can_be_saved_yet)
 }
 END_TEST
 
-/* --- A disk, whose reads are those of a pipe: they end when the test says so. */
+/* --- A disk whose reads end when the test says so. */
 
-static int pipe_ends[2];
-
-static void pipe_done(struct io_op *op, int result)
-{
-	struct disk_request *request = container_of(op, struct disk_request, op);
-
-	request->done(request, result < 0 ? result : 0);
-}
-
-static void pipe_submit(struct disk *disk, struct disk_request *request)
-{
-	request->op.done = pipe_done;
-	io_ring_readv(io_ring_current(disk->ring), &request->op, pipe_ends[0], request->iov,
-		request->iov_count, 0, false);
-}
-
-static void pipe_kick(struct disk *disk)
-{
-	io_ring_submit(io_ring_current(disk->ring));
-}
-
-static void pipe_close(struct disk *disk)
-{
-	(void)disk;
-	close(pipe_ends[0]);
-}
-
-static const struct disk_backend pipe_backend = {
-	.submit = pipe_submit,
-	.kick = pipe_kick,
-	.close = pipe_close,
-};
-
-static struct disk disk;
 static uint64_t status_gpa;
 
 static void setup_disk(void)
 {
 	setup();
-	disk = (struct disk){
-		.backend = &pipe_backend,
-		.ring = &sim.ring,
-		.size = 64 * KIB,
-		.block_size = SECTOR,
-		.physical_block_size = SECTOR,
-		.references = 1,
-	};
-	ck_assert_int_eq(pipe(pipe_ends), 0);
-	device = blk_create(&sim.environment, "vda", &disk, NULL, 1);
+	device = pipe_disk_create(&sim);
 	sim_add(&sim, device);
 	sim_start_device(&sim, 0, FEATURES_EVENT, &queue, 1, QUEUE_SIZE);
 }
 
 static void teardown_disk(void)
 {
-	close(pipe_ends[1]);
+	pipe_disk_close();
 	teardown();
 }
 
@@ -409,13 +366,6 @@ static void publish_read(void)
 			3));
 }
 
-static void end_read(void)
-{
-	uint8_t sector[SECTOR] = { 0 };
-
-	ck_assert_int_eq(write(pipe_ends[1], sector, sizeof(sector)), sizeof(sector));
-}
-
 START_TEST(request_in_flight_completes_in_a_pause)
 {
 	publish_read();
@@ -423,7 +373,7 @@ START_TEST(request_in_flight_completes_in_a_pause)
 	virtio_pause(device);
 	ck_assert_uint_eq(device->in_flight, 1);
 	publish_read();
-	end_read();
+	end_reads(1);
 	driver_wait(&queue);
 	ck_assert_uint_eq(driver_interrupts(&queue), 1);
 	ck_assert_uint_eq(device->in_flight, 0);
@@ -431,7 +381,7 @@ START_TEST(request_in_flight_completes_in_a_pause)
 	virtio_resume(device);
 	sim_run_moment(&sim);
 	ck_assert_uint_eq(device->in_flight, 1);
-	end_read();
+	end_reads(1);
 	driver_wait(&queue);
 }
 END_TEST
@@ -450,7 +400,7 @@ START_TEST(drain_waits_for_what_is_in_flight)
 	driver_kick(&queue);
 	virtio_pause(device);
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_loop, &sim.ring), 0);
-	end_read();
+	end_reads(1);
 	virtio_drain(device);
 	ck_assert_uint_eq(driver_used(&queue), 1);
 	virtio_resume(device);
@@ -467,7 +417,7 @@ START_TEST(reset_in_a_pause_waits_for_what_is_in_flight)
 	virtio_pause(device);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_device_set_status, 0, 0), 0);
 	ck_assert_int_ne(sim_status(&sim, 0), 0);
-	end_read();
+	end_reads(1);
 	sim_run_moment(&sim);
 	ck_assert_int_eq(sim_status(&sim, 0), 0);
 	ck_assert_int_eq(*(uint8_t *)sim_at(&sim, status_gpa, 1), 0xee);
@@ -483,7 +433,7 @@ START_TEST(paused_disk_ends_with_what_is_in_flight)
 	publish_read();
 	driver_kick(&queue);
 	virtio_pause(device);
-	end_read();
+	end_reads(1);
 	ck_assert_int_eq(pthread_create(&io_thread, NULL, run_loop, &sim.ring), 0);
 	virtio_end(device);
 	ck_assert_uint_eq(driver_used(&queue), 1);
@@ -504,10 +454,10 @@ START_TEST(requests_of_many_pauses_all_complete)
 			driver_kick(&queue);
 		virtio_pause(device);
 		if (i % 2)
-			end_read();
+			end_reads(1);
 		virtio_resume(device);
 		if (i % 2 == 0)
-			end_read();
+			end_reads(1);
 		while (driver_used(&queue) == 0)
 			sched_yield();
 		queue.last_used++;
