@@ -33,6 +33,7 @@ Suite *balloon_suite(void);
 Suite *hypercall_suite(void);
 Suite *kernel_log_suite(void);
 Suite *options_suite(void);
+Suite *options_share_suite(void);
 Suite *config_suite(void);
 Suite *log_suite(void);
 Suite *cpuid_suite(void);

@@ -47,6 +47,7 @@ int main(void)
 		hypercall_suite,
 		kernel_log_suite,
 		options_suite,
+		options_share_suite,
 		config_suite,
 		log_suite,
 		getent_suite,
