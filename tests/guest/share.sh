@@ -37,7 +37,7 @@ test_share_by_virtiofsd() {
 	mkdir shared
 	head -c 3000000 /dev/urandom >shared/data
 	start_virtiofsd "$PWD/shared"
-	guest --share "unix:$PWD/fs:data" --cpus 2 --stats -- sh -c '
+	guest --share "unix:$PWD/fs:data" --stats -- sh -c '
 		mkdir /tmp/mnt && mount -t virtiofs data /tmp/mnt || exit 99
 		sha256sum /tmp/mnt/data
 		dd if=/dev/urandom of=/tmp/mnt/back bs=64k count=32 2>/dev/null
