@@ -28,6 +28,7 @@ static const struct filter filters[] = {
 	[SANDBOX_IO] = { "I/O", io_filter, ARRAY_SIZE(io_filter) },
 	[SANDBOX_VCPU] = { "vCPU", vcpu_filter, ARRAY_SIZE(vcpu_filter) },
 	[SANDBOX_UNPACKER] = { "unpacking", unpacker_filter, ARRAY_SIZE(unpacker_filter) },
+	[SANDBOX_SHARE] = { "file server's", share_filter, ARRAY_SIZE(share_filter) },
 };
 
 static _Thread_local const char *own_name = "unknown";
@@ -73,7 +74,8 @@ static int load(const struct filter *filter, const struct sandbox_descriptors *d
 	struct sock_fprog program = { filter->count, instructions };
 
 	_Static_assert(ARRAY_SIZE(main_filter) <= FILTER_MAX && ARRAY_SIZE(io_filter) <= FILTER_MAX &&
-			ARRAY_SIZE(vcpu_filter) <= FILTER_MAX && ARRAY_SIZE(unpacker_filter) <= FILTER_MAX,
+			ARRAY_SIZE(vcpu_filter) <= FILTER_MAX && ARRAY_SIZE(unpacker_filter) <= FILTER_MAX &&
+			ARRAY_SIZE(share_filter) <= FILTER_MAX,
 		"raise FILTER_MAX");
 	memcpy(instructions, filter->instructions, filter->count * sizeof(instructions[0]));
 	for (unsigned i = 0; i < filter->count; i++) {

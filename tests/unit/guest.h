@@ -53,6 +53,7 @@ Suite *nbd_suite(void);
 Suite *passt_suite(void);
 Suite *control_suite(void);
 Suite *vsock_suite(void);
+Suite *share_suite(void);
 
 /*
  * A case of a suite: its tests run in processes of their own, between set_up() and tear_down(), for so many

@@ -66,6 +66,7 @@ int main(void)
 		passt_suite,
 		control_suite,
 		vsock_suite,
+		share_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
