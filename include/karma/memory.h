@@ -61,6 +61,9 @@ void guest_memory_release(struct guest_memory *memory);
 /* The pointer for [gpa, gpa + length), or NULL if not all of it is RAM in one piece. */
 void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t length);
 
+/* The other way: the guest-physical address of a pointer by guest_memory_at(). */
+gpa_t guest_memory_gpa(const struct guest_memory *memory, const void *at);
+
 /* Copy in or out; 0, or -EFAULT if not all of it is RAM in one piece. */
 int guest_memory_read(const struct guest_memory *memory, gpa_t gpa, void *to, size_t length);
 int guest_memory_write(

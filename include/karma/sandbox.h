@@ -76,6 +76,7 @@ enum sandbox_thread {
 /* The descriptors that the filter allows ioctls on; -1: none. */
 struct sandbox_descriptors {
 	int vm, vcpu, terminal;
+	bool vhost_user;	/* there are vhost-user devices: allow what these need */
 };
 
 /*

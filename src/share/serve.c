@@ -40,7 +40,7 @@ static int serve(struct session *session, const struct share_options *options, i
 {
 	static struct vhost_backend backend;
 	static struct virtio_fs_config config = { .num_request_queues = VHOST_QUEUES - 1 };
-	const struct sandbox_descriptors none = { -1, -1, -1 };
+	const struct sandbox_descriptors none = { .vm = -1, .vcpu = -1, .terminal = -1 };
 	int result = vhost_backend_init(&backend, socket);
 
 	if (result < 0)

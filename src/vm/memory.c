@@ -170,6 +170,13 @@ void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len
 	return NULL;
 }
 
+gpa_t guest_memory_gpa(const struct guest_memory *memory, const void *at)
+{
+	const uint64_t offset = (const uint8_t *)at - memory->base;
+
+	return GPA(offset < memory->low_size ? offset : offset - memory->low_size + GUEST_HOLE_END);
+}
+
 int guest_memory_read(const struct guest_memory *memory, gpa_t gpa, void *to, size_t length)
 {
 	const void *from = guest_memory_at(memory, gpa, length);

@@ -47,6 +47,7 @@ int main(void)
 		hypercall_suite,
 		kernel_log_suite,
 		options_suite,
+		options_share_suite,
 		config_suite,
 		log_suite,
 		getent_suite,
@@ -67,6 +68,7 @@ int main(void)
 		control_suite,
 		vsock_suite,
 		share_suite,
+		vhost_user_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

@@ -43,8 +43,14 @@ struct line {
 #define LINE(name, why, ...) { SCMP_SYS(name), { __VA_ARGS__ } },
 
 static const struct line vcpu_lines[] = { SANDBOX_VCPU_CALLS(LINE) };
+static const struct line vcpu_vhost_user_lines[] = {
+	SANDBOX_VCPU_CALLS(LINE) SANDBOX_VCPU_VHOST_USER_CALLS(LINE)
+};
 static const struct line io_lines[] = { SANDBOX_IO_CALLS(LINE) };
 static const struct line main_lines[] = { SANDBOX_MAIN_CALLS(LINE) };
+static const struct line main_vhost_user_lines[] = {
+	SANDBOX_MAIN_CALLS(LINE) SANDBOX_MAIN_VHOST_USER_CALLS(LINE)
+};
 static const struct line unpacker_lines[] = { SANDBOX_UNPACKER_CALLS(LINE) };
 static const struct line share_lines[] = { SANDBOX_SHARE_CALLS(LINE) };
 
@@ -142,6 +148,8 @@ int main(void)
 {
 	printf("/* Made by src/sandbox/tables/compile.c. */\n");
 	print_filter("vcpu", vcpu_lines, ARRAY_SIZE(vcpu_lines));
+	print_filter("vcpu_vhost_user", vcpu_vhost_user_lines, ARRAY_SIZE(vcpu_vhost_user_lines));
+	print_filter("main_vhost_user", main_vhost_user_lines, ARRAY_SIZE(main_vhost_user_lines));
 	print_filter("io", io_lines, ARRAY_SIZE(io_lines));
 	print_filter("main", main_lines, ARRAY_SIZE(main_lines));
 	print_filter("unpacker", unpacker_lines, ARRAY_SIZE(unpacker_lines));

@@ -35,6 +35,14 @@
 	CALL(rt_sigreturn, "back from the signal that stops a vCPU", ANY) \
 	CALL(exit_group, "end after a forbidden call", ANY)
 
+/* More of a vCPU's thread, and of the main thread, of a guest with vhost-user devices. */
+#define SANDBOX_VCPU_VHOST_USER_CALLS(CALL) \
+	CALL(ioctl, "which interrupt a server's eventfd sends", FD(VM_FD), REQUEST(KVM_SET_GSI_ROUTING)) \
+	CALL(sendmsg, "have a server start and stop queues: the guest's memory and eventfds go with it", ANY)
+
+#define SANDBOX_MAIN_VHOST_USER_CALLS(CALL) \
+	CALL(sendmsg, "the same at a pause, after it, and at the end", ANY)
+
 #define SANDBOX_IO_CALLS(CALL) \
 	CALL(io_uring_enter, "submit requests, take completions", ANY) \
 	CALL(futex, "locks", ANY) \
