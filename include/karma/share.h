@@ -30,11 +30,15 @@ struct share_options {
 	const char *guest_path;	/* where Karma's init mounts it; NULL: nowhere */
 	bool read_only;
 	enum share_cache cache;
+	bool unconfined;	/* --no-sandbox */
 };
 
 /*
  * Be the server of a directory, in a process of its own that has one thread: confines itself, then serves the one
  * vhost-user front-end at this socket until that closes it.  The exit status, after a message if it is not 0.
+ *
+ * The process is a plain fork with all rights of the user, in the user's namespaces; all its descriptors but the
+ * socket, which blocks, and stderr are closed.
  */
 int share_serve(const struct share_options *options, int socket);
 

@@ -72,18 +72,20 @@ void shares_close(struct shares *shares)
 /* --- Processes and connections. */
 
 /* It serves one socket.  Signals stay blocked: what a terminal sends is for the supervisor to know. */
-static _Noreturn void be_server(const struct share_options *share, int socket)
+static _Noreturn void be_server(const struct share_options *share, bool unconfined, int socket)
 {
+	struct share_options served = *share;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	if (dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 ||
 		dup2(socket, SERVER_SOCKET) < 0 || close_range(SERVER_SOCKET + 1, ~0u, 0) < 0)
 		_exit(1);
 	prctl(PR_SET_NAME, "karma-share");
-	_exit(share_serve(share, SERVER_SOCKET));
+	served.unconfined = unconfined;
+	_exit(share_serve(&served, SERVER_SOCKET));
 }
 
-static int fork_server(struct share_server *server, const struct share_options *share)
+static int fork_server(struct share_server *server, const struct share_options *share, bool unconfined)
 {
 	int ends[2];
 
@@ -92,7 +94,7 @@ static int fork_server(struct share_server *server, const struct share_options *
 			strerror(errno));
 	server->pid = fork();
 	if (server->pid == 0)
-		be_server(share, ends[1]);
+		be_server(share, unconfined, ends[1]);
 	close(ends[1]);
 	server->socket = ends[0];
 	if (server->pid > 0)
@@ -136,7 +138,7 @@ int shares_start(struct shares *shares)
 		else if (share->server)
 			result = connect_server(server, share->server);
 		else
-			result = fork_server(server, share);
+			result = fork_server(server, share, options->sandbox.off);
 	}
 	return result;
 }

@@ -28,6 +28,7 @@ static const struct filter filters[] = {
 	[SANDBOX_IO] = { "I/O", io_filter, ARRAY_SIZE(io_filter) },
 	[SANDBOX_VCPU] = { "vCPU", vcpu_filter, ARRAY_SIZE(vcpu_filter) },
 	[SANDBOX_UNPACKER] = { "unpacking", unpacker_filter, ARRAY_SIZE(unpacker_filter) },
+	[SANDBOX_SHARE] = { "file server's", share_filter, ARRAY_SIZE(share_filter) },
 };
 
 /* With vhost-user devices; a kind that needs nothing more has none. */
@@ -80,7 +81,8 @@ static int load(const struct filter *filter, const struct sandbox_descriptors *d
 
 	_Static_assert(ARRAY_SIZE(main_filter) <= FILTER_MAX && ARRAY_SIZE(io_filter) <= FILTER_MAX &&
 			ARRAY_SIZE(vcpu_vhost_user_filter) <= FILTER_MAX &&
-			ARRAY_SIZE(main_vhost_user_filter) <= FILTER_MAX,
+			ARRAY_SIZE(main_vhost_user_filter) <= FILTER_MAX &&
+			ARRAY_SIZE(share_filter) <= FILTER_MAX,
 		"raise FILTER_MAX");
 	memcpy(instructions, filter->instructions, filter->count * sizeof(instructions[0]));
 	for (unsigned i = 0; i < filter->count; i++) {

@@ -161,6 +161,12 @@ void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len
 		return memory->base + gpa.value;
 	if (gpa.value >= GUEST_HOLE_END && end - GUEST_HOLE_END <= memory->high_size)
 		return memory->base + memory->low_size + (gpa.value - GUEST_HOLE_END);
+	for (unsigned i = 0; i < memory->region_count; i++) {
+		const struct memory_region *region = &memory->regions[i];
+
+		if (gpa.value >= region->gpa && end <= region->gpa + region->size)
+			return region->base + (gpa.value - region->gpa);
+	}
 	return NULL;
 }
 
