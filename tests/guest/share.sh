@@ -52,6 +52,39 @@ test_share_by_virtiofsd() {
 	[ "$(counter share0.request.notifications)" -ge 30 ] || die "notifications: $(grep share0 err)"
 }
 
+# By Karma's own server, twice: each has a process, which is gone with the guest.
+test_share_of_two_directories() {
+	mkdir shared fixed
+	head -c 3000000 /dev/urandom >shared/data
+	echo fixed >fixed/file
+	guest --share shared:data --share "$PWD/fixed,ro" --cpus 2 --stats -- sh -c '
+		mkdir /tmp/a /tmp/b && mount -t virtiofs data /tmp/a && mount -t virtiofs share1 /tmp/b || exit 99
+		sha256sum /tmp/a/data; cat /tmp/b/file
+		dd if=/dev/urandom of=/tmp/a/back bs=64k count=32 2>/dev/null
+		sha256sum /tmp/a/back
+		rm /tmp/a/data
+		echo more >>/tmp/b/file || echo refused'
+	expect_status 0
+	expect_in out "^$(sha256sum <shared/back | cut -d ' ' -f 1)  /tmp/a/back"
+	expect_in out '^fixed$'
+	expect_in out '^refused$'
+	[ "$(cat fixed/file)" = fixed ] || die "what is read-only was written"
+	[ ! -e shared/data ] || die "what the guest has removed is there"
+	[ "$(counter share1.starts)" -ge 2 ] || die "starts: $(grep share1 err)"
+	! pgrep -x karma-share || die "a server is left"
+}
+
+test_share_is_there_again_after_a_restart() {
+	mkdir shared
+	guest --share shared --reboot restart --on-panic exit -- sh -c '
+		mkdir /tmp/mnt && mount -t virtiofs share0 /tmp/mnt || exit 99
+		echo start >>/tmp/mnt/starts
+		[ "$(wc -l </tmp/mnt/starts)" = 2 ] || reboot -f'
+	expect_status 0
+	[ "$(cat shared/starts)" = "$(printf 'start\nstart')" ] || die "starts: $(cat shared/starts)"
+	! pgrep -x karma-share || die "a server is left"
+}
+
 # With requests before and after, which the same mount serves.
 test_share_is_paused_and_resumed() {
 	mkdir shared
