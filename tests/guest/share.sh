@@ -162,8 +162,9 @@ test_vhost_user_network_by_passt() {
 	start_server "$PWD/net" passt --foreground --vhost-user --socket "$PWD/net"
 	trap 'clean_up; clean_up_server' EXIT
 	guest --vhost-user "$PWD/net,type=net" --stats -- sh -c '
-		ip link set eth0 up && udhcpc -n -q -i eth0 -t 10 -s /bin/true && echo leased'
+		ip addr show dev eth0; ip route'
 	expect_status 0
-	expect_in out '^leased$'
+	expect_in out '^ *inet [0-9]'
+	expect_in out '^default via .* dev eth0'
 	[ "$(counter vhost0.transmit.notifications)" -ge 1 ] || die "notifications: $(grep vhost0 err)"
 }
