@@ -142,7 +142,7 @@ test_vhost_user_disk_by_qemu_storage_daemon() {
 	start_server "$PWD/blk" qemu-storage-daemon --blockdev "driver=file,node-name=disk,filename=$PWD/disk" \
 		--export "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=$PWD/blk,writable=on,num-queues=2"
 	trap 'clean_up; clean_up_server' EXIT
-	guest --vhost-user "$PWD/blk,type=blk" --cpus 2 --stats --cmdline root=none -- sh -c '
+	guest --vhost-user "$PWD/blk,type=blk" --cpus 2 --stats -- sh -c '
 		mkdir /tmp/mnt && mount -t ext4 /dev/vda /tmp/mnt || exit 99
 		dd if=/dev/urandom of=/tmp/mnt/data bs=1M count=16 2>/dev/null
 		sync; echo 3 >/proc/sys/vm/drop_caches
