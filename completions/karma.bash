@@ -3,7 +3,7 @@
 #
 # Completion of karma's command line for bash.
 
-_karma_options='--config --print-config --kernel --initrd --disk --net --cpus --memory --vsock --balloon --pmu
+_karma_options='--config --print-config --kernel --initrd --disk --net --cpus --memory --vsock --share --vhost-user --balloon --pmu
 	--cmdline --console --name --log-format --timeout --grace --reboot --on-panic --watchdog
 	--die-with-parent --strict --stats --user --cgroup --no-sandbox --help'
 
@@ -52,6 +52,18 @@ _karma_value() {	# OPTION
 		esac
 		;;
 	--vsock) _karma_words on off listen= ;;
+	--share)
+		case $current in
+		*,*) _karma_list ro rw cache=auto cache=always cache=never ;;
+		*) _karma_files ;;
+		esac
+		;;
+	--vhost-user)
+		case $current in
+		*,*) _karma_list type=fs type=blk type=net tag= ;;
+		*) _karma_files ;;
+		esac
+		;;
 	--balloon | --pmu) _karma_words on off ;;
 	--console) _karma_words stdio pty none file: unix: ;;
 	--log-format) _karma_words text json ;;

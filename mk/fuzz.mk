@@ -15,6 +15,7 @@ $(addprefix $(BUILD)/test/fuzz_,blk net): $(FUZZ_TIMERS)
 # What a fuzzer puts something of its own in the place of.
 $(BUILD)/test/fuzz_passt: FUZZ_WRAPS := socketpair posix_spawnp
 $(BUILD)/test/fuzz_options: FUZZ_WRAPS := getent
+$(BUILD)/test/fuzz_vhost_user: FUZZ_WRAPS := send_with_fds
 $(BUILD)/test/fuzz_boot: FUZZ_WRAPS := getrandom
 $(addprefix $(BUILD)/test/fuzz_,blk net): FUZZ_WRAPS := io_ring_timeout
 

@@ -7,25 +7,30 @@
 
 union control {
 	struct cmsghdr head;
-	char bytes[CMSG_SPACE(sizeof(int))];
+	char bytes[CMSG_SPACE(PASS_FDS_MAX * sizeof(int))];
 };
 
-ssize_t send_with_fd(int socket, const void *bytes, size_t length, int fd)
+ssize_t send_with_fds(int socket, const void *bytes, size_t length, const int *fds, unsigned count)
 {
 	struct iovec iov = { (void *)bytes, length };
 	union control control = { .head = {
-		.cmsg_len = CMSG_LEN(sizeof(fd)),
+		.cmsg_len = CMSG_LEN(count * sizeof(*fds)),
 		.cmsg_level = SOL_SOCKET,
 		.cmsg_type = SCM_RIGHTS,
 	} };
 	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
 
-	if (fd >= 0) {
-		memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+	if (count) {
+		memcpy(CMSG_DATA(&control.head), fds, count * sizeof(*fds));
 		message.msg_control = control.bytes;
-		message.msg_controllen = sizeof(control.bytes);
+		message.msg_controllen = CMSG_SPACE(count * sizeof(*fds));
 	}
 	return sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+ssize_t send_with_fd(int socket, const void *bytes, size_t length, int fd)
+{
+	return send_with_fds(socket, bytes, length, &fd, fd >= 0);
 }
 
 ssize_t receive_with_fd(int socket, void *bytes, size_t length, int *fd)

@@ -17,6 +17,8 @@
 #include "karma/memory.h"
 #include "karma/net.h"
 #include "karma/sandbox.h"
+#include "karma/share.h"
+#include "karma/vhost_user.h"
 #include "karma/vsock_connector.h"
 
 /* What follows when a guest resets, or its kernel panics or hangs. */
@@ -38,6 +40,10 @@ struct guest_options {
 	size_t disk_count;
 	struct net_options *nets;
 	size_t net_count;
+	struct share_options *shares;
+	size_t share_count;
+	struct vhost_user_options *vhost_users;
+	size_t vhost_user_count;
 	unsigned cpus;
 	struct memory_options memory;
 	bool balloon;

@@ -33,6 +33,12 @@ struct memory_options {
 	bool huge_pages;	/* of the host's pool; size is a multiple of GUEST_HUGE_PAGE then */
 };
 
+/* A part of another process's guest, mapped here. */
+struct memory_region {
+	uint64_t gpa, size;	/* bytes; the end does not wrap */
+	uint8_t *base;
+};
+
 struct guest_memory {
 	uint8_t *base;		/* where guest-physical 0 is in the monitor */
 	uint64_t size;		/* bytes of RAM */
@@ -40,6 +46,9 @@ struct guest_memory {
 	uint64_t high_size;	/* bytes at 4 GiB; size is low_size + high_size */
 	bool shared;
 	int fd;			/* of shared memory; only valid with it */
+	/* In place of all that, in a server of a device: the caller's. */
+	const struct memory_region *regions;
+	unsigned region_count;
 };
 
 /*
@@ -51,6 +60,9 @@ void guest_memory_release(struct guest_memory *memory);
 
 /* The pointer for [gpa, gpa + length), or NULL if not all of it is RAM in one piece. */
 void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t length);
+
+/* The other way: the guest-physical address of a pointer by guest_memory_at(). */
+gpa_t guest_memory_gpa(const struct guest_memory *memory, const void *at);
 
 /* Copy in or out; 0, or -EFAULT if not all of it is RAM in one piece. */
 int guest_memory_read(const struct guest_memory *memory, gpa_t gpa, void *to, size_t length);

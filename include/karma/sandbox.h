@@ -59,16 +59,24 @@ struct sandbox_bounds {
  */
 int sandbox_enter(const struct sandbox *sandbox, const struct sandbox_bounds *bounds);
 
+/*
+ * For a server of files: no access to files by Landlock but to those below the directory, reading only or what
+ * needs no privilege.  0, or a negative errno without a message, such as -ENOTSUP of a kernel without it.
+ */
+int sandbox_keep_directory(int directory, bool read_only);
+
 enum sandbox_thread {
 	SANDBOX_MAIN,
 	SANDBOX_IO,
 	SANDBOX_VCPU,
 	SANDBOX_UNPACKER,	/* the one thread of the process that unpacks a kernel */
+	SANDBOX_SHARE,		/* the one thread of a server of files */
 };
 
 /* The descriptors that the filter allows ioctls on; -1: none. */
 struct sandbox_descriptors {
 	int vm, vcpu, terminal;
+	bool vhost_user;	/* there are vhost-user devices: allow what these need */
 };
 
 /*

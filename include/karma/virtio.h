@@ -78,6 +78,9 @@ struct virtio_device_ops {
 	 */
 	void (*reset)(struct virtio_device *device);
 
+	/* The driver has given the queue another message for its interrupts.  With the queue's lock alone. */
+	void (*set_interrupt)(struct virtio_device *device, unsigned queue);
+
 	/* The driver wrote [offset, offset + length) of the configuration.  NULL: none is writable. */
 	int (*write_config)(
 		struct virtio_device *device, size_t offset, const void *from, size_t length);
@@ -276,6 +279,9 @@ static inline bool virtio_ending(const struct virtio_device *device)
 {
 	return device->state == VIRTIO_ENDING;
 }
+
+/* Ask the driver for a reset.  False if it was asked already. */
+bool virtio_request_reset(struct virtio_device *device);
 
 /* A queue broke the specification: say so, and ask the driver for a reset. */
 void virtio_needs_reset(struct virtio_device *device, const struct virtq *queue);

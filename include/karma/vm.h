@@ -17,6 +17,7 @@
 #include "karma/boot.h"
 #include "karma/hypercall.h"
 #include "karma/io.h"
+#include "karma/irqfd.h"
 #include "karma/machine.h"
 #include "karma/memory.h"
 #include "karma/sandbox.h"
@@ -57,11 +58,21 @@ struct vcpu {
 	struct hypercall_counters hypercalls;
 };
 
+/* Its irqfds (src/vm/irqfd.c). */
+struct vm_irqfds {
+	struct irqfds irqfds;
+	int vm_fd;
+	unsigned count;
+	pthread_mutex_t lock;		/* guards the table */
+	struct kvm_irq_routing *table;	/* with room for count entries; NULL while there are none */
+};
+
 struct vm {
 	pid_t pid;			/* ours */
 	int kvm_fd, vm_fd;
 	struct guest_memory memory;
 	struct machine machine;
+	struct vm_irqfds irqfds;
 	struct io_ring *ring;		/* the caller's, as is the terminal */
 	struct terminal *terminal;
 	int up_fd;			/* eventfd of the caller's, written when the guest is up; or -1 */
@@ -197,6 +208,9 @@ void stats_visit(struct vm *vm, void (*visit)(void *context, const struct stats_
 void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned vcpu_count);
 /* Take the performance counters out. */
 void cpuid_hide_pmu(struct kvm_cpuid2 *cpuid);
+
+/* None at first; they last as long as the process. */
+void vm_irqfds_init(struct vm_irqfds *irqfds, int vm_fd);
 
 /* A vCPU's part, for vm.c. */
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned id, const struct kvm_cpuid2 *cpuid);

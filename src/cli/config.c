@@ -34,6 +34,19 @@ static int check_file(const char *path, const char *key, const char *file, int m
 		disk ? "a file or a block device" : "a regular file");
 }
 
+static int check_directory(const char *path, const char *key, const char *directory)
+{
+	struct stat status;
+
+	if (stat(directory, &status) < 0)
+		return fail(-errno, "%s: %s %s: %s: correct the path, or make the directory", path, key, directory,
+			strerror(errno));
+	if (!S_ISDIR(status.st_mode))
+		return fail(-ENOTDIR, "%s: %s %s: is %s: give a directory", path, key, directory,
+			file_kind(status.st_mode));
+	return 0;
+}
+
 /* The files that a start of the guest would open. */
 static int check_files(const struct run_options *options, const char *path)
 {
@@ -47,6 +60,10 @@ static int check_files(const struct run_options *options, const char *path)
 		if (!nbd_is_address(disk->path))
 			result |= check_file(path, "disk", disk->path,
 				disk->read_only || disk->overlay ? R_OK : R_OK | W_OK);
+	}
+	for (size_t i = 0; i < options->guest.share_count; i++) {
+		if (options->guest.shares[i].directory)
+			result |= check_directory(path, "share", options->guest.shares[i].directory);
 	}
 	return result;
 }

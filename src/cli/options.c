@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include "config.h"
 #include "karma/cli.h"
@@ -162,6 +161,16 @@ static int parse_net_option(void *target, const char *name, char *text)
 	return net ? parse_net(net, text) : -ENOMEM;
 }
 
+int check_socket_path(const char *name, const char *path)
+{
+	if (!path[0])
+		return refuse("%s: names no socket: give its PATH", name);
+	if (strlen(path) > SOCKET_PATH_MAX)
+		return refuse("%s: %s: is longer than a socket's path can be: give one of at most %zu bytes", name,
+			path, SOCKET_PATH_MAX);
+	return 0;
+}
+
 #define VSOCK_FORMS "give on, off or listen=PORT:unix:PATH"
 
 static int parse_listen(struct vsock_options *vsock, const char *name, const char *text, char *value)
@@ -177,9 +186,8 @@ static int parse_listen(struct vsock_options *vsock, const char *name, const cha
 	/* The last number means any port (vsock(7)). */
 	if (parse_number(name, number, 0, UINT32_MAX - 1, &port) < 0)
 		return -EINVAL;
-	if (strlen(path) >= sizeof(((struct sockaddr_un *)NULL)->sun_path))
-		return refuse("%s: %s: is longer than a socket's path can be: give one of at most %zu bytes", name,
-			path, sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1);
+	if (check_socket_path(name, path) < 0)
+		return -EINVAL;
 	if (vsock_find_service(vsock, port))
 		return refuse("%s: port %s is given twice: give each service a port of its own", name, number);
 	vsock->services[vsock->service_count++] = (struct vsock_service){ port, path };
@@ -204,7 +212,7 @@ static int parse_vsock(void *target, const char *name, char *text)
 static int print_vsock(const void *target, const char *name, FILE *file)
 {
 	const struct vsock_options *vsock = &((const struct run_options *)target)->guest.vsock;
-	char text[sizeof(((struct sockaddr_un *)NULL)->sun_path) + 32];
+	char text[SOCKET_PATH_MAX + 32];
 	int result = 0;
 
 	if (vsock->on && !vsock->service_count)
@@ -240,6 +248,9 @@ static const struct setting settings[] = {
 	{ "memory", "SIZE", SETTING_OTHER, .parse = parse_memory, .print = print_memory },
 	{ "vsock", "on|off|listen=PORT:unix:PATH", SETTING_OTHER, .parse = parse_vsock,
 		.print = print_vsock, .repeats = true },
+	{ "share", "DIR", SETTING_OTHER, .parse = parse_share, .print = print_shares, .repeats = true },
+	{ "vhost-user", "PATH", SETTING_OTHER, .parse = parse_vhost_user, .print = print_vhost_users,
+		.repeats = true },
 	{ "balloon", "on|off", SETTING_SWITCH, AT(guest.balloon) },
 	{ "pmu", "on|off", SETTING_SWITCH, AT(guest.pmu) },
 	{ "console", "WHERE", SETTING_TEXT, AT(guest.console), .min = 1 },
@@ -261,8 +272,7 @@ static const struct setting settings[] = {
 
 const struct setting_table run_settings = { "", settings, ARRAY_SIZE(settings) };
 
-/* A longer copy of an array, with a zeroed element at its end; NULL, with a message printed, if memory is short. */
-static void *append_empty(void *list, size_t *count, size_t size)
+void *append_empty(void *list, size_t *count, size_t size)
 {
 	char *longer = reallocarray(list, *count + 1, size);
 
@@ -516,4 +526,6 @@ void run_options_release(struct run_options *options)
 	free(options->words);
 	free(options->guest.disks);
 	free(options->guest.nets);
+	free(options->guest.shares);
+	free(options->guest.vhost_users);
 }

@@ -6,6 +6,8 @@
 #ifndef KARMA_CLI_OPTIONS_H
 #define KARMA_CLI_OPTIONS_H
 
+#include <sys/un.h>
+
 #include "karma/cli.h"
 #include "settings.h"
 
@@ -22,6 +24,18 @@ int parse_net(struct net_options *net, char *text);
 int complete_disk(struct disk_options *disk);
 int complete_net(struct net_options *net);
 
+/* Bytes of a Unix socket's path, without an end, and whether a path is one. */
+#define SOCKET_PATH_MAX (sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1)
+int check_socket_path(const char *name, const char *path);
+
+/* Parse the value of --share or --vhost-user into run options, in place, and print all of them. */
+int parse_share(void *target, const char *name, char *text);
+int print_shares(const void *target, const char *name, FILE *file);
+int parse_vhost_user(void *target, const char *name, char *text);
+int print_vhost_users(const void *target, const char *name, FILE *file);
+
+/* A longer copy of an array, with a zeroed element at its end; NULL, with a message printed, if memory is short. */
+void *append_empty(void *list, size_t *count, size_t size);
 /* Append an empty one; NULL, with a message printed, if memory is short. */
 struct disk_options *add_disk_options(struct run_options *options);
 struct net_options *add_net_options(struct run_options *options);

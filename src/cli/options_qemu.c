@@ -35,6 +35,7 @@ static const struct {
 	{ "serial", "give --console WHERE" },
 	{ "smp", "give --cpus N" },
 	{ "snapshot", "give --disk FILE,overlay=FILE" },
+	{ "virtfs", "give --share DIR" },
 	{ "vga", "leave it out: guests have no display" },
 };
 

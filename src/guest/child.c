@@ -89,7 +89,11 @@ static int add_devices(struct guest *guest)
 		result = add_rng(guest, &environment);
 	if (result == 0)
 		result = add_balloon(guest, &environment);
-	return result == 0 ? add_vsock(guest, &environment) : result;
+	if (result == 0)
+		result = add_vsock(guest, &environment);
+	if (result == 0)
+		result = shares_add(&guest->shares, &guest->vm.machine, &environment, &guest->vm.irqfds.irqfds);
+	return result;
 }
 
 static int enter_sandbox(struct guest *guest)
@@ -117,14 +121,18 @@ static bool has_own_init(const struct guest_options *options)
 static int make_vm(struct guest *guest)
 {
 	const struct guest_options *options = &guest->options;
+	struct memory_options memory = options->memory;
 	unsigned in_flight = OTHERS_IN_FLIGHT + networks_in_flight(options) + disks_in_flight(options);
 	int result;
 
 	if (options->vsock.on)
 		in_flight += VSOCK_IN_FLIGHT;
+	in_flight += guest->shares.count * VHOST_USER_IN_FLIGHT;
+	/* Servers map it. */
+	memory.shared |= guest->shares.count > 0;
 	result = io_ring_init(&guest->ring, in_flight);
 	if (result == 0)
-		result = vm_init(&guest->vm, &options->memory, options->cpus, options->pmu);
+		result = vm_init(&guest->vm, &memory, options->cpus, options->pmu);
 	if (result < 0)
 		return result;
 	guest->vm.ring = &guest->ring;

@@ -72,6 +72,8 @@ static int open_all(struct guest *guest)
 		result = disks_open(guest);
 	if (result == 0)
 		result = networks_open(&guest->networks, &guest->options, &guest->ring);
+	if (result == 0)
+		result = shares_open(&guest->shares, &guest->options);
 	if (guest->options.timeout)
 		guest->timeout_at = milliseconds() + guest->options.timeout * 1000ll;
 	return result;
@@ -133,9 +135,10 @@ static int run_once(struct guest *guest, bool *again)
 	report_reset(guest->report);
 	*again = false;
 	if (guest_open_kernel(guest) == 0 && nbd_connectors_open() == 0 &&
-		vsock_connector_open(&guest->vsock) == 0)
+		vsock_connector_open(&guest->vsock) == 0 && shares_start(&guest->shares) == 0)
 		pid = process_start(&guest->process, &guest->sandbox);
 	if (pid < 0) {
+		shares_stop(&guest->shares);
 		vsock_connector_close(&guest->vsock);
 		nbd_connectors_close();
 		boot_kernel_close(&guest->kernel);
@@ -144,6 +147,7 @@ static int run_once(struct guest *guest, bool *again)
 	if (pid == 0)
 		_exit(guest_process_main(guest));
 	boot_kernel_close(&guest->kernel);
+	shares_started(&guest->shares);
 	guest->starts++;
 	operations_started(guest);
 	supervise(guest, guest->process.pidfd, 0);
@@ -151,6 +155,7 @@ static int run_once(struct guest *guest, bool *again)
 	vsock_connector_close(&guest->vsock);
 	nbd_connectors_close();
 	status = process_wait(&guest->process, STATUS_FAILURE);
+	shares_stop(&guest->shares);
 	*again = is_restarted(guest, &status);
 	return status;
 }
@@ -164,6 +169,7 @@ static void close_all(struct guest *guest, int status)
 	if (guest->shared)
 		munmap(guest->shared, guest->shared_bytes);
 	networks_close(&guest->networks);
+	shares_close(&guest->shares);
 	notify_close(&guest->notify);
 	close_fd(&guest->signal_fd);
 	report_release(guest->report);

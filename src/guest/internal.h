@@ -33,6 +33,7 @@
 #include "networks.h"
 #include "notify.h"
 #include "process.h"
+#include "shares.h"
 
 /* How one start of a guest ended, as far as the choice of another start goes. */
 enum guest_outcome { OUTCOME_END, OUTCOME_RESET, OUTCOME_PANIC };
@@ -60,6 +61,7 @@ struct guest {
 	struct disk **disks;		/* open and locked; each device holds a reference */
 	size_t disk_count;
 	struct networks networks;
+	struct shares shares;		/* the servers are of one start */
 	struct vsock_connector vsock;	/* open while there is a guest's process */
 	struct notify notify;
 	struct report *report;		/* in shared memory: what the guest's process reports */

@@ -29,7 +29,7 @@ static enum unpack_end unpack(const struct boot_kernel *kernel, int out, const s
 {
 	const struct rlimit cpu = { CPU_SECONDS, CPU_SECONDS };
 	const struct sandbox_bounds bounds = { .file_bytes = FILE_BYTES_MAX, .threads = 1 };
-	const struct sandbox_descriptors none = { -1, -1, -1 };
+	const struct sandbox_descriptors none = { .vm = -1, .vcpu = -1, .terminal = -1 };
 	struct unpacking unpacking;
 
 	if (!boot_unpack_begin(&unpacking, kernel, out, max) || setrlimit(RLIMIT_CPU, &cpu) < 0 ||

@@ -35,13 +35,9 @@ static uint64_t hash(uint64_t value, const char *text)
 	return value;
 }
 
-/*
- * An address that is the same at each start: derived from the guest's name, which is unique in its
- * network, or else from the host's machine-id and the TAP's name, which is unique on the host.
- */
-static void derive_mac(const struct guest_options *options, size_t index, uint8_t *mac)
+void networks_derive_mac(const struct guest_options *options, size_t index, uint8_t *mac)
 {
-	const struct net_options *net = &options->nets[index];
+	const char *tap = index < options->net_count ? options->nets[index].tap : NULL;
 	char host[64] = "", number[24];
 	uint64_t value = FNV_OFFSET;
 
@@ -56,7 +52,7 @@ static void derive_mac(const struct guest_options *options, size_t index, uint8_
 				host[0] = '\0';
 			fclose(file);
 		}
-		value = hash(hash(hash(value, host), net->tap ? net->tap : ""), number);
+		value = hash(hash(hash(value, host), tap ? tap : ""), number);
 	}
 	memcpy(mac, &value, ETH_ALEN);
 	/* Locally administered, unicast (IEEE 802). */
@@ -111,7 +107,7 @@ int networks_open(
 		if (net->has_mac)
 			memcpy(network->mac, net->mac, ETH_ALEN);
 		else
-			derive_mac(options, i, network->mac);
+			networks_derive_mac(options, i, network->mac);
 		networks->count++;
 	}
 	return 0;

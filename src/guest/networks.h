@@ -36,6 +36,13 @@ struct networks {
 unsigned networks_in_flight(const struct guest_options *options);
 
 /*
+ * The address of a network that has none of its own, the same at each start: derived from the guest's name,
+ * which is unique in its network, or else from the host's machine-id and the TAP's name, which is unique on
+ * the host.  index: its number; those of other devices come behind the networks'.
+ */
+void networks_derive_mac(const struct guest_options *options, size_t index, uint8_t *mac);
+
+/*
  * Open all, for a ring that may still be uninitialized.  0, or a negative errno with a message printed;
  * networks_close() in any case.  Forks, for passt.
  */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Landlock: deny all access to files, ports and processes (Linux Documentation/userspace-api/landlock.rst). */
+/* Landlock: deny access to files, but for a server of these to its own, to ports and to processes (Linux Documentation/userspace-api/landlock.rst). */
 #include <errno.h>
 #include <linux/landlock.h>
 #include <sys/syscall.h>
@@ -31,14 +31,28 @@ bool landlock_supported(void)
 	return version() >= 1;
 }
 
-int landlock_forbid_all(void)
+/* All rights to what is below a directory that take no privilege and make nothing run. */
+static int allow_below(int rules_fd, int directory, uint64_t handled, bool read_only)
+{
+	const uint64_t reads = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+	const uint64_t never = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_MAKE_CHAR |
+			       LANDLOCK_ACCESS_FS_MAKE_BLOCK | FILE_IOCTL_DEVICE;
+	const struct landlock_path_beneath_attr rule = {
+		.allowed_access = read_only ? reads : handled & ~never,
+		.parent_fd = directory,
+	};
+
+	return syscall(SYS_landlock_add_rule, rules_fd, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0 ? -errno : 0;
+}
+
+/* Handle every right that this kernel knows, and allow none but those below the directory, if that is not -1. */
+static int restrict_files(int directory, bool read_only)
 {
 	struct ruleset rules = { .files = FILES_1 };
 	int abi = version(), fd, result = 0;
 
 	if (abi < 1)
 		return -ENOTSUP;
-	/* Handle every right that this kernel knows, and allow none of them by a rule. */
 	if (abi >= 2)
 		rules.files |= FILE_REFER;
 	if (abi >= 3)
@@ -53,8 +67,20 @@ int landlock_forbid_all(void)
 		abi >= 6 ? sizeof(rules) : abi >= 4 ? 2 * sizeof(uint64_t) : sizeof(uint64_t), 0);
 	if (fd < 0)
 		return -errno;
-	if (syscall(SYS_landlock_restrict_self, fd, 0) < 0)
+	if (directory >= 0)
+		result = allow_below(fd, directory, rules.files, read_only);
+	if (result == 0 && syscall(SYS_landlock_restrict_self, fd, 0) < 0)
 		result = -errno;
 	close(fd);
 	return result;
+}
+
+int landlock_forbid_all(void)
+{
+	return restrict_files(-1, true);
+}
+
+int sandbox_keep_directory(int directory, bool read_only)
+{
+	return restrict_files(directory, read_only);
 }

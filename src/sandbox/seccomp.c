@@ -28,6 +28,13 @@ static const struct filter filters[] = {
 	[SANDBOX_IO] = { "I/O", io_filter, ARRAY_SIZE(io_filter) },
 	[SANDBOX_VCPU] = { "vCPU", vcpu_filter, ARRAY_SIZE(vcpu_filter) },
 	[SANDBOX_UNPACKER] = { "unpacking", unpacker_filter, ARRAY_SIZE(unpacker_filter) },
+	[SANDBOX_SHARE] = { "file server's", share_filter, ARRAY_SIZE(share_filter) },
+};
+
+/* With vhost-user devices; a kind that needs nothing more has none. */
+static const struct filter vhost_user_filters[] = {
+	[SANDBOX_MAIN] = { "main", main_vhost_user_filter, ARRAY_SIZE(main_vhost_user_filter) },
+	[SANDBOX_VCPU] = { "vCPU", vcpu_vhost_user_filter, ARRAY_SIZE(vcpu_vhost_user_filter) },
 };
 
 static _Thread_local const char *own_name = "unknown";
@@ -73,7 +80,9 @@ static int load(const struct filter *filter, const struct sandbox_descriptors *d
 	struct sock_fprog program = { filter->count, instructions };
 
 	_Static_assert(ARRAY_SIZE(main_filter) <= FILTER_MAX && ARRAY_SIZE(io_filter) <= FILTER_MAX &&
-			ARRAY_SIZE(vcpu_filter) <= FILTER_MAX && ARRAY_SIZE(unpacker_filter) <= FILTER_MAX,
+			ARRAY_SIZE(vcpu_vhost_user_filter) <= FILTER_MAX &&
+			ARRAY_SIZE(main_vhost_user_filter) <= FILTER_MAX &&
+			ARRAY_SIZE(share_filter) <= FILTER_MAX,
 		"raise FILTER_MAX");
 	memcpy(instructions, filter->instructions, filter->count * sizeof(instructions[0]));
 	for (unsigned i = 0; i < filter->count; i++) {
@@ -86,13 +95,16 @@ static int load(const struct filter *filter, const struct sandbox_descriptors *d
 int sandbox_filter(enum sandbox_thread thread, const struct sandbox_descriptors *descriptors)
 {
 	struct sigaction action = { .sa_sigaction = forbidden_call, .sa_flags = SA_SIGINFO };
+	const struct filter *filter = &filters[thread];
 	int result = 0;
 
-	own_name = filters[thread].name;
+	if (descriptors->vhost_user && thread < ARRAY_SIZE(vhost_user_filters) && vhost_user_filters[thread].count)
+		filter = &vhost_user_filters[thread];
+	own_name = filter->name;
 	if (sigaction(SIGSYS, &action, NULL) < 0)
 		result = -errno;
 	if (result == 0)
-		result = load(&filters[thread], descriptors);
+		result = load(filter, descriptors);
 	if (result < 0)
 		return fail(result, "sandbox: can't filter system calls: %s: use a kernel with seccomp, or "
 				    "give --no-sandbox",

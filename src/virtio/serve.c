@@ -19,16 +19,21 @@ bool virtio_running(const struct virtio_device *device)
 		device->state != VIRTIO_PAUSED;
 }
 
-void virtio_needs_reset(struct virtio_device *device, const struct virtq *queue)
+bool virtio_request_reset(struct virtio_device *device)
 {
 	if (atomic_fetch_or(&device->status, VIRTIO_CONFIG_S_NEEDS_RESET) &
 		VIRTIO_CONFIG_S_NEEDS_RESET)
-		return;
-	if (device->errors_logged++ < ERRORS_LOGGED_MAX)
+		return false;
+	virtio_config_changed(device);
+	return true;
+}
+
+void virtio_needs_reset(struct virtio_device *device, const struct virtq *queue)
+{
+	if (virtio_request_reset(device) && device->errors_logged++ < ERRORS_LOGGED_MAX)
 		note("device %s: its driver broke the %s queue (%s): it is stopped until the guest "
 		     "resets it",
 			device->name, queue->name, queue->broken);
-	virtio_config_changed(device);
 }
 
 bool virtio_pop(struct virtio_device *device, struct virtq *queue, struct iovec *iov,

@@ -152,6 +152,8 @@ int64_t virtio_queue_interrupt(
 		return -EINVAL;
 	pthread_mutex_lock(device->queues[queue].lock);
 	device->queues[queue].interrupt = *interrupt;
+	if (device->ops->set_interrupt)
+		device->ops->set_interrupt(device, queue);
 	pthread_mutex_unlock(device->queues[queue].lock);
 	return 0;
 }

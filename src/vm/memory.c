@@ -161,7 +161,20 @@ void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len
 		return memory->base + gpa.value;
 	if (gpa.value >= GUEST_HOLE_END && end - GUEST_HOLE_END <= memory->high_size)
 		return memory->base + memory->low_size + (gpa.value - GUEST_HOLE_END);
+	for (unsigned i = 0; i < memory->region_count; i++) {
+		const struct memory_region *region = &memory->regions[i];
+
+		if (gpa.value >= region->gpa && end <= region->gpa + region->size)
+			return region->base + (gpa.value - region->gpa);
+	}
 	return NULL;
+}
+
+gpa_t guest_memory_gpa(const struct guest_memory *memory, const void *at)
+{
+	const uint64_t offset = (const uint8_t *)at - memory->base;
+
+	return GPA(offset < memory->low_size ? offset : offset - memory->low_size + GUEST_HOLE_END);
 }
 
 int guest_memory_read(const struct guest_memory *memory, gpa_t gpa, void *to, size_t length)

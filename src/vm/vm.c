@@ -229,6 +229,7 @@ static int make_vm(struct vm *vm)
 	} while (vm->vm_fd < 0 && errno == EINTR);
 	if (vm->vm_fd < 0)
 		return kvm_failed("make a virtual machine");
+	vm_irqfds_init(&vm->irqfds, vm->vm_fd);
 	return set_up_vm(vm);
 }
 
@@ -272,6 +273,7 @@ bool vm_confine(struct vm *vm, enum sandbox_thread kind, struct vcpu *vcpu)
 		.vm = vm->vm_fd,
 		.vcpu = vcpu ? vcpu->fd : -1,
 		.terminal = vm->terminal->out_fd,
+		.vhost_user = vm->irqfds.count > 0,
 	};
 
 	if (vm->confined && sandbox_filter(kind, &descriptors) < 0)

@@ -111,6 +111,31 @@ static void check_net(const struct net_options *net)
 	check_limit(&net->limit);
 }
 
+static void check_tag(const char *tag)
+{
+	check(tag && tag[0] && strlen(tag) <= SHARE_TAG_MAX);
+}
+
+static void check_share(const struct share_options *share)
+{
+	check(!share->directory != !share->server);
+	check(!share->directory || share->directory[0]);
+	check(!share->server || (share->server[0] && strlen(share->server) < 108));
+	check(!share->guest_path || share->guest_path[0] == '/');
+	check(share->cache <= SHARE_CACHE_NEVER);
+	check_tag(share->tag);
+}
+
+static void check_vhost_user(const struct vhost_user_options *options)
+{
+	check(options->path[0] && strlen(options->path) < 108);
+	check(options->type >= VHOST_USER_FS && options->type <= VHOST_USER_NET);
+	if (options->type == VHOST_USER_FS)
+		check_tag(options->tag);
+	else
+		check(!options->tag);
+}
+
 static void check_memory(const struct memory_options *memory)
 {
 	check(memory->size >= GUEST_MEMORY_MIN && memory->size <= GUEST_MEMORY_MAX);
@@ -141,6 +166,11 @@ static void check_options(const struct run_options *options, int count, char **w
 		check_disk(&options->guest.disks[i]);
 	for (size_t i = 0; i < options->guest.net_count; i++)
 		check_net(&options->guest.nets[i]);
+	check(options->guest.share_count <= SHARES_MAX && options->guest.vhost_user_count <= VHOST_USERS_MAX);
+	for (size_t i = 0; i < options->guest.share_count; i++)
+		check_share(&options->guest.shares[i]);
+	for (size_t i = 0; i < options->guest.vhost_user_count; i++)
+		check_vhost_user(&options->guest.vhost_users[i]);
 	/* The rest of the words, behind a `--`. */
 	if (options->guest.command)
 		check(options->guest.command > words + 1 && options->guest.command < words + count &&

@@ -33,6 +33,7 @@ Suite *balloon_suite(void);
 Suite *hypercall_suite(void);
 Suite *kernel_log_suite(void);
 Suite *options_suite(void);
+Suite *options_share_suite(void);
 Suite *config_suite(void);
 Suite *log_suite(void);
 Suite *cpuid_suite(void);
@@ -53,6 +54,8 @@ Suite *nbd_suite(void);
 Suite *passt_suite(void);
 Suite *control_suite(void);
 Suite *vsock_suite(void);
+Suite *share_suite(void);
+Suite *vhost_user_suite(void);
 
 /*
  * A case of a suite: its tests run in processes of their own, between set_up() and tear_down(), for so many

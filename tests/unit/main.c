@@ -47,6 +47,7 @@ int main(void)
 		hypercall_suite,
 		kernel_log_suite,
 		options_suite,
+		options_share_suite,
 		config_suite,
 		log_suite,
 		getent_suite,
@@ -66,6 +67,8 @@ int main(void)
 		passt_suite,
 		control_suite,
 		vsock_suite,
+		share_suite,
+		vhost_user_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

@@ -82,6 +82,9 @@ static const char everything[] =
 	"\tmemory : 1G,hugepages=on,shared=on\r\n"
 	"vsock = listen=1024:unix:/run/a\n"
 	"vsock = listen=1025:unix:b\n"
+	"share = /srv/a:data,ro\n"
+	"share = unix:/s:/mnt\n"
+	"vhost-user = s,type=fs,tag=t\n"
 	"balloon = off\n"
 	"pmu = on\n"
 	"console = pty\n"
@@ -145,6 +148,10 @@ static void check_guest(void)
 	ck_assert(options.guest.pmu);
 	ck_assert(options.guest.vsock.on);
 	ck_assert_str_eq(vsock_find_service(&options.guest.vsock, 1025)->path, "b");
+	ck_assert_uint_eq(options.guest.share_count, 2);
+	ck_assert(options.guest.shares[0].read_only);
+	ck_assert_str_eq(options.guest.shares[1].guest_path, "/mnt");
+	ck_assert_str_eq(options.guest.vhost_users[0].tag, "t");
 	ck_assert_str_eq(options.guest.console, "pty");
 	ck_assert_uint_eq(options.guest.timeout, 30);
 	ck_assert_uint_eq(options.guest.grace, 0);

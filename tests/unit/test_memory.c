@@ -113,6 +113,11 @@ START_TEST(the_hole_splits_memory_of_5_gib)
 	ck_assert_ptr_eq(at(GUEST_HOLE_END, 1), memory.base + 3 * GIB);
 	ck_assert_ptr_eq(at(GUEST_HOLE_END + HIGH_BYTES - 1, 1), memory.base + 5 * GIB - 1);
 	ck_assert_ptr_null(at(GUEST_HOLE_END + HIGH_BYTES, 1));
+	/* And back. */
+	ck_assert_uint_eq(guest_memory_gpa(&memory, memory.base).value, 0);
+	ck_assert_uint_eq(guest_memory_gpa(&memory, at(GUEST_HOLE_START - 1, 1)).value, GUEST_HOLE_START - 1);
+	ck_assert_uint_eq(guest_memory_gpa(&memory, at(GUEST_HOLE_END, 1)).value, GUEST_HOLE_END);
+	ck_assert_uint_eq(guest_memory_gpa(&memory, at(GUEST_HOLE_END + 5, 1)).value, GUEST_HOLE_END + 5);
 }
 END_TEST
 

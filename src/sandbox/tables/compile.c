@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tables.h"
@@ -27,6 +28,9 @@
 #define PROCESS(which) { 0, SCMP_CMP_MASKED_EQ, LOW_HALF, SANDBOX_##which }
 #define REQUEST(number) { 1, SCMP_CMP_EQ, number, 0 }
 #define ADVICE(number) { 2, SCMP_CMP_EQ, number, 0 }
+#define NODE(type) { 2, SCMP_CMP_MASKED_EQ, S_IFMT, type }
+#define PROTECTION(which) { 2, SCMP_CMP_EQ, SANDBOX_##which, 0 }
+#define MAPPING(which) { 3, SCMP_CMP_EQ, SANDBOX_##which, 0 }
 #define ANY { 0 }
 
 #define CHECKS_MAX 2
@@ -39,9 +43,16 @@ struct line {
 #define LINE(name, why, ...) { SCMP_SYS(name), { __VA_ARGS__ } },
 
 static const struct line vcpu_lines[] = { SANDBOX_VCPU_CALLS(LINE) };
+static const struct line vcpu_vhost_user_lines[] = {
+	SANDBOX_VCPU_CALLS(LINE) SANDBOX_VCPU_VHOST_USER_CALLS(LINE)
+};
 static const struct line io_lines[] = { SANDBOX_IO_CALLS(LINE) };
 static const struct line main_lines[] = { SANDBOX_MAIN_CALLS(LINE) };
+static const struct line main_vhost_user_lines[] = {
+	SANDBOX_MAIN_CALLS(LINE) SANDBOX_MAIN_VHOST_USER_CALLS(LINE)
+};
 static const struct line unpacker_lines[] = { SANDBOX_UNPACKER_CALLS(LINE) };
+static const struct line share_lines[] = { SANDBOX_SHARE_CALLS(LINE) };
 
 static void die(const char *what, int error)
 {
@@ -61,6 +72,27 @@ static void add(scmp_filter_ctx filter, const struct line *line)
 		die("can't add a rule", -result);
 }
 
+/*
+ * The C library tries it when the heap can't grow: then there is no memory, and no break-out.  Where a line
+ * allows it, each of that line's checks, turned round.
+ */
+static void refuse_mmap(scmp_filter_ctx filter, const struct line *lines, unsigned count)
+{
+	const uint32_t refusal = SCMP_ACT_ERRNO(ENOMEM);
+
+	while (count && lines[count - 1].number != SCMP_SYS(mmap))
+		count--;
+	if (!count && seccomp_rule_add(filter, refusal, SCMP_SYS(mmap), 0) < 0)
+		die("can't add a rule", ENOMEM);
+	for (const struct scmp_arg_cmp *check = count ? lines[count - 1].checks : NULL; check && check->op; check++) {
+		struct scmp_arg_cmp other = *check;
+
+		other.op = SCMP_CMP_NE;
+		if (seccomp_rule_add(filter, refusal, SCMP_SYS(mmap), 1, other) < 0)
+			die("can't add a rule", ENOMEM);
+	}
+}
+
 static scmp_filter_ctx make_filter(const struct line *lines, unsigned count)
 {
 	/* A trap, so that a message can tell which call it was. */
@@ -70,9 +102,7 @@ static scmp_filter_ctx make_filter(const struct line *lines, unsigned count)
 	if (!filter || seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS) < 0 ||
 		seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2) < 0)
 		die("can't make a filter", ENOMEM);
-	/* The C library tries it when the heap can't grow: then there is no memory, and no break-out. */
-	if (seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOMEM), SCMP_SYS(mmap), 0) < 0)
-		die("can't add a rule", ENOMEM);
+	refuse_mmap(filter, lines, count);
 	for (unsigned i = 0; i < count; i++)
 		add(filter, &lines[i]);
 	return filter;
@@ -118,9 +148,12 @@ int main(void)
 {
 	printf("/* Made by src/sandbox/tables/compile.c. */\n");
 	print_filter("vcpu", vcpu_lines, ARRAY_SIZE(vcpu_lines));
+	print_filter("vcpu_vhost_user", vcpu_vhost_user_lines, ARRAY_SIZE(vcpu_vhost_user_lines));
+	print_filter("main_vhost_user", main_vhost_user_lines, ARRAY_SIZE(main_vhost_user_lines));
 	print_filter("io", io_lines, ARRAY_SIZE(io_lines));
 	print_filter("main", main_lines, ARRAY_SIZE(main_lines));
 	print_filter("unpacker", unpacker_lines, ARRAY_SIZE(unpacker_lines));
+	print_filter("share", share_lines, ARRAY_SIZE(share_lines));
 	print_names();
 	return fflush(stdout) == 0 ? 0 : EXIT_FAILURE;
 }

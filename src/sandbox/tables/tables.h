@@ -35,6 +35,14 @@
 	CALL(rt_sigreturn, "back from the signal that stops a vCPU", ANY) \
 	CALL(exit_group, "end after a forbidden call", ANY)
 
+/* More of a vCPU's thread, and of the main thread, of a guest with vhost-user devices. */
+#define SANDBOX_VCPU_VHOST_USER_CALLS(CALL) \
+	CALL(ioctl, "which interrupt a server's eventfd sends", FD(VM_FD), REQUEST(KVM_SET_GSI_ROUTING)) \
+	CALL(sendmsg, "have a server start and stop queues: the guest's memory and eventfds go with it", ANY)
+
+#define SANDBOX_MAIN_VHOST_USER_CALLS(CALL) \
+	CALL(sendmsg, "the same at a pause, after it, and at the end", ANY)
+
 #define SANDBOX_IO_CALLS(CALL) \
 	CALL(io_uring_enter, "submit requests, take completions", ANY) \
 	CALL(futex, "locks", ANY) \
@@ -77,6 +85,58 @@
 #define SANDBOX_UNPACKER_CALLS(CALL) \
 	CALL(pwrite64, "write what was unpacked", ANY) \
 	CALL(exit_group, "end", ANY)
+
+/*
+ * Of a server of files, which holds open directories and files of the one that it serves.  Paths are names of
+ * one component, or numbers of its own descriptors.
+ */
+#define SANDBOX_SHARE_CALLS(CALL) \
+	CALL(epoll_wait, "wait for the front, and for the guest's requests", ANY) \
+	CALL(epoll_ctl, "watch a queue's eventfd", ANY) \
+	CALL(recvmsg, "messages of the front, with descriptors", ANY) \
+	CALL(sendmsg, "answers to these", ANY) \
+	CALL(mmap, "guest memory", PROTECTION(READ_WRITE), MAPPING(SHARED)) \
+	CALL(munmap, "guest memory that was replaced", ANY) \
+	CALL(close, "a file or directory that the guest needs no more", ANY) \
+	CALL(preadv2, "read files", ANY) \
+	CALL(pwritev2, "write files, interrupts, messages", ANY) \
+	CALL(openat, "open a name in a directory, or a descriptor once more", ANY) \
+	CALL(newfstatat, "attributes; lookups", ANY) \
+	CALL(fstat, "attributes", ANY) \
+	CALL(fstatfs, "space in the file system", ANY) \
+	CALL(getdents64, "read directories", ANY) \
+	CALL(lseek, "the place in a directory; holes", ANY) \
+	CALL(readlinkat, "read links", ANY) \
+	CALL(symlinkat, "make links", ANY) \
+	CALL(linkat, "make another name", ANY) \
+	CALL(mknodat, "make files", NODE(S_IFREG)) \
+	CALL(mknodat, "make pipes", NODE(S_IFIFO)) \
+	CALL(mknodat, "make sockets", NODE(S_IFSOCK)) \
+	CALL(mkdirat, "make directories", ANY) \
+	CALL(unlinkat, "remove files and directories", ANY) \
+	CALL(renameat2, "rename them", ANY) \
+	CALL(chmod, "their modes", ANY) \
+	CALL(fchmod, "remove setuid when another than the owner writes", ANY) \
+	CALL(fchownat, "their owners, as far as the user may", ANY) \
+	CALL(utimensat, "their times", ANY) \
+	CALL(ftruncate, "their sizes", ANY) \
+	CALL(fallocate, "space for them, and holes", ANY) \
+	CALL(copy_file_range, "copy between them", ANY) \
+	CALL(fsync, "write them to stable storage", ANY) \
+	CALL(fdatasync, "likewise", ANY) \
+	CALL(setxattr, "their extended attributes", ANY) \
+	CALL(getxattr, "likewise", ANY) \
+	CALL(listxattr, "likewise", ANY) \
+	CALL(removexattr, "likewise", ANY) \
+	CALL(setresuid, "create files as the guest's user, and return", ANY) \
+	CALL(setresgid, "likewise, as its group", ANY) \
+	CALL(clock_gettime, "time, for messages; without the vDSO", ANY) \
+	CALL(brk, "memory for what the guest knows", ANY) \
+	CALL(restart_syscall, "wait on, after a stop", ANY) \
+	CALL(exit_group, "end", ANY)
+
+#define SANDBOX_READ_WRITE (PROT_READ | PROT_WRITE)
+#define SANDBOX_SHARED (MAP_SHARED | MAP_NORESERVE)
 
 /*
  * Numbers that are known only when the thread runs: the filter has these in their place until
