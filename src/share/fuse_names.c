@@ -102,7 +102,7 @@ int fuse_symlink(struct request *request)
 
 int fuse_mknod(struct request *request)
 {
-	const struct fuse_mknod_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_mknod_in *in = take_argument(request, sizeof(*in));
 	struct node *directory;
 	const char *name;
 	int fd = take_place(request, &directory, &name), result;
@@ -122,7 +122,7 @@ int fuse_mknod(struct request *request)
 
 int fuse_mkdir(struct request *request)
 {
-	const struct fuse_mkdir_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_mkdir_in *in = take_argument(request, sizeof(*in));
 	struct node *directory;
 	const char *name;
 	int fd = take_place(request, &directory, &name), result;
@@ -140,7 +140,7 @@ int fuse_mkdir(struct request *request)
 /* Open a file that may be there, and tell of both. */
 int fuse_create(struct request *request)
 {
-	const struct fuse_create_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_create_in *in = take_argument(request, sizeof(*in));
 	struct session *session = request->session;
 	struct fuse_entry_out entry;
 	struct fuse_open_out out = { 0 };
@@ -181,7 +181,7 @@ int fuse_create(struct request *request)
 
 int fuse_link(struct request *request)
 {
-	const struct fuse_link_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_link_in *in = take_argument(request, sizeof(*in));
 	struct session *session = request->session;
 	struct node *node = node_get(session, in->oldnodeid), *directory;
 	char path[FD_NAME_BYTES];
@@ -276,14 +276,14 @@ static int rename_to(struct request *request, uint64_t new_directory, uint32_t f
 
 int fuse_rename(struct request *request)
 {
-	const struct fuse_rename_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_rename_in *in = take_argument(request, sizeof(*in));
 
 	return rename_to(request, in->newdir, 0);
 }
 
 int fuse_rename2(struct request *request)
 {
-	const struct fuse_rename2_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_rename2_in *in = take_argument(request, sizeof(*in));
 
 	return rename_to(request, in->newdir, in->flags);
 }

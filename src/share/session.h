@@ -106,7 +106,7 @@ struct request {
 };
 
 /* The structure that comes next, of this many bytes; NULL if the request has fewer. */
-const void *take_bytes(struct request *request, size_t bytes);
+const void *take_argument(struct request *request, size_t bytes);
 /* The name that comes next, of one component. */
 int take_name(struct request *request, const char **name);
 /* Text that comes next, with its end. */
