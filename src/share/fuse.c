@@ -94,7 +94,7 @@ uint64_t cache_seconds(const struct session *session)
 	case SHARE_CACHE_AUTO:
 		return 1;
 	default:
-		return 24 * 60 * 60;
+		return UINT32_MAX;
 	}
 }
 
