@@ -50,12 +50,20 @@ static void print_quoted(FILE *file, const char *text)
 	putc('\'', file);
 }
 
-/* What is behind each interface, eth0 first: passt, or a TAP of the host. */
+/* What is behind each interface, eth0 first: passt, or a TAP of the host.  What has vhost-user is taken for passt. */
 static void print_networks(const struct guest_options *options, FILE *file)
 {
+	const char *blank = "";
+
 	fputs("karma_net='", file);
-	for (size_t i = 0; i < options->net_count; i++)
-		fprintf(file, "%s%s", i ? " " : "", options->nets[i].kind == NET_USER ? "user" : "tap");
+	for (size_t i = 0; i < options->net_count; i++, blank = " ")
+		fprintf(file, "%s%s", blank, options->nets[i].kind == NET_USER ? "user" : "tap");
+	for (size_t i = 0; i < options->vhost_user_count; i++) {
+		if (options->vhost_users[i].type != VHOST_USER_NET)
+			continue;
+		fprintf(file, "%suser", blank);
+		blank = " ";
+	}
 	fputs("'\n", file);
 }
 

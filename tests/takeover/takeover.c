@@ -80,6 +80,8 @@ static const struct call calls[] = {
 	{ "socket", SYS_socket, { AF_INET, SOCK_STREAM, 0 } },
 	{ "connect", SYS_connect, { 0, AT(&address), sizeof(address) } },
 	{ "bind", SYS_bind, { 0, AT(&address), sizeof(address) } },
+	/* Only of guests with vhost-user devices, and not of the I/O thread: see run. */
+	{ "send_descriptor", SYS_sendmsg, { 0, AT(page), 0 } },
 	{ "ptrace", SYS_ptrace, { PTRACE_ATTACH, 1, 0, 0 } },
 	{ "read_another", SYS_process_vm_readv, { 1, AT(&iov), 1, AT(&iov), 1, 0 } },
 	{ "write_another", SYS_process_vm_writev, { 1, AT(&iov), 1, AT(&iov), 1, 0 } },
