@@ -21,7 +21,7 @@
 
 /* --- What a request has. */
 
-const void *take_bytes(struct request *request, size_t bytes)
+const void *take_argument(struct request *request, size_t bytes)
 {
 	const void *at = request->arguments;
 
@@ -38,7 +38,7 @@ int take_text(struct request *request, const char **text)
 
 	if (!end)
 		return -EINVAL;
-	*text = take_bytes(request, end + 1 - request->arguments);
+	*text = take_argument(request, end + 1 - request->arguments);
 	return 0;
 }
 
@@ -94,7 +94,7 @@ uint64_t cache_seconds(const struct session *session)
 	case SHARE_CACHE_AUTO:
 		return 1;
 	default:
-		return 24 * 60 * 60;
+		return UINT32_MAX;
 	}
 }
 
@@ -162,7 +162,7 @@ static int fuse_destroy(struct request *request)
 
 static int fuse_forget(struct request *request)
 {
-	const struct fuse_forget_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_forget_in *in = take_argument(request, sizeof(*in));
 	struct node *node = request_node(request);
 
 	if (node)
@@ -172,10 +172,10 @@ static int fuse_forget(struct request *request)
 
 static int fuse_batch_forget(struct request *request)
 {
-	const struct fuse_batch_forget_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_batch_forget_in *in = take_argument(request, sizeof(*in));
 
 	for (uint32_t left = in->count; left; left--) {
-		const struct fuse_forget_one *one = take_bytes(request, sizeof(*one));
+		const struct fuse_forget_one *one = take_argument(request, sizeof(*one));
 		struct node *node = one ? node_get(request->session, one->nodeid) : NULL;
 
 		if (!one)

@@ -147,7 +147,7 @@ static int change_times(int fd, const struct fuse_setattr_in *in)
 
 int fuse_setattr(struct request *request)
 {
-	const struct fuse_setattr_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_setattr_in *in = take_argument(request, sizeof(*in));
 	struct session *session = request->session;
 	struct node *node = request_node(request);
 	char path[FD_NAME_BYTES];
@@ -207,30 +207,28 @@ static int find_path(const struct request *request, char path[FD_NAME_BYTES])
 	return 0;
 }
 
-/* The attribute's name that comes next. */
-static int take_attribute(struct request *request, const char **name)
+/* And the name of its attribute, which comes next. */
+static int take_attribute(struct request *request, char path[FD_NAME_BYTES], const char **name)
 {
 	int result = take_text(request, name);
 
 	if (result < 0)
 		return result;
-	return strncmp(*name, XATTR_PREFIX, strlen(XATTR_PREFIX)) == 0 ? 0 : -EOPNOTSUPP;
+	return strncmp(*name, XATTR_PREFIX, strlen(XATTR_PREFIX)) == 0 ? find_path(request, path) : -EOPNOTSUPP;
 }
 
 int fuse_setxattr(struct request *request)
 {
 	/* The longer form is not asked for. */
-	const struct fuse_setxattr_in *in = take_bytes(request, FUSE_COMPAT_SETXATTR_IN_SIZE);
+	const struct fuse_setxattr_in *in = take_argument(request, FUSE_COMPAT_SETXATTR_IN_SIZE);
 	char path[FD_NAME_BYTES];
 	const void *value;
 	const char *name;
-	int result = take_attribute(request, &name);
+	int result = take_attribute(request, path, &name);
 
-	if (result == 0)
-		result = find_path(request, path);
 	if (result < 0)
 		return result;
-	value = take_bytes(request, in->size);
+	value = take_argument(request, in->size);
 	if (!value)
 		return -EINVAL;
 	return setxattr(path, name, value, in->size, in->flags) < 0 ? -errno : 0;
@@ -246,15 +244,13 @@ static int reply_size(struct request *request, ssize_t size)
 
 int fuse_getxattr(struct request *request)
 {
-	const struct fuse_getxattr_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_getxattr_in *in = take_argument(request, sizeof(*in));
 	size_t size = in->size < XATTR_SIZE_MAX ? in->size : XATTR_SIZE_MAX;
 	char value[XATTR_SIZE_MAX], path[FD_NAME_BYTES];
 	const char *name;
-	int result = take_attribute(request, &name);
+	int result = take_attribute(request, path, &name);
 	ssize_t count;
 
-	if (result == 0)
-		result = find_path(request, path);
 	if (result < 0)
 		return result;
 	count = getxattr(path, name, value, size);
@@ -282,7 +278,7 @@ static size_t filter_names(char *names, size_t length)
 
 int fuse_listxattr(struct request *request)
 {
-	const struct fuse_getxattr_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_getxattr_in *in = take_argument(request, sizeof(*in));
 	char names[XATTR_LIST_MAX], path[FD_NAME_BYTES];
 	int result = find_path(request, path);
 	ssize_t count;
@@ -302,10 +298,8 @@ int fuse_removexattr(struct request *request)
 {
 	char path[FD_NAME_BYTES];
 	const char *name;
-	int result = take_attribute(request, &name);
+	int result = take_attribute(request, path, &name);
 
-	if (result == 0)
-		result = find_path(request, path);
 	if (result < 0)
 		return result;
 	return removexattr(path, name) < 0 ? -errno : 0;

@@ -128,7 +128,7 @@ static bool add_entry(const struct listing *listing, const struct dirent64 *entr
 
 static int list(struct request *request, bool plus)
 {
-	const struct fuse_read_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_read_in *in = take_argument(request, sizeof(*in));
 	struct listing listing = { request, request_handle(request, in->fh), plus };
 	const struct dirent64 *entry;
 	off_t offset = in->offset;

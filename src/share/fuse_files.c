@@ -81,7 +81,7 @@ int file_truncate(const struct session *session, int fd, uint64_t size, bool rem
 
 int fuse_open(struct request *request)
 {
-	const struct fuse_open_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_open_in *in = take_argument(request, sizeof(*in));
 	struct session *session = request->session;
 	int flags = open_flags(session, in->flags), fd, result;
 	struct node *node = request_node(request);
@@ -118,7 +118,7 @@ int fuse_open(struct request *request)
 
 int fuse_release(struct request *request)
 {
-	const struct fuse_release_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_release_in *in = take_argument(request, sizeof(*in));
 	struct handle *handle = request_handle(request, in->fh);
 
 	if (!handle)
@@ -135,7 +135,7 @@ static bool bad_offset(uint64_t offset)
 
 int fuse_read(struct request *request)
 {
-	const struct fuse_read_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_read_in *in = take_argument(request, sizeof(*in));
 	const struct handle *handle = request_handle(request, in->fh);
 	const struct virtq_chain *chain = request->chain;
 	struct iovec iov[IOV_MAX];
@@ -157,7 +157,7 @@ int fuse_read(struct request *request)
 
 int fuse_write(struct request *request)
 {
-	const struct fuse_write_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_write_in *in = take_argument(request, sizeof(*in));
 	const struct handle *handle = request_handle(request, in->fh);
 	const size_t head = sizeof(struct fuse_in_header) + sizeof(*in);
 	const struct virtq_chain *chain = request->chain;
@@ -184,7 +184,7 @@ int fuse_write(struct request *request)
 
 int fuse_fsync(struct request *request)
 {
-	const struct fuse_fsync_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_fsync_in *in = take_argument(request, sizeof(*in));
 	const struct handle *handle = request_handle(request, in->fh);
 
 	if (!handle)
@@ -194,7 +194,7 @@ int fuse_fsync(struct request *request)
 
 int fuse_fallocate(struct request *request)
 {
-	const struct fuse_fallocate_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_fallocate_in *in = take_argument(request, sizeof(*in));
 	const struct handle *handle = request_handle(request, in->fh);
 
 	if (!handle)
@@ -208,7 +208,7 @@ int fuse_fallocate(struct request *request)
 /* Of data and holes only: the guest's kernel knows all other positions itself. */
 int fuse_lseek(struct request *request)
 {
-	const struct fuse_lseek_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_lseek_in *in = take_argument(request, sizeof(*in));
 	const struct handle *handle = request_handle(request, in->fh);
 	struct fuse_lseek_out out;
 	off_t offset;
@@ -226,7 +226,7 @@ int fuse_lseek(struct request *request)
 
 int fuse_copy_file_range(struct request *request)
 {
-	const struct fuse_copy_file_range_in *in = take_bytes(request, sizeof(*in));
+	const struct fuse_copy_file_range_in *in = take_argument(request, sizeof(*in));
 	const struct handle *from = request_handle(request, in->fh_in), *to;
 	off_t from_offset = in->off_in, to_offset = in->off_out;
 	struct fuse_write_out out = { 0 };

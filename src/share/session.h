@@ -106,7 +106,7 @@ struct request {
 };
 
 /* The structure that comes next, of this many bytes; NULL if the request has fewer. */
-const void *take_bytes(struct request *request, size_t bytes);
+const void *take_argument(struct request *request, size_t bytes);
 /* The name that comes next, of one component. */
 int take_name(struct request *request, const char **name);
 /* Text that comes next, with its end. */
@@ -147,7 +147,7 @@ void fill_attributes(const struct session *session, const struct node *node, con
 int fill_entry(struct session *session, struct node *parent, const char *name, const struct stat *status,
 	struct fuse_entry_out *entry);
 
-/* --- Nodes (nodes.c). */
+/* --- Nodes (nodes.c, node_fds.c). */
 
 int nodes_init(struct session *session);
 void nodes_release(struct session *session);
