@@ -27,9 +27,13 @@ LIB_CFLAGS = $(shell pkg-config --cflags $(LIBS))
 LIB_LDLIBS = $(shell pkg-config --static --libs $(LIBS))
 
 SOURCES := $(wildcard src/*.c src/*/*.c hypercalls/*.c)
-OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o)
+# The guest's agent; what is not its own alone is in karma, too.
+AGENT_SOURCES := $(wildcard src/agent/*.c)
+AGENT_OWN := $(addprefix src/agent/,command.c main.c serve.c user.c)
+AGENT_OBJECTS := $(AGENT_SOURCES:%.c=$(BUILD)/obj/agent/%.o)
+OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(AGENT_OWN),$(SOURCES)))
 # All but main(): what tests link with.
-PARTS := $(filter-out src/cli/main.c,$(SOURCES))
+PARTS := $(filter-out src/cli/main.c src/agent/main.c,$(SOURCES))
 
 # What `make check` and `make fuzz` do at a time.
 JOBS ?= $(shell nproc)
@@ -44,7 +48,7 @@ KVER ?=
 .DELETE_ON_ERROR:
 
 .PHONY: all
-all: $(BUILD)/karma
+all: $(BUILD)/karma $(BUILD)/karma-agent
 
 .PHONY: help
 help:
@@ -77,12 +81,12 @@ demo:
 
 # virtio_karma and an initramfs, in build/guest/RELEASE.
 .PHONY: guest
-guest:
+guest: $(BUILD)/karma-agent
 	$(Q)scripts/make-guest $(KVER)
 
 # A small kernel with Karma's driver built in, and its initramfs.
 .PHONY: guest-kernel
-guest-kernel:
+guest-kernel: $(BUILD)/karma-agent
 	scripts/dependencies kernel
 	$(Q)scripts/make-guest-kernel
 
@@ -96,6 +100,11 @@ $(BUILD)/man/karma-hypercalls.7: man/karma-hypercalls.7.in include/karma/abi.h s
 $(BUILD)/karma: $(OBJECTS)
 	$(call say,LINK  $@)
 	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(PROGRAM_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LDLIBS)
+
+# It is in the memory of each guest: small.
+$(BUILD)/karma-agent: $(AGENT_OBJECTS)
+	$(call say,LINK  $@)
+	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(PROGRAM_LDFLAGS) $(LDFLAGS) -Wl,--gc-sections -s -o $@ $^
 
 # Where an installed program looks for its guests' initramfs.
 $(BUILD)/gen/prefix: FORCE
@@ -115,13 +124,19 @@ libraries:
 
 $(OBJECTS) $(BUILD)/gen/compile-filters: | libraries
 
+$(BUILD)/obj/agent/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC    $< (agent))
+	$(Q)$(CC) $(KARMA_CPPFLAGS) $(FORTIFY) $(CPPFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -Os -ffunction-sections \
+		-MMD -MP -c -o $@ $<
+
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CC    $<)
 	$(Q)$(CC) $(KARMA_CPPFLAGS) $(FORTIFY) $(CPPFLAGS) $(LIB_CFLAGS) $(CFLAGS) $(KARMA_CFLAGS) \
 		-MMD -MP -c -o $@ $<
 
--include $(OBJECTS:.o=.d) $(addprefix $(BUILD)/obj/tests/,takeover/takeover.d control/idle.d)
+-include $(OBJECTS:.o=.d) $(AGENT_OBJECTS:.o=.d) $(addprefix $(BUILD)/obj/tests/,takeover/takeover.d control/idle.d)
 
 # The tables of system calls, as filters.
 FILTERS := $(BUILD)/gen/filters.h

@@ -98,11 +98,32 @@ _karma_guests() {	# OPTION...
 	fi
 }
 
+# Behind `--` are the guest's words.
+_karma_exec() {
+	local i
+	for ((i = 2; i < COMP_CWORD; i++)); do
+		if [ "${COMP_WORDS[i]}" = -- ]; then return; fi
+	done
+	case $previous in
+	-u | -w | -e) ;;
+	*) _karma_guests -i -t -u -w -e -- ;;
+	esac
+}
+
+# A file of ours, or NAME: and a path of the guest's.
+_karma_cp() {
+	local names
+	names=$(karma ps --names 2>/dev/null)
+	_karma_files
+	mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -S : -W "$names" -- "$current")
+	compopt -o nospace 2>/dev/null
+}
+
 _karma() {
 	local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_karma_words run check config ps stats console log pause resume stop wait resize balloon connect --help --version
+		_karma_words run check config ps stats console log pause resume stop wait resize balloon connect exec cp --help --version
 		return
 	fi
 	case ${COMP_WORDS[1]} in
@@ -113,6 +134,8 @@ _karma() {
 	stop) _karma_guests --force ;;
 	resize) _karma_guests --disk ;;
 	log | pause | resume | wait | balloon | connect) _karma_guests ;;
+	exec) _karma_exec ;;
+	cp) _karma_cp ;;
 	config)
 		if [ "$COMP_CWORD" -eq 2 ]; then _karma_words check; else _karma_configs; fi
 		;;

@@ -14,6 +14,7 @@ install_text = sed 's|/usr/local/|$(PREFIX)/|g; s|/etc/karma|$(SYSCONFDIR)/karma
 .PHONY: install
 install: all docs
 	install -D -m 755 $(BUILD)/karma $(INSTALLED)/bin/karma
+	install -D -m 755 $(BUILD)/karma-agent $(INSTALLED)/lib/karma/karma-agent
 	for page in $(MAN_PAGES); do \
 		$(call install_text,$$page,$(INSTALLED)/share/man/man$${page##*.}/$${page##*/}) || exit 1; \
 	done
@@ -26,6 +27,7 @@ install: all docs
 			"$(DESTDIR)$(GUEST_DIR)$${image#$(BUILD)/guest}" || exit 1; \
 	done
 	$(call install_text,systemd/karma@.service,$(UNITS)/karma@.service)
+	$(call install_text,systemd/karma-agent.service,$(UNITS)/karma-agent.service)
 	install -D -m 644 systemd/karma.slice $(UNITS)/karma.slice
 	install -D -m 644 systemd/sysusers.conf $(INSTALLED)/lib/sysusers.d/karma.conf
 	$(call install_text,systemd/tmpfiles.conf,$(INSTALLED)/lib/tmpfiles.d/karma.conf)
@@ -42,12 +44,12 @@ install: all docs
 # What is the user's stays: /etc/karma and /var/lib/karma.
 .PHONY: uninstall
 uninstall:
-	rm -f $(INSTALLED)/bin/karma \
+	rm -f $(INSTALLED)/bin/karma $(INSTALLED)/lib/karma/karma-agent \
 		$(foreach page,$(MAN_PAGES),$(INSTALLED)/share/man/man$(subst .,,$(suffix $(page)))/$(notdir $(page))) \
 		$(INSTALLED)/include/karma/abi.h \
 		$(INSTALLED)/share/bash-completion/completions/karma \
 		$(INSTALLED)/share/zsh/site-functions/_karma \
-		$(UNITS)/karma@.service $(UNITS)/karma.slice \
+		$(UNITS)/karma@.service $(UNITS)/karma-agent.service $(UNITS)/karma.slice \
 		$(INSTALLED)/lib/sysusers.d/karma.conf $(INSTALLED)/lib/tmpfiles.d/karma.conf \
 		$(INSTALLED)/share/initramfs-tools/hooks/karma
 	rm -rf $(DESTDIR)$(GUEST_DIR) $(MODULE_SOURCE) $(INSTALLED)/share/doc/karma

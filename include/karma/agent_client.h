@@ -28,10 +28,10 @@ struct agent_command {
 /*
  * Run a command, and return its exit status as a shell tells it: 128 + n for signal n, 126 or 127 after a message if it
  * can't be run or isn't found, or 125 after another message: the agent refused (its text names why), answered against
- * the protocol, or is gone.  Messages begin with the guest's name.
+ * the protocol, or is gone.  Messages begin with the guest's name, unless guest is NULL.
  *
- * It returns after all output was written to fds, or its reader has gone, and the agent knows that; what the command left
- * running goes on.  Output and error output hold up neither each other nor the input.  When this process ends before
+ * It returns after all output was written to fds, or its reader has gone, and the agent was told that; what the command
+ * left running goes on.  Output and error output hold up neither each other nor the input.  When this process ends before
  * that, or the socket is shut down, the agent ends the command by SIGHUP, and SIGKILL.
  *
  * Blocks.  The socket stays the caller's, and is non-blocking from then on.  SIGPIPE is ignored, and SIGINT, SIGTERM,

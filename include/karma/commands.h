@@ -16,6 +16,8 @@ int command_wait(int argc, char **argv);
 int command_resize(int argc, char **argv);
 int command_balloon(int argc, char **argv);
 int command_connect(int argc, char **argv);
+int command_exec(int argc, char **argv);
+int command_cp(int argc, char **argv);
 int command_log(int argc, char **argv);
 
 #endif

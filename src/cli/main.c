@@ -29,6 +29,8 @@ static const struct {
 	{ "resize", command_resize },
 	{ "balloon", command_balloon },
 	{ "connect", command_connect },
+	{ "exec", command_exec },
+	{ "cp", command_cp },
 	{ "log", command_log },
 };
 
@@ -52,13 +54,16 @@ static const char help[] =
 	"  karma resize NAME --disk vda   let it know that a disk has grown\n"
 	"  karma balloon NAME [SIZE]      have it give up memory\n"
 	"  karma connect NAME PORT        standard input and output on a vsock port of it\n"
+	"  karma exec NAME -- COMMAND     run a command in it\n"
+	"  karma cp SRC NAME:DST          copy files to it; NAME:SRC DST: from it\n"
 	"  karma --version                print the version\n"
 	"Each has --help.\n"
 	"\n"
 	"  karma run --kernel /boot/vmlinuz-6.1.0-9-amd64 --disk debian.img\n"
 	"  karma run --kernel bzImage --initrd initramfs.img -- uname -a\n"
 	"\n"
-	"Manual pages: karma(1), karma.conf(5), karma-control(7), karma-hypercalls(7).\n";
+	"Manual pages: karma(1), karma.conf(5), karma-control(7), karma-agent(7),\n"
+	"karma-hypercalls(7).\n";
 
 /* Open closed standard streams, so that no other file gets their numbers. */
 static int open_standard_streams(void)

@@ -2,7 +2,6 @@
 /* karma console: the user's terminal on a guest's console. */
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
@@ -62,46 +61,19 @@ static bool write_all(const char *bytes, size_t length)
 	return true;
 }
 
-/* Raw input, so that every key goes to the guest.  Output stays cooked, for messages of ours. */
+/* Output stays cooked, for messages of ours. */
 static int set_raw_mode(struct attached *attached)
 {
-	struct termios raw;
+	int result = raw_mode_enter(STDIN_FILENO, &attached->saved, false);
 
-	attached->keys = isatty(STDIN_FILENO) && tcgetpgrp(STDIN_FILENO) == getpgrp();
-	if (!attached->keys)
-		return 0;
-	if (tcgetattr(STDIN_FILENO, &attached->saved) < 0)
-		return fail(-errno, "terminal: can't read its mode: %s", strerror(errno));
-	raw = attached->saved;
-	raw.c_iflag &= ~(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
-	raw.c_lflag &= ~(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
-	raw.c_cc[VMIN] = 1;
-	raw.c_cc[VTIME] = 0;
-	if (tcsetattr(STDIN_FILENO, TCSANOW, &raw) < 0)
-		return fail(-errno, "terminal: can't set raw mode: %s", strerror(errno));
-	return 0;
+	attached->keys = result > 0;
+	return result < 0 ? result : 0;
 }
 
 static void restore_terminal(const struct attached *attached)
 {
 	if (attached->keys)
 		tcsetattr(STDIN_FILENO, TCSADRAIN, &attached->saved);
-}
-
-/* By a signalfd: signals that end us, so that the terminal is restored first, and SIGWINCH. */
-static int block_signals(void)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGQUIT);
-	sigaddset(&set, SIGWINCH);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	signal(SIGPIPE, SIG_IGN);
-	return signalfd(-1, &set, SFD_CLOEXEC);
 }
 
 static void type_key(struct attached *attached, char key)
@@ -323,7 +295,7 @@ int command_console(int argc, char **argv)
 	name = command_name(&command, argc, argv);
 	if (!name)
 		return STATUS_FAILURE;
-	attached.signal_fd = block_signals();
+	attached.signal_fd = client_signals();
 	status = attach(&attached, name, read_only, only_replay);
 	connection_close(&attached.connection);
 	close_fd(&attached.signal_fd);

@@ -5,8 +5,10 @@
 #include <ctype.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -191,6 +193,29 @@ json_t *connection_call(struct connection *connection, json_t *request)
 	return connection_result(connection, reply);
 }
 
+int connection_open_port(struct connection *connection, const char *name, unsigned port, const char *refused)
+{
+	int result = connection_open(connection, name, false);
+	json_t *reply = NULL, *value;
+
+	if (result < 0)
+		return result;
+	if (connection_send(connection, json_pack("{s:s, s:I}", "request", "connect", "port", (json_int_t)port)) == 0)
+		reply = connection_receive(connection, -1);
+	if (strcmp(string_of(json_object_get(reply, "error"), "code"), "refused") == 0)
+		result = -ECONNREFUSED;
+	if (result < 0 && refused) {
+		json_decref(reply);
+		return fail(result, "%s: %s", name, refused);
+	}
+	value = connection_result(connection, reply);
+	if (!value)
+		return result < 0 ? result : -EIO;
+	json_decref(value);
+	return connection->passed_fd >= 0 ? 0 :
+		fail(-EMFILE, "%s: no socket came: raise the limit of open files (ulimit -n)", name);
+}
+
 void connection_wait_end(const struct connection *connection)
 {
 	struct pollfd watched = { .fd = connection->pidfd, .events = POLLIN };
@@ -255,6 +280,41 @@ const char *command_name(const struct command *command, int argc, char **argv)
 	else
 		return argv[optind];
 	return NULL;
+}
+
+int raw_mode_enter(int fd, struct termios *saved, bool output)
+{
+	struct termios raw;
+
+	if (!isatty(fd) || tcgetpgrp(fd) != getpgrp())
+		return 0;
+	if (tcgetattr(fd, saved) < 0)
+		return fail(-errno, "terminal: can't read its mode: %s", strerror(errno));
+	raw = *saved;
+	raw.c_iflag &= ~(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
+	raw.c_lflag &= ~(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
+	if (output)
+		raw.c_oflag &= ~OPOST;
+	raw.c_cc[VMIN] = 1;
+	raw.c_cc[VTIME] = 0;
+	if (tcsetattr(fd, TCSANOW, &raw) < 0)
+		return fail(-errno, "terminal: can't set raw mode: %s", strerror(errno));
+	return 1;
+}
+
+int client_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGQUIT);
+	sigaddset(&set, SIGWINCH);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	return signalfd(-1, &set, SFD_CLOEXEC);
 }
 
 int64_t integer_of(const json_t *object, const char *name)

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/types.h>
+#include <termios.h>
 
 #include "karma/control.h"
 
@@ -45,6 +46,17 @@ json_t *connection_call(struct connection *connection, json_t *request);
 /* The result in a reply, as above.  Takes the reference of the reply, which may be NULL: none came. */
 json_t *connection_result(const struct connection *connection, json_t *reply);
 
+/*
+ * Connect to a guest and to a vsock port of it, whose socket is passed_fd then.  As long as a guest may take that is
+ * paused, or busy.  0, -ECONNREFUSED, or another negative errno; a message is printed, which for a refusal has the text
+ * `refused`, if that is not NULL.  connection_close() in any case.
+ */
+int connection_open_port(struct connection *connection, const char *name, unsigned port, const char *refused);
+
+/* That text for AGENT_PORT. */
+#define AGENT_ABSENT "no karma-agent listens in the guest: it may not be up yet; Karma's initramfs has the agent, and a " \
+	"disk of yours needs the package karma-agent"
+
 /* Wait until the guest's supervisor has ended. */
 void connection_wait_end(const struct connection *connection);
 
@@ -67,6 +79,15 @@ int command_misused(const struct command *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 /* The one NAME at argv[optind], or NULL with a message printed. */
 const char *command_name(const struct command *command, int argc, char **argv);
+
+/*
+ * Every key of a terminal goes to who reads it, none makes a signal; with output, what is printed goes to it as it is,
+ * too.  *saved is its mode before.  1; 0: it is no terminal, or not in our hands; or an error with a message printed.
+ */
+int raw_mode_enter(int fd, struct termios *saved, bool output);
+
+/* A signalfd of what ends us, so that the terminal is restored first, and of SIGWINCH.  SIGPIPE is ignored. */
+int client_signals(void);
 
 /* A member of a JSON object; 0 or "" if there is none of that type. */
 int64_t integer_of(const json_t *object, const char *name);

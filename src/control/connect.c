@@ -130,31 +130,6 @@ static int join(int fd)
 	return join_flows(&flows[0], &flows[1], fd) < 0 ? STATUS_FAILURE : 0;
 }
 
-/* The guest's answer.  The exit status, or -1 with a socket in connection->passed_fd. */
-static int request(struct connection *connection, const char *name, unsigned port)
-{
-	json_t *reply = NULL, *result;
-	const char *code;
-	int status;
-
-	if (connection_open(connection, name, false) < 0)
-		return STATUS_FAILURE;
-	/* As long as a guest may take that is paused, or busy. */
-	if (connection_send(connection, json_pack("{s:s, s:I}", "request", "connect", "port",
-			(json_int_t)port)) == 0)
-		reply = connection_receive(connection, -1);
-	code = string_of(json_object_get(reply, "error"), "code");
-	status = strcmp(code, "refused") == 0 ? STATUS_REFUSED : STATUS_FAILURE;
-	result = connection_result(connection, reply);
-	if (!result)
-		return status;
-	json_decref(result);
-	if (connection->passed_fd >= 0)
-		return -1;
-	fail(-EMFILE, "%s: no socket came: raise the limit of open files (ulimit -n)", name);
-	return STATUS_FAILURE;
-}
-
 static bool parse_port(const char *text, unsigned *port)
 {
 	char *end;
@@ -169,10 +144,11 @@ static bool parse_port(const char *text, unsigned *port)
 int command_connect(int argc, char **argv)
 {
 	const struct option options[] = { { "help", no_argument, NULL, 'h' }, { 0 } };
-	struct connection connection = { .fd = -1, .pidfd = -1, .passed_fd = -1 };
+	struct connection connection;
 	int status = command_options(&command, options, argc, argv, NULL);
 	const char *name, *port_text = NULL;
 	unsigned port;
+	int result;
 
 	if (status >= 0)
 		return status;
@@ -186,9 +162,9 @@ int command_connect(int argc, char **argv)
 	if (!parse_port(port_text, &port))
 		return command_misused(&command, "%s: is no port: give a number below 4294967295", port_text);
 	signal(SIGPIPE, SIG_IGN);
-	status = request(&connection, name, port);
-	if (status < 0)
-		status = join(connection.passed_fd);
+	result = connection_open_port(&connection, name, port, NULL);
+	status = result == 0 ? join(connection.passed_fd) :
+		result == -ECONNREFUSED ? STATUS_REFUSED : STATUS_FAILURE;
 	connection_close(&connection);
 	return status;
 }

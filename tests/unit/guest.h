@@ -54,6 +54,7 @@ Suite *nbd_suite(void);
 Suite *passt_suite(void);
 Suite *control_suite(void);
 Suite *vsock_suite(void);
+Suite *agent_suite(void);
 Suite *share_suite(void);
 Suite *vhost_user_suite(void);
 

@@ -67,6 +67,7 @@ int main(void)
 		passt_suite,
 		control_suite,
 		vsock_suite,
+		agent_suite,
 		share_suite,
 		vhost_user_suite,
 	};

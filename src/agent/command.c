@@ -1,0 +1,543 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* EXEC: a command, its streams and its end. */
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pty.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <termios.h>
+
+#include "agent.h"
+#include "karma/agent_stream.h"
+#include "karma/status.h"
+#include "karma/util.h"
+
+#define CANNOT_RUN 126		/* as of a shell */
+#define NOT_FOUND 127
+#define SIGNAL_MAX 64u
+#define HANGUP_NANOSECONDS 5000000000ll	/* between SIGHUP and SIGKILL */
+/* More than the kernel holds of a terminal's output. */
+#define TERMINAL_BYTES 65536u
+
+struct command {
+	struct agent_link *link;
+	bool terminal;
+	pid_t pid;			/* and its process group */
+	int signal_fd;			/* SIGCHLD */
+	int slave;			/* of the terminal: with us it does not hang up before all output was read; or -1 */
+	struct agent_sink input;	/* these two share a terminal's descriptor */
+	struct agent_source outputs[2];
+	bool exited, told, done;	/* told: EXIT was queued; done: the host has seen it */
+	int status;			/* of waitpid() */
+	size_t left[2];			/* what is to be read yet of each output, once it has exited */
+};
+
+/* Where the start of a command failed, in its process. */
+enum stage { STAGE_NONE, STAGE_USER, STAGE_DIRECTORY, STAGE_SETUP, STAGE_RUN };
+
+struct failure {
+	enum stage stage;
+	int error;
+};
+
+/* --- What the host asks for. */
+
+static char **take_strings(const uint8_t **at, size_t *length, uint32_t count)
+{
+	char **strings = count <= *length ? calloc((size_t)count + 1, sizeof(*strings)) : NULL;
+
+	for (uint32_t i = 0; strings && i < count; i++) {
+		strings[i] = (char *)agent_string(at, length);
+		if (!strings[i]) {
+			free(strings);
+			return NULL;
+		}
+	}
+	return strings;
+}
+
+int exec_request_parse(struct exec_request *request, const struct agent_frame *frame)
+{
+	const uint8_t *at = frame->payload + sizeof(struct agent_exec);
+	size_t length = frame->length - sizeof(struct agent_exec);
+	struct agent_exec head;
+	uint32_t argument_count;
+
+	*request = (struct exec_request){ 0 };
+	if (frame->length < sizeof(head))
+		return -EPROTO;
+	memcpy(&head, frame->payload, sizeof(head));
+	request->flags = le32toh(head.flags);
+	request->rows = le16toh(head.rows);
+	request->columns = le16toh(head.columns);
+	argument_count = le32toh(head.argument_count);
+	request->user = agent_string(&at, &length);
+	request->directory = agent_string(&at, &length);
+	if (!request->user || !request->directory || argument_count == 0 ||
+		request->flags & ~(AGENT_EXEC_INPUT | AGENT_EXEC_TERMINAL))
+		return -EPROTO;
+	request->arguments = take_strings(&at, &length, argument_count);
+	request->environment = take_strings(&at, &length, le32toh(head.environment_count));
+	if (!request->arguments || !request->environment || length)
+		return -EPROTO;
+	for (char **variable = request->environment; *variable; variable++) {
+		if ((*variable)[0] == '=' || !strchr(*variable, '='))
+			return -EPROTO;
+	}
+	return 0;
+}
+
+void exec_request_release(struct exec_request *request)
+{
+	free(request->arguments);
+	free(request->environment);
+}
+
+/* --- The start. */
+
+/* The command's ends, in its process, which become 0, 1 and 2; and ours. */
+struct ends {
+	int theirs[3];
+	int input, outputs[2];
+};
+
+static void close_theirs(struct ends *ends, int keep)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		if (ends->theirs[i] != keep)
+			close_fd(&ends->theirs[i]);
+		ends->theirs[i] = -1;
+	}
+}
+
+static int open_terminal(struct ends *ends, const struct exec_request *request, const struct user *user)
+{
+	struct winsize size = { .ws_row = request->rows, .ws_col = request->columns };
+	int master, slave;
+
+	if (openpty(&master, &slave, NULL, NULL, &size) < 0)
+		return -errno;
+	fcntl(master, F_SETFD, FD_CLOEXEC);
+	fcntl(slave, F_SETFD, FD_CLOEXEC);
+	fcntl(master, F_SETFL, O_RDWR | O_NONBLOCK);
+	ends->input = ends->outputs[0] = master;
+	for (unsigned i = 0; i < 3; i++)
+		ends->theirs[i] = slave;
+	/* Whoever runs there may open it by its name.  Not on all file systems. */
+	if (fchown(slave, user->uid, -1) < 0)
+		return errno == EROFS || errno == EPERM ? 0 : -errno;
+	return ioctl(slave, TIOCSCTTY, 0) < 0 ? -errno : 0;
+}
+
+static int open_pipes(struct ends *ends, bool input)
+{
+	int fds[2];
+
+	if (input) {
+		if (pipe2(fds, O_CLOEXEC) < 0)
+			return -errno;
+		ends->theirs[0] = fds[0];
+		ends->input = fds[1];
+		fcntl(ends->input, F_SETFL, O_WRONLY | O_NONBLOCK);
+	} else {
+		ends->theirs[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		if (ends->theirs[0] < 0)
+			return -errno;
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		if (pipe2(fds, O_CLOEXEC) < 0)
+			return -errno;
+		ends->outputs[i] = fds[0];
+		ends->theirs[1 + i] = fds[1];
+		fcntl(ends->outputs[i], F_SETFL, O_RDONLY | O_NONBLOCK);
+	}
+	return 0;
+}
+
+static void set_default_signals(void)
+{
+	sigset_t none;
+
+	for (int number = 1; number < (int)SIGNAL_MAX; number++)
+		signal(number, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static int enter_directory(const struct exec_request *request, const struct user *user)
+{
+	if (request->directory[0])
+		return chdir(request->directory) < 0 ? -errno : 0;
+	/* As a login does where the home is missing. */
+	return chdir(user->home) < 0 && chdir("/") < 0 ? -errno : 0;
+}
+
+/* In the command's process, up to the program.  Returns if that fails. */
+static struct failure become_command(const struct exec_request *request, const struct user *user,
+	const struct ends *ends)
+{
+	int result;
+
+	/* To take the terminal as a background process would stop us. */
+	signal(SIGTTOU, SIG_IGN);
+	if (setpgid(0, 0) < 0 ||
+		(request->flags & AGENT_EXEC_TERMINAL && tcsetpgrp(ends->theirs[0], getpid()) < 0))
+		return (struct failure){ STAGE_SETUP, errno };
+	for (int fd = 0; fd < 3; fd++) {
+		if (dup2(ends->theirs[fd], fd) < 0)
+			return (struct failure){ STAGE_SETUP, errno };
+	}
+	set_default_signals();
+	umask(022);
+	result = user_set_environment(user);
+	for (char **variable = request->environment; result == 0 && *variable; variable++)
+		result = putenv(*variable) ? -ENOMEM : 0;
+	if (result == 0)
+		result = user_become(user);
+	if (result < 0)
+		return (struct failure){ STAGE_USER, -result };
+	result = enter_directory(request, user);
+	if (result < 0)
+		return (struct failure){ STAGE_DIRECTORY, -result };
+	execvp(request->arguments[0], request->arguments);
+	return (struct failure){ STAGE_RUN, errno };
+}
+
+static int refuse(struct agent_link *link, const struct exec_request *request, const struct failure *failure)
+{
+	const char *what = failure->stage == STAGE_DIRECTORY ? request->directory :
+		failure->stage == STAGE_RUN		     ? request->arguments[0] :
+		failure->stage == STAGE_USER && request->user[0] ? request->user :
+								   "can't start a command";
+	unsigned status = failure->stage != STAGE_RUN ? STATUS_FAILURE :
+		failure->error == ENOENT	      ? NOT_FOUND :
+							CANNOT_RUN;
+	char text[AGENT_TEXT_MAX];
+
+	if (failure->stage == STAGE_USER && failure->error == ENOENT)
+		snprintf(text, sizeof(text), "%s: no such user in /etc/passwd", what);
+	else
+		snprintf(text, sizeof(text), "%s: %s", what, strerror(failure->error));
+	agent_link_put_error(link, status, failure->error, text);
+	return -failure->error;
+}
+
+/* What the process says before it is the program; nothing if it is. */
+static struct failure hear(int fd)
+{
+	struct failure failure = { STAGE_NONE, 0 };
+
+	while (read(fd, &failure, sizeof(failure)) < 0 && errno == EINTR)
+		;
+	return failure;
+}
+
+static struct failure fork_command(struct command *command, const struct exec_request *request,
+	const struct user *user, const struct ends *ends)
+{
+	struct failure failure;
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return (struct failure){ STAGE_SETUP, errno };
+	command->pid = fork();
+	if (command->pid == 0) {
+		failure = become_command(request, user, ends);
+		_exit(write(fds[1], &failure, sizeof(failure)) < 0);
+	}
+	failure = command->pid < 0 ? (struct failure){ STAGE_SETUP, errno } : (struct failure){ STAGE_NONE, 0 };
+	close(fds[1]);
+	if (command->pid > 0)
+		failure = hear(fds[0]);
+	close(fds[0]);
+	if (command->pid > 0 && failure.stage != STAGE_NONE)
+		waitpid(command->pid, NULL, 0);
+	return failure;
+}
+
+static int watch_children(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGCHLD, SIG_DFL);
+	/* For a terminal that hangs up when we go, and a command that takes no more input. */
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* 0; or a negative errno, with an ERROR queued. */
+static int start(struct command *command, const struct exec_request *request)
+{
+	struct ends ends = { .theirs = { -1, -1, -1 }, .input = -1, .outputs = { -1, -1 } };
+	struct failure failure = { STAGE_NONE, 0 };
+	struct user user;
+	int result;
+
+	command->terminal = request->flags & AGENT_EXEC_TERMINAL;
+	command->signal_fd = watch_children();
+	result = user_find(&user, request->user);
+	if (result < 0)
+		return refuse(command->link, request, &(struct failure){ STAGE_USER, -result });
+	result = command->terminal ? open_terminal(&ends, request, &user) :
+				     open_pipes(&ends, request->flags & AGENT_EXEC_INPUT);
+	if (result < 0 || command->signal_fd < 0)
+		failure = (struct failure){ STAGE_SETUP, result < 0 ? -result : EMFILE };
+	else
+		failure = fork_command(command, request, &user, &ends);
+	if (failure.stage != STAGE_NONE)
+		return refuse(command->link, request, &failure);
+	command->slave = command->terminal ? ends.theirs[0] : -1;
+	close_theirs(&ends, command->slave);
+	agent_sink_init(&command->input, ends.input, AGENT_INPUT);
+	for (unsigned i = 0; i < 2; i++) {
+		agent_source_init(&command->outputs[i], ends.outputs[i], AGENT_OUTPUT + i);
+		command->outputs[i].ended = command->outputs[i].told = ends.outputs[i] < 0;
+	}
+	command->input.ended = command->input.gone = ends.input < 0;
+	return 0;
+}
+
+/* --- While it runs. */
+
+static void take_exit(struct command *command)
+{
+	struct signalfd_siginfo info;
+
+	while (read(command->signal_fd, &info, sizeof(info)) > 0)
+		;
+	if (command->exited || waitpid(command->pid, &command->status, WNOHANG) != command->pid)
+		return;
+	command->exited = true;
+	agent_sink_give_up(&command->input);
+	for (unsigned i = 0; i < 2; i++) {
+		int bytes = TERMINAL_BYTES;
+
+		/* What processes in the background write later is not the command's. */
+		if (!command->terminal && ioctl(command->outputs[i].fd, FIONREAD, &bytes) < 0)
+			bytes = 0;
+		command->left[i] = command->outputs[i].ended ? 0 : bytes;
+	}
+}
+
+static void read_output(struct command *command, unsigned i)
+{
+	struct agent_source *output = &command->outputs[i];
+	int got = agent_source_read(output, command->link, command->exited ? command->left[i] : SIZE_MAX);
+
+	if (command->exited)
+		command->left[i] -= got > 0 ? (size_t)got : command->left[i];
+}
+
+static bool is_drained(const struct command *command, unsigned i)
+{
+	return command->outputs[i].ended || command->left[i] == 0;
+}
+
+/* With a terminal, ^D is the end of input. */
+static void end_input(struct command *command)
+{
+	struct agent_sink *input = &command->input;
+	struct termios mode;
+
+	if (input->fd < 0 || !agent_sink_is_empty(input) || !(input->ended || input->gone))
+		return;
+	if (!command->terminal)
+		close(input->fd);
+	else if (!input->gone && tcgetattr(input->fd, &mode) == 0 && mode.c_lflag & ICANON &&
+		write(input->fd, &mode.c_cc[VEOF], 1) < 0)
+		agent_sink_give_up(input);
+	input->fd = -1;
+}
+
+/* 0, or an error: the connection is of no use any more. */
+static int take_frame(struct command *command, const struct agent_frame *frame)
+{
+	struct winsize size;
+	uint32_t number;
+
+	if (frame->type == AGENT_DONE && command->told) {
+		command->done = true;
+		return 0;
+	}
+	if ((frame->type == AGENT_DATA || frame->type == AGENT_END) && frame->stream == AGENT_INPUT)
+		return agent_sink_take(&command->input, frame);
+	if ((frame->type == AGENT_WINDOW || frame->type == AGENT_END) &&
+		(frame->stream == AGENT_OUTPUT || frame->stream == AGENT_ERROR_OUTPUT)) {
+		/* Nobody looks at the terminal any more. */
+		if (frame->type == AGENT_END && command->terminal)
+			return -EPIPE;
+		return agent_source_take(&command->outputs[frame->stream - AGENT_OUTPUT], frame);
+	}
+	if (frame->length != sizeof(number))
+		return -EPROTO;
+	number = agent_number(frame->payload);
+	if (frame->type == AGENT_SIGNAL && number >= 1 && number <= SIGNAL_MAX) {
+		if (!command->exited)
+			kill(-command->pid, number);
+		return 0;
+	}
+	if (frame->type != AGENT_SIZE || !command->terminal)
+		return -EPROTO;
+	size = (struct winsize){ .ws_row = number & UINT16_MAX, .ws_col = number >> 16 };
+	return ioctl(command->slave, TIOCSWINSZ, &size) < 0 ? -errno : 0;
+}
+
+/* Those that were received. */
+static int take_frames(struct command *command)
+{
+	struct agent_frame frame;
+	int result;
+
+	while ((result = agent_link_next(command->link, &frame)) > 0) {
+		result = take_frame(command, &frame);
+		if (result < 0)
+			break;
+	}
+	return result;
+}
+
+static int receive(struct command *command)
+{
+	int result = agent_link_receive(command->link);
+
+	if (result <= 0)
+		return result == 0 ? -EPIPE : result == -EAGAIN ? 0 : result;
+	return take_frames(command);
+}
+
+static void tell(struct command *command)
+{
+	uint32_t numbers[2] = { 0 };
+
+	agent_sink_tell(&command->input, command->link);
+	end_input(command);
+	for (unsigned i = 0; i < 2; i++) {
+		struct agent_source *output = &command->outputs[i];
+
+		agent_source_tell(output, command->link);
+		if (output->ended && !command->terminal) {
+			close_fd(&output->fd);
+			output->fd = -1;
+		}
+	}
+	if (!command->exited || command->told || !is_drained(command, 0) || !is_drained(command, 1))
+		return;
+	if (WIFSIGNALED(command->status))
+		numbers[1] = htole32(WTERMSIG(command->status));
+	else
+		numbers[0] = htole32(WEXITSTATUS(command->status));
+	command->told = agent_link_put(command->link, AGENT_EXIT, 0, numbers, sizeof(numbers));
+}
+
+enum { AT_SOCKET, AT_SIGNAL, AT_INPUT, AT_OUTPUTS, POLLS = AT_OUTPUTS + 2 };
+
+/* Whether there is something to read that poll() need not be asked for. */
+static bool watch(const struct command *command, struct pollfd *watched)
+{
+	bool draining = false;
+
+	watched[AT_SOCKET] = (struct pollfd){ .fd = command->link->fd,
+		.events = POLLIN | (agent_link_has_output(command->link) ? POLLOUT : 0) };
+	watched[AT_SIGNAL] = (struct pollfd){ .fd = command->exited ? -1 : command->signal_fd, .events = POLLIN };
+	/* With no events, a pipe that nobody reads any more is an error all the same. */
+	watched[AT_INPUT] = (struct pollfd){ .fd = command->terminal && agent_sink_is_empty(&command->input) ?
+			-1 : command->input.fd,
+		.events = agent_sink_is_empty(&command->input) ? 0 : POLLOUT };
+	for (unsigned i = 0; i < 2; i++) {
+		bool wants = agent_source_wants(&command->outputs[i], command->link);
+
+		watched[AT_OUTPUTS + i] = (struct pollfd){
+			.fd = wants && !command->exited ? command->outputs[i].fd : -1, .events = POLLIN };
+		draining |= wants && command->exited && command->left[i] > 0;
+	}
+	return draining;
+}
+
+/* Until the host knows the end: 0; or an error. */
+static int serve(struct command *command)
+{
+	/* Some may have come with the request. */
+	int result = take_frames(command);
+
+	while (result == 0 && !command->done) {
+		struct pollfd watched[POLLS];
+		bool draining;
+
+		tell(command);
+		draining = watch(command, watched);
+		if (poll(watched, POLLS, draining ? 0 : -1) < 0 && errno != EINTR)
+			return -errno;
+		if (watched[AT_SIGNAL].revents)
+			take_exit(command);
+		for (unsigned i = 0; i < 2; i++) {
+			bool drains = command->exited && command->left[i] > 0;
+
+			if ((watched[AT_OUTPUTS + i].revents || drains) &&
+				agent_source_wants(&command->outputs[i], command->link))
+				read_output(command, i);
+		}
+		if (watched[AT_INPUT].revents && command->input.fd >= 0) {
+			if (agent_sink_is_empty(&command->input))
+				agent_sink_give_up(&command->input);
+			else
+				agent_sink_write(&command->input);
+		}
+		result = agent_link_send(command->link);
+		if (result == 0 && watched[AT_SOCKET].revents & ~POLLOUT)
+			result = receive(command);
+	}
+	return result;
+}
+
+/* The host has gone: as if its terminal had. */
+static void hang_up(struct command *command)
+{
+	struct pollfd watched = { .fd = command->signal_fd, .events = POLLIN };
+	pid_t foreground = command->terminal ? tcgetpgrp(command->slave) : -1;
+	int64_t until = nanoseconds() + HANGUP_NANOSECONDS, left;
+
+	if (command->exited)
+		return;
+	kill(-command->pid, SIGHUP);
+	kill(-command->pid, SIGCONT);
+	if (foreground > 1 && foreground != command->pid) {
+		kill(-foreground, SIGHUP);
+		kill(-foreground, SIGCONT);
+	}
+	while (!command->exited && (left = until - nanoseconds()) > 0) {
+		if (poll(&watched, 1, left / 1000000 + 1) > 0)
+			take_exit(command);
+	}
+	kill(-command->pid, SIGKILL);
+	if (foreground > 1)
+		kill(-foreground, SIGKILL);
+	if (!command->exited)
+		waitpid(command->pid, NULL, 0);
+}
+
+void command_serve(struct agent_link *link, const struct agent_frame *frame)
+{
+	static struct command command;
+	struct exec_request request;
+	int result = exec_request_parse(&request, frame);
+
+	command = (struct command){ .link = link, .slave = -1 };
+	if (result < 0)
+		agent_link_put_error(link, STATUS_FAILURE, result, "the request to run a command is malformed");
+	else
+		result = start(&command, &request);
+	exec_request_release(&request);
+	if (result == 0 && serve(&command) < 0)
+		hang_up(&command);
+}
