@@ -24,7 +24,7 @@
 
 #define CONTROL_PROTOCOL 1		/* the version of the protocol */
 #define CONTROL_NAME_MAX 63u		/* bytes of a name */
-#define CONTROL_CLIENTS_MAX 32u
+#define CONTROL_CLIENTS_MAX 96u
 #define CONTROL_LINE_MAX 4096u		/* bytes of a request, with its newline */
 #define CONTROL_POLLS (CONTROL_CLIENTS_MAX + 5)
 

@@ -193,27 +193,41 @@ json_t *connection_call(struct connection *connection, json_t *request)
 	return connection_result(connection, reply);
 }
 
-int connection_open_port(struct connection *connection, const char *name, unsigned port, const char *refused)
+/* The socket comes with the reply. */
+static int request_port(struct connection *connection, unsigned port, const char *refused)
 {
-	int result = connection_open(connection, name, false);
 	json_t *reply = NULL, *value;
+	bool is_refused;
 
-	if (result < 0)
-		return result;
 	if (connection_send(connection, json_pack("{s:s, s:I}", "request", "connect", "port", (json_int_t)port)) == 0)
 		reply = connection_receive(connection, -1);
-	if (strcmp(string_of(json_object_get(reply, "error"), "code"), "refused") == 0)
-		result = -ECONNREFUSED;
-	if (result < 0 && refused) {
+	is_refused = strcmp(string_of(json_object_get(reply, "error"), "code"), "refused") == 0;
+	if (is_refused && refused) {
 		json_decref(reply);
-		return fail(result, "%s: %s", name, refused);
+		return fail(-ECONNREFUSED, "%s: %s", connection->name, refused);
 	}
 	value = connection_result(connection, reply);
 	if (!value)
-		return result < 0 ? result : -EIO;
+		return is_refused ? -ECONNREFUSED : -EIO;
 	json_decref(value);
-	return connection->passed_fd >= 0 ? 0 :
-		fail(-EMFILE, "%s: no socket came: raise the limit of open files (ulimit -n)", name);
+	if (connection->passed_fd < 0)
+		return fail(-EMFILE, "%s: no socket came: raise the limit of open files (ulimit -n)", connection->name);
+	return 0;
+}
+
+int connect_port(const char *name, unsigned port, const char *refused)
+{
+	struct connection connection;
+	int result = connection_open(&connection, name, false);
+
+	if (result == 0)
+		result = request_port(&connection, port, refused);
+	if (result == 0) {
+		result = connection.passed_fd;
+		connection.passed_fd = -1;
+	}
+	connection_close(&connection);
+	return result;
 }
 
 void connection_wait_end(const struct connection *connection)

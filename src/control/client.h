@@ -47,11 +47,11 @@ json_t *connection_call(struct connection *connection, json_t *request);
 json_t *connection_result(const struct connection *connection, json_t *reply);
 
 /*
- * Connect to a guest and to a vsock port of it, whose socket is passed_fd then.  As long as a guest may take that is
- * paused, or busy.  0, -ECONNREFUSED, or another negative errno; a message is printed, which for a refusal has the text
- * `refused`, if that is not NULL.  connection_close() in any case.
+ * Connect to a vsock port of a guest.  As long as a guest may take that is paused, or busy.  The socket, which the caller
+ * closes; -ECONNREFUSED, or another negative errno; a message is printed, which for a refusal has the text `refused`, if
+ * that is not NULL.
  */
-int connection_open_port(struct connection *connection, const char *name, unsigned port, const char *refused);
+int connect_port(const char *name, unsigned port, const char *refused);
 
 /* That text for AGENT_PORT. */
 #define AGENT_ABSENT "no karma-agent listens in the guest: it may not be up yet; Karma's initramfs has the agent, and a " \

@@ -144,11 +144,10 @@ static bool parse_port(const char *text, unsigned *port)
 int command_connect(int argc, char **argv)
 {
 	const struct option options[] = { { "help", no_argument, NULL, 'h' }, { 0 } };
-	struct connection connection;
 	int status = command_options(&command, options, argc, argv, NULL);
 	const char *name, *port_text = NULL;
 	unsigned port;
-	int result;
+	cleanup_fd int socket = -1;
 
 	if (status >= 0)
 		return status;
@@ -162,9 +161,8 @@ int command_connect(int argc, char **argv)
 	if (!parse_port(port_text, &port))
 		return command_misused(&command, "%s: is no port: give a number below 4294967295", port_text);
 	signal(SIGPIPE, SIG_IGN);
-	result = connection_open_port(&connection, name, port, NULL);
-	status = result == 0 ? join(connection.passed_fd) :
-		result == -ECONNREFUSED ? STATUS_REFUSED : STATUS_FAILURE;
-	connection_close(&connection);
-	return status;
+	socket = connect_port(name, port, NULL);
+	if (socket < 0)
+		return socket == -ECONNREFUSED ? STATUS_REFUSED : STATUS_FAILURE;
+	return join(socket);
 }

@@ -198,7 +198,7 @@ int command_cp(int argc, char **argv)
 	static struct agent_link link;
 	static struct copy copy;
 	int status = command_options(&command, options, argc, argv, NULL);
-	struct connection connection;
+	cleanup_fd int socket = -1;
 
 	if (status >= 0)
 		return status;
@@ -210,12 +210,10 @@ int command_cp(int argc, char **argv)
 	copy.tree = (struct agent_tree){ .link = &link, .progress = show_progress, .skipped = tell_skipped,
 		.context = &copy };
 	copy.shows = isatty(STDERR_FILENO);
-	status = STATUS_FAILURE;
-	if (connection_open_port(&connection, copy.name, AGENT_PORT, AGENT_ABSENT) == 0) {
-		catch_signals(connection.passed_fd);
-		agent_link_init(&link, connection.passed_fd);
-		status = report(&copy, run_copy(&copy, &link));
-	}
-	connection_close(&connection);
-	return status;
+	socket = connect_port(copy.name, AGENT_PORT, AGENT_ABSENT);
+	if (socket < 0)
+		return STATUS_FAILURE;
+	catch_signals(socket);
+	agent_link_init(&link, socket);
+	return report(&copy, run_copy(&copy, &link));
 }

@@ -98,7 +98,7 @@ int command_exec(int argc, char **argv)
 	cleanup_free const char **variables = calloc(argc, sizeof(*variables));
 	struct exec_options options = { .command = { .environment = variables,
 		.fds = { STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO } } };
-	struct connection connection;
+	cleanup_fd int socket = -1;
 	int status;
 
 	if (!variables) {
@@ -116,8 +116,6 @@ int command_exec(int argc, char **argv)
 		return command_misused(&command, "no COMMAND: give one behind --");
 	options.command.arguments = (const char *const *)argv + optind;
 	options.command.argument_count = argc - optind;
-	status = connection_open_port(&connection, options.name, AGENT_PORT, AGENT_ABSENT) < 0 ? STATUS_FAILURE :
-		agent_run_command(connection.passed_fd, options.name, &options.command);
-	connection_close(&connection);
-	return status;
+	socket = connect_port(options.name, AGENT_PORT, AGENT_ABSENT);
+	return socket < 0 ? STATUS_FAILURE : agent_run_command(socket, options.name, &options.command);
 }
