@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Fuzz the host's side of the agent's protocol: a guest that sends what it likes to karma exec neither crashes it nor
- * has it wait when it has closed, and the exit status is one that there is.  (Copies from a guest are fuzz_agent's.)
+ * has it wait when it has closed, and the exit status is one.  (Copies from a guest are fuzz_agent's.)
  *
  * The first byte is flags: a terminal, input, output that is a full pipe; the rest is what the guest sends.
  */
@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "karma/agent_client.h"
-#include "karma/status.h"
 #include "script.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -35,7 +34,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	command.fds[0] = input;
 	command.fds[1] = command.fds[2] = output;
 	status = agent_run_command(ends[0], "web", &command);
-	check(status >= 0 && status <= STATUS_SIGNAL + 64);
+	check(status >= 0 && status <= UINT8_MAX);
 	close(input);
 	close(output);
 	close(ends[0]);
