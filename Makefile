@@ -101,10 +101,12 @@ $(BUILD)/karma: $(OBJECTS)
 	$(call say,LINK  $@)
 	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(PROGRAM_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIB_LDLIBS)
 
-# It is in the memory of each guest: small.
+# It is in the memory of each guest: with musl it has a tenth of its size.
+AGENT_CC := musl-gcc
+
 $(BUILD)/karma-agent: $(AGENT_OBJECTS)
 	$(call say,LINK  $@)
-	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) $(PROGRAM_LDFLAGS) $(LDFLAGS) -Wl,--gc-sections -s -o $@ $^
+	$(Q)$(AGENT_CC) $(CFLAGS) $(KARMA_CFLAGS) -static -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections -s -o $@ $^
 
 # Where an installed program looks for its guests' initramfs.
 $(BUILD)/gen/prefix: FORCE
@@ -119,16 +121,17 @@ FORCE:
 # What is linked in, told in a line where it is not there.
 .PHONY: libraries
 libraries:
-	$(Q)pkg-config --exists --print-errors --short-errors $(LIBS) libseccomp || \
+	$(Q)pkg-config --exists --print-errors --short-errors $(LIBS) libseccomp && command -v $(AGENT_CC) >/dev/null || \
 		{ echo 'What the build needs is not installed: run scripts/dependencies build' >&2; exit 1; }
 
 $(OBJECTS) $(BUILD)/gen/compile-filters: | libraries
 
-$(BUILD)/obj/agent/%.o: %.c Makefile
+# The kernel's headers come behind musl's.
+$(BUILD)/obj/agent/%.o: %.c Makefile | libraries
 	@mkdir -p $(@D)
 	$(call say,CC    $< (agent))
-	$(Q)$(CC) $(KARMA_CPPFLAGS) $(FORTIFY) $(CPPFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -Os -ffunction-sections \
-		-MMD -MP -c -o $@ $<
+	$(Q)$(AGENT_CC) $(KARMA_CPPFLAGS) -idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu \
+		$(CFLAGS) $(KARMA_CFLAGS) -Os -ffunction-sections -MMD -MP -c -o $@ $<
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)

@@ -54,6 +54,7 @@ static inline int64_t nanoseconds(void)
  * instead of these (karma/sandbox.h).  For a non-blocking socket they also replace recv() and
  * send().
  */
+#ifdef RWF_NOWAIT	/* the agent's C library has neither */
 static inline ssize_t read_list(int fd, const struct iovec *iov, unsigned count)
 {
 	return preadv2(fd, iov, count, -1, 0);
@@ -77,6 +78,7 @@ static inline ssize_t write_bytes(int fd, const void *from, size_t length)
 
 	return write_list(fd, &iov, 1);
 }
+#endif
 
 /*
  * Add to a counter that only one thread changes at a time; others may read it meanwhile, by
