@@ -57,6 +57,13 @@ $(addprefix $(BUILD)/test/,kexec vsock): $(BUILD)/test/%: tests/guest/%.c Makefi
 	$(call say,CC    $<)
 	$(Q)$(CC) -D_GNU_SOURCE $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
 
+CONFORMANCE := $(wildcard tests/share/*.c)
+
+$(BUILD)/test/conformance: $(CONFORMANCE) tests/share/conformance.h Makefile mk/tests.mk
+	@mkdir -p $(@D)
+	$(call say,CC    $@)
+	$(Q)$(CC) -D_GNU_SOURCE $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $(CONFORMANCE)
+
 $(BUILD)/test/debian.img: tests/guest/make-debian-image
 	$(call say,IMAGE $@)
 	$(Q)tests/guest/make-debian-image $@
