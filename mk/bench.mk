@@ -13,10 +13,10 @@ $(BUILD)/bench/launch: tests/bench/launch.c Makefile mk/bench.mk
 	$(call say,CC    $<)
 	$(Q)$(CC) $(KARMA_CPPFLAGS) $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
 
-$(BUILD)/bench/request-response: tests/bench/request-response.c Makefile mk/bench.mk
+$(addprefix $(BUILD)/bench/,stream files): $(BUILD)/bench/%: tests/bench/%.c Makefile mk/bench.mk
 	@mkdir -p $(@D)
 	$(call say,CC    $<)
-	$(Q)$(CC) $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
+	$(Q)$(CC) -D_GNU_SOURCE $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $<
 
 $(BUILD)/bench/first-run.so: tests/bench/first-run.c Makefile mk/bench.mk
 	@mkdir -p $(@D)
@@ -48,7 +48,7 @@ bench-tools: $(BENCH_TOOLS)
 # Side by side with QEMU's microvm, in the soft host where this machine has no KVM that works.
 # Nothing but the results on stdout; BENCH has options of each, such as --json.  `make bench` writes them to
 # doc/performance.md, too.
-BENCHMARKS := boot block net smp backend
+BENCHMARKS := boot block net reach smp backend
 
 .PHONY: bench $(BENCHMARKS:%=bench-%)
 bench:
@@ -82,8 +82,13 @@ bench-block:
 
 bench-net:
 	$(Q)scripts/dependencies bench >&2
-	$(Q)$(MAKE) -s all guest $(BUILD)/bench/request-response >&2
+	$(Q)$(MAKE) -s all guest $(BUILD)/bench/stream >&2
 	$(call bench_with_kernel,net,--cpus 1 --memory 4096)
+
+bench-reach:
+	$(Q)scripts/dependencies bench >&2
+	$(Q)$(MAKE) -s all guest $(addprefix $(BUILD)/bench/,stream files) >&2
+	$(call bench_with_kernel,reach,--cpus 1 --memory 6144)
 
 bench-smp:
 	$(Q)scripts/dependencies soft >&2
