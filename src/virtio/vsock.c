@@ -44,8 +44,8 @@ static void vsock_notify(struct virtio_device *device, unsigned queue)
 		go_on(vsock);
 	/* The event queue is for guests that have moved to another host. */
 	if (queue == VSOCK_TRANSMIT)
-		virtio_serve_chains(&device->queues[VSOCK_TRANSMIT], vsock_transmit_step);
-	if (queue != VSOCK_EVENT)
+		vsock_transmit(vsock);
+	else if (queue == VSOCK_RECEIVE)
 		vsock_receive(vsock);
 }
 
@@ -165,7 +165,8 @@ static void vsock_reset(struct virtio_device *device)
 			vsock_drop_connection(connection, -ECONNRESET);
 	}
 	vsock->reset_count = 0;
-	vsock->has_chain = vsock->transmit_blocked = false;
+	vsock->chain_count = 0;
+	queue_scheduler_reset(&vsock->transmit_scheduler);
 }
 
 static void vsock_release(struct virtio_device *device)
@@ -210,6 +211,8 @@ struct virtio_device *vsock_create(
 		virtio_device_free(&vsock->device);
 		return NULL;
 	}
+	/* Answers that vCPUs wait for. */
+	vsock->device.in_flight_max = VSOCK_CONNECTIONS_MAX;
 	vsock->connector = connector;
 	vsock->config.guest_cid = htole64(VSOCK_GUEST_CID);
 	vsock->device.config = &vsock->config;
@@ -217,6 +220,7 @@ struct virtio_device *vsock_create(
 	vsock->device.queues[VSOCK_RECEIVE].name = "receive";
 	vsock->device.queues[VSOCK_TRANSMIT].name = "transmit";
 	vsock->device.queues[VSOCK_EVENT].name = "event";
+	vsock_transmit_init(vsock);
 	virtio_set_counters(&vsock->device, vsock->counters, counters, VSOCK_COUNTERS);
 	return &vsock->device;
 }

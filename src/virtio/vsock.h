@@ -10,12 +10,20 @@
 #include <linux/virtio_vsock.h>
 
 #include "karma/devices.h"
+#include "karma/queue_scheduler.h"
 #include "karma/util.h"
 
 #define VSOCK_GUEST_CID 3u	/* the same for all guests: the host has no namespace of CIDs for them */
 #define VSOCK_QUEUE_SIZE 128u
 #define VSOCK_CHAIN_BUFFERS VSOCK_QUEUE_SIZE
 #define VSOCK_HEADER_BYTES sizeof(struct virtio_vsock_hdr)
+
+/*
+ * Chains of the receive queue that are taken together: Linux's driver has buffers of 4 KiB, and a read of the
+ * socket fills all of them.  Their buffers may be more only where they are those of the last chain.
+ */
+#define VSOCK_CHAINS 16u
+#define VSOCK_CHAINS_BUFFERS (2 * VSOCK_CHAIN_BUFFERS)
 
 /* The guest's credit for a connection, a power of 2: its buffer has room for all of it. */
 #define VSOCK_BUFFER_BYTES (256 * 1024u)
@@ -70,11 +78,13 @@ struct vsock_connection {
 	uint32_t sent, guest_room, guest_forwarded;
 	bool credit_requested;
 	bool readable;		/* as far as is known */
+	bool requested;		/* the guest has sent since something was last read for it */
+	bool exchanging;	/* requests and answers come in turns: the vCPU that sends waits for the answer */
 	bool hung_up;		/* poll can't wait for it to be writable */
 
 	unsigned operations;	/* of these, in flight */
-	bool readable_armed, writable_armed;
-	struct io_op readable_op, writable_op, close_op;
+	bool readable_armed, vcpu_readable_armed, writable_armed;
+	struct io_op readable_op, vcpu_readable_op, writable_op, close_op;
 };
 
 /* The two ends of a connection that is reset. */
@@ -93,14 +103,14 @@ struct vsock {
 	bool connector_armed;
 	bool resumed;		/* and go_on() is due */
 
-	/* A chain of the receive queue that nothing was written to yet. */
-	struct iovec iov[VSOCK_CHAIN_BUFFERS];
-	struct virtq_chain chain;
-	bool has_chain;
+	/* Chains of the receive queue that nothing was written to yet, each with its part of iov. */
+	struct iovec iov[VSOCK_CHAINS_BUFFERS];
+	struct virtq_chain chains[VSOCK_CHAINS];
+	unsigned first_chain, chain_count;
 
 	struct vsock_reset_packet resets[VSOCK_RESETS_MAX];	/* a ring */
 	unsigned first_reset, reset_count;
-	bool transmit_blocked;	/* by resets that wait */
+	struct queue_scheduler transmit_scheduler;	/* blocked by resets that wait */
 
 	uint32_t next_id;
 	unsigned asked;		/* of the supervisor, and not answered */
@@ -167,11 +177,16 @@ void vsock_flush_buffer(struct vsock_connection *connection);
 void vsock_end_writing(struct vsock_connection *connection);
 /* Have the device go on receiving once the socket is readable. */
 void vsock_wait_readable(struct vsock_connection *connection);
+/* The guest has sent what may be a request. */
+void vsock_note_request(struct vsock_connection *connection);
+/* So much was read for the guest, or there was room for more; see exchanging. */
+void vsock_note_answer(struct vsock_connection *connection, bool more);
 
 /* --- vsock_receive.c: send packets to the guest, as far as it has buffers for them. */
 void vsock_receive(struct vsock *vsock);
 
-/* --- vsock_transmit.c: serve the next packet of the guest's. */
-enum virtio_step vsock_transmit_step(struct virtq *queue);
+/* --- vsock_transmit.c: serve the guest's packets, and send what is due for them. */
+void vsock_transmit_init(struct vsock *vsock);
+void vsock_transmit(struct vsock *vsock);
 
 #endif

@@ -66,13 +66,34 @@ static void operation_started(struct vsock_connection *connection)
 	connection->operations++;
 }
 
+static bool on_vcpu(const struct vsock_connection *connection)
+{
+	struct io_ring *main = connection->vsock->device.ring;
+
+	return io_ring_current(main) != main;
+}
+
+static void close_done(struct io_op *op, int result);
+
+static void close_on_io_thread(struct vsock_connection *connection)
+{
+	struct io_ring *ring = connection->vsock->device.ring;
+
+	connection->close_op.done = close_done;
+	operation_started(connection);
+	io_ring_nop(ring, &connection->close_op);
+	io_ring_submit(ring);
+}
+
 /* In done(), with the lock held.  False if the connection is no more. */
 static bool operation_done(struct vsock_connection *connection)
 {
 	connection->operations--;
 	if (connection->state != VSOCK_CLOSING)
 		return true;
-	if (connection->operations == 0)
+	if (connection->operations == 0 && on_vcpu(connection))
+		close_on_io_thread(connection);
+	else if (connection->operations == 0)
 		free_connection(connection);
 	return false;
 }
@@ -91,15 +112,10 @@ static void close_done(struct io_op *op, int result)
 /* The shutdown ends polls that are in flight. */
 static void close_connection(struct vsock_connection *connection)
 {
-	struct io_ring *ring = connection->vsock->device.ring;
-
 	connection->state = VSOCK_CLOSING;
 	if (connection->fd >= 0)
 		shutdown(connection->fd, SHUT_RDWR);
-	connection->close_op.done = close_done;
-	operation_started(connection);
-	io_ring_nop(ring, &connection->close_op);
-	io_ring_submit(ring);
+	close_on_io_thread(connection);
 }
 
 void vsock_answer_offer(struct vsock *vsock, uint32_t id, int result)
@@ -267,19 +283,48 @@ void vsock_forward_payload(
 /* --- From a socket to the guest. */
 
 static void readable_done(struct io_op *op, int result);
+static void vcpu_readable_done(struct io_op *op, int result);
+
+/* This vCPU leaves the guest for the answer. */
+static void wait_on_vcpu(struct vsock_connection *connection)
+{
+	if (connection->vcpu_readable_armed)
+		return;
+	connection->vcpu_readable_armed = true;
+	connection->vcpu_readable_op.done = vcpu_readable_done;
+	operation_started(connection);
+	io_ring_poll_current(&connection->vcpu_readable_op, connection->fd, POLLIN);
+	io_ring_submit(io_ring_current(connection->vsock->device.ring));
+}
 
 void vsock_wait_readable(struct vsock_connection *connection)
 {
 	struct io_ring *ring = connection->vsock->device.ring;
 
 	connection->readable = false;
-	if (connection->readable_armed)
+	if (connection->exchanging && on_vcpu(connection))
+		wait_on_vcpu(connection);
+	if (connection->readable_armed || (connection->exchanging && connection->vcpu_readable_armed))
 		return;
 	connection->readable_armed = true;
 	connection->readable_op.done = readable_done;
 	operation_started(connection);
 	io_ring_poll(ring, &connection->readable_op, connection->fd, POLLIN);
 	io_ring_submit(ring);
+}
+
+void vsock_note_request(struct vsock_connection *connection)
+{
+	connection->requested = true;
+	if (connection->exchanging && connection->state == VSOCK_ESTABLISHED && !connection->readable &&
+		on_vcpu(connection))
+		wait_on_vcpu(connection);
+}
+
+void vsock_note_answer(struct vsock_connection *connection, bool more)
+{
+	connection->exchanging = connection->requested && !more;
+	connection->requested = false;
 }
 
 void vsock_establish(struct vsock_connection *connection)
@@ -296,14 +341,13 @@ void vsock_end_lost_offer(struct vsock_connection *connection)
 		vsock_reset_connection(connection);
 }
 
-static void readable_done(struct io_op *op, int result)
+/* A poll is over; *armed says so of it.  One that its thread's end has cancelled is followed by another. */
+static void socket_is_readable(struct vsock_connection *connection, bool *armed)
 {
-	struct vsock_connection *connection = container_of(op, struct vsock_connection, readable_op);
 	struct vsock *vsock = connection->vsock;
 
-	(void)result;
 	pthread_mutex_lock(&vsock->device.lock);
-	connection->readable_armed = false;
+	*armed = false;
 	if (operation_done(connection)) {
 		connection->readable = true;
 		if (virtio_running(&vsock->device)) {
@@ -312,6 +356,22 @@ static void readable_done(struct io_op *op, int result)
 		}
 	}
 	pthread_mutex_unlock(&vsock->device.lock);
+}
+
+static void readable_done(struct io_op *op, int result)
+{
+	struct vsock_connection *connection = container_of(op, struct vsock_connection, readable_op);
+
+	(void)result;
+	socket_is_readable(connection, &connection->readable_armed);
+}
+
+static void vcpu_readable_done(struct io_op *op, int result)
+{
+	struct vsock_connection *connection = container_of(op, struct vsock_connection, vcpu_readable_op);
+
+	(void)result;
+	socket_is_readable(connection, &connection->vcpu_readable_armed);
 }
 
 static void writable_done(struct io_op *op, int result)

@@ -6,30 +6,54 @@
 
 #include "vsock.h"
 
-static void put_header(struct vsock *vsock, const struct virtio_vsock_hdr *header)
+/* The next of the chains at hand. */
+static const struct virtq_chain *next_chain(const struct vsock *vsock)
 {
-	iov_write(vsock->iov + vsock->chain.out_count, vsock->chain.in_count, 0, header, sizeof(*header));
-	virtq_push(&vsock->device.queues[VSOCK_RECEIVE], vsock->chain.head,
-		VSOCK_HEADER_BYTES + le32toh(header->len));
-	vsock->has_chain = false;
+	return &vsock->chains[vsock->first_chain];
+}
+
+/* What of the payload fits into a chain, behind the header. */
+static size_t payload_room(const struct virtq_chain *chain)
+{
+	return chain->in_bytes > VSOCK_HEADER_BYTES ? chain->in_bytes - VSOCK_HEADER_BYTES : 0;
+}
+
+/* One packet or, with payload of that length in the chains at hand, as many as it takes. */
+static void put_packets(struct vsock *vsock, struct virtio_vsock_hdr header, uint32_t length)
+{
+	struct vring_used_elem elements[VSOCK_CHAINS];
+	unsigned count = 0;
+
+	do {
+		const struct virtq_chain *chain = next_chain(vsock);
+		uint32_t part = length < payload_room(chain) ? length : payload_room(chain);
+
+		header.len = htole32(part);
+		iov_write(chain->iov + chain->out_count, chain->in_count, 0, &header, sizeof(header));
+		elements[count++] = (struct vring_used_elem){ chain->head, VSOCK_HEADER_BYTES + part };
+		vsock->first_chain++;
+		vsock->chain_count--;
+		length -= part;
+	} while (length);
+	virtq_push_all(&vsock->device.queues[VSOCK_RECEIVE], elements, count);
 }
 
 static void put_packet(
 	struct vsock_connection *connection, unsigned operation, uint32_t flags, uint32_t length)
 {
-	put_header(connection->vsock,
-		&(struct virtio_vsock_hdr){
+	put_packets(connection->vsock,
+		(struct virtio_vsock_hdr){
 			.src_cid = htole64(VMADDR_CID_HOST),
 			.dst_cid = htole64(VSOCK_GUEST_CID),
 			.src_port = htole32(connection->host_port),
 			.dst_port = htole32(connection->guest_port),
-			.len = htole32(length),
 			.type = htole16(VIRTIO_VSOCK_TYPE_STREAM),
 			.op = htole16(operation),
 			.flags = htole32(flags),
 			.buf_alloc = htole32(VSOCK_BUFFER_BYTES),
 			.fwd_cnt = htole32(connection->forwarded),
-		});
+		},
+		length);
 	connection->forwarded_told = connection->forwarded;
 	connection->due &= ~VSOCK_DUE_CREDIT_UPDATE;
 }
@@ -40,15 +64,16 @@ static bool put_reset(struct vsock *vsock)
 
 	if (!vsock->reset_count)
 		return false;
-	put_header(vsock,
-		&(struct virtio_vsock_hdr){
+	put_packets(vsock,
+		(struct virtio_vsock_hdr){
 			.src_cid = htole64(reset->host_cid),
 			.dst_cid = htole64(VSOCK_GUEST_CID),
 			.src_port = htole32(reset->host_port),
 			.dst_port = htole32(reset->guest_port),
 			.type = htole16(reset->type),
 			.op = htole16(VIRTIO_VSOCK_OP_RST),
-		});
+		},
+		0);
 	vsock->first_reset = (vsock->first_reset + 1) % VSOCK_RESETS_MAX;
 	vsock->reset_count--;
 	return true;
@@ -84,14 +109,39 @@ static bool may_read(const struct vsock_connection *connection)
 		!(connection->host_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND);
 }
 
-/* Read into the chain at hand, behind the header.  True if a packet went. */
+/*
+ * The payload's places in the chains at hand, of so many bytes at most, as one list.  Returns how many entries it
+ * has, and sets *room to its bytes.
+ */
+static unsigned payload_places(
+	const struct vsock *vsock, size_t most, struct iovec places[VSOCK_CHAINS_BUFFERS], size_t *room)
+{
+	unsigned count = 0;
+
+	*room = 0;
+	for (unsigned i = 0; i < vsock->chain_count && *room < most; i++) {
+		const struct virtq_chain *chain = next_chain(vsock) + i;
+		size_t part = payload_room(chain);
+
+		if (!part)
+			break;
+		if (part > most - *room)
+			part = most - *room;
+		count += iov_slice(chain->iov + chain->out_count, chain->in_count, VSOCK_HEADER_BYTES, part,
+			places + count, VSOCK_CHAINS_BUFFERS - count);
+		*room += part;
+	}
+	return count;
+}
+
+/* Read into the chains at hand, behind the headers.  True if a packet went. */
 static bool put_payload(struct vsock_connection *connection)
 {
 	struct vsock *vsock = connection->vsock;
-	struct iovec part[VSOCK_CHAIN_BUFFERS];
+	struct iovec places[VSOCK_CHAINS_BUFFERS];
 	uint32_t credit = vsock_guest_credit(connection);
-	size_t room = vsock->chain.in_bytes - VSOCK_HEADER_BYTES;
-	unsigned parts;
+	unsigned count;
+	size_t room;
 	ssize_t got;
 
 	if (!credit) {
@@ -100,13 +150,16 @@ static bool put_payload(struct vsock_connection *connection)
 		connection->credit_requested = true;
 		return put_due(connection);
 	}
-	parts = iov_slice(vsock->iov + vsock->chain.out_count, vsock->chain.in_count, VSOCK_HEADER_BYTES,
-		credit < room ? credit : room, part, ARRAY_SIZE(part));
-	got = read_list(connection->fd, part, parts);
+	count = payload_places(vsock, credit, places, &room);
+	got = read_list(connection->fd, places, count);
 	if (got > 0) {
 		connection->sent += got;
 		vsock_count(vsock, VSOCK_RECEIVED_BYTES, got);
 		put_packet(connection, VIRTIO_VSOCK_OP_RW, 0, got);
+		vsock_note_answer(connection, (size_t)got == room);
+		/* There was no more. */
+		if ((size_t)got < room)
+			vsock_wait_readable(connection);
 		return true;
 	}
 	if (got == 0) {
@@ -133,18 +186,27 @@ static bool has_packets(const struct vsock *vsock)
 	return vsock->reset_count;
 }
 
-/* The chain at hand, or else the next one. */
-static bool take_chain(struct vsock *vsock)
+/* The chains at hand, or else the next ones. */
+static bool take_chains(struct vsock *vsock)
 {
 	struct virtq *queue = &vsock->device.queues[VSOCK_RECEIVE];
+	unsigned used = 0;
 
-	if (!vsock->has_chain)
-		vsock->has_chain = virtio_pop(&vsock->device, queue, vsock->iov,
-			ARRAY_SIZE(vsock->iov), &vsock->chain);
-	return vsock->has_chain;
+	if (vsock->chain_count)
+		return true;
+	vsock->first_chain = 0;
+	while (vsock->chain_count < VSOCK_CHAINS && used <= VSOCK_CHAINS_BUFFERS - VSOCK_CHAIN_BUFFERS) {
+		struct virtq_chain *chain = &vsock->chains[vsock->chain_count];
+
+		if (!virtio_pop(&vsock->device, queue, vsock->iov + used, VSOCK_CHAIN_BUFFERS, chain))
+			break;
+		used += chain->out_count + chain->in_count;
+		vsock->chain_count++;
+	}
+	return vsock->chain_count;
 }
 
-/* Connections have their turns, a packet each. */
+/* Connections have their turns, a packet or a read each. */
 static bool put_any(struct vsock *vsock)
 {
 	if (put_reset(vsock))
@@ -165,12 +227,13 @@ static enum virtio_step receive_step(struct virtq *queue)
 
 	if (!has_packets(vsock))
 		return VIRTIO_BLOCKED;
-	if (!take_chain(vsock))
+	if (!take_chains(vsock))
 		return VIRTIO_NO_CHAIN;
 	/* Without room for a header and some payload it is of no use. */
-	if (vsock->chain.in_bytes <= VSOCK_HEADER_BYTES) {
-		vsock->has_chain = false;
-		virtq_push(queue, vsock->chain.head, 0);
+	if (!payload_room(next_chain(vsock))) {
+		virtq_push(queue, next_chain(vsock)->head, 0);
+		vsock->first_chain++;
+		vsock->chain_count--;
 		return VIRTIO_SERVED;
 	}
 	return put_any(vsock) ? VIRTIO_SERVED : VIRTIO_BLOCKED;
@@ -179,8 +242,7 @@ static enum virtio_step receive_step(struct virtq *queue)
 void vsock_receive(struct vsock *vsock)
 {
 	virtio_serve_chains(&vsock->device.queues[VSOCK_RECEIVE], receive_step);
-	if (vsock->transmit_blocked && vsock->reset_count < VSOCK_RESETS_HELD) {
-		vsock->transmit_blocked = false;
+	/* Not at once: a guest could go on with that for ever. */
+	if (vsock->transmit_scheduler.blocked && vsock->reset_count < VSOCK_RESETS_HELD)
 		virtio_reschedule(&vsock->device.queues[VSOCK_TRANSMIT]);
-	}
 }

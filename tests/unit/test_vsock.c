@@ -232,6 +232,67 @@ END_TEST
 
 /* --- Ends. */
 
+START_TEST(payload_fills_buffers_and_leaves_those_without_room)
+{
+	const uint32_t room = RECEIVE_BYTES - HEADER_BYTES;
+	struct part useless = { sim_alloc(&sim, HEADER_BYTES, 8), HEADER_BYTES, true };
+	int fd;
+
+	fill_pattern();
+	offer_buffers(1);
+	fd = connect_service(GUEST_PORT);
+	ck_assert_int_eq(write(fd, pattern, 2 * room + 100), 2 * room + 100);
+	offer_buffers(1);
+	driver_publish(receive_queue, driver_chain(receive_queue, &useless, 1));
+	offer_buffers(8);
+	for (unsigned i = 0; i < 3; i++) {
+		ck_assert_uint_eq(expect_packet(VIRTIO_VSOCK_OP_RW).len, i < 2 ? room : 100);
+		ck_assert(memcmp(received, pattern + i * room, i < 2 ? room : 100) == 0);
+		if (i == 0)
+			ck_assert_uint_eq(driver_wait(receive_queue).len, 0);
+	}
+	expect_nothing();
+	close(fd);
+}
+END_TEST
+
+START_TEST(vcpu_that_sends_and_receives_in_turns_waits_by_itself)
+{
+	struct io_ring own;
+	uint8_t leave = 0;
+	int fd;
+
+	ck_assert_int_eq(io_ring_init_thread(&own, &sim.ring, 1, &leave), 0);
+	offer_buffers(10);
+	fd = connect_service(GUEST_PORT);
+	/* The I/O thread waits for the first answer. */
+	send_payload(SERVICE_PORT, "request", 7);
+	ck_assert_int_eq(write(fd, "answer", 6), 6);
+	expect_packet(VIRTIO_VSOCK_OP_RW);
+	io_ring_bind(&own);
+	for (unsigned i = 1; i <= 3; i++) {
+		send_payload(SERVICE_PORT, "request", 7);
+		ck_assert(io_ring_arm_eventfd(&own));
+		ck_assert_int_eq(write(fd, "answer", 6), 6);
+		ck_assert_uint_eq(leave, 1);
+		leave = 0;
+		io_ring_reap(&own, false);
+		ck_assert_uint_eq(driver_used(receive_queue), 1);
+		expect_packet(VIRTIO_VSOCK_OP_RW);
+	}
+	/* What comes without a request is for the I/O thread, from the next on. */
+	ck_assert_int_eq(write(fd, "more", 4), 4);
+	io_ring_reap(&own, false);
+	expect_packet(VIRTIO_VSOCK_OP_RW);
+	ck_assert_int_eq(write(fd, "more", 4), 4);
+	ck_assert_uint_eq(io_ring_reap(&own, false), 0);
+	io_ring_unbind(&own);
+	expect_packet(VIRTIO_VSOCK_OP_RW);
+	close(fd);
+	io_ring_release_thread(&own);
+}
+END_TEST
+
 START_TEST(halves_are_shut_down_one_by_one)
 {
 	int fd;
@@ -356,6 +417,7 @@ START_TEST(nothing_moves_while_the_guest_is_paused)
 	fd = connect_service(GUEST_PORT);
 	fill_socket();
 	virtio_pause(vsock);
+	sim_run_moment(&sim);
 	virtio_drain(vsock);
 	ck_assert_int_eq(write(fd, "later", 5), 5);
 	client = offer_connection(4);
@@ -390,6 +452,8 @@ Suite *vsock_suite(void)
 		credit_request_is_answered,
 		guest_gets_no_more_than_it_gave_credit_for,
 		payload_waits_for_buffers,
+		payload_fills_buffers_and_leaves_those_without_room,
+		vcpu_that_sends_and_receives_in_turns_waits_by_itself,
 		halves_are_shut_down_one_by_one,
 		guest_that_closes_leaves_nothing_unread,
 		service_that_reads_no_more_is_told_to_the_guest,
