@@ -41,9 +41,9 @@ $(BUILD)/test/tiny/%: tests/guest/tiny/%.S tests/guest/tiny/tiny.h tests/guest/t
 	$(Q)$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,--no-warn-rwx-segments,-z,noexecstack \
 		-Wl,-T,tests/guest/tiny/tiny.ld -o $@ $<
 
-HOSTILE := $(addprefix tests/guest/hostile/,entry.S hostile.c)
+HOSTILE := $(addprefix tests/guest/hostile/,entry.S hostile.c fuse.c)
 
-$(BUILD)/test/hostile: $(HOSTILE) tests/guest/hostile/hostile.ld include/karma/abi.h
+$(BUILD)/test/hostile: $(HOSTILE) $(addprefix tests/guest/hostile/,hostile.h hostile.ld) include/karma/abi.h
 	@mkdir -p $(@D)
 	$(call say,CC    $@)
 	$(Q)$(CC) -std=gnu11 $(WARNINGS) -O1 -Iinclude -ffreestanding -fno-pic -mno-red-zone \

@@ -130,3 +130,20 @@ test_hostile_balloon() {
 	hostile balloon
 	expect_survived
 }
+
+test_hostile_fuse_requests() {
+	mkdir -p shared/directory
+	echo 'still here' >shared/witness
+	echo 'the secret beside the share' >secret
+	hostile fuse --share "$PWD/shared:share,rw"
+	expect_survived
+	[ "$(cat secret)" = 'the secret beside the share' ] || die "the secret is another: $(cat secret)"
+	[ "$(echo *)" = "disk err out secret shared" ] || die "something is beside the share: $(ls -l)"
+}
+
+# With the device's own rings as the others'.
+test_hostile_rings_of_a_share() {
+	mkdir shared
+	hostile rings --share "$PWD/shared:share,rw"
+	expect_survived
+}

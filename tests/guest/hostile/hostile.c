@@ -5,24 +5,14 @@
  * there afterwards, it ends with status 42, and with 1 if a device doesn't do what it must.
  */
 #include <linux/virtio_ids.h>
-#include <linux/virtio_ring.h>
-#include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 
-#include "karma/abi.h"
+#include "hostile.h"
 
 #define GOOD 42
-#define BAD 1
 
 #define TRAMPOLINE 0x9000u
 #define CPUS_MAX 8u
-#define DEVICES_MAX 16u
-
-/* The memory that it is started with: --memory 64M. */
-#define MEMORY_END (64u << 20)
-#define AREA_AT (16u << 20)	/* of each CPU, to let devices work on */
-#define AREA_BYTES (1u << 20)
 
 #define ACPI_PORTS_AT 0x600u	/* power off and reset: left out of scans */
 #define ACPI_PORTS_END 0x610u
@@ -59,18 +49,18 @@ static int64_t raw_call(uint64_t rax, uint64_t rbx, uint64_t rcx, uint64_t rdx)
 	return rax;
 }
 
-static int64_t call(uint32_t number, uint32_t argument, uint64_t value)
+int64_t call(uint32_t number, uint32_t argument, uint64_t value)
 {
 	return raw_call(KARMA_HYPERCALL, KARMA_WINDOW_BASE + number * 4096u, KARMA_TAG | argument, value);
 }
 
-static void __attribute__((noreturn)) finish(unsigned status)
+void finish(unsigned status)
 {
 	for (;;)
 		call(KARMA_CALL_exit, status, 0);
 }
 
-static void say(const char *text)
+void say(const char *text)
 {
 	uint32_t length = 0;
 
@@ -110,7 +100,7 @@ static void load_idt(uint16_t limit)
 	__asm__ volatile("lidt %0" : : "m"(at));
 }
 
-static uint64_t random_next(uint64_t *seed)
+uint64_t random_next(uint64_t *seed)
 {
 	*seed ^= *seed << 13;
 	*seed ^= *seed >> 7;
@@ -198,8 +188,7 @@ static bool reset(uint32_t device, unsigned patience)
 	return false;
 }
 
-/* The area: descriptors, the available ring, the used ring, a page each; and data behind. */
-static struct karma_queue_setup rings_at(uint8_t *area, uint32_t size)
+struct karma_queue_setup rings_at(uint8_t *area, uint32_t size)
 {
 	return (struct karma_queue_setup){
 		.descriptors = (uintptr_t)area,
@@ -209,8 +198,8 @@ static struct karma_queue_setup rings_at(uint8_t *area, uint32_t size)
 	};
 }
 
-static bool start_device(uint32_t device, uint64_t features, const struct karma_queue_setup *setup,
-	unsigned queues)
+bool start_device(uint32_t device, uint64_t features, const struct karma_queue_setup *setup,
+	unsigned queues, uint64_t stride)
 {
 	struct karma_device_info *info = (void *)(uintptr_t)(setup->descriptors + 0x8000);
 	struct karma_queue_setup *copy = (void *)(uintptr_t)(setup->descriptors + 0x8100);
@@ -226,14 +215,16 @@ static bool start_device(uint32_t device, uint64_t features, const struct karma_
 	call(KARMA_CALL_device_set_status, device, 11);
 	for (unsigned i = 0; i < queues && i < info->queues; i++) {
 		*copy = *setup;
+		copy->descriptors += i * stride;
+		copy->driver += i * stride;
+		copy->device += i * stride;
 		call(KARMA_CALL_queue_setup, device | i << 8, (uintptr_t)copy);
 	}
 	call(KARMA_CALL_device_set_status, device, 15);
 	return true;
 }
 
-/* The device of that kind, from a number on; DEVICES_MAX if there is none. */
-static uint32_t find_device(uint32_t id, uint32_t from)
+uint32_t find_device(uint32_t id, uint32_t from)
 {
 	struct karma_device_info info;
 
@@ -242,9 +233,7 @@ static uint32_t find_device(uint32_t id, uint32_t from)
 	return from;
 }
 
-#define SIZE 64u
 #define ALL_FEATURES ~0ull
-#define VERSION_1 (1ull << 32)
 
 static uint64_t lie(uint64_t *seed, uint64_t good)
 {
@@ -303,7 +292,7 @@ static void rings(unsigned cpu)
 		}
 		/* The other one may have the same device in its hands: so much the better. */
 		if (setup.descriptors == (uintptr_t)area)
-			start_device(device, random_next(&seed), &setup, 3);
+			start_device(device, random_next(&seed), &setup, 3, 0);
 		for (unsigned i = 0; i < 4; i++) {
 			write_lies(area, &seed);
 			call(KARMA_CALL_queue_notify, device | (i % 3) << 8, 0);
@@ -334,7 +323,7 @@ static void long_chain(unsigned cpu)
 	descriptors[1] = (struct vring_desc){ buffer, 64, VRING_DESC_F_WRITE, 0 };
 	avail->ring[1] = 1;
 	avail->idx = 2;
-	if (!start_device(network, VERSION_1 | 1ull << VIRTIO_RING_F_INDIRECT_DESC, &setup, 1))
+	if (!start_device(network, VERSION_1 | 1ull << VIRTIO_RING_F_INDIRECT_DESC, &setup, 1, 0))
 		finish(BAD);
 	call(KARMA_CALL_queue_notify, network, 0);
 	say("waiting\n");
@@ -361,7 +350,7 @@ static void read_sector(void)
 	}
 	for (unsigned i = 0; i < 0x20000; i++)
 		area[i] = 0;
-	if (!start_device(0, VERSION_1, &setup, 1))
+	if (!start_device(0, VERSION_1, &setup, 1, 0))
 		finish(BAD);
 	header[0x800] = 0xff;
 	descriptors[0] = (struct vring_desc){ (uintptr_t)header, 16, VRING_DESC_F_NEXT, 1 };
@@ -406,7 +395,7 @@ static void resets(unsigned cpu)
 			avail->ring[i / 3] = i;
 		}
 		avail->idx = 20;
-		start_device(0, VERSION_1, &setup, 1);
+		start_device(0, VERSION_1, &setup, 1, 0);
 		call(KARMA_CALL_queue_notify, 0, 0);
 		call(KARMA_CALL_device_set_status, 0, 0);
 	}
@@ -540,7 +529,7 @@ static void balloon(unsigned cpu)
 
 	for (unsigned round = 0; round < 20; round++) {
 		/* The last device; queue 0 inflates. */
-		start_device(3, ALL_FEATURES, &setup, 5);
+		start_device(3, ALL_FEATURES, &setup, 5, 0);
 		for (unsigned i = 0; i < 256; i++)
 			pages[i] = random_next(&seed) % 4 ? 0x8000 / 4 * 3 + random_next(&seed) % 4096 : random_next(&seed) | 1u << 20;
 		descriptors[0] = (struct vring_desc){ (uintptr_t)pages, 1024, 0, 0 };
@@ -571,6 +560,7 @@ static const struct {
 	{ "runaway", runaway, true },
 	{ "flood", flood, true },
 	{ "balloon", balloon, false },
+	{ "fuse", fuse, true },
 };
 
 /* What follows a word on the command line, or "". */
