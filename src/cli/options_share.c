@@ -26,8 +26,8 @@ static int check_tag(const struct guest_options *guest, const char *name, const 
 	if (!tag[0] || strlen(tag) > SHARE_TAG_MAX || !is_plain_text(tag, strlen(tag)))
 		return refuse("%s: `%s` is no tag: give 1 to %u bytes of text", name, tag, SHARE_TAG_MAX);
 	if (has_tag(guest, tag))
-		return refuse("%s: the tag %s is given twice: give each share one of its own, as DIR:TAG", name,
-			tag);
+		return refuse("%s: the tag %s is given twice: give each share one of its own, as DIR:TAG",
+			name, tag);
 	return 0;
 }
 
@@ -65,7 +65,8 @@ static char *cut_behind(char *text)
 	return colon + 1;
 }
 
-static int parse_place(struct share_options *share, const struct guest_options *guest, const char *name, char *text)
+static int parse_place(struct share_options *share, const struct guest_options *guest,
+	const char *name, char *text)
 {
 	char *behind;
 
@@ -118,8 +119,8 @@ int parse_share(void *target, const char *name, char *text)
 	share += guest->share_count - 1;
 	result = parse_place(share, guest, name, strsep(&rest, ","));
 	if (result == 0 && share->server && rest)
-		return refuse("%s unix:%s: `%s` is for that server to know: give it as options of its own", name,
-			share->server, rest);
+		return refuse("%s unix:%s: `%s` is for that server to know: give it as options of its own",
+			name, share->server, rest);
 	if (result == 0)
 		result = settings_parse_list(&share_table, share, rest);
 	return result == 0 ? set_default_tag(options, name, share) : result;

@@ -31,7 +31,8 @@ static int check_directory(const char *path)
 	struct stat status;
 
 	if (stat(path, &status) < 0)
-		return fail(-errno, "--share %s: %s: give a directory that is there", path, strerror(errno));
+		return fail(-errno, "--share %s: %s: give a directory that is there", path,
+			strerror(errno));
 	if (!S_ISDIR(status.st_mode))
 		return fail(-ENOTDIR, "--share %s: is no directory: give one", path);
 	return 0;
@@ -100,8 +101,8 @@ static int fork_server(struct share_server *server, const struct share_options *
 	if (server->pid > 0)
 		return 0;
 	server->pid = 0;
-	return fail(-errno, "%s can't be started: %s: raise the limit of processes (ulimit -u)", server->name,
-		strerror(errno));
+	return fail(-errno, "%s can't be started: %s: raise the limit of processes (ulimit -u)",
+		server->name, strerror(errno));
 }
 
 /* A Unix socket connects at once, or says that its backlog is full. */

@@ -163,7 +163,8 @@ static int negotiate_protocol(struct vhost_user *server)
 	int result;
 
 	if (!(server->features & FEATURE_PROTOCOL))
-		return vhost_user_lose(server, -ENOTSUP, "is too old: it lacks VHOST_USER_F_PROTOCOL_FEATURES");
+		return vhost_user_lose(
+			server, -ENOTSUP, "is too old: it lacks VHOST_USER_F_PROTOCOL_FEATURES");
 	result = get_number(server, VHOST_USER_GET_PROTOCOL_FEATURES, &offered);
 	if (result < 0)
 		return result;
@@ -228,19 +229,23 @@ int vhost_user_get_config(struct vhost_user *server, void *config, size_t size)
 }
 
 /*
- * A user address is any number by which both sides mean the same place: guest-physical addresses will do, and
- * tell the server nothing of where the monitor has its memory.
+ * A user address is any number by which both sides mean the same place: guest-physical addresses
+ * will do, and tell the server nothing of where the monitor has its memory.
  */
 static int set_memory(struct vhost_user *server, const struct guest_memory *memory)
 {
 	struct message message;
 	const int fds[REGIONS] = { memory->fd, memory->fd };
-	const struct vhost_user_region low = { 0, memory->low_size, 0, 0 };
-	const struct vhost_user_region high = { GUEST_HOLE_END, memory->high_size, GUEST_HOLE_END, memory->low_size };
+	const struct vhost_user_region low = { .size = memory->low_size }, high = {
+		.gpa = GUEST_HOLE_END,
+		.size = memory->high_size,
+		.address = GUEST_HOLE_END,
+		.offset = memory->low_size,
+	};
 	const unsigned count = memory->high_size ? 2 : 1;
 
-	message = new_message(
-		VHOST_USER_SET_MEM_TABLE, offsetof(struct vhost_user_memory, regions) + count * sizeof(struct vhost_user_region));
+	message = new_message(VHOST_USER_SET_MEM_TABLE,
+		offsetof(struct vhost_user_memory, regions) + count * sizeof(low));
 	message.payload.memory = (struct vhost_user_memory){ .count = count, .regions = { low, high } };
 	return tell_with_fds(server, &message, fds, count);
 }
@@ -253,7 +258,8 @@ int vhost_user_set_up(struct vhost_user *server, uint64_t features, const struct
 	return result == 0 ? set_memory(server, memory) : result;
 }
 
-static int set_state(struct vhost_user *server, enum vhost_user_request request, unsigned queue, unsigned number)
+static int set_state(struct vhost_user *server, enum vhost_user_request request, unsigned queue,
+	unsigned number)
 {
 	struct message message = state_message(request, queue, number);
 

@@ -15,8 +15,8 @@
 #include "vhost_user.h"
 
 /*
- * A request of virtio-fs has a descriptor for each page, and Linux limits requests by the size of the queue:
- * this one has room for those of 1 MiB.
+ * A request of virtio-fs has a descriptor for each page, and Linux limits requests by the size of
+ * the queue: this one has room for those of 1 MiB.
  */
 #define FS_QUEUE_SIZE 1024u
 #define QUEUE_SIZE 256u
@@ -28,7 +28,7 @@
 
 #define BIT(number) (1ull << (number))
 
-/* The rings' features that Linux's driver and every server's queues know; the rest is the device's type's. */
+/* The features of rings that a guest may have; all others are of the device's type. */
 #define RING_FEATURES \
 	(BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_RING_F_EVENT_IDX))
 
@@ -269,7 +269,8 @@ static unsigned least(unsigned a, unsigned b)
 	return a < b ? a : b;
 }
 
-static int offer_fs(const struct vhost_user *server, const struct vhost_user_setup *setup, struct offer *offer)
+static int offer_fs(const struct vhost_user *server, const struct vhost_user_setup *setup,
+	struct offer *offer)
 {
 	struct virtio_fs_config *config = &offer->config.fs;
 	/* The first queue is for what must not wait behind requests (section 5.11.2). */
@@ -412,8 +413,8 @@ struct virtio_device *vhost_user_create(
 	int result = negotiate(&server, setup, &offer);
 
 	if (result < 0)
-		fail(result, "%s %s: see what it says, and whether it is one of %s", setup->server, server.why,
-			kinds[setup->type]);
+		fail(result, "%s %s: see what it says, and whether it is one of %s", setup->server,
+			server.why, kinds[setup->type]);
 	else
 		front = make_front(environment, setup, &offer);
 	if (!front) {

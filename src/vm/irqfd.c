@@ -46,7 +46,8 @@ static struct kvm_irq_routing_entry message_entry(unsigned number, const struct 
 }
 
 /* A number without a message is in no entry.  False if the table is as it was. */
-static bool set_entry(struct kvm_irq_routing *table, unsigned number, const struct karma_interrupt *interrupt)
+static bool set_entry(struct kvm_irq_routing *table, unsigned number,
+	const struct karma_interrupt *interrupt)
 {
 	unsigned at = 0;
 

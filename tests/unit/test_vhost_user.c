@@ -167,7 +167,7 @@ END_TEST
 START_TEST(servers_eventfd_is_the_one_that_interrupts)
 {
 	start_device(VHOST_USER_FS);
-	ck_assert_int_eq(eventfd_write(backend.call[1], 1), 0);
+	ck_assert_int_eq(eventfd_write(fd_at(&backend.call[1]), 1), 0);
 	ck_assert_uint_eq(raised(bound[0]), 0);
 	ck_assert_uint_eq(raised(bound[1]), 1);
 }

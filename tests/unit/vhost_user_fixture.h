@@ -372,14 +372,20 @@ static inline uint64_t raised(int fd)
 	return eventfd_read(fd, &count) == 0 ? count : 0;
 }
 
-static inline int kick_of(unsigned queue)
+/* One of backend.kick or backend.call, which the server's thread has written. */
+static inline int fd_at(const int *place)
 {
 	int fd;
 
 	pthread_mutex_lock(&backend.lock);
-	fd = backend.kick[queue];
+	fd = *place;
 	pthread_mutex_unlock(&backend.lock);
 	return fd;
+}
+
+static inline int kick_of(unsigned queue)
+{
+	return fd_at(&backend.kick[queue]);
 }
 
 static inline uint64_t counted(const char *name)
