@@ -207,14 +207,14 @@ static int find_path(const struct request *request, char path[FD_NAME_BYTES])
 	return 0;
 }
 
-/* The attribute's name that comes next. */
-static int take_attribute(struct request *request, const char **name)
+/* And the name of its attribute, which comes next. */
+static int take_attribute(struct request *request, char path[FD_NAME_BYTES], const char **name)
 {
 	int result = take_text(request, name);
 
 	if (result < 0)
 		return result;
-	return strncmp(*name, XATTR_PREFIX, strlen(XATTR_PREFIX)) == 0 ? 0 : -EOPNOTSUPP;
+	return strncmp(*name, XATTR_PREFIX, strlen(XATTR_PREFIX)) == 0 ? find_path(request, path) : -EOPNOTSUPP;
 }
 
 int fuse_setxattr(struct request *request)
@@ -224,10 +224,8 @@ int fuse_setxattr(struct request *request)
 	char path[FD_NAME_BYTES];
 	const void *value;
 	const char *name;
-	int result = take_attribute(request, &name);
+	int result = take_attribute(request, path, &name);
 
-	if (result == 0)
-		result = find_path(request, path);
 	if (result < 0)
 		return result;
 	value = take_argument(request, in->size);
@@ -250,11 +248,9 @@ int fuse_getxattr(struct request *request)
 	size_t size = in->size < XATTR_SIZE_MAX ? in->size : XATTR_SIZE_MAX;
 	char value[XATTR_SIZE_MAX], path[FD_NAME_BYTES];
 	const char *name;
-	int result = take_attribute(request, &name);
+	int result = take_attribute(request, path, &name);
 	ssize_t count;
 
-	if (result == 0)
-		result = find_path(request, path);
 	if (result < 0)
 		return result;
 	count = getxattr(path, name, value, size);
@@ -302,10 +298,8 @@ int fuse_removexattr(struct request *request)
 {
 	char path[FD_NAME_BYTES];
 	const char *name;
-	int result = take_attribute(request, &name);
+	int result = take_attribute(request, path, &name);
 
-	if (result == 0)
-		result = find_path(request, path);
 	if (result < 0)
 		return result;
 	return removexattr(path, name) < 0 ? -errno : 0;

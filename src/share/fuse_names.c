@@ -71,70 +71,67 @@ int fuse_readlink(struct request *request)
 /* --- Creation. */
 
 /* What has just been created, or linked, as a lookup would find it. */
-static int reply_created(struct request *request, struct node *directory, const char *name, int fd, int result)
+static int reply_created(struct request *request, struct node *directory, const char *name, int fd)
 {
 	struct stat status;
 
-	if (result < 0)
-		return result;
 	if (fstatat(fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
 	return reply_entry(request, directory, name, &status);
 }
 
-int fuse_symlink(struct request *request)
+static int make_at(int fd, const char *name, mode_t mode, const char *target)
 {
+	switch (mode & S_IFMT) {
+	case S_IFLNK:
+		return symlinkat(target, fd, name);
+	case S_IFDIR:
+		return mkdirat(fd, name, mode & PERMISSIONS);
+	default:
+		return mknodat(fd, name, mode & (S_IFMT | PERMISSIONS), 0);
+	}
+}
+
+/* Make what has the name that comes next; behind that is what a link leads to. */
+static int make(struct request *request, mode_t mode)
+{
+	const char *name, *target = NULL;
 	struct node *directory;
-	const char *name, *target;
-	int fd = take_place(request, &directory, &name), result;
+	int fd = take_place(request, &directory, &name), result = 0;
 
 	if (fd < 0)
 		return fd;
-	result = take_text(request, &target);
+	if (S_ISLNK(mode))
+		result = take_text(request, &target);
 	if (result == 0)
 		result = identity_assume(request);
 	if (result < 0)
 		return result;
-	result = symlinkat(target, fd, name) < 0 ? -errno : 0;
+	result = make_at(fd, name, mode, target) < 0 ? -errno : 0;
 	identity_return(request);
-	return reply_created(request, directory, name, fd, result);
+	return result < 0 ? result : reply_created(request, directory, name, fd);
+}
+
+int fuse_symlink(struct request *request)
+{
+	return make(request, S_IFLNK);
 }
 
 int fuse_mknod(struct request *request)
 {
 	const struct fuse_mknod_in *in = take_argument(request, sizeof(*in));
-	struct node *directory;
-	const char *name;
-	int fd = take_place(request, &directory, &name), result;
 
-	if (fd < 0)
-		return fd;
 	/* A device node would be a way to the host's devices. */
 	if (!S_ISREG(in->mode) && !S_ISFIFO(in->mode) && !S_ISSOCK(in->mode))
 		return -EPERM;
-	result = identity_assume(request);
-	if (result < 0)
-		return result;
-	result = mknodat(fd, name, in->mode & (S_IFMT | PERMISSIONS), 0) < 0 ? -errno : 0;
-	identity_return(request);
-	return reply_created(request, directory, name, fd, result);
+	return make(request, in->mode);
 }
 
 int fuse_mkdir(struct request *request)
 {
 	const struct fuse_mkdir_in *in = take_argument(request, sizeof(*in));
-	struct node *directory;
-	const char *name;
-	int fd = take_place(request, &directory, &name), result;
 
-	if (fd < 0)
-		return fd;
-	result = identity_assume(request);
-	if (result < 0)
-		return result;
-	result = mkdirat(fd, name, in->mode & PERMISSIONS) < 0 ? -errno : 0;
-	identity_return(request);
-	return reply_created(request, directory, name, fd, result);
+	return make(request, S_IFDIR | (in->mode & PERMISSIONS));
 }
 
 /* Open a file that may be there, and tell of both. */
@@ -196,7 +193,7 @@ int fuse_link(struct request *request)
 	/* The descriptor's link, since AT_EMPTY_PATH takes a capability. */
 	if (linkat(AT_FDCWD, fd_name(fd, path), place, name, AT_SYMLINK_FOLLOW) < 0)
 		return -errno;
-	return reply_created(request, directory, name, place, 0);
+	return reply_created(request, directory, name, place);
 }
 
 /* --- Removal. */

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Nodes: the files that a guest knows by numbers, and how to get at them again. */
+/* Nodes: the files that a guest knows by numbers, their names, and their life. */
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "karma/util.h"
-#include "session.h"
+#include "nodes.h"
 
 #define FIRST_BUCKETS 256u
 
@@ -68,17 +66,11 @@ static void unhash_name(struct session *session, const struct node *node)
 	*at = node->next_by_name;
 }
 
-static bool same_file(const struct node *node, const struct stat *status)
-{
-	return node->inode == status->st_ino && node->device == status->st_dev &&
-	       node->type == (status->st_mode & S_IFMT);
-}
-
 static struct node *find_by_inode(const struct session *session, const struct stat *status)
 {
 	struct node *node = *inode_chain(session, status->st_dev, status->st_ino);
 
-	while (node && !same_file(node, status))
+	while (node && !node_is(node, status))
 		node = node->next_by_inode;
 	return node;
 }
@@ -122,181 +114,6 @@ static void grow_tables(struct session *session)
 	free(old_by_name);
 }
 
-/* --- Descriptors that may be closed, by their last use. */
-
-static void remove_from_used(struct session *session, struct node *node)
-{
-	*(node->older ? &node->older->newer : &session->oldest) = node->newer;
-	*(node->newer ? &node->newer->older : &session->newest) = node->older;
-	node->older = node->newer = NULL;
-}
-
-static void add_to_used(struct session *session, struct node *node)
-{
-	node->older = session->newest;
-	*(session->newest ? &session->newest->newer : &session->oldest) = node;
-	session->newest = node;
-}
-
-static void touch(struct session *session, struct node *node)
-{
-	if (node->pinned || session->newest == node)
-		return;
-	remove_from_used(session, node);
-	add_to_used(session, node);
-}
-
-static void pin(struct session *session, struct node *node)
-{
-	if (node->fd < 0 || node->pinned)
-		return;
-	remove_from_used(session, node);
-	node->pinned = true;
-}
-
-static void unpin(struct session *session, struct node *node)
-{
-	if (node->pinned)
-		add_to_used(session, node);
-	node->pinned = false;
-}
-
-static void close_node(struct session *session, struct node *node)
-{
-	if (node->fd < 0)
-		return;
-	if (!node->pinned)
-		remove_from_used(session, node);
-	close(node->fd);
-	node->fd = -1;
-	node->pinned = false;
-}
-
-/* Not the newest, relative to which something is being opened. */
-static bool close_oldest(struct session *session)
-{
-	struct node *node = session->oldest;
-
-	if (node && node == session->kept)
-		node = node->newer;
-	if (!node || node == session->newest)
-		return false;
-	close_node(session, node);
-	return true;
-}
-
-int open_component(struct session *session, int directory, const char *name, int flags, mode_t mode)
-{
-	int fd;
-
-	/* Nothing that is opened by mistake shall wait, or become a terminal. */
-	do
-		fd = openat(directory, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, mode);
-	while (fd < 0 && errno == EMFILE && close_oldest(session));
-	if (fd >= 0)
-		return fd;
-	return errno == EMFILE ? -ENFILE : -errno;
-}
-
-const char *fd_name(int fd, char name[FD_NAME_BYTES])
-{
-	snprintf(name, FD_NAME_BYTES, "%d", fd);
-	return name;
-}
-
-/* What its directory has by the node's name, if that is the node still. */
-static int open_by_name(
-	struct session *session, struct node *node, int directory, int flags, struct stat *status)
-{
-	int fd = open_component(session, directory, node->name, flags, 0);
-
-	if (fd < 0)
-		return fd == -ENOENT || fd == -ELOOP ? -ESTALE : fd;
-	if (fstat(fd, status) < 0 || !same_file(node, status)) {
-		close(fd);
-		return -ESTALE;
-	}
-	return fd;
-}
-
-static int open_node(struct session *session, struct node *node)
-{
-	struct stat status;
-	int fd;
-
-	touch(session, node->parent);
-	fd = open_by_name(session, node, node->parent->fd, O_PATH, &status);
-	if (fd < 0)
-		return fd;
-	node->fd = fd;
-	add_to_used(session, node);
-	return 0;
-}
-
-/* From the nearest directory above that is open down to it, so that it needs no stack. */
-static int open_down_to(struct session *session, struct node *node)
-{
-	while (node->fd < 0) {
-		struct node *top = node;
-		int result;
-
-		while (top->parent && top->parent->fd < 0)
-			top = top->parent;
-		result = top->parent ? open_node(session, top) : -ESTALE;
-		if (result < 0)
-			return result;
-	}
-	return node->fd;
-}
-
-int node_fd(struct session *session, struct node *node)
-{
-	if (node->fd >= 0) {
-		touch(session, node);
-		return node->fd;
-	}
-	return node->handles ? node->handles->fd : open_down_to(session, node);
-}
-
-int node_stat(struct session *session, struct node *node, struct stat *status)
-{
-	int fd = node->fd >= 0 || node->handles || !node->parent ? node_fd(session, node) : -1;
-
-	if (fd >= 0)
-		return fstat(fd, status) < 0 ? -errno : 0;
-	if (!node->parent)
-		return fd;
-	fd = node_fd(session, node->parent);
-	if (fd < 0)
-		return fd;
-	if (fstatat(fd, node->name, status, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? -ESTALE : -errno;
-	return same_file(node, status) ? 0 : -ESTALE;
-}
-
-int node_open(struct session *session, struct node *node, int flags, struct stat *status)
-{
-	bool by_name = node->fd < 0 && !node->handles && node->parent;
-	int known = node_fd(session, by_name ? node->parent : node), fd;
-	char name[FD_NAME_BYTES];
-
-	if (known < 0)
-		return known;
-	if (by_name)
-		return open_by_name(session, node, known, flags, status);
-	/* The working directory's links lead to what the descriptors are of, whatever its name is. */
-	do
-		fd = open(fd_name(known, name), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	while (fd < 0 && errno == EMFILE && close_oldest(session));
-	if (fd < 0)
-		return errno == EMFILE ? -ENFILE : -errno;
-	if (fstat(fd, status) < 0) {
-		close(fd);
-		return -EIO;
-	}
-	return fd;
-}
-
 /* --- Names. */
 
 static void free_if_unused(struct session *session, struct node *node)
@@ -309,7 +126,7 @@ static void free_if_unused(struct session *session, struct node *node)
 			parent->children--;
 		}
 		unhash_inode(session, node);
-		close_node(session, node);
+		node_close(session, node);
 		slots_remove(&session->nodes, node->id);
 		free(node->name);
 		free(node);
@@ -335,7 +152,7 @@ static void lose_name(struct session *session, struct node *node)
 	node->name = NULL;
 	node->parent = NULL;
 	parent->children--;
-	pin(session, node);
+	node_pin(session, node);
 	unhash_if_gone(session, node);
 	free_if_unused(session, parent);
 }
@@ -368,7 +185,7 @@ int node_renamed(struct session *session, struct node *node, struct node *parent
 		free(node->name);
 		former->children--;
 	} else {
-		unpin(session, node);
+		node_unpin(session, node);
 		/* It may have been gone. */
 		unhash_inode(session, node);
 		hash_inode(session, node);
@@ -386,7 +203,7 @@ void node_keep_open(struct session *session, struct node *node)
 {
 	/* What cannot be opened is stale once it has lost its name. */
 	if (node && (node->links > 1 || S_ISDIR(node->type)) && node->fd < 0)
-		open_down_to(session, node);
+		node_open_path(session, node);
 }
 
 void node_unlinked(struct session *session, struct node *node)

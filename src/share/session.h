@@ -147,7 +147,7 @@ void fill_attributes(const struct session *session, const struct node *node, con
 int fill_entry(struct session *session, struct node *parent, const char *name, const struct stat *status,
 	struct fuse_entry_out *entry);
 
-/* --- Nodes (nodes.c). */
+/* --- Nodes (nodes.c, node_fds.c). */
 
 int nodes_init(struct session *session);
 void nodes_release(struct session *session);

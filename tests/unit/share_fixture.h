@@ -21,6 +21,7 @@ void share_files_tests(Suite *suite);
 void share_directories_tests(Suite *suite);
 void share_hostile_tests(Suite *suite);
 void share_server_tests(Suite *suite);
+void share_confine_tests(Suite *suite);
 
 #define ROOT FUSE_ROOT_ID
 #define CANARY "the canary beside the directory"

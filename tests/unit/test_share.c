@@ -440,5 +440,6 @@ Suite *share_suite(void)
 	share_directories_tests(suite);
 	share_hostile_tests(suite);
 	share_server_tests(suite);
+	share_confine_tests(suite);
 	return suite;
 }
