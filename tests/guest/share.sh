@@ -137,7 +137,7 @@ test_share_without_its_server_does_not_start() {
 }
 
 test_vhost_user_disk_by_qemu_storage_daemon() {
-	command -v qemu-storage-daemon >/dev/null || skip "no qemu-storage-daemon: install qemu-utils"
+	command -v qemu-storage-daemon >/dev/null || skip "no qemu-storage-daemon: install qemu-system-common"
 	make_disk disk 64M
 	start_server "$PWD/blk" qemu-storage-daemon --blockdev "driver=file,node-name=disk,filename=$PWD/disk" \
 		--export "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=$PWD/blk,writable=on,num-queues=2"
