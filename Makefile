@@ -64,7 +64,7 @@ help:
 	@echo 'make soak-disk     kill after kill while fio writes: is what was flushed there?'
 	@echo 'make soak-net      large copies over networks, whole and in time'
 	@echo 'make bench         all benchmarks, into doc/performance.md; bench-boot, -block,'
-	@echo '                   -net, -reach, -smp, -backend: one each; BENCH=--json or --help'
+	@echo '                   -net, -reach, -smp, -backend: one each; BENCH=--json'
 	@echo 'make guest         the guest driver and initramfs, for KVER=RELEASE'
 	@echo 'make guest-kernel  build/guest/bzImage: a small kernel with the driver built in'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall'
