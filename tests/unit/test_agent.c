@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Commands by the agent: the host's side in this process, and the guest's agent, as it is, in another. */
 #include <fcntl.h>
+#include <pty.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <termios.h>
 
 #include "agent_fixture.h"
 #include "karma/agent_client.h"
@@ -312,6 +315,56 @@ START_TEST(a_terminal_has_a_size_and_all_output)
 }
 END_TEST
 
+/* Until what a terminal shows has that. */
+static void await(int terminal, const char *text)
+{
+	char shown[4096];
+	size_t used = 0;
+	ssize_t got;
+
+	do {
+		ck_assert_uint_lt(used, sizeof(shown) - 1);
+		got = read(terminal, shown + used, sizeof(shown) - 1 - used);
+		ck_assert_int_gt(got, 0);
+		used += got;
+		shown[used] = '\0';
+	} while (!strstr(shown, text));
+}
+
+START_TEST(size_and_keys_of_the_users_terminal_are_the_commands)
+{
+	struct winsize size = { .ws_row = 33, .ws_col = 99 };
+	struct termios before, after;
+	int terminal, slave;
+	pid_t client;
+
+	start_agent();
+	ck_assert_int_eq(openpty(&terminal, &slave, NULL, NULL, &size), 0);
+	ck_assert_int_eq(tcgetattr(slave, &before), 0);
+	want("trap 'stty size; echo changed' WINCH; stty size; echo started; while :; do sleep 0.01; done");
+	wanted.terminal = true;
+	wanted.fds[0] = wanted.fds[1] = wanted.fds[2] = slave;
+	client = fork();
+	if (client == 0) {
+		setsid();
+		ioctl(slave, TIOCSCTTY, 0);
+		_exit(agent_run_command(agent_socket, "web", &wanted));
+	}
+	close_fd(&agent_socket);
+	agent_socket = -1;
+	await(terminal, "33 99\r\nstarted");
+	size.ws_row = 44;
+	ck_assert_int_eq(ioctl(terminal, TIOCSWINSZ, &size), 0);
+	await(terminal, "44 99\r\nchanged");
+	ck_assert_int_eq(write(terminal, "\003", 1), 1);
+	ck_assert_int_eq(status_of(client), 128 + SIGINT);
+	ck_assert_int_eq(tcgetattr(slave, &after), 0);
+	ck_assert(before.c_iflag == after.c_iflag && before.c_oflag == after.c_oflag &&
+		before.c_lflag == after.c_lflag);
+	end_agent();
+}
+END_TEST
+
 START_TEST(the_end_of_input_ends_a_terminals)
 {
 	want("stty -echo; cat; echo end");
@@ -433,6 +486,7 @@ Suite *agent_suite(void)
 		a_client_that_dies_hangs_up,
 		what_stays_in_the_background_is_not_waited_for,
 		a_terminal_has_a_size_and_all_output,
+		size_and_keys_of_the_users_terminal_are_the_commands,
 		the_end_of_input_ends_a_terminals,
 		no_descriptor_stays_open,
 		an_agent_that_breaks_the_protocol_is_left,
