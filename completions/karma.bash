@@ -65,7 +65,7 @@ _karma_value() {	# OPTION
 		esac
 		;;
 	--balloon | --pmu) _karma_words on off ;;
-	--console) _karma_words stdio pty none file: unix: ;;
+	--console) _karma_words stdio stderr pty none file: unix: ;;
 	--log-format) _karma_words text json ;;
 	--reboot) _karma_words exit restart ;;
 	--on-panic) _karma_words exit restart wait ;;

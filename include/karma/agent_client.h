@@ -21,6 +21,7 @@ struct agent_command {
 	const char *directory;		/* the guest's; NULL: the user's home */
 	const char *user;		/* a name or number of the guest's; NULL: root */
 	bool terminal;			/* a terminal of the guest's instead of pipes; takes input, too */
+	bool guest_ends_it;		/* no message if the guest ends before the command: it says why itself */
 	bool input;			/* false: the command's input is /dev/null */
 	int fds[3];			/* input, output and error output: any files, blocking or not; they stay open */
 };

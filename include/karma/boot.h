@@ -141,6 +141,12 @@ bool boot_has_option(const char *cmdline, const char *name);
 int boot_kernel_release(const char *path, char *release, size_t size);
 
 /*
+ * Whether an initrd begins with what scripts/mkinitramfs puts there if the guest's agent is in it.  No message: a file
+ * that can't be read is told when it is loaded.
+ */
+bool boot_initrd_has_agent(const char *path);
+
+/*
  * A newc cpio archive in memory that holds one directory and one file in it; for passing
  * COMMAND to the initramfs.  *archive is malloc'ed and the caller's.  0 or -ENOMEM or -E2BIG.
  */

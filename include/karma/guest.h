@@ -35,6 +35,7 @@ struct guest_options {
 	const char **initrds;		/* ends with NULL */
 	size_t initrd_count;		/* 0: Karma's own, by the kernel's release */
 	const char *cmdline;		/* added to Karma's own; never NULL */
+	bool agent;			/* guest_run()'s: the guest's agent runs the command */
 	char **command;			/* to run in the initramfs or on the disk's root; ends with NULL; or NULL */
 	struct disk_options *disks;
 	size_t disk_count;
@@ -49,7 +50,8 @@ struct guest_options {
 	bool balloon;
 	struct vsock_options vsock;
 	bool pmu;			/* with the CPU's performance counters */
-	const char *console;		/* terminal_open() */
+	const char *console;		/* terminal_open(); NULL: stdio, or stderr if the agent runs
+					 * the command */
 	unsigned timeout;		/* seconds; 0: none */
 	unsigned grace;			/* seconds from SIGTERM to the end by force; 0: at once */
 	enum end_policy reboot, on_panic;

@@ -105,7 +105,7 @@ struct terminal {
 /* --- Life cycle. */
 
 /*
- * Open what spec names: "stdio", "pty", "none", "file:PATH" or "unix:PATH", whose socket is the
+ * Open what spec names: "stdio", "stderr", "pty", "none", "file:PATH" or "unix:PATH", whose socket is the
  * supervisor's: here it is a console for attached clients alone.  ring need not be set up yet.
  * Returns 0, or a negative errno with a message printed.
  */

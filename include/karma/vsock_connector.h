@@ -21,6 +21,9 @@
 /* Connections of a guest at a time, and so descriptors that its process may need for them. */
 #define VSOCK_CONNECTIONS_MAX 64u
 
+/* Where the guest's agent, which runs the COMMAND, reaches who has started the guest; no service can be there. */
+#define VSOCK_COMMAND_PORT 842u
+
 /* A service of the host's: a Unix socket, which the guest reaches by a port. */
 struct vsock_service {
 	uint32_t port;
@@ -51,7 +54,16 @@ struct vsock_message {
 struct vsock_connector {
 	const struct vsock_options *options;	/* stay the caller's */
 	int sockets[2];		/* the supervisor's, and that of the guest's process; or -1 */
+	/*
+	 * What serves VSOCK_COMMAND_PORT, in the supervisor: the other end of a connection, which becomes the caller's,
+	 * or a negative errno.  NULL: nothing is there.
+	 */
+	int (*connect_command)(void *context);
+	void *context;
 };
+
+/* Whether something is to be had at that port of the host's.  Either process. */
+bool vsock_connector_serves(const struct vsock_connector *connector, uint32_t port);
 
 /* Nothing is open at first. */
 void vsock_connector_init(struct vsock_connector *connector, const struct vsock_options *options);

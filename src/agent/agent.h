@@ -18,6 +18,12 @@
  */
 int agent_serve(int socket, const char *root);
 
+/*
+ * Serve one EXEC there, but run this program, which ends with NULL, as we are: user, directory and environment.  Its
+ * exit status as a shell tells it; STATUS_FAILURE if it was not run, which the host has heard.
+ */
+int agent_serve_program(int socket, char **program);
+
 /* --- command.c */
 
 /* What EXEC asks for.  Strings are in the frame; the arrays are malloc'ed, and end in NULL. */
@@ -26,14 +32,18 @@ struct exec_request {
 	uint16_t rows, columns;
 	const char *user, *directory;	/* empty: root; its home */
 	char **arguments, **environment;
+	char **program;		/* instead, as we are; or NULL */
 };
 
 /* 0, -EPROTO or -ENOMEM.  exec_request_release() in any case. */
 int exec_request_parse(struct exec_request *request, const struct agent_frame *frame);
 void exec_request_release(struct exec_request *request);
 
-/* Run it, from its start until the host knows its end, or has gone. */
-void command_serve(struct agent_link *link, const struct agent_frame *frame);
+/*
+ * Run it, or the program instead as for agent_serve_program() unless that is NULL, from its start until the host knows
+ * its end, or has gone.  The exit status, likewise.
+ */
+int command_serve(struct agent_link *link, const struct agent_frame *frame, char **program);
 
 /* --- user.c */
 

@@ -195,6 +195,10 @@ static struct failure become_command(const struct exec_request *request, const s
 			return (struct failure){ STAGE_SETUP, errno };
 	}
 	set_default_signals();
+	if (request->program) {
+		execvp(request->program[0], request->program);
+		return (struct failure){ STAGE_RUN, errno };
+	}
 	umask(022);
 	result = user_set_environment(user);
 	for (char **variable = request->environment; result == 0 && *variable; variable++)
@@ -213,6 +217,7 @@ static struct failure become_command(const struct exec_request *request, const s
 static int refuse(struct agent_link *link, const struct exec_request *request, const struct failure *failure)
 {
 	const char *what = failure->stage == STAGE_DIRECTORY ? request->directory :
+		failure->stage == STAGE_RUN && request->program ? request->program[0] :
 		failure->stage == STAGE_RUN		     ? request->arguments[0] :
 		failure->stage == STAGE_USER && request->user[0] ? request->user :
 								   "can't start a command";
@@ -526,7 +531,7 @@ static void hang_up(struct command *command)
 		waitpid(command->pid, NULL, 0);
 }
 
-void command_serve(struct agent_link *link, const struct agent_frame *frame)
+int command_serve(struct agent_link *link, const struct agent_frame *frame, char **program)
 {
 	static struct command command;
 	struct exec_request request;
@@ -535,9 +540,13 @@ void command_serve(struct agent_link *link, const struct agent_frame *frame)
 	command = (struct command){ .link = link, .slave = -1 };
 	if (result < 0)
 		agent_link_put_error(link, STATUS_FAILURE, result, "the request to run a command is malformed");
-	else
+	request.program = program;
+	if (result == 0)
 		result = start(&command, &request);
 	exec_request_release(&request);
-	if (result == 0 && serve(&command) < 0)
+	if (result < 0)
+		return STATUS_FAILURE;
+	if (serve(&command) < 0)
 		hang_up(&command);
+	return WIFSIGNALED(command.status) ? STATUS_SIGNAL + WTERMSIG(command.status) : WEXITSTATUS(command.status);
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "command_of_init.h"
 
 #define WAITING 128	/* more than a guest of Karma's has connections */
 
@@ -81,6 +82,10 @@ int main(int argc, char **argv)
 	int code, listener;
 	pid_t pid;
 
+	if (argc > 1 && strcmp(argv[1], "run") == 0)
+		return agent_run(argc - 1, argv + 1);
+	if (argc > 1 && strcmp(argv[1], "enter") == 0)
+		return agent_enter(argc - 1, argv + 1);
 	while ((code = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		if (code == 'r')
 			root = optarg;

@@ -86,7 +86,7 @@ static void serve_operation(struct agent_link *link)
 		return;
 	switch (frame.type) {
 	case AGENT_EXEC:
-		command_serve(link, &frame);
+		command_serve(link, &frame, NULL);
 		break;
 	case AGENT_PUT:
 	case AGENT_GET:
@@ -112,4 +112,17 @@ int agent_serve(int socket, const char *root)
 	/* A socket that is closed with bytes unread may lose what was sent. */
 	agent_link_settle(&link, true);
 	return 0;
+}
+
+int agent_serve_program(int socket, char **program)
+{
+	static struct agent_link link;
+	struct agent_frame frame;
+	int status = STATUS_FAILURE;
+
+	agent_link_init(&link, socket);
+	if (greet(&link) == 0 && agent_link_await(&link, &frame) > 0 && frame.type == AGENT_EXEC)
+		status = command_serve(&link, &frame, program);
+	agent_link_settle(&link, true);
+	return status;
 }

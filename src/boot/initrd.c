@@ -2,6 +2,7 @@
 /* Load initrds into guest memory, and build small cpio archives. */
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
@@ -108,6 +109,25 @@ static int find_place(const struct guest_memory *memory, const struct boot_image
 static const char *const magics[] = { "070701", "070702", "\x1f\x8b", "\xfd" "7zXZ", "\x28\xb5\x2f\xfd",
 	"\x02\x21\x4c\x18", "BZh", "\x89LZO", "\x5d" };
 
+/* The archive that tells of the agent, as cpio(1) writes it. */
+#define AGENT_ARCHIVE_BYTES 512
+
+static bool has_agent(int fd)
+{
+	static const char name[] = "karma/agent";
+	char head[CPIO_HEADER_BYTES + sizeof(name)];
+
+	return pread(fd, head, sizeof(head), 0) == sizeof(head) && memcmp(head, magics[0], strlen(magics[0])) == 0 &&
+		memcmp(head + CPIO_HEADER_BYTES, name, sizeof(name)) == 0;
+}
+
+bool boot_initrd_has_agent(const char *path)
+{
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	return fd >= 0 && has_agent(fd);
+}
+
 /*
  * A lower bound for the unpacked size; 0 if nothing is known.  Of the formats only gzip stores a size, in its last
  * bytes, which is right if nothing follows.
@@ -118,7 +138,8 @@ static uint64_t unpacked_bytes(const struct boot_file *file)
 	uint32_t told;
 	size_t i = 0;
 
-	if (file->size < sizeof(head) || pread(file->fd, head, sizeof(head), 0) != sizeof(head))
+	if (file->size < sizeof(head) ||
+		pread(file->fd, head, sizeof(head), has_agent(file->fd) ? AGENT_ARCHIVE_BYTES : 0) != sizeof(head))
 		return 0;
 	while (i < ARRAY_SIZE(magics) && memcmp(head, magics[i], strlen(magics[i])) != 0)
 		i++;

@@ -188,6 +188,8 @@ static int parse_listen(struct vsock_options *vsock, const char *name, const cha
 		return -EINVAL;
 	if (check_socket_path(name, path) < 0)
 		return -EINVAL;
+	if (port == VSOCK_COMMAND_PORT)
+		return refuse("%s: port %s is where the guest's agent runs a command: give another", name, number);
 	if (vsock_find_service(vsock, port))
 		return refuse("%s: port %s is given twice: give each service a port of its own", name, number);
 	vsock->services[vsock->service_count++] = (struct vsock_service){ port, path };
@@ -468,7 +470,6 @@ void run_options_default(struct run_options *options)
 			.memory = { .size = MEMORY_DEFAULT },
 			.balloon = true,
 			.cmdline = "",
-			.console = "stdio",
 			.grace = GRACE_DEFAULT,
 		},
 	};

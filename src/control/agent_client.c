@@ -227,6 +227,10 @@ static void take_frames(struct client *client)
 
 	if (result == -EAGAIN)
 		return;
+	if (result <= 0 && client->command->guest_ends_it) {
+		client->over = true;
+		return;
+	}
 	if (result <= 0) {
 		end(client, -EPIPE, "the guest, or its agent, has ended before the command");
 		return;

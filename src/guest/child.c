@@ -157,7 +157,7 @@ static int start(struct guest *guest)
 	/* What is piped in is for the command, not for the shell that starts it. */
 	if (guest->options.command)
 		terminal_hold_input(&guest->terminal);
-	result = guest_load(&guest->options, &guest->kernel, &guest->terminal, &guest->vm.memory, &entry);
+	result = guest_load(&guest->options, &guest->kernel, guest->initramfs, &guest->terminal, &guest->vm.memory, &entry);
 	boot_kernel_close(&guest->kernel);
 	if (result == 0)
 		result = add_devices(guest);

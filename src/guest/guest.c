@@ -65,6 +65,10 @@ static int open_all(struct guest *guest)
 	if (result == 0)
 		result = map_shared(guest);
 	if (result == 0)
+		result = guest_find_initramfs(&guest->options, &guest->initramfs);
+	if (result == 0)
+		agent_choose(guest);
+	if (result == 0)
 		result = operations_open(guest);
 	if (result == 0)
 		result = open_console(guest);
@@ -124,6 +128,15 @@ static int status_not_started(const struct guest *guest)
 	return STATUS_TIMEOUT;
 }
 
+/* At a restart the kernel's file may be another. */
+static int find_initramfs_again(struct guest *guest)
+{
+	if (!guest->starts)
+		return 0;
+	free(guest->initramfs);
+	return guest_find_initramfs(&guest->options, &guest->initramfs);
+}
+
 /* One start, to its end: the exit status, and whether there is to be another. */
 static int run_once(struct guest *guest, bool *again)
 {
@@ -134,7 +147,7 @@ static int run_once(struct guest *guest, bool *again)
 	atomic_store(&guest->shared->disk_calls, 0);
 	report_reset(guest->report);
 	*again = false;
-	if (guest_open_kernel(guest) == 0 && nbd_connectors_open() == 0 &&
+	if (find_initramfs_again(guest) == 0 && guest_open_kernel(guest) == 0 && nbd_connectors_open() == 0 &&
 		vsock_connector_open(&guest->vsock) == 0 && shares_start(&guest->shares) == 0)
 		pid = process_start(&guest->process, &guest->sandbox);
 	if (pid < 0) {
@@ -153,6 +166,7 @@ static int run_once(struct guest *guest, bool *again)
 	supervise(guest, guest->process.pidfd, 0);
 	operations_ended(guest);
 	vsock_connector_close(&guest->vsock);
+	agent_end(&guest->agent);
 	nbd_connectors_close();
 	status = process_wait(&guest->process, STATUS_FAILURE);
 	shares_stop(&guest->shares);
@@ -171,6 +185,7 @@ static void close_all(struct guest *guest, int status)
 	networks_close(&guest->networks);
 	shares_close(&guest->shares);
 	notify_close(&guest->notify);
+	free(guest->initramfs);
 	close_fd(&guest->signal_fd);
 	report_release(guest->report);
 	/* Last: a client that waits for the end may start another guest with the same files at once. */
@@ -182,6 +197,7 @@ void guest_init(struct guest *guest)
 	*guest = (struct guest){
 		.notify = NOTIFY_NONE,
 		.networks = { .links_fd = -1 },
+		.agent = AGENT_CLIENT_NONE,
 		.vsock = { .sockets = { -1, -1 } },
 		.process = PROCESS_NONE,
 		.kernel = BOOT_KERNEL_NONE,

@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "agent.h"
 #include "clock.h"
 #include "karma/boot.h"
 #include "karma/control.h"
@@ -61,6 +62,8 @@ struct guest {
 	struct disk **disks;		/* open and locked; each device holds a reference */
 	size_t disk_count;
 	struct networks networks;
+	char *initramfs;		/* Karma's own, malloc'ed; NULL: the user's, or none */
+	struct agent_client agent;
 	struct shares shares;		/* the servers are of one start */
 	struct vsock_connector vsock;	/* open while there is a guest's process */
 	struct notify notify;
@@ -170,10 +173,18 @@ void guest_disk_name(size_t index, char *name, size_t size);
 /* --- load.c. */
 
 /*
- * For each start, before its first vCPU: write to guest memory the kernel, which is open, its command line,
- * and the initramfs (or Karma's own for that kernel) with the command in it.  Fills entry.  Files are read anew.
+ * In the supervisor, for each start without --initrd: the path of Karma's initramfs for this kernel's release,
+ * malloc'ed.  0 with a NULL path if there is none: the kernel may have all it needs built in.  A command needs one,
+ * and fails without.
  */
-int guest_load(const struct guest_options *options, const struct boot_kernel *kernel,
+int guest_find_initramfs(const struct guest_options *options, char **path);
+
+/*
+ * For each start, before its first vCPU: write to guest memory the kernel, which is open, its command line,
+ * and the initramfs (or Karma's own for that kernel; or NULL) with the command in it.  Fills entry.  Files are read
+ * anew.
+ */
+int guest_load(const struct guest_options *options, const struct boot_kernel *kernel, const char *initramfs,
 	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry);
 
 /* --- child.c: the guest's process. */

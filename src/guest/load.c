@@ -67,6 +67,24 @@ static void print_networks(const struct guest_options *options, FILE *file)
 	fputs("'\n", file);
 }
 
+/* Each share that init mounts, and where, but for the root. */
+static void print_shares(const struct guest_options *options, FILE *file)
+{
+	fputs("karma_mounts() {\n\t:\n", file);
+	for (size_t i = 0; i < options->share_count; i++) {
+		const struct share_options *share = &options->shares[i];
+
+		if (!share->guest_path)
+			continue;
+		fputs("\tmount_share ", file);
+		print_quoted(file, share->tag);
+		fprintf(file, " %s ", share->read_only ? "ro" : "rw");
+		print_quoted(file, share->guest_path);
+		putc('\n', file);
+	}
+	fputs("}\n", file);
+}
+
 /* The file /karma/command of the initramfs: a shell script that its init reads (scripts/initramfs-init). */
 static void print_command(
 	const struct guest_options *options, const struct terminal *terminal, FILE *file)
@@ -81,6 +99,10 @@ static void print_command(
 	if (tty && terminal_size(terminal, &columns, &rows))
 		fprintf(file, "karma_columns=%u\nkarma_rows=%u\n", columns, rows);
 	print_networks(options, file);
+	if (options->agent)
+		fputs("karma_agent=1\n", file);
+	if (options->share_count)
+		print_shares(options, file);
 	if (!options->command)
 		return;
 	fputs("set --", file);
@@ -108,17 +130,16 @@ static int make_command_cpio(const struct guest_options *options,
 	return result < 0 ? fail(result, "command: %s: give a shorter one", strerror(-result)) : 0;
 }
 
-/*
- * Without --initrd: the path of Karma's initramfs for this kernel's release, malloc'ed.  0 with a NULL path if
- * there is none: the kernel may have all it needs built in.  A command needs one, and fails without.
- */
-static int find_initramfs(const struct guest_options *options, char **path)
+int guest_find_initramfs(const struct guest_options *options, char **path)
 {
 	const char *directory = getenv("KARMA_GUEST_DIR");
 	char release[RELEASE_BYTES];
-	int result = boot_kernel_release(options->kernel, release, sizeof(release));
+	int result;
 
 	*path = NULL;
+	if (options->initrd_count)
+		return 0;
+	result = boot_kernel_release(options->kernel, release, sizeof(release));
 	if (result == -ENOENT && options->command)
 		return fail(-ENOENT, "kernel %s: names no release, so its initramfs can't be found: give "
 				     "--initrd FILE",
@@ -140,11 +161,10 @@ static int find_initramfs(const struct guest_options *options, char **path)
 	return options->command ? -ENOENT : 0;
 }
 
-int guest_load(const struct guest_options *options, const struct boot_kernel *kernel,
+int guest_load(const struct guest_options *options, const struct boot_kernel *kernel, const char *initramfs,
 	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry)
 {
 	cleanup_free char *cmdline = make_cmdline(options);
-	cleanup_free char *initramfs = NULL;
 	cleanup_free void *cpio = NULL;
 	struct boot_options boot = {
 		.kernel = kernel,
@@ -153,19 +173,12 @@ int guest_load(const struct guest_options *options, const struct boot_kernel *ke
 		.cmdline = cmdline,
 		.cpus = options->cpus,
 	};
-	const char *found[1];
 	int result;
 
 	if (!cmdline)
 		return fail(-ENOMEM, "command line: out of memory");
-	if (!options->initrd_count) {
-		result = find_initramfs(options, &initramfs);
-		if (result < 0)
-			return result;
-	}
 	if (initramfs) {
-		found[0] = initramfs;
-		boot.initrds = found;
+		boot.initrds = &initramfs;
 		boot.initrd_count = 1;
 	}
 	if (boot.initrd_count) {

@@ -89,6 +89,10 @@ static int open_spec(struct terminal *terminal, const char *spec)
 {
 	if (strcmp(spec, "stdio") == 0)
 		return open_stdio(terminal);
+	if (strcmp(spec, "stderr") == 0) {
+		terminal->out_fd = STDERR_FILENO;
+		return 0;
+	}
 	if (strcmp(spec, "pty") == 0)
 		return open_pty(terminal);
 	if (strncmp(spec, "file:", 5) == 0 && spec[5])
@@ -100,7 +104,7 @@ static int open_spec(struct terminal *terminal, const char *spec)
 	if (strcmp(spec, "none") == 0)
 		return 0;
 	return fail(-EINVAL,
-		"--console %s: is none of stdio, pty, none, file:PATH, unix:PATH: give one of these",
+		"--console %s: is none of stdio, stderr, pty, none, file:PATH, unix:PATH: give one of these",
 		spec);
 }
 

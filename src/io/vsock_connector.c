@@ -24,6 +24,16 @@ void vsock_connector_init(struct vsock_connector *connector, const struct vsock_
 	*connector = (struct vsock_connector){ .options = options, .sockets = { -1, -1 } };
 }
 
+static bool is_for_command(const struct vsock_connector *connector, uint32_t port)
+{
+	return port == VSOCK_COMMAND_PORT && connector->connect_command;
+}
+
+bool vsock_connector_serves(const struct vsock_connector *connector, uint32_t port)
+{
+	return is_for_command(connector, port) || vsock_find_service(connector->options, port);
+}
+
 /* --- The supervisor. */
 
 int vsock_connector_open(struct vsock_connector *connector)
@@ -84,7 +94,8 @@ static int connect_to(const struct vsock_service *service)
  */
 static void connect_guest(const struct vsock_connector *connector, const struct vsock_message *request)
 {
-	cleanup_fd int fd = connect_to(vsock_find_service(connector->options, request->port));
+	cleanup_fd int fd = is_for_command(connector, request->port) ? connector->connect_command(connector->context) :
+		connect_to(vsock_find_service(connector->options, request->port));
 	const struct vsock_message answer = {
 		.kind = VSOCK_CONNECTED,
 		.id = request->id,

@@ -39,7 +39,7 @@ static void serve_request(
 {
 	struct vsock_connection *connection = NULL;
 
-	if (vsock_find_service(vsock->connector->options, refusal.host_port))
+	if (vsock_connector_serves(vsock->connector, refusal.host_port))
 		connection = vsock_new_connection(vsock, VSOCK_CONNECTING, refusal.guest_port, refusal.host_port);
 	if (!connection) {
 		vsock_add_reset(vsock, refusal);

@@ -588,7 +588,7 @@ static int load(struct boot_entry *entry)
 	cleanup_boot_kernel struct boot_kernel opened = BOOT_KERNEL_NONE;
 	int result = boot_kernel_open(&opened, options.kernel);
 
-	return result == 0 ? guest_load(&options, &opened, &terminal, &memory, entry) : result;
+	return result == 0 ? guest_load(&options, &opened, NULL, &terminal, &memory, entry) : result;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

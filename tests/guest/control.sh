@@ -73,7 +73,7 @@ test_ps_and_stats_show_a_guest_and_what_it_does() {
 }
 
 test_console_is_replayed_typed_on_and_left() {
-	operated -- sh -c 'echo early; while read -r line; do echo "got $line"; [ "$line" != end ] || exit 7; done'
+	operated --console stdio -- sh -c 'echo early; while read -r line; do echo "got $line"; [ "$line" != end ] || exit 7; done'
 	local end=$((SECONDS + 100))
 	until "$KARMA" console --replay web 2>/dev/null | grep -q early; do
 		[ $SECONDS -lt $end ] || die "nothing is replayed: $(cat err)"
@@ -152,7 +152,7 @@ test_console_on_a_terminal_says_how_to_leave() {
 
 test_console_tells_the_guest_the_size_of_the_terminal() {
 	command -v script >/dev/null || skip "no script(1): install bsdutils"
-	operated --reboot restart --console none -- sh -c '
+	operated --reboot restart --console unix:"$PWD/console" -- sh -c '
 		while :; do
 			now=$(stty size 2>/dev/null </dev/hvc0)
 			[ "$now" = "$last" ] || echo "it is $now"
@@ -354,7 +354,7 @@ test_balloon_takes_memory_and_gives_it_back() {
 }
 
 test_a_guest_that_is_started_anew_stays_attached() {
-	operated --reboot restart --console none -- sh -c 'echo boot; sleep 1; reboot -f'
+	operated --reboot restart --console unix:"$PWD/console" -- sh -c 'echo boot; sleep 1; reboot -f'
 	"$KARMA" console --read-only web </dev/null >screen 2>screen.err &
 	local client=$! end=$((SECONDS + 100))
 	until printed boot screen 2; do

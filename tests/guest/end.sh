@@ -26,7 +26,7 @@ test_command_status_of_karmas_own_is_told_as_123() {
 test_command_not_found_is_told() {
 	guest -- no-such-command
 	expect_status 123
-	expect_in out "no-such-command.*not found"
+	expect_in err "no-such-command: No such file or directory"
 }
 
 test_poweroff_gives_0() {
@@ -48,7 +48,7 @@ test_panic_gives_126_and_shows_its_message() {
 	guest -- sh -c 'echo c > /proc/sysrq-trigger'
 	expect_status 126
 	expect_in err "kernel panicked: sysrq triggered crash"
-	expect_in out "Kernel panic - not syncing: sysrq triggered crash"
+	expect_in err "Kernel panic - not syncing: sysrq triggered crash"
 }
 
 test_panic_before_the_driver_gives_126() {

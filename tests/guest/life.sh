@@ -112,7 +112,7 @@ test_restart_passes_on_the_input_that_is_left() {
 	mkfifo to_guest
 	status=0
 	"$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout 240 --disk disk \
-		--reboot restart -- /bin/lines <to_guest >out 2>err &
+		--console stdio --reboot restart -- /bin/lines <to_guest >out 2>err &
 	guest_pid=$!
 	exec 7>to_guest
 	send one
@@ -193,11 +193,11 @@ test_panic_restarts_the_guest() {
 	expect_status 0
 	[ "$(lines '^start' out)" = 3 ] || die "no three starts: $(cat out err)"
 	[ "$(lines 'kernel panicked: sysrq' err)" = 2 ] || die "not told twice: $(cat err)"
-	[ "$(lines 'Kernel panic - not syncing' out)" = 2 ] || die "last lines are lost: $(cat out)"
+	[ "$(lines 'Kernel panic - not syncing' err)" = 2 ] || die "last lines are lost: $(cat err)"
 }
 
 test_panic_can_keep_the_guest() {
-	start_guest --on-panic wait --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" -- \
+	start_guest --on-panic wait --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --console stdio -- \
 		sh -c 'echo c >/proc/sysrq-trigger'
 	wait_for "Kernel panic - not syncing" 60
 	sleep 2

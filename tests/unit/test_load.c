@@ -190,9 +190,13 @@ static int load(const struct guest_options *options)
 {
 	static const struct terminal terminal;
 	cleanup_boot_kernel struct boot_kernel kernel = BOOT_KERNEL_NONE;
+	cleanup_free char *initramfs = NULL;
+	int result = guest_find_initramfs(options, &initramfs);
 
+	if (result < 0)
+		return result;
 	ck_assert_int_eq(boot_kernel_open(&kernel, options->kernel), 0);
-	return guest_load(options, &kernel, &terminal, &memory, &entry);
+	return guest_load(options, &kernel, initramfs, &terminal, &memory, &entry);
 }
 
 static const char *loaded_cmdline(void)
@@ -270,6 +274,69 @@ START_TEST(command_needs_an_initramfs)
 }
 END_TEST
 
+/* Whether the script for init, which comes last in what is loaded, has these words. */
+static bool script_has(const char *words)
+{
+	const uint32_t *start = guest_memory_at(&memory, GPA(BOOT_PARAMS), 24);
+	const uint64_t *module = guest_memory_at(&memory, GPA(start[4]), 16);
+	const char *initrd = guest_memory_at(&memory, GPA(module[0]), module[1]);
+
+	return memmem(initrd, module[1], words, strlen(words)) != NULL;
+}
+
+START_TEST(init_is_told_of_shares_and_of_the_agent)
+{
+	char *command[] = { "true", NULL };
+	struct share_options shares[] = {
+		{ .directory = "/a", .tag = "a", .guest_path = "/it's" },
+		{ .directory = "/b", .tag = "b", .guest_path = "/b c", .read_only = true },
+		{ .directory = "/d", .tag = "unmounted" },
+	};
+	struct guest_options options = { .kernel = kernel_path, .cpus = 1, .cmdline = "",
+		.command = command };
+
+	write_elf();
+	write_banner(BANNER "6.1.0-test+1 (", TEXT_OFFSET);
+	ck_assert_int_eq(mkdir(release_path, 0700), 0);
+	write_at(initramfs_path, "initramfs", 9, 0);
+	ck_assert_int_eq(load(&options), 0);
+	ck_assert(script_has("set -- 'true'\n"));
+	ck_assert(!script_has("karma_mounts") && !script_has("karma_agent"));
+
+	options.shares = shares;
+	options.share_count = ARRAY_SIZE(shares);
+	ck_assert_int_eq(load(&options), 0);
+	ck_assert(script_has("\tmount_share 'a' rw '/it'\\''s'\n\tmount_share 'b' ro '/b c'\n}\n"));
+	ck_assert(!script_has("unmounted"));
+
+	options.agent = true;
+	ck_assert_int_eq(load(&options), 0);
+	ck_assert(script_has("karma_agent=1\n"));
+}
+END_TEST
+
+START_TEST(initramfs_tells_whether_the_agent_is_in_it)
+{
+	static const char padding[16];
+	void *archive;
+	size_t size;
+
+	ck_assert_int_eq(mkdir(release_path, 0700), 0);
+	ck_assert(!boot_initrd_has_agent(initramfs_path));
+	write_at(initramfs_path, "\x1f\x8b", 2, 0);
+	ck_assert(!boot_initrd_has_agent(initramfs_path));
+	write_at(initramfs_path, padding, sizeof(padding), 400);
+	ck_assert(!boot_initrd_has_agent(initramfs_path));
+	/* As scripts/mkinitramfs has cpio write it: the file alone. */
+	ck_assert_int_eq(boot_cpio_file("karma", "agent", "", 0, &archive, &size), 0);
+	write_at(initramfs_path, (char *)archive + 116, size - 116, 0);
+	ck_assert(boot_initrd_has_agent(initramfs_path));
+	write_at(initramfs_path, "070707", 6, 0);
+	ck_assert(!boot_initrd_has_agent(initramfs_path));
+	free(archive);
+}
+END_TEST
+
 Suite *load_suite(void)
 {
 	const TTest *const tests[] = {
@@ -282,6 +349,8 @@ Suite *load_suite(void)
 		command_line_is_karmas_then_the_root_then_the_users,
 		initramfs_is_found_by_the_release_of_an_elf_kernel,
 		command_needs_an_initramfs,
+		init_is_told_of_shares_and_of_the_agent,
+		initramfs_tells_whether_the_agent_is_in_it,
 	};
 	Suite *suite = suite_create("load");
 	TCase *tcase = tcase_create("load");

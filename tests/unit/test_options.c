@@ -64,7 +64,7 @@ START_TEST(kernel_is_enough)
 	ck_assert_uint_eq(options.guest.cpus, 1);
 	ck_assert_uint_eq(options.guest.memory.size, 512 * MIB);
 	ck_assert_str_eq(options.guest.cmdline, "");
-	ck_assert_str_eq(options.guest.console, "stdio");
+	ck_assert_ptr_null(options.guest.console);
 	ck_assert_uint_eq(options.guest.timeout, 0);
 	ck_assert_uint_eq(options.guest.disk_count, 0);
 	ck_assert_uint_eq(options.guest.initrd_count, 0);
@@ -285,6 +285,7 @@ START_TEST(vsock_is_off_unless_it_is_switched_on_or_has_services)
 	assert_refused("--kernel k --vsock listen=x:unix:a", "x");
 	assert_refused("--kernel k --vsock listen=4294967295:unix:a", "4294967294");
 	assert_refused("--kernel k --vsock listen=1:unix:a --vsock listen=1:unix:b", "given twice");
+	assert_refused("--kernel k --vsock listen=842:unix:a", "where the guest's agent runs a command");
 }
 END_TEST
 

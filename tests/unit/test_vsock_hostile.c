@@ -305,6 +305,32 @@ START_TEST(supervisor_connects_to_named_services_alone)
 }
 END_TEST
 
+static int connect_command(void *context)
+{
+	++*(int *)context;
+	return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+START_TEST(supervisor_serves_the_agent_if_it_is_to_run_a_command)
+{
+	const struct vsock_message request = { .kind = VSOCK_CONNECT, .id = 6, .port = VSOCK_COMMAND_PORT };
+	struct vsock_message answer;
+	int fd, calls = 0;
+
+	for (int expected = 0; expected < 2; expected++) {
+		ck_assert_int_eq(vsock_connector_send(&connector, &request), 0);
+		ck_assert(!vsock_connector_serve(&connector, &answer));
+		ck_assert_int_eq(vsock_connector_receive(&connector, &answer, &fd), 0);
+		ck_assert_int_eq(answer.result, expected ? 0 : -ECONNREFUSED);
+		ck_assert_int_eq(fd >= 0, expected);
+		ck_assert_int_eq(calls, expected);
+		connector.connect_command = connect_command;
+		connector.context = &calls;
+	}
+	close(fd);
+}
+END_TEST
+
 void vsock_hostile_tests(Suite *suite)
 {
 	const TTest *const tests[] = {
@@ -327,6 +353,7 @@ void vsock_hostile_tests(Suite *suite)
 		resets_without_buffers_stop_the_transmit_queue_until_there_are_some,
 		answers_to_nothing_are_dropped,
 		supervisor_connects_to_named_services_alone,
+		supervisor_serves_the_agent_if_it_is_to_run_a_command,
 	};
 
 	add_case(suite, "hostile", setup, teardown, 30, tests, ARRAY_SIZE(tests));

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The command by the guest's agent: it connects to the supervisor, and a process that the supervisor forks joins the
+ * command to our standard streams.  All in the supervisor.
+ */
+#ifndef KARMA_GUEST_AGENT_H
+#define KARMA_GUEST_AGENT_H
+
+#include <sys/types.h>
+
+struct guest;
+
+struct agent_client {
+	pid_t pid;		/* -1: none */
+	int pidfd;
+};
+
+#define AGENT_CLIENT_NONE ((struct agent_client){ .pid = -1, .pidfd = -1 })
+
+/*
+ * Once, before the console is opened: whether the agent is to run the command, and where the console is.  If so, the
+ * guest has a vsock device, whose connector this serves.
+ */
+void agent_choose(struct guest *guest);
+
+/* After the end of the guest's process: wait until all that the command has printed is written, and not for long. */
+void agent_end(struct agent_client *client);
+
+#endif
