@@ -113,7 +113,7 @@ $(BUILD)/gen/prefix: FORCE
 	@mkdir -p $(@D)
 	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' >$@
 
-$(BUILD)/obj/src/guest/load.o: $(BUILD)/gen/prefix
+$(BUILD)/obj/src/boot/release.o: $(BUILD)/gen/prefix
 
 .PHONY: FORCE
 FORCE:

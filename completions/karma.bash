@@ -3,7 +3,7 @@
 #
 # Completion of karma's command line for bash.
 
-_karma_options='--config --print-config --kernel --initrd --disk --net --cpus --memory --vsock --share --vhost-user --balloon --pmu
+_karma_options='--config --print-config --kernel --initrd --disk --net --root --rw --modules --cpus --memory --vsock --share --vhost-user --balloon --pmu
 	--cmdline --console --name --log-format --timeout --grace --reboot --on-panic --watchdog
 	--die-with-parent --strict --stats --user --cgroup --no-sandbox --help'
 
@@ -13,6 +13,11 @@ _karma_words() {	# WORD...: those that begin like the current one
 
 _karma_files() {
 	mapfile -t COMPREPLY < <(compgen -f -- "$current")
+	compopt -o filenames 2>/dev/null
+}
+
+_karma_directories() {
+	mapfile -t COMPREPLY < <(compgen -d -- "$current")
 	compopt -o filenames 2>/dev/null
 }
 
@@ -34,6 +39,7 @@ _karma_value() {	# OPTION
 	case $1 in
 	--config) _karma_configs ;;
 	--kernel | --initrd | --cgroup) _karma_files ;;
+	--root | --rw | --modules) _karma_directories ;;
 	--disk)
 		case $current in
 		*,*) _karma_list ro direct raw overlay= serial= iops= bps= burst= timeout= ;;

@@ -22,7 +22,10 @@ install: all docs
 	install -D -m 644 completions/karma.bash $(INSTALLED)/share/bash-completion/completions/karma
 	install -D -m 644 completions/_karma $(INSTALLED)/share/zsh/site-functions/_karma
 	install -d $(DESTDIR)$(SYSCONFDIR)/karma
-	for image in $(BUILD)/guest/*/initramfs.img; do \
+	for image in $(BUILD)/guest/mkinitramfs $(BUILD)/guest/initramfs-init $(BUILD)/guest/karma-agent; do \
+		[ ! -f "$$image" ] || install -D -m 755 "$$image" "$(DESTDIR)$(GUEST_DIR)/$${image##*/}" || exit 1; \
+	done
+	for image in $(BUILD)/guest/initramfs.img $(BUILD)/guest/*/initramfs.img; do \
 		[ ! -f "$$image" ] || install -D -m 644 "$$image" \
 			"$(DESTDIR)$(GUEST_DIR)$${image#$(BUILD)/guest}" || exit 1; \
 	done

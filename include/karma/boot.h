@@ -140,6 +140,12 @@ bool boot_has_option(const char *cmdline, const char *name);
  */
 int boot_kernel_release(const char *path, char *release, size_t size);
 
+/* The directory with Karma's own initramfs for each release, and what makes more of them. */
+const char *boot_guest_directory(void);
+
+/* The user's cache, malloc'ed; NULL if there is none, or others may write to it. */
+char *boot_cache_path(void);
+
 /*
  * Whether an initrd begins with what scripts/mkinitramfs puts there if the guest's agent is in it.  No message: a file
  * that can't be read is told when it is loaded.

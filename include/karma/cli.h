@@ -40,6 +40,12 @@ struct run_options {
  */
 int run_options_parse(struct run_options *options, int argc, char **argv);
 
+/*
+ * For a guest that is to run, with --root and --modules: make shares of the directories, and find what else follows from
+ * the caller and the host: user, working directory, command, kernel; initramfs.  0, or a negative errno with a message printed.
+ */
+int root_complete(struct run_options *options);
+
 /* The defaults. */
 void run_options_default(struct run_options *options);
 

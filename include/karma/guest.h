@@ -28,6 +28,21 @@ enum end_policy {
 	END_WAIT,	/* keep it, halted, until the user ends it */
 };
 
+/* The tag of the share that is the guest's root. */
+#define GUEST_ROOT_TAG "karma-root"
+
+/*
+ * A directory of the host's as the guest's root, whose command runs there as its caller would here.  The
+ * directory, and what may be written, are shares too: root_complete() (karma/cli.h) adds these.
+ */
+struct root_options {
+	const char *directory;		/* NULL: none */
+	const char **writable;		/* ends with NULL; or NULL */
+	size_t writable_count;
+	const char *user;		/* the caller: UID:GID:GROUP,... */
+	const char *working_directory;	/* the caller's, as the guest sees it */
+};
+
 /* All that a guest is to have.  Strings and arrays are the caller's, and stay until guest_run() returns. */
 struct guest_options {
 	const char *name;		/* NULL: karma-PID */
@@ -43,6 +58,8 @@ struct guest_options {
 	size_t net_count;
 	struct share_options *shares;
 	size_t share_count;
+	struct root_options root;
+	const char *modules;		/* a directory with those of the kernel; NULL: the initramfs has them */
 	struct vhost_user_options *vhost_users;
 	size_t vhost_user_count;
 	unsigned cpus;

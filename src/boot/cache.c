@@ -112,19 +112,30 @@ static bool is_ours(const struct stat *status)
 		(status->st_uid != OVERFLOW_USER || all_users_are_mapped());
 }
 
-static int open_directory(void)
+/* The directory at *path, or -1 with that freed and NULL. */
+static int open_directory(char **path)
 {
-	cleanup_free char *path = cache_directory();
 	struct stat status;
 	int fd;
 
-	if (!path)
+	*path = cache_directory();
+	if (!*path)
 		return -1;
-	fd = open(path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+	fd = open(*path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
 	if (fd >= 0 && fstat(fd, &status) == 0 && is_ours(&status))
 		return fd;
 	close_fd(&fd);
+	free(*path);
+	*path = NULL;
 	return -1;
+}
+
+char *boot_cache_path(void)
+{
+	char *path;
+	cleanup_fd int fd = open_directory(&path);
+
+	return path;
 }
 
 static void name_of(const struct stat *status, char name[BOOT_CACHE_NAME])
@@ -205,11 +216,12 @@ static bool find(struct boot_kernel *kernel)
 
 bool boot_cache_find(struct boot_kernel *kernel)
 {
+	cleanup_free char *path = NULL;
 	struct stat status;
 
 	if (fstat(kernel->file.fd, &status) < 0)
 		return false;
-	kernel->cache = open_directory();
+	kernel->cache = open_directory(&path);
 	if (kernel->cache < 0)
 		return false;
 	name_of(&status, kernel->cache_name);

@@ -13,6 +13,13 @@
 #define SCAN_STEP MIB
 #define SCAN_OVERLAP 256u	/* a banner that a step cuts in two is whole in the next */
 
+const char *boot_guest_directory(void)
+{
+	const char *directory = getenv("KARMA_GUEST_DIR");
+
+	return directory && directory[0] ? directory : KARMA_GUEST_DIR;
+}
+
 /* A release becomes part of a path, so it must not be able to lead anywhere else. */
 bool boot_release_is_valid(const char *release)
 {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "config.h"
+#include "options.h"
 #include "karma/cli.h"
 #include "karma/file_kind.h"
 #include "karma/log.h"
@@ -50,7 +51,7 @@ static int check_directory(const char *path, const char *key, const char *direct
 /* The files that a start of the guest would open. */
 static int check_files(const struct run_options *options, const char *path)
 {
-	int result = check_file(path, "kernel", options->guest.kernel, R_OK);
+	int result = options->guest.kernel ? check_file(path, "kernel", options->guest.kernel, R_OK) : 0;
 
 	for (size_t i = 0; i < options->guest.initrd_count; i++)
 		result |= check_file(path, "initrd", options->guest.initrds[i], R_OK);
@@ -78,7 +79,9 @@ static int check(const char *name)
 		return fail(-ENOMEM, "out of memory");
 	run_options_default(&options);
 	result = config_read(&options, path);
-	if (result == 0 && !options.guest.kernel)
+	if (result == 0)
+		result = root_check(&options);
+	if (result == 0 && !options.guest.kernel && !options.guest.root.directory)
 		result = fail(-EINVAL, "%s: names no kernel: write kernel = FILE", path);
 	if (result == 0)
 		result = check_files(&options, path);

@@ -93,8 +93,7 @@ static int print_name(const void *target, const char *name, FILE *file)
 	return options->guest.name ? print_value(file, name, options->guest.name) : 0;
 }
 
-/* Append to a list that ends with NULL. */
-static int append(const char ***list, size_t *count, const char *text)
+int append_text(const char ***list, size_t *count, const char *text)
 {
 	const char **longer = reallocarray(*list, *count + 2, sizeof(*longer));
 
@@ -106,29 +105,33 @@ static int append(const char ***list, size_t *count, const char *text)
 	return 0;
 }
 
+int print_texts(FILE *file, const char *name, const char *const *list)
+{
+	int result = 0;
+
+	for (; list && *list && result == 0; list++)
+		result = print_value(file, name, *list);
+	return result;
+}
+
 static int parse_initrd(void *target, const char *name, char *text)
 {
 	struct run_options *options = target;
 
 	if (!text[0])
 		return refuse("%s: is empty: give a FILE", name);
-	return append(&options->guest.initrds, &options->guest.initrd_count, text);
+	return append_text(&options->guest.initrds, &options->guest.initrd_count, text);
 }
 
 static int print_initrds(const void *target, const char *name, FILE *file)
 {
-	const struct run_options *options = target;
-	int result = 0;
-
-	for (size_t i = 0; i < options->guest.initrd_count && result == 0; i++)
-		result = print_value(file, name, options->guest.initrds[i]);
-	return result;
+	return print_texts(file, name, ((const struct run_options *)target)->guest.initrds);
 }
 
 static int parse_word(void *target, const char *name, char *text)
 {
 	struct run_options *options = target;
-	int result = append(&options->words, &options->word_count, text);
+	int result = append_text(&options->words, &options->word_count, text);
 
 	(void)name;
 	options->guest.command = (char **)options->words;
@@ -138,11 +141,8 @@ static int parse_word(void *target, const char *name, char *text)
 static int print_words(const void *target, const char *name, FILE *file)
 {
 	const struct run_options *options = target;
-	int result = 0;
 
-	for (char **word = options->guest.command; word && *word && result == 0; word++)
-		result = print_value(file, name, *word);
-	return result;
+	return print_texts(file, name, (const char *const *)options->guest.command);
 }
 
 static int parse_disk_option(void *target, const char *name, char *text)
@@ -246,6 +246,10 @@ static const struct setting settings[] = {
 	{ "disk", "FILE", SETTING_OTHER, .parse = parse_disk_option, .command_line = true },
 	{ "net", "tap=NAME|fd=N|user", SETTING_OTHER, .parse = parse_net_option,
 		.command_line = true },
+	{ "root", "DIR", SETTING_TEXT, AT(guest.root.directory), .min = 1 },
+	{ "rw", "DIR", SETTING_OTHER, .parse = parse_writable, .print = print_writable,
+		.repeats = true },
+	{ "modules", "DIR", SETTING_TEXT, AT(guest.modules), .min = 1 },
 	{ "cpus", "N", SETTING_NUMBER, AT(guest.cpus), .min = 1, .max = VCPUS_MAX },
 	{ "memory", "SIZE", SETTING_OTHER, .parse = parse_memory, .print = print_memory },
 	{ "vsock", "on|off|listen=PORT:unix:PATH", SETTING_OTHER, .parse = parse_vsock,
@@ -307,6 +311,23 @@ struct net_options *add_net_options(struct run_options *options)
 		return NULL;
 	guest->nets = nets;
 	return &nets[guest->net_count - 1];
+}
+
+struct share_options *add_share_options(struct run_options *options)
+{
+	struct guest_options *guest = &options->guest;
+	struct share_options *shares;
+
+	if (guest->share_count == SHARES_MAX) {
+		refuse("share: there are more than %u, with those of --root, --rw and --modules: give fewer",
+			SHARES_MAX);
+		return NULL;
+	}
+	shares = append_empty(guest->shares, &guest->share_count, sizeof(*shares));
+	if (!shares)
+		return NULL;
+	guest->shares = shares;
+	return &shares[guest->share_count - 1];
 }
 
 char *copy_text(struct run_options *options, const char *text)
@@ -492,7 +513,9 @@ int run_options_parse(struct run_options *options, int argc, char **argv)
 	if (result < 0)
 		return result;
 	log_set_format(options->log_format);
-	if (!options->guest.kernel)
+	if (root_check(options) < 0)
+		return -EINVAL;
+	if (!options->guest.kernel && !options->guest.root.directory)
 		return fail(-EINVAL, "no kernel: give --kernel FILE, a bzImage or an ELF vmlinux%s",
 			options->config ? ", or put `kernel = FILE` into the configuration file" : "");
 	return 0;
@@ -528,5 +551,6 @@ void run_options_release(struct run_options *options)
 	free(options->guest.disks);
 	free(options->guest.nets);
 	free(options->guest.shares);
+	free(options->guest.root.writable);
 	free(options->guest.vhost_users);
 }

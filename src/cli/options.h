@@ -40,6 +40,26 @@ void *append_empty(void *list, size_t *count, size_t size);
 struct disk_options *add_disk_options(struct run_options *options);
 struct net_options *add_net_options(struct run_options *options);
 
+/* The same, with the bound of SHARES_MAX. */
+struct share_options *add_share_options(struct run_options *options);
+
+/* Of --rw. */
+int parse_writable(void *target, const char *name, char *text);
+int print_writable(const void *target, const char *name, FILE *file);
+
+/*
+ * The rest of root_complete(), for --modules: a share of them and, without --initrd, an initramfs with those that it
+ * takes to mount that.
+ */
+int modules_complete(struct run_options *options);
+
+/* Whether they go together. */
+int root_check(const struct run_options *options);
+
+/* Append to a list that ends with NULL, and print one that does or is NULL. */
+int append_text(const char ***list, size_t *count, const char *text);
+int print_texts(FILE *file, const char *name, const char *const *list);
+
 /* Copy a text for the lifetime of the options; NULL, with a message printed, if memory is short. */
 char *copy_text(struct run_options *options, const char *text);
 

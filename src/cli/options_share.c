@@ -110,13 +110,9 @@ int parse_share(void *target, const char *name, char *text)
 	char *rest = text;
 	int result;
 
-	if (guest->share_count == SHARES_MAX)
-		return refuse("%s: are too many: give at most %u", name, SHARES_MAX);
-	share = append_empty(guest->shares, &guest->share_count, sizeof(*share));
+	share = add_share_options(options);
 	if (!share)
-		return -ENOMEM;
-	guest->shares = share;
-	share += guest->share_count - 1;
+		return -EINVAL;
 	result = parse_place(share, guest, name, strsep(&rest, ","));
 	if (result == 0 && share->server && rest)
 		return refuse("%s unix:%s: `%s` is for that server to know: give it as options of its own",

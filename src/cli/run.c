@@ -22,6 +22,10 @@ static const char help[] =
 	"  --net tap=NAME[,queues=N] | fd=N | user[,publish=[ADDR:]HOST:GUEST[/udp]]...\n"
 	"        [,mac=MAC][,mtu=N][,bps=SIZE][,pps=N][,burst=SECONDS]\n"
 	"                         a network: a TAP of the host, or what any user may (passt)\n"
+	"  --root DIR             a directory of the host, such as /, as the guest's root, which gets\n"
+	"                         changes in its memory; COMMAND runs as you, where you are\n"
+	"  --rw DIR               with --root: a directory where changes are the host's, too\n"
+	"  --modules DIR          those of a kernel that is not installed, by modules_install\n"
 	"  --cpus N               virtual CPUs, 1 to 64 (1)\n"
 	"  --memory SIZE[,hugepages=on|off][,shared=on|off]  such as 256M or 2G (512M);\n"
 	"                         of huge pages; in a file that other processes can map\n"
@@ -70,7 +74,8 @@ int command_run(int argc, char **argv)
 		if (options.guest.name)
 			log_set_name(options.guest.name);
 		options.guest.parent = parent;
-		status = guest_run(&options.guest);
+		if (root_complete(&options) == 0)
+			status = guest_run(&options.guest);
 	}
 	run_options_release(&options);
 	return status;

@@ -108,19 +108,23 @@ static int connect_command(void *context)
 	return result;
 }
 
-void agent_choose(struct guest *guest)
+int agent_choose(struct guest *guest)
 {
 	struct guest_options *options = &guest->options;
+	bool there = options->command && has_agent(guest);
 
-	options->agent = options->command && !(options->console && has_input(options->console)) &&
-		!are_one_terminal() && has_agent(guest);
+	if (options->root.directory && !there)
+		return fail(-ENOENT, "--root: the initramfs has no karma-agent, which runs the command there: build it "
+				     "anew with `make guest`");
+	options->agent = there && !(options->console && has_input(options->console)) && !are_one_terminal();
 	if (!options->console)
 		options->console = options->agent ? "stderr" : "stdio";
 	if (!options->agent)
-		return;
+		return 0;
 	options->vsock.on = true;
 	guest->vsock.connect_command = connect_command;
 	guest->vsock.context = guest;
+	return 0;
 }
 
 void agent_end(struct agent_client *client)

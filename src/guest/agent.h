@@ -19,9 +19,9 @@ struct agent_client {
 
 /*
  * Once, before the console is opened: whether the agent is to run the command, and where the console is.  If so, the
- * guest has a vsock device, whose connector this serves.
+ * guest has a vsock device, whose connector this serves.  0, or a negative errno with a message printed.
  */
-void agent_choose(struct guest *guest);
+int agent_choose(struct guest *guest);
 
 /* After the end of the guest's process: wait until all that the command has printed is written, and not for long. */
 void agent_end(struct agent_client *client);

@@ -67,7 +67,7 @@ static int open_all(struct guest *guest)
 	if (result == 0)
 		result = guest_find_initramfs(&guest->options, &guest->initramfs);
 	if (result == 0)
-		agent_choose(guest);
+		result = agent_choose(guest);
 	if (result == 0)
 		result = operations_open(guest);
 	if (result == 0)

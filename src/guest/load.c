@@ -29,7 +29,7 @@ static char *make_cmdline(const struct guest_options *options)
 	const char *root = "";
 	char *cmdline;
 
-	if (options->disk_count && !boot_has_option(options->cmdline, "root="))
+	if (options->disk_count && !options->root.directory && !boot_has_option(options->cmdline, "root="))
 		root = options->disks[0].read_only ? " root=/dev/vda ro" : " root=/dev/vda rw";
 	if (asprintf(&cmdline, "%s%s%s%s%s", CMDLINE, root, options->command ? " karma.command" : "",
 		    options->cmdline[0] ? " " : "", options->cmdline) < 0)
@@ -85,6 +85,34 @@ static void print_shares(const struct guest_options *options, FILE *file)
 	fputs("}\n", file);
 }
 
+/* What of the caller's environment the command gets on the host's root. */
+static void print_environment(FILE *file)
+{
+	static const char *const names[] = { "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_ALL" };
+
+	fputs("karma_environment() {\n\t:\n", file);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		const char *value = getenv(names[i]);
+
+		if (!value)
+			continue;
+		fprintf(file, "\texport %s=", names[i]);
+		print_quoted(file, value);
+		putc('\n', file);
+	}
+	fputs("}\n", file);
+}
+
+static void print_root(const struct root_options *root, FILE *file)
+{
+	fputs("karma_root=" GUEST_ROOT_TAG "\nkarma_user=", file);
+	print_quoted(file, root->user);
+	fputs("\nkarma_directory=", file);
+	print_quoted(file, root->working_directory);
+	putc('\n', file);
+	print_environment(file);
+}
+
 /* The file /karma/command of the initramfs: a shell script that its init reads (scripts/initramfs-init). */
 static void print_command(
 	const struct guest_options *options, const struct terminal *terminal, FILE *file)
@@ -103,6 +131,8 @@ static void print_command(
 		fputs("karma_agent=1\n", file);
 	if (options->share_count)
 		print_shares(options, file);
+	if (options->root.directory)
+		print_root(&options->root, file);
 	if (!options->command)
 		return;
 	fputs("set --", file);
@@ -130,9 +160,30 @@ static int make_command_cpio(const struct guest_options *options,
 	return result < 0 ? fail(result, "command: %s: give a shorter one", strerror(-result)) : 0;
 }
 
+/*
+ * For a kernel that has all built in.  Not to boot from a disk: such a kernel needs no initramfs for that.  True if it is
+ * there; it takes the place of *path then.
+ */
+static bool take_without_modules(const char *directory, char **path)
+{
+	char *plain;
+
+	if (asprintf(&plain, "%s/initramfs.img", directory) < 0)
+		return false;
+	if (access(plain, R_OK) < 0) {
+		free(plain);
+		return false;
+	}
+	note("there is no %s: %s is taken, for a kernel with all built in; give --modules DIR for another", *path,
+		plain);
+	free(*path);
+	*path = plain;
+	return true;
+}
+
 int guest_find_initramfs(const struct guest_options *options, char **path)
 {
-	const char *directory = getenv("KARMA_GUEST_DIR");
+	const char *directory = boot_guest_directory();
 	char release[RELEASE_BYTES];
 	int result;
 
@@ -146,13 +197,13 @@ int guest_find_initramfs(const struct guest_options *options, char **path)
 			options->kernel);
 	if (result < 0)
 		return result == -ENOENT ? 0 : result;
-	if (!directory || !directory[0])
-		directory = KARMA_GUEST_DIR;
 	if (asprintf(path, "%s/%s/initramfs.img", directory, release) < 0) {
 		*path = NULL;
 		return fail(-ENOMEM, "initramfs: out of memory");
 	}
 	if (access(*path, R_OK) == 0)
+		return 0;
+	if (options->command && take_without_modules(directory, path))
 		return 0;
 	note("%s: %s: build it with `make guest KVER=%s`, or give --initrd FILE", *path,
 		strerror(errno), release);

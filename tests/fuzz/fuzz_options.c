@@ -152,7 +152,8 @@ static void check_name(const char *name)
 
 static void check_options(const struct run_options *options, int count, char **words)
 {
-	check(options->guest.kernel && options->guest.cmdline);
+	check((options->guest.kernel || options->guest.root.directory) && options->guest.cmdline);
+	check(!options->guest.root.writable || options->guest.root.directory);
 	check(options->guest.cpus >= 1 && options->guest.cpus <= VCPUS_MAX);
 	check(options->guest.on_panic <= END_WAIT && options->guest.reboot <= END_RESTART);
 	check(options->guest.watchdog <= 24 * 3600 && options->guest.timeout <= 365 * 24 * 3600);

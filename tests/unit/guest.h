@@ -33,6 +33,8 @@ Suite *balloon_suite(void);
 Suite *hypercall_suite(void);
 Suite *kernel_log_suite(void);
 Suite *options_suite(void);
+Suite *root_suite(void);
+Suite *modules_suite(void);
 Suite *options_share_suite(void);
 Suite *config_suite(void);
 Suite *log_suite(void);

@@ -47,6 +47,8 @@ int main(void)
 		hypercall_suite,
 		kernel_log_suite,
 		options_suite,
+		root_suite,
+		modules_suite,
 		options_share_suite,
 		config_suite,
 		log_suite,

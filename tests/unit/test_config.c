@@ -78,6 +78,10 @@ static const char everything[] =
 	"initrd = a\n"
 	"initrd = b,c\n"
 	"cmdline = a=b ; c #d \"e\"\n"
+	"root = /srv/ro ot\n"
+	"rw = /srv/a\n"
+	"rw = b,c\n"
+	"modules = /srv/mo dules\n"
 	"cpus=4\n"
 	"\tmemory : 1G,hugepages=on,shared=on\r\n"
 	"vsock = listen=1024:unix:/run/a\n"
@@ -142,6 +146,11 @@ static void check_guest(void)
 	ck_assert_uint_eq(options.guest.initrd_count, 2);
 	ck_assert_str_eq(options.guest.initrds[1], "b,c");
 	ck_assert_str_eq(options.guest.cmdline, "a=b ; c #d \"e\"");
+	ck_assert_str_eq(options.guest.root.directory, "/srv/ro ot");
+	ck_assert_uint_eq(options.guest.root.writable_count, 2);
+	ck_assert_str_eq(options.guest.root.writable[1], "b,c");
+	ck_assert_ptr_null(options.guest.root.writable[2]);
+	ck_assert_str_eq(options.guest.modules, "/srv/mo dules");
 	ck_assert_uint_eq(options.guest.cpus, 4);
 	ck_assert_uint_eq(options.guest.memory.size, GIB);
 	ck_assert(options.guest.memory.huge_pages && options.guest.memory.shared && !options.guest.balloon);

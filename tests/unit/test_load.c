@@ -284,10 +284,11 @@ static bool script_has(const char *words)
 	return memmem(initrd, module[1], words, strlen(words)) != NULL;
 }
 
-START_TEST(init_is_told_of_shares_and_of_the_agent)
+START_TEST(init_is_told_of_shares_and_of_the_root)
 {
 	char *command[] = { "true", NULL };
 	struct share_options shares[] = {
+		{ .directory = "/", .tag = GUEST_ROOT_TAG, .read_only = true },
 		{ .directory = "/a", .tag = "a", .guest_path = "/it's" },
 		{ .directory = "/b", .tag = "b", .guest_path = "/b c", .read_only = true },
 		{ .directory = "/d", .tag = "unmounted" },
@@ -301,17 +302,35 @@ START_TEST(init_is_told_of_shares_and_of_the_agent)
 	write_at(initramfs_path, "initramfs", 9, 0);
 	ck_assert_int_eq(load(&options), 0);
 	ck_assert(script_has("set -- 'true'\n"));
-	ck_assert(!script_has("karma_mounts") && !script_has("karma_agent"));
+	ck_assert(!script_has("karma_mounts") && !script_has("karma_root") && !script_has("karma_agent"));
 
 	options.shares = shares;
 	options.share_count = ARRAY_SIZE(shares);
 	ck_assert_int_eq(load(&options), 0);
 	ck_assert(script_has("\tmount_share 'a' rw '/it'\\''s'\n\tmount_share 'b' ro '/b c'\n}\n"));
-	ck_assert(!script_has("unmounted"));
+	ck_assert(!script_has("unmounted") && !script_has("karma_root"));
 
+	options.root = (struct root_options){ .directory = "/", .user = "7:8:9", .working_directory = "/it's" };
 	options.agent = true;
+	setenv("LANG", "C.UTF-8", 1);
+	unsetenv("LC_ALL");
 	ck_assert_int_eq(load(&options), 0);
+	ck_assert(script_has("karma_root=karma-root\nkarma_user='7:8:9'\nkarma_directory='/it'\\''s'\n"));
+	ck_assert(script_has("\texport LANG='C.UTF-8'\n}\n"));
 	ck_assert(script_has("karma_agent=1\n"));
+}
+END_TEST
+
+/* A disk is then no root, unless the user says so. */
+START_TEST(root_directory_takes_the_place_of_the_disk)
+{
+	struct disk_options disk = { .path = "disk" };
+	struct guest_options options = { .kernel = kernel_path, .cpus = 1, .cmdline = "",
+		.root.directory = "/", .disks = &disk, .disk_count = 1 };
+
+	write_elf();
+	ck_assert_int_eq(load(&options), 0);
+	ck_assert_str_eq(loaded_cmdline(), FIXED_CMDLINE);
 }
 END_TEST
 
@@ -349,7 +368,8 @@ Suite *load_suite(void)
 		command_line_is_karmas_then_the_root_then_the_users,
 		initramfs_is_found_by_the_release_of_an_elf_kernel,
 		command_needs_an_initramfs,
-		init_is_told_of_shares_and_of_the_agent,
+		init_is_told_of_shares_and_of_the_root,
+		root_directory_takes_the_place_of_the_disk,
 		initramfs_tells_whether_the_agent_is_in_it,
 	};
 	Suite *suite = suite_create("load");
