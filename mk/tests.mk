@@ -98,7 +98,7 @@ guest_tests = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only))
 	tests/guest/check $(1) $$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(2)
 
 .PHONY: check-guest check-guest-long
-check-guest check-guest-long: all guest $(TINY) $(addprefix $(BUILD)/test/,hostile kexec vsock debian.img i386 installed)
+check-guest check-guest-long: all guest $(TINY) $(addprefix $(BUILD)/test/,hostile kexec vsock conformance debian.img i386 installed)
 check-guest:
 	$(call guest_tests,--host --memory --host 6144,$(TESTS))
 
@@ -230,7 +230,7 @@ check check-all:
 	MAKE='$(MAKE)' tests/check $(JOBS) $(CHECK_BESIDE) -- $(CHECK_ALONE) $(if $(filter %-all,$@),$(CHECK_LONG))
 
 check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit-tsan karma-takeover karma-idle inject \
-	hostile kexec vsock debian.img i386 installed) $(TINY) $(BUILD)/bench/karma-start
+	hostile kexec vsock conformance debian.img i386 installed) $(TINY) $(BUILD)/bench/karma-start
 
 CHECK_BESIDE := check-vtx-start check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control \
 	check-docs check-hardening check-scripts check-tree check-kernel $(FUZZ_EACH)

@@ -122,7 +122,7 @@ CASE(readdir_and_lstat_of_many)
 	unsigned files = 0;
 	DIR *directory;
 
-	make_many(2000);
+	make_many(entries);
 	directory = open_directory(".");
 	while ((entry = readdir(directory))) {
 		if (fstatat(dirfd(directory), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0)
@@ -161,7 +161,7 @@ CASE(readdir_while_entries_are_removed_as_they_are_seen)
 	unsigned removed = 0;
 	DIR *directory;
 
-	make_many(2000);
+	make_many(entries);
 	directory = open_directory(".");
 	while ((entry = readdir(directory))) {
 		if (!is_dot(entry->d_name))
@@ -174,47 +174,47 @@ CASE(readdir_while_entries_are_removed_as_they_are_seen)
 /* The old ones are seen once; the new ones once or not. */
 CASE(readdir_while_entries_appear)
 {
-	unsigned char *seen = calloc(4000, 1);
+	unsigned char *seen = calloc(2 * entries, 1);
 	DIR *directory;
 	char name[16];
 
-	make_many(2000);
+	make_many(entries);
 	directory = open_directory(".");
 	readdir(directory);
-	for (unsigned i = 2000; i < 4000; i++) {
+	for (unsigned i = entries; i < 2 * entries; i++) {
 		snprintf(name, sizeof(name), "%u", i);
 		close(NEED(open(name, O_CREAT | O_WRONLY, 0644)));
 	}
 	rewinddir(directory);
-	count_numbers(directory, seen, 4000);
-	show_seen(seen, 0, 4000);
+	count_numbers(directory, seen, 2 * entries);
+	show_seen(seen, 0, 2 * entries);
 }
 
 CASE(readdir_while_entries_are_renamed)
 {
-	unsigned char *seen = calloc(1000, 1);
+	unsigned char *seen = calloc(entries, 1);
 	struct dirent *entry;
 	DIR *directory;
 	char from[16], to[16];
 	unsigned others = 0;
 
-	make_many(1000);
+	make_many(entries);
 	directory = open_directory(".");
-	readdir(directory);
-	for (unsigned i = 500; i < 1000; i++) {
+	entry = readdir(directory);
+	for (unsigned i = entries / 2; i < entries; i++) {
 		snprintf(from, sizeof(from), "%u", i);
 		snprintf(to, sizeof(to), "x%u", i);
 		NEED(rename(from, to));
 	}
-	while ((entry = readdir(directory))) {
+	for (; entry; entry = readdir(directory)) {
 		unsigned long number = strtoul(entry->d_name, NULL, 10);
 
 		if (is_dot(entry->d_name) || entry->d_name[0] == 'x')
 			others++;
 		else
-			seen[number % 1000]++;
+			seen[number % entries]++;
 	}
-	show_seen(seen, 0, 500);
+	show_seen(seen, 0, entries / 2);
 }
 
 CASE(seekdir_and_telldir)
@@ -225,9 +225,9 @@ CASE(seekdir_and_telldir)
 	DIR *directory;
 	unsigned count = 0;
 
-	make_many(1000);
+	make_many(entries);
 	directory = open_directory(".");
-	while ((entry = readdir(directory)) && count++ < 500)
+	while ((entry = readdir(directory)) && count++ < entries / 2)
 		at = telldir(directory);
 	snprintf(name, sizeof(name), "%s", entry ? entry->d_name : "none");
 	while (readdir(directory))

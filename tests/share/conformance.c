@@ -6,7 +6,7 @@
  *   conformance DIR [--user UID] [--entries N] [--case NAME]
  *
  *   --user     whose rights a case takes that is to have none of the caller's (65534)
- *   --entries  of a large directory (10000)
+ *   --entries  of a large directory, at least 200 (10000)
  *   --case     only this one
  *
  * DIR has to be empty, and is so afterwards.  The exit status is 0 if all cases came to their end,
