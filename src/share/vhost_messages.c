@@ -85,7 +85,7 @@ static struct vhost_queue *find_queue(struct vhost_backend *backend, uint32_t in
 	return index < VHOST_QUEUES ? &backend->queues[index] : NULL;
 }
 
-static int set_state(struct vhost_backend *backend, const struct message *message)
+static int set_state(struct vhost_backend *backend, struct message *message)
 {
 	const struct vhost_user_vring_state *state = &message->payload.state;
 	struct vhost_queue *queue = find_queue(backend, state->index);
@@ -105,7 +105,7 @@ static int set_state(struct vhost_backend *backend, const struct message *messag
 	}
 }
 
-static int set_address(struct vhost_backend *backend, const struct message *message)
+static int set_address(struct vhost_backend *backend, struct message *message)
 {
 	struct vhost_queue *queue = find_queue(backend, message->payload.address.index);
 
@@ -172,8 +172,9 @@ static int get_config(struct vhost_backend *backend, struct message *message)
 	return 0;
 }
 
-static int reset(struct vhost_backend *backend)
+static int reset(struct vhost_backend *backend, struct message *message)
 {
+	(void)message;
 	for (unsigned i = 0; i < VHOST_QUEUES; i++) {
 		vhost_queue_stop(&backend->queues[i]);
 		backend->queues[i].enabled = false;
@@ -182,78 +183,72 @@ static int reset(struct vhost_backend *backend)
 	return 0;
 }
 
-/* The least bytes of a payload; -1 for a request that is not known. */
-static int payload_min(uint32_t request)
+static int get_features(struct vhost_backend *backend, struct message *message)
 {
-	switch (request) {
-	case VHOST_USER_SET_FEATURES:
-	case VHOST_USER_SET_PROTOCOL_FEATURES:
-	case VHOST_USER_SET_VRING_KICK:
-	case VHOST_USER_SET_VRING_CALL:
-	case VHOST_USER_SET_VRING_ERR:
-		return sizeof(uint64_t);
-	case VHOST_USER_SET_VRING_NUM:
-	case VHOST_USER_SET_VRING_BASE:
-	case VHOST_USER_GET_VRING_BASE:
-	case VHOST_USER_SET_VRING_ENABLE:
-		return sizeof(struct vhost_user_vring_state);
-	case VHOST_USER_SET_VRING_ADDR:
-		return sizeof(struct vhost_user_vring_address);
-	case VHOST_USER_SET_MEM_TABLE:
-		return offsetof(struct vhost_user_memory, regions);
-	case VHOST_USER_GET_CONFIG:
-		return CONFIG_HEAD;
-	case VHOST_USER_GET_FEATURES:
-	case VHOST_USER_GET_PROTOCOL_FEATURES:
-	case VHOST_USER_GET_QUEUE_NUM:
-	case VHOST_USER_SET_OWNER:
-	case VHOST_USER_RESET_OWNER:
-	case VHOST_USER_RESET_DEVICE:
-		return 0;
-	default:
-		return -1;
-	}
+	(void)backend;
+	return get_number(message, FEATURES);
 }
+
+static int get_protocol_features(struct vhost_backend *backend, struct message *message)
+{
+	(void)backend;
+	return get_number(message, PROTOCOL_FEATURES);
+}
+
+static int set_protocol_features(struct vhost_backend *backend, struct message *message)
+{
+	return set_bits(&backend->protocol_features, message->payload.number, PROTOCOL_FEATURES);
+}
+
+static int get_queue_number(struct vhost_backend *backend, struct message *message)
+{
+	(void)backend;
+	return get_number(message, VHOST_QUEUES);
+}
+
+/* There is one front only. */
+static int set_owner(struct vhost_backend *backend, struct message *message)
+{
+	(void)backend;
+	(void)message;
+	return 0;
+}
+
+struct row {
+	int (*run)(struct vhost_backend *backend, struct message *message);
+	uint32_t payload;	/* bytes that it has at least */
+};
+
+#define STATE sizeof(struct vhost_user_vring_state)
+
+static const struct row rows[] = {
+	[VHOST_USER_GET_FEATURES] = { get_features, 0 },
+	[VHOST_USER_SET_FEATURES] = { set_features, sizeof(uint64_t) },
+	[VHOST_USER_SET_OWNER] = { set_owner, 0 },
+	[VHOST_USER_RESET_OWNER] = { reset, 0 },
+	[VHOST_USER_SET_MEM_TABLE] = { set_memory, offsetof(struct vhost_user_memory, regions) },
+	[VHOST_USER_SET_VRING_NUM] = { set_state, STATE },
+	[VHOST_USER_SET_VRING_ADDR] = { set_address, sizeof(struct vhost_user_vring_address) },
+	[VHOST_USER_SET_VRING_BASE] = { set_state, STATE },
+	[VHOST_USER_GET_VRING_BASE] = { get_base, STATE },
+	[VHOST_USER_SET_VRING_KICK] = { set_eventfd, sizeof(uint64_t) },
+	[VHOST_USER_SET_VRING_CALL] = { set_eventfd, sizeof(uint64_t) },
+	[VHOST_USER_SET_VRING_ERR] = { set_eventfd, sizeof(uint64_t) },
+	[VHOST_USER_GET_PROTOCOL_FEATURES] = { get_protocol_features, 0 },
+	[VHOST_USER_SET_PROTOCOL_FEATURES] = { set_protocol_features, sizeof(uint64_t) },
+	[VHOST_USER_GET_QUEUE_NUM] = { get_queue_number, 0 },
+	[VHOST_USER_SET_VRING_ENABLE] = { set_state, STATE },
+	[VHOST_USER_GET_CONFIG] = { get_config, CONFIG_HEAD },
+	[VHOST_USER_RESET_DEVICE] = { reset, 0 },
+};
 
 static int serve(struct vhost_backend *backend, struct message *message)
 {
-	int least = payload_min(message->head.request);
+	const uint32_t request = message->head.request;
 
-	if (least < 0 || message->head.size < (uint32_t)least)
+	if (request >= ARRAY_SIZE(rows) || !rows[request].run || message->head.size < rows[request].payload)
 		return -EINVAL;
-	switch (message->head.request) {
-	case VHOST_USER_GET_FEATURES:
-		return get_number(message, FEATURES);
-	case VHOST_USER_SET_FEATURES:
-		return set_features(backend, message);
-	case VHOST_USER_GET_PROTOCOL_FEATURES:
-		return get_number(message, PROTOCOL_FEATURES);
-	case VHOST_USER_SET_PROTOCOL_FEATURES:
-		return set_bits(&backend->protocol_features, message->payload.number, PROTOCOL_FEATURES);
-	case VHOST_USER_GET_QUEUE_NUM:
-		return get_number(message, VHOST_QUEUES);
-	case VHOST_USER_SET_MEM_TABLE:
-		return set_memory(backend, message);
-	case VHOST_USER_SET_VRING_NUM:
-	case VHOST_USER_SET_VRING_BASE:
-	case VHOST_USER_SET_VRING_ENABLE:
-		return set_state(backend, message);
-	case VHOST_USER_SET_VRING_ADDR:
-		return set_address(backend, message);
-	case VHOST_USER_GET_VRING_BASE:
-		return get_base(backend, message);
-	case VHOST_USER_SET_VRING_KICK:
-	case VHOST_USER_SET_VRING_CALL:
-	case VHOST_USER_SET_VRING_ERR:
-		return set_eventfd(backend, message);
-	case VHOST_USER_GET_CONFIG:
-		return get_config(backend, message);
-	case VHOST_USER_RESET_DEVICE:
-	case VHOST_USER_RESET_OWNER:
-		return reset(backend);
-	default:
-		return 0;
-	}
+	return rows[request].run(backend, message);
 }
 
 /* --- The socket. */
