@@ -134,32 +134,42 @@ int fuse_mkdir(struct request *request)
 	return make(request, S_IFDIR | (in->mode & PERMISSIONS));
 }
 
-/* Open a file that may be there, and tell of both. */
+/* A descriptor of the file that is open then, and may have been there before. */
+static int create(struct request *request, const struct fuse_create_in *in, int directory, const char *name,
+	struct stat *status)
+{
+	const int flags = open_flags(request->session, in->flags) | O_CREAT | (in->flags & (O_EXCL | O_TRUNC));
+	int result = identity_assume(request), fd;
+
+	if (result < 0)
+		return result;
+	fd = open_component(request->session, directory, name, flags, in->mode & PERMISSIONS);
+	identity_return(request);
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, status) == 0 && S_ISREG(status->st_mode))
+		return fd;
+	close(fd);
+	return -EEXIST;
+}
+
+/* The reply is that of a lookup, and behind it that of an open. */
 int fuse_create(struct request *request)
 {
 	const struct fuse_create_in *in = take_argument(request, sizeof(*in));
 	struct session *session = request->session;
 	struct fuse_entry_out entry;
 	struct fuse_open_out out = { 0 };
-	struct handle *handle;
 	struct node *directory, *node;
-	const char *name;
-	int place = take_place(request, &directory, &name), fd, result;
+	struct handle *handle;
 	struct stat status;
+	const char *name;
+	int result = take_place(request, &directory, &name);
+	int fd = result < 0 ? result : create(request, in, result, name, &status);
 
-	if (place < 0)
-		return place;
-	result = identity_assume(request);
-	if (result < 0)
-		return result;
-	fd = open_component(session, place, name,
-		open_flags(session, in->flags) | O_CREAT | (in->flags & (O_EXCL | O_TRUNC)), in->mode & PERMISSIONS);
-	identity_return(request);
 	if (fd < 0)
 		return fd;
-	result = fstat(fd, &status) < 0 ? -errno : S_ISREG(status.st_mode) ? 0 : -EEXIST;
-	if (result == 0)
-		result = fill_entry(session, directory, name, &status, &entry);
+	result = fill_entry(session, directory, name, &status, &entry);
 	if (result < 0) {
 		close(fd);
 		return result;
