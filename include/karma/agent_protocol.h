@@ -42,7 +42,7 @@ enum agent_type {
 	AGENT_SIZE = 21,	/* u16 rows, u16 columns: of the terminal */
 	AGENT_EXIT = 22,	/* u32 exit status, u32 signal or 0 */
 	/* [Copies] */
-	AGENT_PUT = 32,		/* u32 flags; path: a copy to the guest */
+	AGENT_PUT = 32,		/* path, name: a copy to the guest */
 	AGENT_GET = 33,		/* path: a copy from it */
 	AGENT_ENTRY = 34,	/* struct agent_entry, name, target */
 	AGENT_HOLE = 35,	/* u64 bytes of zeroes in a file */
