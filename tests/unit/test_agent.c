@@ -15,6 +15,7 @@
 
 #include "agent_fixture.h"
 #include "karma/agent_client.h"
+#include "karma/commands.h"
 
 #define PAYLOAD_BYTES 1000000
 
@@ -394,6 +395,38 @@ START_TEST(no_descriptor_stays_open)
 }
 END_TEST
 
+START_TEST(wrong_arguments_are_refused)
+{
+	static char *cases[][6] = {
+		{ "exec" },
+		{ "exec", "web" },
+		{ "exec", "web", "--" },
+		{ "exec", "a/b", "--", "true" },
+		{ "exec", "web", "-e", "NO-VALUE", "true" },
+		{ "exec", "web", "-e" },
+		{ "exec", "web", "-x", "--", "true" },
+		{ "exec", "web", "--long", "--", "true" },
+		{ "exec", "no-guest-of-that-name", "true", "-x" },
+		{ "cp", "one" },
+		{ "cp", "one", "./web:two" },
+		{ "cp", "web:one", "db:two" },
+		{ "cp", "web:one", "two", "three" },
+		{ "cp", "no-guest-of-that-name:one", "two" },
+	};
+
+	setenv("XDG_RUNTIME_DIR", "/nowhere", 1);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		int count = 0;
+
+		while (count < 6 && cases[i][count])
+			count++;
+		/* As in a new process (getopt(3)). */
+		optind = 0;
+		ck_assert_int_eq((cases[i][0][0] == 'e' ? command_exec : command_cp)(count, cases[i]), 125);
+	}
+}
+END_TEST
+
 /* --- A guest that lies. */
 
 /* What the client returns when the agent says these bytes, and closes. */
@@ -489,6 +522,7 @@ Suite *agent_suite(void)
 		size_and_keys_of_the_users_terminal_are_the_commands,
 		the_end_of_input_ends_a_terminals,
 		no_descriptor_stays_open,
+		wrong_arguments_are_refused,
 		an_agent_that_breaks_the_protocol_is_left,
 		more_than_the_window_is_refused,
 	};
