@@ -31,9 +31,9 @@ struct agent_command {
  * can't be run or isn't found, or 125 after another message: the agent refused (its text names why), answered against
  * the protocol, or is gone.  Messages begin with the guest's name, unless guest is NULL.
  *
- * It returns after all output was written to fds, or its reader has gone, and the agent was told that; what the command
- * left running goes on.  Output and error output hold up neither each other nor the input.  When this process ends before
- * that, or the socket is shut down, the agent ends the command by SIGHUP, and SIGKILL.
+ * It returns after all output was written to fds, or its reader has gone, and the agent was told that; what the
+ * command left running goes on.  Output and error output hold up neither each other nor the input.  When this process
+ * ends before that, or the socket is shut down, the agent ends the command by SIGHUP, and SIGKILL.
  *
  * Blocks.  The socket stays the caller's, and is non-blocking from then on.  SIGPIPE is ignored, and SIGINT, SIGTERM,
  * SIGHUP, SIGQUIT and SIGWINCH are blocked and taken by a signalfd: without a terminal the first four are passed on to

@@ -24,7 +24,7 @@ int agent_serve(int socket, const char *root);
  */
 int agent_serve_program(int socket, char **program);
 
-/* --- command.c */
+/* --- request.c */
 
 /* What EXEC asks for.  Strings are in the frame; the arrays are malloc'ed, and end in NULL. */
 struct exec_request {
@@ -38,6 +38,8 @@ struct exec_request {
 /* 0, -EPROTO or -ENOMEM.  exec_request_release() in any case. */
 int exec_request_parse(struct exec_request *request, const struct agent_frame *frame);
 void exec_request_release(struct exec_request *request);
+
+/* --- command.c */
 
 /*
  * Run it, or the program instead as for agent_serve_program() unless that is NULL, from its start until the host knows

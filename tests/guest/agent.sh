@@ -42,8 +42,8 @@ test_agent_runs_commands() {
 		die "environment"
 	in_guest sh -c 'echo app:x:1000:1000::/tmp:/bin/sh >>/etc/passwd; echo app:x:1000: >>/etc/group
 		echo more:x:1001:app >>/etc/group'
-	[ "$("$KARMA" exec web -u app -- sh -c 'id -u; id -g; id -G; pwd; echo $HOME' | xargs)" = "1000 1000 1000 1001 /tmp /tmp" ] ||
-		die "user"
+	[ "$("$KARMA" exec web -u app -- sh -c 'id -u; id -g; id -G; pwd; echo $HOME' | xargs)" = \
+		"1000 1000 1000 1001 /tmp /tmp" ] || die "user"
 
 	head -c 1048576 /dev/urandom >sent
 	"$KARMA" exec -i web -- cat <sent >came
