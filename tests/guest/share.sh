@@ -74,6 +74,29 @@ test_share_of_two_directories() {
 	! pgrep -x karma-share || die "a server is left"
 }
 
+# As an ordinary user, whose files they are; the driver gives the device up between two mounts.
+test_share_of_an_ordinary_user_is_reset_and_mounted_again() {
+	let_user_in
+	mkdir shared
+	chown 65534:65534 shared
+	status=0
+	"${become[@]}" "$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" --stats --share shared \
+		-- sh -c '
+		mkdir /tmp/mnt && mount -t virtiofs share0 /tmp/mnt || exit 99
+		echo first >/tmp/mnt/file
+		umount /tmp/mnt
+		driver=/sys/bus/virtio/drivers/virtiofs
+		device=$(basename $driver/virtio[0-9]*)
+		echo $device >$driver/unbind && echo $device >$driver/bind
+		mount -t virtiofs share0 /tmp/mnt || exit 98
+		cat /tmp/mnt/file && echo second >>/tmp/mnt/file' >out 2>err || status=$?
+	expect_status 0
+	expect_out first
+	[ "$(cat shared/file)" = "$(printf 'first\nsecond')" ] || die "the file: $(cat shared/file)"
+	[ "$(stat -c %u shared/file)" = 65534 ] || die "its owner: $(stat -c %u shared/file)"
+	[ "$(counter share0.starts)" = 4 ] || die "starts: $(grep share0 err)"
+}
+
 test_share_is_there_again_after_a_restart() {
 	mkdir shared
 	guest --share shared --reboot restart --on-panic exit -- sh -c '
@@ -137,7 +160,7 @@ test_share_without_its_server_does_not_start() {
 }
 
 test_vhost_user_disk_by_qemu_storage_daemon() {
-	command -v qemu-storage-daemon >/dev/null || skip "no qemu-storage-daemon: install qemu-utils"
+	command -v qemu-storage-daemon >/dev/null || skip "no qemu-storage-daemon: install qemu-system-common"
 	make_disk disk 64M
 	start_server "$PWD/blk" qemu-storage-daemon --blockdev "driver=file,node-name=disk,filename=$PWD/disk" \
 		--export "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=$PWD/blk,writable=on,num-queues=2"
