@@ -103,13 +103,13 @@ static int change_size(struct request *request, struct node *node, const struct 
 	int fd, result;
 
 	if (handle)
-		return file_truncate(request->session, handle->fd, in->size, removes_setuid);
+		return file_truncate(request, handle->fd, in->size, removes_setuid);
 	if (!S_ISREG(node->type))
 		return -EINVAL;
 	fd = node_open(request->session, node, O_WRONLY, &status);
 	if (fd < 0)
 		return fd;
-	result = file_truncate(request->session, fd, in->size, removes_setuid);
+	result = file_truncate(request, fd, in->size, removes_setuid);
 	close(fd);
 	return result;
 }

@@ -55,24 +55,24 @@ uint32_t reply_flags(const struct session *session, struct node *node, const str
  * As the host does where a user writes that is not privileged: it cannot see that one of the guest is not, if
  * this process is.
  */
-static int remove_setuid(const struct session *session, int fd)
+static int remove_setuid(const struct request *request, int fd)
 {
 	struct stat status;
 	mode_t mode;
 
-	if (!session->switches_user)
+	if (!request->session->switches_user)
 		return 0;
 	if (fstat(fd, &status) < 0)
 		return -errno;
 	mode = status.st_mode & 07777 & ~S_ISUID;
-	if (mode & S_IXGRP)
+	if (mode & S_IXGRP || status.st_gid != request->head.gid)
 		mode &= ~S_ISGID;
 	return mode != (status.st_mode & 07777) && fchmod(fd, mode) < 0 ? -errno : 0;
 }
 
-int file_truncate(const struct session *session, int fd, uint64_t size, bool removes_setuid)
+int file_truncate(const struct request *request, int fd, uint64_t size, bool removes_setuid)
 {
-	int result = removes_setuid ? remove_setuid(session, fd) : 0;
+	int result = removes_setuid ? remove_setuid(request, fd) : 0;
 
 	if (result == 0 && size > INT64_MAX)
 		result = -EFBIG;
@@ -103,7 +103,7 @@ int fuse_open(struct request *request)
 	if (fd < 0)
 		return fd;
 	result = in->flags & O_TRUNC ?
-			 file_truncate(session, fd, 0, in->open_flags & FUSE_OPEN_KILL_SUIDGID) : 0;
+			 file_truncate(request, fd, 0, in->open_flags & FUSE_OPEN_KILL_SUIDGID) : 0;
 	if (result < 0) {
 		close(fd);
 		return result;
@@ -171,7 +171,7 @@ int fuse_write(struct request *request)
 		return -EBADF;
 	if (bad_offset(in->offset) || in->size > chain->out_bytes - head)
 		return -EINVAL;
-	result = in->write_flags & FUSE_WRITE_KILL_SUIDGID ? remove_setuid(request->session, handle->fd) : 0;
+	result = in->write_flags & FUSE_WRITE_KILL_SUIDGID ? remove_setuid(request, handle->fd) : 0;
 	if (result < 0)
 		return result;
 	parts = iov_slice(chain->iov, chain->out_count, head, in->size, iov, IOV_MAX);

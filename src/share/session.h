@@ -117,6 +117,9 @@ size_t reply_room(const struct request *request);
 /* Add to the reply. */
 int reply(struct request *request, const void *bytes, size_t length);
 
+/* Cut or lengthen a file; removes_setuid: and take setuid and setgid bits away, as for a user without privilege. */
+int file_truncate(const struct request *request, int fd, uint64_t size, bool removes_setuid);
+
 struct node *request_node(const struct request *request);
 /* The handle of this number, if it is one of the request's node. */
 struct handle *request_handle(const struct request *request, uint64_t id);
@@ -135,9 +138,6 @@ operation fuse_getattr, fuse_setattr, fuse_statfs, fuse_setxattr, fuse_getxattr,
 int open_flags(const struct session *session, uint32_t flags);
 /* FOPEN_... for a file that the guest opens. */
 uint32_t reply_flags(const struct session *session, struct node *node, const struct stat *status);
-
-/* Cut or lengthen; removes_setuid: and take setuid and setgid bits away, as for a user without privilege. */
-int file_truncate(const struct session *session, int fd, uint64_t size, bool removes_setuid);
 
 /* How long the guest may believe a name or attributes, in seconds. */
 uint64_t cache_seconds(const struct session *session);

@@ -232,6 +232,13 @@ START_TEST(write_of_another_takes_setuid_away)
 	put("x", 1);
 	ck_assert_int_eq(finish(), 0);
 	ck_assert_uint_eq(host_stat("file").st_mode, S_IFREG | 0755);
+	/* Without the right to run it, of the group's members it stays. */
+	ck_assert_int_eq(fchmodat(shared_fd, "file", 02745, 0), 0);
+	ck_assert_int_eq(finish(), 0);
+	ck_assert_uint_eq(host_stat("file").st_mode, S_IFREG | 02745);
+	((struct fuse_in_header *)out_bytes)->gid = as_gid + 1;
+	ck_assert_int_eq(finish(), 0);
+	ck_assert_uint_eq(host_stat("file").st_mode, S_IFREG | 0745);
 }
 END_TEST
 
