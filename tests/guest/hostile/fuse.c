@@ -21,7 +21,7 @@
 #define SLOTS 16u
 
 #define FUSE_QUEUE 1u		/* the first for requests (virtio 1.2, section 5.11.2) */
-#define ROUNDS 1500u
+#define ROUNDS 500u
 
 struct request {
 	struct fuse_in_header header;
