@@ -44,8 +44,8 @@ static void vsock_notify(struct virtio_device *device, unsigned queue)
 		go_on(vsock);
 	/* The event queue is for guests that have moved to another host. */
 	if (queue == VSOCK_TRANSMIT)
-		vsock_transmit(vsock);
-	else if (queue == VSOCK_RECEIVE)
+		virtio_serve_chains(&device->queues[VSOCK_TRANSMIT], vsock_transmit_step);
+	if (queue != VSOCK_EVENT)
 		vsock_receive(vsock);
 }
 
@@ -166,7 +166,7 @@ static void vsock_reset(struct virtio_device *device)
 	}
 	vsock->reset_count = 0;
 	vsock->chain_count = 0;
-	queue_scheduler_reset(&vsock->transmit_scheduler);
+	vsock->transmit_blocked = false;
 }
 
 static void vsock_release(struct virtio_device *device)
@@ -220,7 +220,6 @@ struct virtio_device *vsock_create(
 	vsock->device.queues[VSOCK_RECEIVE].name = "receive";
 	vsock->device.queues[VSOCK_TRANSMIT].name = "transmit";
 	vsock->device.queues[VSOCK_EVENT].name = "event";
-	vsock_transmit_init(vsock);
 	virtio_set_counters(&vsock->device, vsock->counters, counters, VSOCK_COUNTERS);
 	return &vsock->device;
 }

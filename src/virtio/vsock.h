@@ -10,7 +10,6 @@
 #include <linux/virtio_vsock.h>
 
 #include "karma/devices.h"
-#include "karma/queue_scheduler.h"
 #include "karma/util.h"
 
 #define VSOCK_GUEST_CID 3u	/* the same for all guests: the host has no namespace of CIDs for them */
@@ -110,7 +109,7 @@ struct vsock {
 
 	struct vsock_reset_packet resets[VSOCK_RESETS_MAX];	/* a ring */
 	unsigned first_reset, reset_count;
-	struct queue_scheduler transmit_scheduler;	/* blocked by resets that wait */
+	bool transmit_blocked;	/* by resets that wait */
 
 	uint32_t next_id;
 	unsigned asked;		/* of the supervisor, and not answered */
@@ -185,8 +184,7 @@ void vsock_note_answer(struct vsock_connection *connection, bool more);
 /* --- vsock_receive.c: send packets to the guest, as far as it has buffers for them. */
 void vsock_receive(struct vsock *vsock);
 
-/* --- vsock_transmit.c: serve the guest's packets, and send what is due for them. */
-void vsock_transmit_init(struct vsock *vsock);
-void vsock_transmit(struct vsock *vsock);
+/* --- vsock_transmit.c: serve the next packet of the guest's. */
+enum virtio_step vsock_transmit_step(struct virtq *queue);
 
 #endif

@@ -242,7 +242,8 @@ static enum virtio_step receive_step(struct virtq *queue)
 void vsock_receive(struct vsock *vsock)
 {
 	virtio_serve_chains(&vsock->device.queues[VSOCK_RECEIVE], receive_step);
-	/* Not at once: a guest could go on with that for ever. */
-	if (vsock->transmit_scheduler.blocked && vsock->reset_count < VSOCK_RESETS_HELD)
+	if (vsock->transmit_blocked && vsock->reset_count < VSOCK_RESETS_HELD) {
+		vsock->transmit_blocked = false;
 		virtio_reschedule(&vsock->device.queues[VSOCK_TRANSMIT]);
+	}
 }

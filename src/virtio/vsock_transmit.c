@@ -7,9 +7,6 @@
 
 #include "vsock.h"
 
-/* More of a packet is part of a bulk transfer. */
-#define BULK_BYTES 8192u
-
 static void note_credit(struct vsock_connection *connection, const struct virtio_vsock_hdr *header)
 {
 	connection->guest_room = le32toh(header->buf_alloc);
@@ -125,17 +122,18 @@ static void serve_packet(struct vsock *vsock, const struct virtio_vsock_hdr *hea
 }
 
 /* Packets that are cut short, or are another's, are dropped (section 5.10.6.4.2). */
-static enum chain_result start_next(struct virtq *queue)
+enum virtio_step vsock_transmit_step(struct virtq *queue)
 {
 	struct vsock *vsock = container_of(queue->device, struct vsock, device);
 	struct iovec buffers[VSOCK_CHAIN_BUFFERS], *iov = buffers;
 	struct virtio_vsock_hdr header;
 	struct virtq_chain chain;
 
-	if (vsock->reset_count >= VSOCK_RESETS_HELD)
-		return CHAIN_BLOCKED;
+	vsock->transmit_blocked = vsock->reset_count >= VSOCK_RESETS_HELD;
+	if (vsock->transmit_blocked)
+		return VIRTIO_BLOCKED;
 	if (!virtio_pop(&vsock->device, queue, iov, ARRAY_SIZE(buffers), &chain))
-		return CHAIN_NONE;
+		return VIRTIO_NO_CHAIN;
 	if (iov_read(iov, chain.out_count, 0, &header, sizeof(header)) == sizeof(header) &&
 		le64toh(header.src_cid) == VSOCK_GUEST_CID &&
 		le32toh(header.len) <= chain.out_bytes - VSOCK_HEADER_BYTES) {
@@ -145,28 +143,5 @@ static enum chain_result start_next(struct virtq *queue)
 		serve_packet(vsock, &header, iov, iov_count);
 	}
 	virtq_push(queue, chain.head, 0);
-	return chain.out_bytes > BULK_BYTES ? CHAIN_STARTED_BULK : CHAIN_STARTED;
-}
-
-static void send_what_is_due(struct virtq *queue)
-{
-	vsock_receive(container_of(queue->device, struct vsock, device));
-}
-
-static const struct queue_scheduler_ops scheduler_ops = {
-	.start_next = start_next,
-	.submit = send_what_is_due,
-	.coalesce_interrupts = true,
-};
-
-void vsock_transmit_init(struct vsock *vsock)
-{
-	queue_scheduler_init(&vsock->transmit_scheduler, &vsock->device.queues[VSOCK_TRANSMIT], &scheduler_ops);
-}
-
-void vsock_transmit(struct vsock *vsock)
-{
-	if (vsock->reset_count < VSOCK_RESETS_HELD)
-		queue_scheduler_unblock(&vsock->transmit_scheduler);
-	queue_scheduler_notify(&vsock->transmit_scheduler);
+	return VIRTIO_SERVED;
 }

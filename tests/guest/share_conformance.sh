@@ -14,9 +14,9 @@ test_share_conformance() {
 	mkdir -p initrd/bin
 	cp "$KARMA_ROOT/build/test/conformance" initrd/bin
 	(cd initrd && find . | cpio --quiet -o -H newc) >conformance.img
-	LIMIT=300
+	LIMIT=380
 	guest --initrd conformance.img --share "$PWD/disk/shared:share,rw" -- sh -c '
-		mkdir /tmp/mnt && mount -t virtiofs share /tmp/mnt && conformance /tmp/mnt --entries 300'
+		mkdir /tmp/mnt && mount -t virtiofs share /tmp/mnt && conformance /tmp/mnt --entries 200'
 	expect_status 0
-	"$KARMA_ROOT/tests/share/compare" --known "$KARMA_ROOT/tests/share/differences" disk/host out --entries 300 >&2
+	"$KARMA_ROOT/tests/share/compare" --known "$KARMA_ROOT/tests/share/differences" disk/host out --entries 200 >&2
 }
