@@ -29,6 +29,7 @@ struct share_options {
 	const char *tag;	/* by which the guest mounts it */
 	const char *guest_path;	/* where Karma's init mounts it; NULL: nowhere */
 	bool read_only;
+	bool plain_mounts;	/* the guest sees mount points as any directories: overlayfs can't cross others (EREMOTE) */
 	enum share_cache cache;
 	bool unconfined;	/* --no-sandbox */
 };

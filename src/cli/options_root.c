@@ -165,7 +165,7 @@ static int complete(struct run_options *options)
 	if (!directory)
 		return -EINVAL;
 	result = add_share(options, &(struct share_options){
-		.directory = directory, .tag = GUEST_ROOT_TAG, .read_only = true });
+		.directory = directory, .tag = GUEST_ROOT_TAG, .read_only = true, .plain_mounts = true });
 	for (size_t i = 0; i < root->writable_count && result == 0; i++)
 		result = share_writable(options, directory, root->writable[i], i);
 	if (result == 0)

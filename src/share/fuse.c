@@ -113,8 +113,10 @@ static uint32_t wanted_flags(const struct session *session)
 	/* Data are checked by times and sizes, and attributes and entries come with names. */
 	uint32_t flags = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_AUTO_INVAL_DATA |
 			 FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |
-			 FUSE_MAX_PAGES | FUSE_SUBMOUNTS | FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
+			 FUSE_MAX_PAGES | FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
 
+	if (!session->options->plain_mounts)
+		flags |= FUSE_SUBMOUNTS;
 	if (session->options->cache != SHARE_CACHE_NEVER)
 		flags |= FUSE_CACHE_SYMLINKS;
 	if (session->options->cache == SHARE_CACHE_ALWAYS && !session->options->read_only)

@@ -68,7 +68,8 @@ test_kexec_under_io_and_crash_dump() {
 	make_kexec_disk
 	truncate -s 4M slow
 	LIMIT=300
-	guest --cpus 2 --disk disk --disk slow,iops=2,burst=1 --stats --cmdline crashkernel=192M -- /bin/first
+	guest --cpus 2 --disk disk --disk slow,iops=2,burst=1 --stats --cmdline crashkernel=192M --console stdio -- \
+		/bin/first
 	expect_status 9
 	expect_in out "^second: one"
 	expect_in out "^third: two"

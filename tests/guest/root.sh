@@ -32,7 +32,7 @@ test_root_of_the_host_runs_its_programs_where_the_caller_is() {
 	LIMIT=$LIMIT_OF_ROOTS
 	status=0
 	env -C work "$KARMA" run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" --memory 192M --root / --rw . -- \
-		bash -c 'pwd; uname -r; echo made >file; [ -w /proc/sysrq-trigger ] && echo root' >out 2>err || status=$?
+		bash -c 'pwd; uname -r; echo made >file; [ -w /proc/sysrq-trigger ] && [ -c /dev/hvc0 ] && echo root' >out 2>err || status=$?
 	expect_status 0
 	expect_out "$PWD/work
 $RELEASE
@@ -99,12 +99,10 @@ test_root_of_a_kernel_that_is_not_installed_has_its_modules() {
 	local modules
 	modules=$("$KARMA_ROOT/scripts/debian-kernel" "$RELEASE")/lib/modules
 	mkdir -p cache
-	for times in 1 2; do
-		status=0
-		KARMA_GUEST_DIR=$GUEST_DIR KARMA_CACHE_DIR=$PWD/cache "$KARMA" run --kernel "$KARMA_KERNEL" \
-			--modules "${modules%/lib/modules}" --memory 192M --root tree --timeout "$LIMIT" -- \
-			sh -c 'ls "/lib/modules/$(uname -r)/kernel/fs/xfs"' >out 2>err || status=$?
-		expect_status 0
-		expect_out xfs.ko
-	done
+	status=0
+	KARMA_GUEST_DIR=$GUEST_DIR KARMA_CACHE_DIR=$PWD/cache "$KARMA" run --kernel "$KARMA_KERNEL" \
+		--modules "${modules%/lib/modules}" --memory 192M --root tree --timeout "$LIMIT" -- \
+		sh -c 'ls "/lib/modules/$(uname -r)/kernel/fs/xfs"' >out 2>err || status=$?
+	expect_status 0
+	expect_out xfs.ko
 }

@@ -101,6 +101,7 @@ START_TEST(root_is_a_share_that_is_only_read)
 	ck_assert_uint_eq(options.guest.share_count, 1);
 	assert_share(0, "tree", NULL, true);
 	ck_assert_str_eq(options.guest.shares[0].tag, GUEST_ROOT_TAG);
+	ck_assert(options.guest.shares[0].plain_mounts);
 	ck_assert_str_eq(options.guest.command[1], "-l");
 }
 END_TEST
