@@ -240,6 +240,7 @@ static const struct row rows[] = {
 	[FUSE_BATCH_FORGET] = { fuse_batch_forget, sizeof(struct fuse_batch_forget_in), .silent = true },
 	[FUSE_FALLOCATE] = { fuse_fallocate, sizeof(struct fuse_fallocate_in), .changes = true },
 	[FUSE_READDIRPLUS] = { fuse_readdirplus, sizeof(struct fuse_read_in) },
+	[FUSE_SYNCFS] = { fuse_syncfs, sizeof(struct fuse_syncfs_in) },
 	[FUSE_RENAME2] = { fuse_rename2, sizeof(struct fuse_rename2_in), .changes = true },
 	[FUSE_LSEEK] = { fuse_lseek, sizeof(struct fuse_lseek_in), sizeof(struct fuse_lseek_out) },
 	[FUSE_COPY_FILE_RANGE] = { fuse_copy_file_range, sizeof(struct fuse_copy_file_range_in),

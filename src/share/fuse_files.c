@@ -192,6 +192,25 @@ int fuse_fsync(struct request *request)
 	return (in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(handle->fd) : fsync(handle->fd)) < 0 ? -errno : 0;
 }
 
+/* All of the host's file system that this directory is in: what the guest has written is part of that. */
+int fuse_syncfs(struct request *request)
+{
+	struct node *node = request_node(request);
+	struct stat status;
+	int fd, result;
+
+	if (!node)
+		return -ESTALE;
+	if (!S_ISDIR(node->type))
+		return -EINVAL;
+	fd = node_open(request->session, node, O_RDONLY, &status);
+	if (fd < 0)
+		return fd;
+	result = syncfs(fd) < 0 ? -errno : 0;
+	close(fd);
+	return result;
+}
+
 int fuse_fallocate(struct request *request)
 {
 	const struct fuse_fallocate_in *in = take_argument(request, sizeof(*in));

@@ -129,7 +129,7 @@ typedef int operation(struct request *request);
 
 operation fuse_lookup, fuse_readlink, fuse_symlink, fuse_mknod, fuse_mkdir, fuse_unlink, fuse_rmdir, fuse_rename,
 	fuse_rename2, fuse_link, fuse_create;
-operation fuse_open, fuse_read, fuse_write, fuse_release, fuse_fsync, fuse_fallocate, fuse_lseek,
+operation fuse_open, fuse_read, fuse_write, fuse_release, fuse_fsync, fuse_syncfs, fuse_fallocate, fuse_lseek,
 	fuse_copy_file_range;
 operation fuse_opendir, fuse_readdir, fuse_readdirplus, fuse_releasedir;
 operation fuse_getattr, fuse_setattr, fuse_statfs, fuse_setxattr, fuse_getxattr, fuse_listxattr, fuse_removexattr;

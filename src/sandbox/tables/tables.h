@@ -124,6 +124,7 @@
 	CALL(copy_file_range, "copy between them", ANY) \
 	CALL(fsync, "write them to stable storage", ANY) \
 	CALL(fdatasync, "likewise", ANY) \
+	CALL(syncfs, "likewise, all of a file system", ANY) \
 	CALL(setxattr, "their extended attributes", ANY) \
 	CALL(getxattr, "likewise", ANY) \
 	CALL(listxattr, "likewise", ANY) \
