@@ -586,9 +586,12 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 static int load(struct boot_entry *entry)
 {
 	cleanup_boot_kernel struct boot_kernel opened = BOOT_KERNEL_NONE;
+	cleanup_free char *initramfs = NULL;
 	int result = boot_kernel_open(&opened, options.kernel);
 
-	return result == 0 ? guest_load(&options, &opened, NULL, &terminal, &memory, entry) : result;
+	if (result == 0)
+		result = guest_find_initramfs(&options, &initramfs);
+	return result == 0 ? guest_load(&options, &opened, initramfs, &terminal, &memory, entry) : result;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
