@@ -19,7 +19,7 @@
 
 #define VSOCK_SERVICES_MAX 32u
 /* Connections of a guest at a time, and so descriptors that its process may need for them. */
-#define VSOCK_CONNECTIONS_MAX 64u
+#define VSOCK_CONNECTIONS_MAX 128u
 
 /* Where the guest's agent, which runs the COMMAND, reaches who has started the guest; no service can be there. */
 #define VSOCK_COMMAND_PORT 842u

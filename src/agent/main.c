@@ -15,7 +15,7 @@
 #include "agent.h"
 #include "command_of_init.h"
 
-#define WAITING 128	/* more than a guest of Karma's has connections */
+#define WAITING 256	/* more than a guest of Karma's has connections */
 
 static const char help[] =
 	"usage: karma-agent [--root DIR]\n"

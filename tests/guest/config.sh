@@ -93,7 +93,7 @@ test_config_check_looks_for_files() {
 test_messages_as_json() {
 	# From the process in the sandbox as from the one above it.
 	run_karma run --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --timeout "$LIMIT" \
-		--log-format json --name web-1 --stats -- sh -c 'echo c >/proc/sysrq-trigger'
+		--log-format json --console none --name web-1 --stats -- sh -c 'echo c >/proc/sysrq-trigger'
 	expect_status 126
 	expect_in err '"level":"notice","guest":"web-1","message":"the guest.s kernel panicked: sysrq'
 	expect_in err '"level":"info","guest":"web-1","message":"stats exit.hypercall [0-9]+"}$'

@@ -120,7 +120,7 @@ test_console_is_replayed_typed_on_and_left() {
 
 test_console_on_a_terminal_says_how_to_leave() {
 	command -v script >/dev/null || skip "no script(1): install bsdutils"
-	operated -- sh -c 'echo early; cat'
+	operated --console stdio -- sh -c 'echo early; cat'
 	mkfifo keys
 	script -qefc "stty -a >before; $KARMA console web; echo left with \$?; stty -a >after" /dev/null \
 		<keys >screen 2>&1 &

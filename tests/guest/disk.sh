@@ -106,7 +106,7 @@ test_read_only_disk_is_not_written() {
 	cp disk before
 	guest --disk disk,ro -- sh -c 'echo x >/data/file'
 	expect_status 1
-	expect_in out "Read-only file system"
+	expect_in err "Read-only file system"
 	cmp disk before || die "the image changed"
 }
 
@@ -142,7 +142,7 @@ test_full_host_file_system_is_an_io_error_and_the_guest_goes_on() {
 		dd if=/dev/zero of=/dev/vda bs=1M count=64 conv=fsync; echo "dd gave $?"
 		dd if=/dev/zero of=/dev/vda bs=1M count=4 conv=fsync; echo "dd gave $?"'
 	expect_status 0
-	expect_in out "I/O error"
+	expect_in err "I/O error"
 	expect_in out "dd gave 1"
 	expect_in out "dd gave 0"
 	expect_in err "disk vda: write at byte .* failed: No space left on device"

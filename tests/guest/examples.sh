@@ -82,6 +82,17 @@ test_example_one_command() {
 	expect_in out "^Linux .* $RELEASE_PATTERN "
 }
 
+test_example_of_a_kernel_on_its_own_tests() {
+	command -v make >/dev/null || skip "no make: install make"
+	mkdir -p arch/x86/boot tools/testing/selftests/x86
+	ln -s "$KARMA_KERNEL" arch/x86/boot/bzImage
+	printf 'run_tests:\n\t@echo "ok 1 on $$(uname -r)"\n' >tools/testing/selftests/x86/Makefile
+	# Below /tmp, which the guest has of its own.
+	example "a kernel that was just built on its own tests" 's|--root /|--root / --rw .|'
+	expect_status 0
+	expect_in out "^ok 1 on $RELEASE"
+}
+
 test_example_by_name() {
 	export XDG_RUNTIME_DIR=$PWD
 	make_root web.img 'exec sleep 1000'

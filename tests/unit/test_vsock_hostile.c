@@ -245,7 +245,7 @@ START_TEST(requests_that_the_supervisor_has_not_answered_are_bounded)
 	struct vsock_message message;
 
 	offer_buffers(QUEUE_SIZE);
-	for (unsigned i = 0; i < 3 * CONNECTIONS; i++) {
+	for (unsigned i = 0; i < CONNECTIONS + QUEUE_SIZE; i++) {
 		send_operation(VIRTIO_VSOCK_OP_REQUEST, GUEST_PORT, SERVICE_PORT, 0);
 		send_operation(VIRTIO_VSOCK_OP_RST, GUEST_PORT, SERVICE_PORT, 0);
 		sim_run_moment(&sim);
