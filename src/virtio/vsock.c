@@ -78,9 +78,10 @@ static void serve_offer(struct vsock *vsock, const struct vsock_message *offer, 
 	struct vsock_connection *connection = NULL;
 	int why = -ENOTCONN;
 
-	if (virtio_running(&vsock->device) && fd >= 0) {
+	if (virtio_running(&vsock->device)) {
+		/* Without a socket: this process has as many descriptors as it may. */
 		why = -EBUSY;
-		if (vsock->reset_count < VSOCK_RESETS_HELD)
+		if (fd >= 0 && vsock->reset_count < VSOCK_RESETS_HELD)
 			connection = vsock_new_connection(vsock, VSOCK_OFFERED, offer->port,
 				OFFER_PORTS | (vsock->next_id++ & (OFFER_PORTS - 1)));
 	}

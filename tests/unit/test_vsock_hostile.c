@@ -239,6 +239,14 @@ START_TEST(connections_are_bounded)
 }
 END_TEST
 
+START_TEST(offer_whose_socket_was_lost_is_one_too_many)
+{
+	ck_assert_int_eq(vsock_connector_offer(&connector, 7, GUEST_PORT, -1), 0);
+	sim_run_moment(&sim);
+	expect_answer(7, -EBUSY);
+}
+END_TEST
+
 START_TEST(requests_that_the_supervisor_has_not_answered_are_bounded)
 {
 	unsigned asked = 0;
@@ -349,6 +357,7 @@ void vsock_hostile_tests(Suite *suite)
 		one_packet_beyond_all_credit_is_reset,
 		guest_that_lies_about_its_credit_gets_no_more_than_its_buffers,
 		connections_are_bounded,
+		offer_whose_socket_was_lost_is_one_too_many,
 		requests_that_the_supervisor_has_not_answered_are_bounded,
 		resets_without_buffers_stop_the_transmit_queue_until_there_are_some,
 		answers_to_nothing_are_dropped,
