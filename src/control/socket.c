@@ -12,6 +12,7 @@
 
 #include "karma/control.h"
 #include "karma/log.h"
+#include "karma/unix_connect.h"
 #include "karma/util.h"
 
 #define SYSTEM_DIRECTORY "/run/karma"
@@ -104,16 +105,9 @@ static int socket_address(
  */
 static int connect_to(const struct sockaddr_un *address)
 {
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	int error;
+	int fd = unix_connect(address->sun_path);
 
-	if (fd < 0)
-		return -errno;
-	if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0)
-		return fd;
-	error = errno == EACCES ? -ENOENT : -errno;
-	close(fd);
-	return error;
+	return fd == -EACCES ? -ENOENT : fd;
 }
 
 /* 0 if a process listens there, -ECONNREFUSED for a stale socket, or another negative errno. */

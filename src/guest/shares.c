@@ -10,10 +10,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "karma/log.h"
+#include "karma/unix_connect.h"
 #include "karma/util.h"
 #include "networks.h"
 #include "shares.h"
@@ -105,22 +105,18 @@ static int fork_server(struct share_server *server, const struct share_options *
 		server->name, strerror(errno));
 }
 
-/* A Unix socket connects at once, or says that its backlog is full. */
 static int connect_server(struct share_server *server, const char *path)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = unix_connect(path), error = fd;
 
-	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-		fcntl(fd, F_SETFL, 0) < 0) {
-		const int error = errno;
-
-		close_fd(&fd);
-		return fail(-error, "%s can't be reached: %s: start it first, to listen there, as many end "
-				    "with their first connection",
-			server->name, strerror(error));
+	if (fd >= 0 && fcntl(fd, F_SETFL, 0) < 0) {
+		error = -errno;
+		close(fd);
 	}
+	if (error < 0)
+		return fail(error, "%s can't be reached: %s: start it first, to listen there, as many end "
+				   "with their first connection",
+			server->name, strerror(-error));
 	server->socket = fd;
 	return 0;
 }

@@ -3,10 +3,10 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include "karma/log.h"
 #include "karma/pass_fd.h"
+#include "karma/unix_connect.h"
 #include "karma/util.h"
 #include "karma/vsock_connector.h"
 
@@ -69,23 +69,9 @@ static int send_message(
 	return send_with_fd(connector->sockets[0], message, sizeof(*message), fd) < 0 ? -errno : 0;
 }
 
-/* The socket, or a negative errno.  A Unix socket connects at once, or says that its backlog is full. */
-static int connect_to(const struct vsock_service *service)
+static int connect_service(const struct vsock_service *service)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd, result;
-
-	if (!service)
-		return -ECONNREFUSED;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return -errno;
-	strncpy(address.sun_path, service->path, sizeof(address.sun_path) - 1);
-	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
-		return fd;
-	result = -errno;
-	close(fd);
-	return result;
+	return service ? unix_connect(service->path) : -ECONNREFUSED;
 }
 
 /*
@@ -95,7 +81,7 @@ static int connect_to(const struct vsock_service *service)
 static void connect_guest(const struct vsock_connector *connector, const struct vsock_message *request)
 {
 	cleanup_fd int fd = is_for_command(connector, request->port) ? connector->connect_command(connector->context) :
-		connect_to(vsock_find_service(connector->options, request->port));
+		connect_service(vsock_find_service(connector->options, request->port));
 	const struct vsock_message answer = {
 		.kind = VSOCK_CONNECTED,
 		.id = request->id,
