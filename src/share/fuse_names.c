@@ -134,16 +134,29 @@ int fuse_mkdir(struct request *request)
 	return make(request, S_IFDIR | (in->mode & PERMISSIONS));
 }
 
+/* One that is there is opened only if it is a file: to open a device may do something already. */
+static int create_or_open(struct session *session, const struct fuse_create_in *in, int directory, const char *name)
+{
+	const int flags = open_flags(session, in->flags);
+	struct stat status;
+	int fd = open_component(session, directory, name, flags | O_CREAT | O_EXCL, in->mode & PERMISSIONS);
+
+	if (fd != -EEXIST || in->flags & O_EXCL || fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return fd;
+	if (!S_ISREG(status.st_mode))
+		return S_ISLNK(status.st_mode) ? -ELOOP : -EEXIST;
+	return open_component(session, directory, name, flags | (in->flags & O_TRUNC), 0);
+}
+
 /* A descriptor of the file that is open then, and may have been there before. */
 static int create(struct request *request, const struct fuse_create_in *in, int directory, const char *name,
 	struct stat *status)
 {
-	const int flags = open_flags(request->session, in->flags) | O_CREAT | (in->flags & (O_EXCL | O_TRUNC));
 	int result = identity_assume(request), fd;
 
 	if (result < 0)
 		return result;
-	fd = open_component(request->session, directory, name, flags, in->mode & PERMISSIONS);
+	fd = create_or_open(request->session, in, directory, name);
 	identity_return(request);
 	if (fd < 0)
 		return fd;

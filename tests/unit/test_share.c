@@ -229,6 +229,8 @@ START_TEST(created_file_is_open)
 	ck_assert_int_eq(create(ROOT, "file", O_RDWR | O_TRUNC, 0640), 0);
 	ck_assert_uint_eq(entry->attr.size, 0);
 	ck_assert_int_eq(mkfifoat(shared_fd, "fifo", 0644), 0);
+	/* To open it for writing would be ENXIO. */
+	ck_assert_int_eq(create(ROOT, "fifo", O_WRONLY, 0644), -EEXIST);
 	ck_assert_int_eq(create(ROOT, "fifo", O_RDWR, 0640), -EEXIST);
 }
 END_TEST
