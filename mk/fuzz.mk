@@ -44,6 +44,6 @@ fuzz:
 
 $(FUZZ_EACH): fuzz-%: $(BUILD)/test/fuzz_%
 	@mkdir -p $(BUILD)/fuzz/$*
-	KARMA_CACHE_DIR= $< $(if $(FUZZ_SECONDS),-max_total_time=$(FUZZ_SECONDS),-runs=$(FUZZ_RUNS)) \
+	KARMA_CACHE_DIR= $< $(if $(FUZZ_SECONDS),-max_total_time=$(FUZZ_SECONDS),-runs=$(FUZZ_RUNS) -seed=1) \
 		-timeout=120 -close_fd_mask=2 -verbosity=0 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$* \
 		$(wildcard tests/fuzz/corpus/$*)
