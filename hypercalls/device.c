@@ -10,6 +10,7 @@
 #define DEVICE_ONLY 0xffu
 #define DEVICE_AND_INDEX 0xffffffu
 #define DEVICE_AND_RANGE KARMA_ARGUMENT_MASK
+#define NOTIFICATION (DEVICE_AND_INDEX | KARMA_NOTIFY_ANSWER)
 
 /* The device that an argument names: 0, -ENODEV, or -EINVAL for bits that are not valid. */
 static int find_device(struct machine *machine, uint32_t argument, uint32_t valid_bits,
@@ -157,11 +158,13 @@ int64_t call_queue_setup(struct machine *machine, uint32_t argument, uint64_t ad
 int64_t call_queue_notify(struct machine *machine, uint32_t argument, uint64_t value)
 {
 	struct virtio_device *device;
-	int64_t result = find_device(machine, argument, DEVICE_AND_INDEX, &device);
+	int64_t result = find_device(machine, argument, NOTIFICATION, &device);
 
 	if (result < 0)
 		return result;
-	return value ? -EINVAL : virtio_queue_notify(device, KARMA_ARG_INDEX(argument));
+	if (value)
+		return -EINVAL;
+	return virtio_queue_notify(device, KARMA_ARG_INDEX(argument), argument & KARMA_NOTIFY_ANSWER);
 }
 
 /* Intel SDM volume 3, section 11.11, and the bits that KVM_FEATURE_MSI_EXT_DEST_ID adds. */

@@ -26,6 +26,7 @@
 #define pr_fmt(fmt) "virtio_karma: " fmt
 
 #include <linux/acpi.h>
+#include <linux/bottom_half.h>
 #include <linux/console.h>
 #include <linux/cpumask.h>
 #include <linux/crash_dump.h>
@@ -35,6 +36,7 @@
 #include <linux/io.h>
 #include <linux/irq.h>
 #include <linux/irqdomain.h>
+#include <linux/irqflags.h>
 #include <linux/kobject.h>
 #include <linux/module.h>
 #include <linux/msi.h>
@@ -91,6 +93,7 @@ struct karma_irq {
 /* vq->priv */
 struct karma_queue {
 	u32 argument;		/* of the calls about this queue */
+	bool takes_answers;
 	struct karma_irq irq;
 	char irq_name[64];
 };
@@ -414,11 +417,50 @@ static const char *karma_bus_name(struct virtio_device *vdev)
 
 /* Virtqueues. */
 
+/*
+ * Whether a queue's callback may run in the middle of its own notification.  Where interrupts are on,
+ * it might as well be called by an interrupt; but it has to be worth it.
+ *
+ * - Block: virtio_queue_rq(), virtio_queue_rqs() and virtio_commit_rqs() notify with the lock of the
+ *   queue released, and the callback completes requests, each of which saves an interrupt.
+ * - Console: notifies with its locks held and interrupts off.  So does pmem.
+ * - Net: the callbacks only schedule NAPI, and that for few frames: what was sent is taken back when
+ *   more is sent, with interrupts suppressed, and what is received comes later than its buffers.
+ * - Entropy, balloon, vsock: callbacks wake a thread, once for many bytes.
+ * - Those of vhost-user are never answered: another process serves them.
+ *
+ * With PREEMPT_RT the locks of callbacks sleep, and a handler has to be a thread.
+ */
+static bool karma_takes_answers(const struct virtio_device *vdev)
+{
+	return (karma_features & KARMA_FEATURE_ANSWERS) && vdev->id.device == VIRTIO_ID_BLOCK &&
+	       !IS_ENABLED(CONFIG_PREEMPT_RT);
+}
+
+/* With bottom halves off, so that what the callback raises runs at the end, and not in a thread. */
+static void karma_answered(struct virtqueue *vq)
+{
+	unsigned long flags;
+
+	local_bh_disable();
+	local_irq_save(flags);
+	vring_interrupt(0, vq);
+	local_irq_restore(flags);
+	local_bh_enable();
+}
+
 static bool karma_notify(struct virtqueue *vq)
 {
 	struct karma_queue *queue = vq->priv;
+	u32 argument = queue->argument;
+	long ret;
 
-	return karma_call(KARMA_CALL_queue_notify, queue->argument, 0) >= 0;
+	if (queue->takes_answers && !irqs_disabled())
+		argument |= KARMA_NOTIFY_ANSWER;
+	ret = karma_call(KARMA_CALL_queue_notify, argument, 0);
+	if (ret > 0)
+		karma_answered(vq);
+	return ret >= 0;
 }
 
 static void karma_del_vq(struct virtqueue *vq)
@@ -483,6 +525,7 @@ static struct virtqueue *karma_create_vq(struct virtio_device *vdev, unsigned in
 		return ERR_PTR(-ENOMEM);
 	queue->argument = KARMA_ARG(kdev->number, index);
 	queue->irq.argument = queue->argument;
+	queue->takes_answers = info->callback && karma_takes_answers(vdev);
 
 	vq = vring_create_virtqueue(index, size, SMP_CACHE_BYTES, vdev, true, true, info->ctx,
 				    karma_notify, info->callback, info->name);

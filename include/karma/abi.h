@@ -109,7 +109,8 @@ __extension__ typedef unsigned long long __u64;
 	  "Return the queue's largest size.") \
 	X(24, queue_setup, "device, queue << 8", "address of struct karma_queue_setup", \
 	  "Give the queue its rings and enable it.") \
-	X(25, queue_notify, "device, queue << 8", "0", "There are new buffers in the queue.") \
+	X(25, queue_notify, "device, queue << 8, 1 << 24 to take an answer", "0", \
+	  "There are new buffers in the queue; 1: used ones, and no interrupt.") \
 	X(26, interrupt, "device or 255, queue << 8", \
 	  "address of struct karma_interrupt", "Say by which message to interrupt the guest.")
 
@@ -123,7 +124,9 @@ enum karma_call {
 #define KARMA_FEATURE_CONSOLE	(1u << 0)	/* console_write */
 #define KARMA_FEATURE_EVENTS	(1u << 1)	/* event, and its interrupt */
 #define KARMA_FEATURE_QUOTES	(1u << 2)	/* ready takes 2 */
-#define KARMA_FEATURES	(KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS | KARMA_FEATURE_QUOTES)
+#define KARMA_FEATURE_ANSWERS	(1u << 3)	/* queue_notify takes KARMA_NOTIFY_ANSWER */
+#define KARMA_FEATURES \
+	(KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS | KARMA_FEATURE_QUOTES | KARMA_FEATURE_ANSWERS)
 
 /* Fields of the argument. */
 #define KARMA_ARG_DEVICE(arg)	((arg) & 0xffu)
@@ -133,6 +136,12 @@ enum karma_call {
 #define KARMA_ARG(device, index) ((__u32)(device) | (__u32)(index) << 8)
 #define KARMA_ARG_CONFIG(device, offset, length) \
 	((__u32)(device) | (__u32)(offset) << 8 | ((__u32)(length) - 1u) << 20)
+
+/*
+ * In the argument of queue_notify: the driver takes an answer.  A result of 1 says that there are used
+ * buffers of which the driver wants to know, and that no interrupt comes for them.
+ */
+#define KARMA_NOTIFY_ANSWER	(1u << 24)
 
 #define KARMA_TEXT_MAX		4096u		/* bytes in console_write and panic */
 #define KARMA_CONFIG_MAX	2048u		/* bytes in config_read and config_write */

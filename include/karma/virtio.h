@@ -267,7 +267,11 @@ int64_t virtio_queue_setup(struct virtio_device *device, unsigned queue,
 /* The message must be one that may be sent; 0 for its address: none. */
 int64_t virtio_queue_interrupt(struct virtio_device *device, unsigned queue,
 	const struct karma_interrupt *interrupt);
-int64_t virtio_queue_notify(struct virtio_device *device, unsigned queue);
+/*
+ * takes_answer: return 1 in place of an interrupt for what the device gives back meanwhile, with all that has
+ * completed on the calling thread's own ring.
+ */
+int64_t virtio_queue_notify(struct virtio_device *device, unsigned queue, bool takes_answer);
 
 /* --- For devices, with the queue's lock held, or any if there is no queue. */
 

@@ -68,7 +68,7 @@ struct virtq {
 	bool interrupt_deferred;	/* until all completions of this run of the ring are done */
 
 	/* Statistics, never reset; any thread may read them (count_of()). */
-	uint64_t notifications, interrupts, chains;
+	uint64_t notifications, interrupts, answers, chains;
 };
 
 /*
@@ -106,6 +106,14 @@ void virtq_push(struct virtq *queue, uint16_t head, uint32_t written);
 
 /* The same for several chains, which the guest sees all at once. */
 void virtq_push_all(struct virtq *queue, const struct vring_used_elem *elements, unsigned count);
+
+/*
+ * From here to virtq_end_answer() the calling thread sends the guest no interrupt for this queue: its
+ * notification is answered instead.  Only one queue of a thread at a time.
+ */
+void virtq_begin_answer(struct virtq *queue);
+/* Whether an interrupt would have been sent.  Without the lock. */
+bool virtq_end_answer(void);
 
 /* Interrupt the guest, unless it suppresses the interrupt for what was pushed. */
 void virtq_interrupt(struct virtq *queue);

@@ -7,6 +7,10 @@
 #include "karma/util.h"
 #include "karma/virtq.h"
 
+/* Of the calling thread: the queue whose notification it answers, and whether an interrupt was due. */
+static _Thread_local const struct virtq *answered_queue;
+static _Thread_local bool answer_due;
+
 #define LOAD(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
 #define LOAD_ACQUIRE(field) __atomic_load_n(&(field), __ATOMIC_ACQUIRE)
 #define STORE(field, value) __atomic_store_n(&(field), value, __ATOMIC_RELAXED)
@@ -262,9 +266,26 @@ void virtq_interrupt(struct virtq *queue)
 	queue->signalled_used = queue->next_used;
 	if (!wanted)
 		return;
+	if (queue == answered_queue) {
+		count_up(&queue->answers, !answer_due);
+		answer_due = true;
+		return;
+	}
 	count_up(&queue->interrupts, 1);
 	if (queue->interrupt.address)
 		queue->send(queue->send_context, &queue->interrupt);
+}
+
+void virtq_begin_answer(struct virtq *queue)
+{
+	answered_queue = queue;
+	answer_due = false;
+}
+
+bool virtq_end_answer(void)
+{
+	answered_queue = NULL;
+	return answer_due;
 }
 
 static uint16_t *avail_event(struct virtq *queue)

@@ -158,23 +158,28 @@ int64_t virtio_queue_interrupt(
 	return 0;
 }
 
-int64_t virtio_queue_notify(struct virtio_device *device, unsigned index)
+int64_t virtio_queue_notify(struct virtio_device *device, unsigned index, bool takes_answer)
 {
 	struct virtq *queue;
-	int64_t result = 0;
 
 	if (index >= device->queue_count)
 		return -EINVAL;
 	queue = &device->queues[index];
 	pthread_mutex_lock(queue->lock);
 	if (!queue->size) {
-		result = -EINVAL;
-	} else {
-		count_up(&queue->notifications, 1);
-		virtio_notify(queue);
+		pthread_mutex_unlock(queue->lock);
+		return -EINVAL;
 	}
+	if (takes_answer)
+		virtq_begin_answer(queue);
+	count_up(&queue->notifications, 1);
+	virtio_notify(queue);
 	pthread_mutex_unlock(queue->lock);
-	return result;
+	if (!takes_answer)
+		return 0;
+	/* What has completed by now is answered, too. */
+	io_ring_reap_bound();
+	return virtq_end_answer();
 }
 
 void virtio_request_started(struct virtio_device *device)
