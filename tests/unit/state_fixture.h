@@ -8,6 +8,9 @@
 #include "guest.h"
 #include "karma/snapshot.h"
 
+/* The parts of the suite. */
+void state_blk_tests(Suite *suite);
+
 /* What a number in a part may be, and more. */
 static const uint64_t hostile_numbers[] = { 0, 1, 2, 3, 15, 16, 63, 64, 255, 256, 1024, 0x7fff, 0x8000, UINT16_MAX,
 	0x10000, 0xfee00000, INT32_MAX, UINT32_MAX, 1ull << 32, INT64_MAX, 1ull << 63, UINT64_MAX - 4095, UINT64_MAX };

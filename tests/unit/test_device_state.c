@@ -553,5 +553,6 @@ Suite *device_state_suite(void)
 	add_case(suite, "own", setup_test_device, teardown, 30, own_tests, ARRAY_SIZE(own_tests));
 	tcase_add_loop_test(rng, rng_fills_the_same_with_snapshots, 0, 4);
 	tcase_add_loop_test(balloon, balloon_frees_the_same_with_snapshots, 0, 4);
+	state_blk_tests(suite);
 	return suite;
 }
