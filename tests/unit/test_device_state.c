@@ -555,5 +555,6 @@ Suite *device_state_suite(void)
 	tcase_add_loop_test(balloon, balloon_frees_the_same_with_snapshots, 0, 4);
 	state_blk_tests(suite);
 	state_console_tests(suite);
+	state_net_tests(suite);
 	return suite;
 }
