@@ -12,6 +12,7 @@
 void state_blk_tests(Suite *suite);
 void state_console_tests(Suite *suite);
 void state_net_tests(Suite *suite);
+void state_vsock_tests(Suite *suite);
 
 /* What a number in a part may be, and more. */
 static const uint64_t hostile_numbers[] = { 0, 1, 2, 3, 15, 16, 63, 64, 255, 256, 1024, 0x7fff, 0x8000, UINT16_MAX,

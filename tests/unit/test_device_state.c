@@ -556,5 +556,6 @@ Suite *device_state_suite(void)
 	state_blk_tests(suite);
 	state_console_tests(suite);
 	state_net_tests(suite);
+	state_vsock_tests(suite);
 	return suite;
 }
