@@ -39,6 +39,7 @@ int main(void)
 		queue_suite,
 		transport_suite,
 		life_cycle_suite,
+		device_state_suite,
 		ring_suite,
 		blk_suite,
 		console_suite,
@@ -72,6 +73,9 @@ int main(void)
 		agent_suite,
 		share_suite,
 		vhost_user_suite,
+		state_suite,
+		snapshot_memory_suite,
+		vm_state_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
