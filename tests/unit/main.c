@@ -72,6 +72,7 @@ int main(void)
 		agent_suite,
 		share_suite,
 		vhost_user_suite,
+		state_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
