@@ -73,6 +73,7 @@ int main(void)
 		share_suite,
 		vhost_user_suite,
 		state_suite,
+		snapshot_memory_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
