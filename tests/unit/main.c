@@ -39,6 +39,7 @@ int main(void)
 		queue_suite,
 		transport_suite,
 		life_cycle_suite,
+		device_state_suite,
 		ring_suite,
 		blk_suite,
 		console_suite,
