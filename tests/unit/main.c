@@ -75,6 +75,7 @@ int main(void)
 		vhost_user_suite,
 		state_suite,
 		snapshot_memory_suite,
+		vm_state_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
