@@ -35,6 +35,7 @@
 #include "notify.h"
 #include "process.h"
 #include "shares.h"
+#include "saver.h"
 
 /* How one start of a guest ended, as far as the choice of another start goes. */
 enum guest_outcome { OUTCOME_END, OUTCOME_RESET, OUTCOME_PANIC };
@@ -84,6 +85,7 @@ struct guest {
 	bool restart_delay_logged;
 	bool stop_requested;		/* no more starts; in the guest's process: don't wait for output */
 	int stop_signal;		/* whose number is the exit status then */
+	struct saver saver;	/* under way, and figures of the last one */
 	bool stopped_by_client;		/* asked to power off by `karma stop`: one SIGTERM more says nothing new */
 
 	/* The guest's process's, made anew for each start; the kernel is opened before the fork. */

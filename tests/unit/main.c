@@ -76,6 +76,7 @@ int main(void)
 		state_suite,
 		snapshot_memory_suite,
 		vm_state_suite,
+		restore_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
