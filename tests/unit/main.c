@@ -74,6 +74,7 @@ int main(void)
 		vhost_user_suite,
 		state_suite,
 		snapshot_memory_suite,
+		saved_disks_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
