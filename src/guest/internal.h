@@ -178,6 +178,19 @@ uint64_t disks_file_limit(const struct guest *guest);
 /* The kernel's name for a disk: vda to vdz, then vdaa, ... */
 void guest_disk_name(size_t index, char *name, size_t size);
 
+/* --- saved_disks.c: in the process that makes a snapshot. */
+
+/* Before the guest pauses, so that the pause is short: have the files of overlays written to their disks. */
+void disks_flush_overlays(const struct guest *guest);
+/*
+ * While the guest pauses, without a request in flight: copy overlays into the directory, and note in the options of all
+ * disks what a restore is to find (`from`, `generation`): this process prints the configuration from them.
+ */
+int disks_save(const struct guest *guest, int directory);
+/* When the guest goes on. */
+int disks_sync_saved(const struct guest *guest, int directory);
+
+
 /* --- load.c. */
 
 /*
