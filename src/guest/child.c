@@ -141,6 +141,7 @@ static int make_vm(struct guest *guest)
 	guest->vm.strict = options->strict;
 	guest->vm.stats = options->stats;
 	guest->vm.machine.watchdog = options->watchdog;
+	guest->vm.machine.name = guest->name;
 	atomic_store(&guest->vm.machine.tells_ready, has_own_init(options));
 	return 0;
 }
@@ -159,6 +160,8 @@ static int start(struct guest *guest)
 		terminal_hold_input(&guest->terminal);
 	result = guest_load(&guest->options, &guest->kernel, guest->initramfs, &guest->terminal, &guest->vm.memory, &entry);
 	boot_kernel_close(&guest->kernel);
+	if (result == 0)
+		result = machine_identify(&guest->vm.machine);
 	if (result == 0)
 		result = add_devices(guest);
 	if (result == 0)
