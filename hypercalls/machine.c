@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The machine as its guest sees it: its devices, its interrupts and its events. */
 #include <errno.h>
+#include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 #include <string.h>
 #include <sys/random.h>
 
+#include "internal.h"
 #include "karma/log.h"
-#include "karma/machine.h"
 #include "karma/util.h"
 
 void machine_init(
@@ -68,10 +69,48 @@ int machine_add(struct machine *machine, struct virtio_device *device)
 	return 0;
 }
 
+void machine_tell_ready(struct machine *machine)
+{
+	uint32_t told = atomic_load(&machine->told_ready);
+
+	if (!told)
+		return;
+	machine->ops->ready(machine, told - 1);
+	if (told - 1 != KARMA_READY_NOT_YET)
+		machine->ops->up(machine);
+}
+
+void machine_driver_ready(struct machine *machine, const struct virtio_device *device)
+{
+	if (device->ops->device_id == VIRTIO_ID_CONSOLE && !atomic_load(&machine->tells_ready))
+		machine->ops->up(machine);
+}
+
+static bool has_events(const struct machine *machine)
+{
+	return machine->power_button || machine->config_events;
+}
+
+/* There is nothing to tell of a guest that is not restored. */
 void machine_start_devices(struct machine *machine)
 {
 	for (unsigned i = 0; i < machine->device_count; i++)
 		virtio_start(machine->devices[i]);
+	machine_tell_ready(machine);
+	for (unsigned i = 0; i < machine->device_count; i++) {
+		if (virtio_get_status(machine->devices[i]) & VIRTIO_CONFIG_S_DRIVER_OK)
+			machine_driver_ready(machine, machine->devices[i]);
+	}
+	pthread_mutex_lock(&machine->event_lock);
+	if (has_events(machine))
+		signal_event(machine);
+	pthread_mutex_unlock(&machine->event_lock);
+}
+
+void machine_drain_devices(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++)
+		virtio_drain(machine->devices[i]);
 }
 
 void machine_pause_devices(struct machine *machine)

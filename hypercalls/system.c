@@ -76,9 +76,8 @@ int64_t call_ready(struct machine *machine, uint32_t ready, uint64_t value)
 	if (ready > KARMA_READY_QUOTED || value)
 		return -EINVAL;
 	atomic_store(&machine->tells_ready, true);
-	machine->ops->ready(machine, ready);
-	if (ready)
-		machine->ops->up(machine);
+	atomic_store(&machine->told_ready, ready + 1);
+	machine_tell_ready(machine);
 	return 0;
 }
 

@@ -43,10 +43,20 @@ struct root_options {
 	const char *working_directory;	/* the caller's, as the guest sees it */
 };
 
+/*
+ * A saved guest to go on from, in the place of booting a kernel.  Its memory is that of memory_options, and it has as
+ * many CPUs and devices, of the same kinds and in the same order, as the options give it.
+ */
+struct restore_options {
+	const void *state;		/* the file `state` of a snapshot, karma-snapshot(5), unchecked; NULL: none */
+	size_t state_bytes;
+};
+
 /* All that a guest is to have.  Strings and arrays are the caller's, and stay until guest_run() returns. */
 struct guest_options {
 	const char *name;		/* NULL: karma-PID */
-	const char *kernel;
+	struct restore_options restore;	/* the first start only */
+	const char *kernel;		/* NULL: none, to restore only */
 	const char **initrds;		/* ends with NULL */
 	size_t initrd_count;		/* 0: Karma's own, by the kernel's release */
 	const char *cmdline;		/* added to Karma's own; never NULL */

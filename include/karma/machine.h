@@ -46,6 +46,7 @@ struct machine {
 	struct virtio_device *devices[KARMA_DEVICES_MAX];	/* owned */
 	unsigned device_count;
 	atomic_bool tells_ready;	/* the guest says by calls whether it is ready, or is going to */
+	_Atomic uint32_t told_ready;	/* KARMA_READY_* as the guest said last, plus 1; 0: it said nothing */
 
 	pthread_mutex_t event_lock;
 	uint64_t config_events;		/* a bit a device */
@@ -78,8 +79,23 @@ int machine_add(struct machine *machine, struct virtio_device *device);
  */
 void machine_start_devices(struct machine *machine);
 void machine_pause_devices(struct machine *machine);
+/* Wait until all requests in flight are done, and their interrupts sent.  The devices are paused. */
+void machine_drain_devices(struct machine *machine);
 void machine_resume_devices(struct machine *machine);
 void machine_end_devices(struct machine *machine);
+
+/*
+ * Snapshots: events, and the state of all devices.  To save them the devices are paused and drained; interrupts
+ * that were sent until then are the local APICs', so these are saved afterwards.  To restore them the devices are
+ * those that were saved, by kind and number, and not started; what the monitor's other side was told by then it is
+ * told again by machine_start_devices(), which comes when the local APICs are restored.  0, or a negative errno
+ * with a message printed.
+ */
+int machine_save(struct machine *machine, struct snapshot_writer *to);
+int machine_restore(struct machine *machine, struct snapshot_reader *from);
+
+/* The driver of a device is ready: the guest is up with that of its console, if its kernel never calls `ready`. */
+void machine_driver_ready(struct machine *machine, const struct virtio_device *device);
 
 /*
  * The size of a device's backend, or of any for device -1, may have changed: measure it, and tell the

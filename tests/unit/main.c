@@ -39,6 +39,7 @@ int main(void)
 		queue_suite,
 		transport_suite,
 		life_cycle_suite,
+		device_state_suite,
 		ring_suite,
 		blk_suite,
 		console_suite,
@@ -73,6 +74,7 @@ int main(void)
 		agent_suite,
 		share_suite,
 		vhost_user_suite,
+		state_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

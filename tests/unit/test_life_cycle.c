@@ -322,19 +322,6 @@ START_TEST(all_devices_are_paused_and_resumed_together)
 }
 END_TEST
 
-START_TEST(no_device_can_be_saved_yet)
-{
-	struct virtio_device *rng = rng_create(&sim.environment);
-	struct virtio_device *balloon = balloon_create(&sim.environment, 0);
-
-	ck_assert(!virtio_can_save(device));
-	ck_assert(!virtio_can_save(rng));
-	ck_assert(!virtio_can_save(balloon));
-	rng->ops->release(rng);
-	balloon->ops->release(balloon);
-}
-END_TEST
-
 /* --- A disk whose reads end when the test says so. */
 
 static uint64_t status_gpa;
@@ -611,7 +598,6 @@ Suite *life_cycle_suite(void)
 		broken_device_stays_so_over_a_pause,
 		what_the_user_changes_in_a_pause_is_told,
 		all_devices_are_paused_and_resumed_together,
-		no_device_can_be_saved_yet,
 	};
 	const TTest *const disk_tests[] = {
 		request_in_flight_completes_in_a_pause,
