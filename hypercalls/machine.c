@@ -107,10 +107,16 @@ void machine_start_devices(struct machine *machine)
 	pthread_mutex_unlock(&machine->event_lock);
 }
 
-void machine_drain_devices(struct machine *machine)
+int machine_drain_devices(struct machine *machine)
 {
-	for (unsigned i = 0; i < machine->device_count; i++)
-		virtio_drain(machine->devices[i]);
+	for (unsigned i = 0; i < machine->device_count; i++) {
+		if (!virtio_drain_within(machine->devices[i], MACHINE_DRAIN_MILLISECONDS))
+			return fail(-EBUSY,
+				"snapshot: %s: its requests in flight take more than %u seconds: a limit, or its "
+				"server, holds them up: try again",
+				machine->devices[i]->name, MACHINE_DRAIN_MILLISECONDS / 1000);
+	}
+	return 0;
 }
 
 void machine_pause_devices(struct machine *machine)

@@ -79,8 +79,12 @@ int machine_add(struct machine *machine, struct virtio_device *device);
  */
 void machine_start_devices(struct machine *machine);
 void machine_pause_devices(struct machine *machine);
-/* Wait until all requests in flight are done, and their interrupts sent.  The devices are paused. */
-void machine_drain_devices(struct machine *machine);
+/*
+ * Wait until all requests in flight are done, and their interrupts sent.  The devices are paused.  0, or -EBUSY with a
+ * message printed: a limit or a server holds some up for MACHINE_DRAIN_MILLISECONDS.
+ */
+#define MACHINE_DRAIN_MILLISECONDS 2000u
+int machine_drain_devices(struct machine *machine);
 void machine_resume_devices(struct machine *machine);
 void machine_end_devices(struct machine *machine);
 

@@ -75,6 +75,8 @@ int main(void)
 		share_suite,
 		vhost_user_suite,
 		state_suite,
+		snapshot_memory_suite,
+		vm_state_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
