@@ -141,6 +141,7 @@ static int make_vm(struct guest *guest)
 	guest->vm.strict = options->strict;
 	guest->vm.stats = options->stats;
 	guest->vm.machine.watchdog = options->watchdog;
+	guest->vm.machine.name = guest->name;
 	atomic_store(&guest->vm.machine.tells_ready, has_own_init(options));
 	return 0;
 }
@@ -178,6 +179,8 @@ static int start(struct guest *guest)
 	if (guest->options.command)
 		terminal_hold_input(&guest->terminal);
 	result = load(guest, &entry);
+	if (result == 0)
+		result = machine_identify(&guest->vm.machine);
 	if (result == 0)
 		result = add_devices(guest);
 	if (result == 0)
