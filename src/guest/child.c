@@ -156,7 +156,7 @@ static int load(struct guest *guest, struct boot_entry *entry)
 	result = guest_load(&guest->options, &guest->kernel, guest->initramfs, &guest->terminal, &guest->vm.memory,
 		entry);
 	boot_kernel_close(&guest->kernel);
-	return result;
+	return result == 0 ? machine_identify(&guest->vm.machine) : result;
 }
 
 static int prepare(struct guest *guest, const struct boot_entry *entry)
@@ -179,8 +179,6 @@ static int start(struct guest *guest)
 	if (guest->options.command)
 		terminal_hold_input(&guest->terminal);
 	result = load(guest, &entry);
-	if (result == 0)
-		result = machine_identify(&guest->vm.machine);
 	if (result == 0)
 		result = add_devices(guest);
 	if (result == 0)

@@ -96,6 +96,18 @@ START_TEST(restored_guest_is_another_one)
 END_TEST
 
 /* Before anything else it is to do; once, however often it was restored. */
+START_TEST(generation_is_saved)
+{
+	ck_assert_int_eq(machine_restored(&sim.machine), 0);
+	sim_save(&sim);
+	sim_change_process(&sim);
+	ck_assert_uint_eq(sim.machine.generation, 0);
+	ck_assert_int_eq(sim_restore(&sim), 0);
+	ck_assert_int_eq(machine_restored(&sim.machine), 0);
+	ck_assert_uint_eq(sim.machine.generation, 2);
+}
+END_TEST
+
 START_TEST(restore_is_the_first_event)
 {
 	machine_press_power_button(&sim.machine);
@@ -145,6 +157,7 @@ Suite *generation_suite(void)
 		name_ends_with_a_nul,
 		id_is_that_of_vmgenid,
 		restored_guest_is_another_one,
+		generation_is_saved,
 		restore_is_the_first_event,
 		restore_has_networks_looked_at,
 		wrong_calls_are_refused,
