@@ -105,12 +105,6 @@ void machine_start_devices(struct machine *machine)
 	pthread_mutex_unlock(&machine->event_lock);
 }
 
-void machine_drain_devices(struct machine *machine)
-{
-	for (unsigned i = 0; i < machine->device_count; i++)
-		virtio_drain(machine->devices[i]);
-}
-
 void machine_pause_devices(struct machine *machine)
 {
 	for (unsigned i = 0; i < machine->device_count; i++)

@@ -74,8 +74,12 @@ int machine_add(struct machine *machine, struct virtio_device *device);
  */
 void machine_start_devices(struct machine *machine);
 void machine_pause_devices(struct machine *machine);
-/* Wait until all requests in flight are done, and their interrupts sent.  The devices are paused. */
-void machine_drain_devices(struct machine *machine);
+/*
+ * Wait until all requests in flight are done, and their interrupts sent.  The devices are paused.  0, or -ETIMEDOUT
+ * with a message printed if that takes MACHINE_DRAIN_SECONDS: who serves a disk may hang.
+ */
+#define MACHINE_DRAIN_SECONDS 10
+int machine_drain_devices(struct machine *machine);
 void machine_resume_devices(struct machine *machine);
 void machine_end_devices(struct machine *machine);
 

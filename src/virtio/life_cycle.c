@@ -149,7 +149,7 @@ void virtio_resume(struct virtio_device *device)
 	virtio_unlock(device);
 }
 
-static bool is_drained(struct virtio_device *device)
+bool virtio_is_drained(struct virtio_device *device)
 {
 	bool drained;
 
@@ -166,7 +166,7 @@ void virtio_drain(struct virtio_device *device)
 	const struct timespec interval = { .tv_nsec = 1000 * 1000 };
 
 	debug_assert(device->state == VIRTIO_PAUSED || device->state == VIRTIO_ENDING);
-	while (!is_drained(device))
+	while (!virtio_is_drained(device))
 		nanosleep(&interval, NULL);
 }
 
