@@ -11,24 +11,6 @@
 
 #define STATE_VERSION 1u
 
-int machine_drain_devices(struct machine *machine)
-{
-	const struct timespec interval = { .tv_nsec = 1000 * 1000 };
-	int64_t end = nanoseconds() + MACHINE_DRAIN_SECONDS * 1000000000ll;
-
-	for (unsigned i = 0; i < machine->device_count; i++) {
-		while (!virtio_is_drained(machine->devices[i])) {
-			if (nanoseconds() > end)
-				return fail(-ETIMEDOUT,
-					"device %s: still has requests under way after %u seconds: see whether what is "
-					"behind it hangs",
-					machine->devices[i]->name, MACHINE_DRAIN_SECONDS);
-			nanosleep(&interval, NULL);
-		}
-	}
-	return 0;
-}
-
 static void save_devices(const struct machine *machine, struct snapshot_writer *to)
 {
 	snapshot_put_number(to, machine->device_count);

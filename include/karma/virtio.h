@@ -249,8 +249,8 @@ void virtio_end(struct virtio_device *device);
  * one.  It is paused or ending, and the I/O thread runs.
  */
 void virtio_drain(struct virtio_device *device);
-/* Whether that would not wait. */
-bool virtio_is_drained(struct virtio_device *device);
+/* The same for a time at most, in milliseconds.  False: it is not drained. */
+bool virtio_drain_within(struct virtio_device *device, unsigned milliseconds);
 
 /* --- Snapshots (karma/snapshot.h).  The number of a device is that by which its guest knows it. */
 

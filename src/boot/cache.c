@@ -47,11 +47,6 @@ static size_t block_bytes(uint64_t size, uint64_t block)
 	return size - block * BLOCK < BLOCK ? size - block * BLOCK : BLOCK;
 }
 
-static bool is_zero(const uint8_t *bytes, size_t size)
-{
-	return bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0;
-}
-
 /* Of a block that is not all zeroes. */
 static uint32_t sum_of(const uint8_t *bytes, size_t size)
 {

@@ -217,11 +217,6 @@ static int check_header(const struct overlay_map *map, const struct disk_options
 	return 0;
 }
 
-static bool is_zero(const uint8_t *bytes, size_t length)
-{
-	return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
-}
-
 /* Skips holes and blocks of zeroes, so that they take no memory. */
 static int load_bitmap(struct overlay_map *map, const struct disk_options *options)
 {

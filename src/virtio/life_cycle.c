@@ -149,7 +149,7 @@ void virtio_resume(struct virtio_device *device)
 	virtio_unlock(device);
 }
 
-bool virtio_is_drained(struct virtio_device *device)
+static bool is_drained(struct virtio_device *device)
 {
 	bool drained;
 
@@ -161,13 +161,22 @@ bool virtio_is_drained(struct virtio_device *device)
 	return drained;
 }
 
-void virtio_drain(struct virtio_device *device)
+bool virtio_drain_within(struct virtio_device *device, unsigned milliseconds)
 {
 	const struct timespec interval = { .tv_nsec = 1000 * 1000 };
+	int64_t end = nanoseconds() + milliseconds * 1000000ll;
+	bool drained;
 
 	debug_assert(device->state == VIRTIO_PAUSED || device->state == VIRTIO_ENDING);
-	while (!virtio_is_drained(device))
+	while (!(drained = is_drained(device)) && nanoseconds() < end)
 		nanosleep(&interval, NULL);
+	return drained;
+}
+
+void virtio_drain(struct virtio_device *device)
+{
+	while (!virtio_drain_within(device, UINT32_MAX))
+		;
 }
 
 /* The state is changed without a lock: who holds one may wait for what end() is to hurry. */

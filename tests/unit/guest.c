@@ -460,7 +460,7 @@ static bool is_quiesced(void *context)
 	bool quiesced = true;
 
 	for (unsigned i = 0; i < machine->device_count; i++)
-		quiesced &= virtio_is_drained(machine->devices[i]);
+		quiesced &= virtio_drain_within(machine->devices[i], 0);
 	return quiesced;
 }
 

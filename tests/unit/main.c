@@ -46,6 +46,7 @@ int main(void)
 		rng_suite,
 		balloon_suite,
 		hypercall_suite,
+		generation_suite,
 		kernel_log_suite,
 		options_suite,
 		root_suite,
@@ -74,6 +75,8 @@ int main(void)
 		share_suite,
 		vhost_user_suite,
 		state_suite,
+		snapshot_memory_suite,
+		vm_state_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
