@@ -143,6 +143,7 @@ static int make_vm(struct guest *guest)
 	guest->vm.strict = options->strict;
 	guest->vm.stats = options->stats;
 	guest->vm.machine.watchdog = options->watchdog;
+	guest->vm.machine.name = guest->name;
 	atomic_store(&guest->vm.machine.tells_ready, has_own_init(options));
 	return 0;
 }
@@ -157,7 +158,7 @@ static int load(struct guest *guest, struct boot_entry *entry)
 	result = guest_load(&guest->options, &guest->kernel, guest->initramfs, &guest->terminal, &guest->vm.memory,
 		entry);
 	boot_kernel_close(&guest->kernel);
-	return result;
+	return result == 0 ? machine_identify(&guest->vm.machine) : result;
 }
 
 static int prepare(struct guest *guest, const struct boot_entry *entry)

@@ -32,6 +32,7 @@ Suite *console_suite(void);
 Suite *rng_suite(void);
 Suite *balloon_suite(void);
 Suite *hypercall_suite(void);
+Suite *generation_suite(void);
 Suite *kernel_log_suite(void);
 Suite *options_suite(void);
 Suite *root_suite(void);

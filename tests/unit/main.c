@@ -46,6 +46,7 @@ int main(void)
 		rng_suite,
 		balloon_suite,
 		hypercall_suite,
+		generation_suite,
 		kernel_log_suite,
 		options_suite,
 		root_suite,
