@@ -31,6 +31,21 @@ static void set_aside(struct run_options *options)
 	options->word_count = 0;
 }
 
+/* An overlay that is in the directory. */
+static int find_overlay(struct run_options *options, const char **from)
+{
+	cleanup_free char *path = NULL;
+
+	if (!*from || (*from)[0] == '/')
+		return 0;
+	if (asprintf(&path, "%s/%s", options->guest.restore.directory, *from) < 0) {
+		path = NULL;
+		return fail(-ENOMEM, "out of memory");
+	}
+	*from = copy_text(options, path);
+	return *from ? 0 : -ENOMEM;
+}
+
 int restore_read(struct run_options *options, const char *directory)
 {
 	cleanup_fd int fd = snapshot_directory_open(directory), file = -1;
@@ -51,6 +66,8 @@ int restore_read(struct run_options *options, const char *directory)
 	if (result == 0 && options->guest.restore.directory)
 		result = fail(-EINVAL, "%s: restore: is not for the configuration of a snapshot: take it out", path);
 	options->guest.restore.directory = directory;
+	for (size_t i = 0; i < options->guest.disk_count && result == 0; i++)
+		result = find_overlay(options, &options->guest.disks[i].from);
 	set_aside(options);
 	return result;
 }

@@ -40,6 +40,9 @@ static int make_paths_absolute(struct run_options *options)
 		if (!nbd_is_address(guest->disks[i].path))
 			result |= make_absolute(options, &guest->disks[i].path, "");
 		result |= make_absolute(options, &guest->disks[i].overlay, "");
+		/* What the guest writes to begins as a copy of an overlay in the snapshot itself. */
+		if (guest->disks[i].read_only)
+			result |= make_absolute(options, &guest->disks[i].from, "");
 	}
 	for (unsigned i = 0; i < guest->vsock.service_count; i++)
 		result |= make_absolute(options, &guest->vsock.services[i].path, "");

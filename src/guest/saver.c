@@ -33,7 +33,7 @@ static const char *find_obstacle(const struct guest_options *options)
 static const char *find_obstacle_to_copies(const struct guest_options *options)
 {
 	for (size_t i = 0; i < options->disk_count; i++) {
-		if (!options->disks[i].read_only && !options->disks[i].overlay)
+		if (!options->disks[i].read_only && !options->disks[i].overlay && !options->disks[i].from)
 			return "guests can't share a disk that they write to: start it with overlay=FILE or ro behind each --disk";
 	}
 	for (size_t i = 0; i < options->net_count; i++) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The saver: writes the files of a snapshot, in a process of its own. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -19,14 +20,21 @@
 /* What the files take so far. */
 static uint64_t measure(int directory)
 {
-	static const char *const names[] = { SNAPSHOT_CONFIG, SNAPSHOT_STATE, SNAPSHOT_MEMORY };
+	int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *entries = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *entry;
 	uint64_t blocks = 0;
 	struct stat status;
 
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		if (fstatat(directory, names[i], &status, AT_SYMLINK_NOFOLLOW) == 0)
+	if (!entries) {
+		close_fd(&fd);
+		return 0;
+	}
+	while ((entry = readdir(entries))) {
+		if (fstatat(directory, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(status.st_mode))
 			blocks += status.st_blocks;
 	}
+	closedir(entries);
 	return blocks * BLOCK_BYTES;
 }
 
@@ -68,10 +76,19 @@ static int write_config(const struct guest *guest)
 	return result;
 }
 
-static int copy_memory(const struct guest *guest, struct snapshot_memory *memory, int socket)
+/* The guest pauses, and its state is saved: what else belongs to that moment. */
+static int save_last(const struct guest *guest, struct snapshot_memory *memory)
+{
+	int result = disks_save(guest, guest->saver.request.directory);
+
+	return result == 0 ? snapshot_memory_last(memory) : result;
+}
+
+static int copy(const struct guest *guest, struct snapshot_memory *memory, int socket)
 {
 	int result = 0;
 
+	disks_flush_overlays(guest);
 	while (result == 0 && snapshot_memory_again(memory)) {
 		result = pause_guest(guest, memory, socket, SAVER_PAUSE);
 		if (result == 0)
@@ -84,7 +101,7 @@ static int copy_memory(const struct guest *guest, struct snapshot_memory *memory
 	if (result == 0)
 		result = pause_guest(guest, memory, socket, SAVER_SAVE);
 	if (result == 0)
-		result = snapshot_memory_last(memory);
+		result = save_last(guest, memory);
 	return result == 0 ? tell(guest, memory, socket, SAVER_RESUME, 0) : result;
 }
 
@@ -104,11 +121,13 @@ static int sync_files(int directory)
 
 static int save(const struct guest *guest, struct snapshot_memory *memory, int socket)
 {
-	int result = write_config(guest);
+	int result = copy(guest, memory, socket);
 
+	/* It tells where the overlays are. */
 	if (result == 0)
-		result = copy_memory(guest, memory, socket);
-	/* On a tmpfs for copies there is no need, but it costs nothing there either. */
+		result = write_config(guest);
+	if (result == 0)
+		result = disks_sync_saved(guest, guest->saver.request.directory);
 	return result == 0 ? sync_files(guest->saver.request.directory) : result;
 }
 

@@ -36,7 +36,7 @@ static const char saved[] =
 	"overlay = /o\n"
 	"[disk]\n"
 	"path = /two\n"
-	"ro = on\n"
+	"from = overlay-1\n"
 	"[net]\n"
 	"user = on\n"
 	"publish = 8080:80\n";
@@ -114,6 +114,9 @@ START_TEST(guest_is_as_it_was_saved)
 	ck_assert_ptr_null(options.guest.command[2]);
 	ck_assert_uint_eq(options.guest.disk_count, 2);
 	ck_assert_str_eq(options.guest.disks[0].overlay, "/o");
+	/* An overlay that is in the directory. */
+	snprintf(words, sizeof(words), "%s/overlay-1", directory);
+	ck_assert_str_eq(options.guest.disks[1].from, words);
 	ck_assert_uint_eq(options.guest.net_count, 1);
 }
 END_TEST
