@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
+#include <string.h>
+#include <sys/random.h>
 
 #include "internal.h"
 #include "karma/log.h"
@@ -145,6 +147,32 @@ void machine_measure(struct machine *machine, int only)
 	}
 }
 
+int machine_identify(struct machine *machine)
+{
+	if (getrandom(machine->id, sizeof(machine->id), 0) != sizeof(machine->id))
+		return fail(-errno, "the guest's id: no random numbers: %s", strerror(errno));
+	return guest_memory_write(machine->memory, GPA(GUEST_VMGENID), machine->id, sizeof(machine->id));
+}
+
+int machine_restored(struct machine *machine)
+{
+	int result = machine_identify(machine);
+
+	if (result < 0)
+		return result;
+	machine->generation++;
+	pthread_mutex_lock(&machine->event_lock);
+	machine->restored = true;
+	/* Another network may have another link. */
+	for (unsigned i = 0; i < machine->device_count; i++) {
+		if (machine->devices[i]->ops->device_id == VIRTIO_ID_NET)
+			machine->config_events |= 1ull << i;
+	}
+	signal_event(machine);
+	pthread_mutex_unlock(&machine->event_lock);
+	return 0;
+}
+
 void machine_press_power_button(struct machine *machine)
 {
 	pthread_mutex_lock(&machine->event_lock);
@@ -166,7 +194,10 @@ uint32_t machine_next_event(struct machine *machine)
 	uint32_t event = 0;
 
 	pthread_mutex_lock(&machine->event_lock);
-	if (machine->power_button) {
+	if (machine->restored) {
+		machine->restored = false;
+		event = KARMA_EVENT_RESTORED;
+	} else if (machine->power_button) {
 		machine->power_button = false;
 		event = KARMA_EVENT_POWER_BUTTON;
 	} else if (machine->config_events) {

@@ -30,6 +30,7 @@ static void save_machine(struct machine *machine, struct snapshot_writer *to)
 	snapshot_put_number(to, atomic_load(&machine->tells_ready));
 	snapshot_put_number(to, atomic_load(&machine->told_ready));
 	snapshot_put_number(to, atomic_load(&machine->feeds) != 0);
+	snapshot_put_number(to, machine->generation);
 	pthread_mutex_lock(&machine->event_lock);
 	snapshot_put_number(to, machine->config_events);
 	snapshot_put_number(to, machine->power_button);
@@ -186,7 +187,7 @@ static int restore_device_list(const struct machine *machine, struct snapshot_re
 struct saved_machine {
 	bool tells_ready, watched, power_button;
 	uint32_t told_ready;
-	uint64_t config_events;
+	uint64_t generation, config_events;
 	struct karma_interrupt event_interrupt;
 };
 
@@ -201,6 +202,7 @@ static int read_machine(const struct machine *machine, struct snapshot_reader *f
 	saved->tells_ready = snapshot_get_number(from);
 	saved->told_ready = snapshot_get_number(from);
 	saved->watched = snapshot_get_number(from);
+	saved->generation = snapshot_get_number(from);
 	saved->config_events = snapshot_get_number(from);
 	saved->power_button = snapshot_get_number(from);
 	saved->event_interrupt = (struct karma_interrupt){ .address = snapshot_get_number(from) };
@@ -218,6 +220,7 @@ static void restore_machine(struct machine *machine, const struct saved_machine 
 		atomic_store(&machine->tells_ready, true);
 	atomic_store(&machine->told_ready, saved->told_ready);
 	atomic_store(&machine->feeds, saved->watched && machine->watchdog);
+	machine->generation = saved->generation;
 	pthread_mutex_lock(&machine->event_lock);
 	machine->config_events |= saved->config_events & devices;
 	machine->power_button |= saved->power_button;

@@ -50,11 +50,16 @@ struct machine {
 
 	pthread_mutex_t event_lock;
 	uint64_t config_events;		/* a bit a device */
-	bool power_button;
+	bool power_button, restored;
 	struct karma_interrupt event_interrupt;
 
 	unsigned watchdog;		/* period in seconds, which the guest can ask for; 0: there is none */
 	_Atomic uint64_t feeds;		/* of the watchdog; 0: the guest is not watched */
+
+	/* They stay the same while the guest runs. */
+	const char *name;		/* the caller's; at most KARMA_NAME_BYTES with its NUL, or NULL */
+	uint64_t generation;		/* 0, or how many restores led to this guest */
+	uint8_t id[KARMA_ID_BYTES];
 };
 
 void machine_init(
@@ -101,6 +106,18 @@ void machine_driver_ready(struct machine *machine, const struct virtio_device *d
  * guest.  One thread at a time.
  */
 void machine_measure(struct machine *machine, int device);
+
+/*
+ * Give the guest a new random id, which it finds by the call `generation` and as ACPI's VMGENID.  Before it runs
+ * for the first time, with all else in its memory.  0, or a negative errno with a message printed.
+ */
+int machine_identify(struct machine *machine);
+
+/*
+ * The guest is about to go on from a snapshot: a new generation and id, and it is told.  Once, when everything is
+ * restored, interrupt controllers too, and before it runs.  As machine_identify().
+ */
+int machine_restored(struct machine *machine);
 
 /* The user asks the guest to power off.  Any thread. */
 void machine_press_power_button(struct machine *machine);

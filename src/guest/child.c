@@ -130,17 +130,20 @@ static int make_vm(struct guest *guest)
 	in_flight += guest->shares.count * VHOST_USER_IN_FLIGHT;
 	/* Servers map it. */
 	memory.shared |= guest->shares.count > 0;
+	memory.restored &= guest_restores(guest);
 	result = io_ring_init(&guest->ring, in_flight);
 	if (result == 0)
 		result = vm_init(&guest->vm, &memory, options->cpus, options->pmu);
 	if (result < 0)
 		return result;
+	report_set_memory(guest->report, guest->vm.memory.base);
 	guest->vm.ring = &guest->ring;
 	guest->vm.terminal = &guest->terminal;
 	guest->vm.up_fd = guest->notify.ready_fd;
 	guest->vm.strict = options->strict;
 	guest->vm.stats = options->stats;
 	guest->vm.machine.watchdog = options->watchdog;
+	guest->vm.machine.name = guest->name;
 	atomic_store(&guest->vm.machine.tells_ready, has_own_init(options));
 	return 0;
 }
@@ -155,7 +158,7 @@ static int load(struct guest *guest, struct boot_entry *entry)
 	result = guest_load(&guest->options, &guest->kernel, guest->initramfs, &guest->terminal, &guest->vm.memory,
 		entry);
 	boot_kernel_close(&guest->kernel);
-	return result;
+	return result == 0 ? machine_identify(&guest->vm.machine) : result;
 }
 
 static int prepare(struct guest *guest, const struct boot_entry *entry)

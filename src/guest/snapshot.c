@@ -78,5 +78,7 @@ int guest_restore(struct guest *guest)
 	struct snapshot_reader reader;
 	int result = snapshot_reader_init(&reader, restore->state, restore->state_bytes);
 
-	return result == 0 ? vm_restore(&guest->vm, &reader) : result;
+	if (result == 0)
+		result = vm_restore(&guest->vm, &reader);
+	return result == 0 ? machine_restored(&guest->vm.machine) : result;
 }

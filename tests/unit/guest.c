@@ -459,13 +459,8 @@ static bool is_quiesced(void *context)
 	const struct machine *machine = context;
 	bool quiesced = true;
 
-	for (unsigned i = 0; i < machine->device_count; i++) {
-		const struct virtio_device *device = machine->devices[i];
-
-		quiesced &= device->in_flight == 0 && !device->resetting;
-		for (unsigned j = 0; j < device->queue_count; j++)
-			quiesced &= !device->queues[j].interrupt_deferred;
-	}
+	for (unsigned i = 0; i < machine->device_count; i++)
+		quiesced &= virtio_drain_within(machine->devices[i], 0);
 	return quiesced;
 }
 
@@ -476,7 +471,7 @@ void sim_save(struct sim *sim)
 
 	machine_pause_devices(&sim->machine);
 	ck_assert_msg(sim_run_until(sim, is_quiesced, &sim->machine), "the devices do not come to rest");
-	machine_drain_devices(&sim->machine);
+	ck_assert_int_eq(machine_drain_devices(&sim->machine), 0);
 	snapshot_writer_init(&writer, snapshot, sizeof(snapshot));
 	ck_assert_int_eq(machine_save(&sim->machine, &writer), 0);
 	size = snapshot_finish(&writer);

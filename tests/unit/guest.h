@@ -32,6 +32,7 @@ Suite *console_suite(void);
 Suite *rng_suite(void);
 Suite *balloon_suite(void);
 Suite *hypercall_suite(void);
+Suite *generation_suite(void);
 Suite *kernel_log_suite(void);
 Suite *options_suite(void);
 Suite *root_suite(void);
@@ -63,6 +64,8 @@ Suite *vhost_user_suite(void);
 Suite *state_suite(void);
 Suite *snapshot_memory_suite(void);
 Suite *vm_state_suite(void);
+Suite *restore_suite(void);
+Suite *saved_disks_suite(void);
 
 /*
  * A case of a suite: its tests run in processes of their own, between set_up() and tear_down(), for so many

@@ -46,6 +46,7 @@ int main(void)
 		rng_suite,
 		balloon_suite,
 		hypercall_suite,
+		generation_suite,
 		kernel_log_suite,
 		options_suite,
 		root_suite,
@@ -76,6 +77,8 @@ int main(void)
 		state_suite,
 		snapshot_memory_suite,
 		vm_state_suite,
+		restore_suite,
+		saved_disks_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

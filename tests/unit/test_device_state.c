@@ -223,18 +223,6 @@ START_TEST(every_wrong_number_is_refused_or_harmless)
 }
 END_TEST
 
-static void refuse(void (*add)(void), const char *text)
-{
-	const char *messages;
-
-	sim_change_process(&sim);
-	add();
-	messages_begin();
-	ck_assert_int_lt(sim_restore(&sim), 0);
-	messages = messages_end();
-	ck_assert_msg(strstr(messages, text), "%s", messages);
-}
-
 static void add_nothing(void)
 {
 }
@@ -253,21 +241,21 @@ static void add_balloon(void)
 START_TEST(device_that_is_missing_is_named)
 {
 	sim_save(&sim);
-	refuse(add_nothing, "snapshot: has the entropy source rng, which this guest lacks: give the same options");
+	expect_restore_refused(&sim, add_nothing, "snapshot: has the entropy source rng, which this guest lacks: give the same options");
 }
 END_TEST
 
 START_TEST(device_that_is_one_more_is_named)
 {
 	sim_save(&sim);
-	refuse(add_two, "snapshot: lacks the balloon balloon, which this guest has: give the same --balloon");
+	expect_restore_refused(&sim, add_two, "snapshot: lacks the balloon balloon, which this guest has: give the same --balloon");
 }
 END_TEST
 
 START_TEST(device_of_another_kind_is_named)
 {
 	sim_save(&sim);
-	refuse(add_balloon, "snapshot: has the entropy source rng, which this guest lacks");
+	expect_restore_refused(&sim, add_balloon, "snapshot: has the entropy source rng, which this guest lacks");
 }
 END_TEST
 
@@ -275,7 +263,7 @@ START_TEST(other_number_of_queues_is_told)
 {
 	sim_save(&sim);
 	sim_change_state(SNAPSHOT_MACHINE, 0, 2, 4);
-	refuse(add_rng, "snapshot: the entropy source rng had 4 queues, and has 1 here");
+	expect_restore_refused(&sim, add_rng, "snapshot: the entropy source rng had 4 queues, and has 1 here");
 }
 END_TEST
 
@@ -283,7 +271,7 @@ START_TEST(features_that_are_missing_are_named)
 {
 	sim_save(&sim);
 	sim_change_state(SNAPSHOT_DEVICE, 0, 1, sim_state_number(SNAPSHOT_DEVICE, 0, 1) | 1ull << 40);
-	refuse(add_rng, "snapshot: device rng: lacks the features 0x10000000000 here");
+	expect_restore_refused(&sim, add_rng, "snapshot: device rng: lacks the features 0x10000000000 here");
 }
 END_TEST
 
@@ -291,7 +279,7 @@ START_TEST(rings_outside_of_memory_are_refused)
 {
 	sim_save(&sim);
 	sim_change_state(SNAPSHOT_DEVICE, 0, 4, SIM_MEMORY);
-	refuse(add_rng, "snapshot: device rng: the request has rings that no guest can have set up");
+	expect_restore_refused(&sim, add_rng, "snapshot: device rng: the request has rings that no guest can have set up");
 }
 END_TEST
 
@@ -557,5 +545,6 @@ Suite *device_state_suite(void)
 	state_console_tests(suite);
 	state_net_tests(suite);
 	state_vsock_tests(suite);
+	state_vhost_tests(suite);
 	return suite;
 }

@@ -38,18 +38,6 @@ static void restore_disk(void)
 	ck_assert_int_eq(sim_restore(&sim), 0);
 }
 
-static void refuse(const char *text)
-{
-	const char *messages;
-
-	sim_change_process(&sim);
-	make_disk();
-	messages_begin();
-	ck_assert_int_lt(sim_restore(&sim), 0);
-	messages = messages_end();
-	ck_assert_msg(strstr(messages, text), "%s", messages);
-}
-
 static uint64_t capacity(void)
 {
 	uint64_t gpa = sim_alloc(&sim, sizeof(uint64_t), 8);
@@ -75,7 +63,7 @@ START_TEST(smaller_disk_is_refused)
 {
 	sim_save(&sim);
 	ck_assert_int_eq(ftruncate(file, DISK_BYTES - SECTOR), 0);
-	refuse("snapshot: disk vda: has only 1048064 bytes of the 1048576 that it had");
+	expect_restore_refused(&sim, make_disk, "snapshot: disk vda: has only 1048064 bytes of the 1048576 that it had");
 }
 END_TEST
 
@@ -83,7 +71,7 @@ START_TEST(disk_that_was_written_to_is_not_read_only)
 {
 	sim_save(&sim);
 	read_only = true;
-	refuse("snapshot: device vda: lacks the features 0x6000 here");
+	expect_restore_refused(&sim, make_disk, "snapshot: device vda: lacks the features 0x6000 here");
 	/* A disk without discards has the same features, but for one that the guest lacks. */
 	read_only = false;
 	restore_disk();
@@ -91,7 +79,7 @@ START_TEST(disk_that_was_written_to_is_not_read_only)
 	sim_start_device(&sim, 0, FEATURES_EVENT, &queue, 1, QUEUE_SIZE);
 	sim_save(&sim);
 	read_only = true;
-	refuse("snapshot: disk vda: is read-only, and was not");
+	expect_restore_refused(&sim, make_disk, "snapshot: disk vda: is read-only, and was not");
 }
 END_TEST
 
@@ -99,7 +87,7 @@ START_TEST(other_blocks_are_refused)
 {
 	sim_save(&sim);
 	sim_change_state(SNAPSHOT_DEVICE_OWN, 0, 1, 4096);
-	refuse("snapshot: disk vda: has blocks of 512 bytes, and had blocks of 4096");
+	expect_restore_refused(&sim, make_disk, "snapshot: disk vda: has blocks of 512 bytes, and had blocks of 4096");
 }
 END_TEST
 

@@ -125,9 +125,6 @@ START_TEST(console_prints_the_same_with_snapshots)
 		case 1:
 			user_has_output(&from_guest[0]);
 			break;
-		case 2:
-			sim_run_moment(&sim);
-			break;
 		default:
 			run_what_is_due(&sim);
 		}

@@ -99,16 +99,22 @@ START_TEST(frame_that_waits_for_room_is_sent_afterwards)
 }
 END_TEST
 
-/* A frame for which there are too few buffers stays the saved guest's. */
-START_TEST(frame_that_waits_for_buffers_is_lost)
+/* For which there are too few buffers. */
+static void let_frame_wait(size_t length)
 {
 	for (unsigned i = 0; i < 2; i++)
 		offer_buffer(receive, 64);
 	driver_kick(receive);
-	host_send(0, NULL, 1, 1000);
+	host_send(0, NULL, 1, length);
 	sim_run_moment(&sim);
 	ck_assert_uint_eq(driver_used(receive), 0);
 	sim_save(&sim);
+}
+
+/* A frame for which there are too few buffers stays the saved guest's. */
+START_TEST(frame_that_waits_for_buffers_is_lost)
+{
+	let_frame_wait(1000);
 	restore_net();
 	for (unsigned i = 0; i < 2; i++)
 		offer_buffer(receive, 64);
@@ -122,12 +128,7 @@ END_TEST
 
 START_TEST(saved_network_goes_on_with_its_frame)
 {
-	for (unsigned i = 0; i < 2; i++)
-		offer_buffer(receive, 64);
-	driver_kick(receive);
-	host_send(0, NULL, 1, 200);
-	sim_run_moment(&sim);
-	sim_save(&sim);
+	let_frame_wait(200);
 	machine_resume_devices(&sim.machine);
 	for (unsigned i = 0; i < 2; i++)
 		offer_buffer(receive, 64);
@@ -218,43 +219,59 @@ START_TEST(network_with_any_wrong_number_is_refused_or_harmless)
 }
 END_TEST
 
-/* Frames in both directions, each with its number. */
+/* --- Frames in both directions, each with its number. */
+
+static unsigned sent, arrived, host_sent, guest_received, offered;
+
+static bool all_is_there(void *unused)
+{
+	(void)unused;
+	for (int frame = next_received(); frame >= 0; frame = next_received())
+		ck_assert_int_eq(frame, (uint8_t)guest_received++);
+	for (; host_frame(0) >= 0; arrived++)
+		assert_frame(got + HEADER, (uint8_t)arrived, FRAME);
+	transmit->last_used += driver_used(transmit);
+	return guest_received == host_sent && arrived == sent;
+}
+
+static void send_in_both_directions(uint64_t random)
+{
+	struct part part = { guest_frame(NULL, (uint8_t)sent, FRAME), HEADER + FRAME, false };
+
+	for (; offered - guest_received < QUEUE_SIZE / 2; offered++)
+		offer_buffer(receive, 2048);
+	if (sent - arrived < QUEUE_SIZE / 2 && random % 4) {
+		driver_publish(transmit, driver_chain(transmit, &part, 1));
+		sent++;
+	}
+	if (host_sent - guest_received < 8 && random / 4 % 2)
+		host_send(0, NULL, (uint8_t)host_sent++, FRAME);
+	for (unsigned i = 0; i < 2; i++) {
+		if (random >> (8 + i) & 1)
+			driver_kick(&queues[i]);
+	}
+}
+
 START_TEST(network_does_the_same_with_snapshots)
 {
 	uint64_t random = 1 + _i;
-	unsigned sent = 0, arrived = 0, host_sent = 0, received = 0, offered = 0;
 
-	while (sent < 200 || host_sent < 200) {
-		struct part part = { guest_frame(NULL, sent, FRAME), HEADER + FRAME, false };
-
-		if (sent - arrived < QUEUE_SIZE / 2) {
-			driver_publish(transmit, driver_chain(transmit, &part, 1));
-			sent++;
-		}
-		if (random_next(&random) % 2)
-			driver_kick(transmit);
-		for (; offered - received < QUEUE_SIZE / 2; offered++)
-			offer_buffer(receive, 2048);
-		if (host_sent - received < 8)
-			host_send(0, NULL, host_sent++, FRAME);
-		if (random_next(&random) % 2)
-			driver_kick(receive);
+	while (sent < 300) {
+		send_in_both_directions(random_next(&random));
 		run_what_is_due(&sim);
-		if (random_next(&random) % 16 == 0) {
+		if (random_next(&random) % 16)
+			continue;
+		if (random_next(&random) % 2) {
 			sim_save(&sim);
 			restore_net();
 		}
 		driver_kick(transmit);
 		driver_kick(receive);
-		sim_run_moment(&sim);
-		for (int frame = next_received(); frame >= 0; frame = next_received())
-			ck_assert_int_eq(frame, (uint8_t)received++);
-		for (; host_frame(0) >= 0; arrived++)
-			assert_frame(got + HEADER, arrived, FRAME);
-		transmit->last_used += driver_used(transmit);
+		ck_assert(sim_run_until(&sim, all_is_there, NULL));
 	}
-	ck_assert_uint_eq(arrived, sent);
-	ck_assert_uint_eq(received, host_sent);
+	driver_kick(transmit);
+	driver_kick(receive);
+	ck_assert(sim_run_until(&sim, all_is_there, NULL));
 }
 END_TEST
 

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -397,6 +398,37 @@ START_TEST(drain_waits_for_what_is_in_flight)
 }
 END_TEST
 
+static atomic_bool clock_runs;
+
+static void *run_clock_fast(void *unused)
+{
+	for (int64_t ns = 0; clock_runs; ns += 1000000)
+		sim_set_clock(ns);
+	return unused;
+}
+
+START_TEST(drain_of_a_disk_that_hangs_ends)
+{
+	const char *messages;
+	pthread_t clock;
+
+	publish_read();
+	driver_kick(&queue);
+	machine_pause_devices(&sim.machine);
+	clock_runs = true;
+	ck_assert_int_eq(pthread_create(&clock, NULL, run_clock_fast, NULL), 0);
+	messages_begin();
+	ck_assert_int_eq(machine_drain_devices(&sim.machine), -EBUSY);
+	messages = messages_end();
+	clock_runs = false;
+	pthread_join(clock, NULL);
+	ck_assert_ptr_nonnull(strstr(messages, "its requests in flight take more than 2 seconds"));
+	end_reads(1);
+	sim_run_moment(&sim);
+	ck_assert_int_eq(machine_drain_devices(&sim.machine), 0);
+}
+END_TEST
+
 START_TEST(reset_in_a_pause_waits_for_what_is_in_flight)
 {
 	publish_read();
@@ -602,6 +634,7 @@ Suite *life_cycle_suite(void)
 	const TTest *const disk_tests[] = {
 		request_in_flight_completes_in_a_pause,
 		drain_waits_for_what_is_in_flight,
+		drain_of_a_disk_that_hangs_ends,
 		reset_in_a_pause_waits_for_what_is_in_flight,
 		paused_disk_ends_with_what_is_in_flight,
 		requests_of_many_pauses_all_complete,
