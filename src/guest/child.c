@@ -130,11 +130,13 @@ static int make_vm(struct guest *guest)
 	in_flight += guest->shares.count * VHOST_USER_IN_FLIGHT;
 	/* Servers map it. */
 	memory.shared |= guest->shares.count > 0;
+	memory.restored &= guest_restores(guest);
 	result = io_ring_init(&guest->ring, in_flight);
 	if (result == 0)
 		result = vm_init(&guest->vm, &memory, options->cpus, options->pmu);
 	if (result < 0)
 		return result;
+	report_set_memory(guest->report, guest->vm.memory.base);
 	guest->vm.ring = &guest->ring;
 	guest->vm.terminal = &guest->terminal;
 	guest->vm.up_fd = guest->notify.ready_fd;

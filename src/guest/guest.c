@@ -200,6 +200,7 @@ void guest_init(struct guest *guest)
 		.agent = AGENT_CLIENT_NONE,
 		.vsock = { .sockets = { -1, -1 } },
 		.process = PROCESS_NONE,
+		.saver = SAVER_IDLE,
 		.kernel = BOOT_KERNEL_NONE,
 		.signal_fd = -1,
 		.pid = getpid(),

@@ -35,6 +35,7 @@
 #include "notify.h"
 #include "process.h"
 #include "shares.h"
+#include "saver.h"
 
 /* How one start of a guest ended, as far as the choice of another start goes. */
 enum guest_outcome { OUTCOME_END, OUTCOME_RESET, OUTCOME_PANIC };
@@ -84,6 +85,7 @@ struct guest {
 	bool restart_delay_logged;
 	bool stop_requested;		/* no more starts; in the guest's process: don't wait for output */
 	int stop_signal;		/* whose number is the exit status then */
+	struct saver saver;	/* under way, and figures of the last one */
 	bool stopped_by_client;		/* asked to power off by `karma stop`: one SIGTERM more says nothing new */
 
 	/* The guest's process's, made anew for each start; the kernel is opened before the fork. */
@@ -175,6 +177,19 @@ unsigned disks_connections(const struct guest_options *options);
 uint64_t disks_file_limit(const struct guest *guest);
 /* The kernel's name for a disk: vda to vdz, then vdaa, ... */
 void guest_disk_name(size_t index, char *name, size_t size);
+
+/* --- saved_disks.c: in the process that makes a snapshot. */
+
+/* Before the guest pauses, so that the pause is short: have the files of overlays written to their disks. */
+void disks_flush_overlays(const struct guest *guest);
+/*
+ * While the guest pauses, without a request in flight: copy overlays into the directory, and note in the options of all
+ * disks what a restore is to find (`from`, `generation`): this process prints the configuration from them.
+ */
+int disks_save(const struct guest *guest, int directory);
+/* When the guest goes on. */
+int disks_sync_saved(const struct guest *guest, int directory);
+
 
 /* --- load.c. */
 

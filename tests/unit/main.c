@@ -77,6 +77,8 @@ int main(void)
 		state_suite,
 		snapshot_memory_suite,
 		vm_state_suite,
+		restore_suite,
+		saved_disks_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;
