@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "karma/disk.h"
@@ -48,6 +49,7 @@ struct root_options {
  * many CPUs and devices, of the same kinds and in the same order, as the options give it.
  */
 struct restore_options {
+	const char *directory;		/* of the snapshot, for messages; NULL: there is none */
 	const void *state;		/* the file `state` of a snapshot, karma-snapshot(5), unchecked; NULL: none */
 	size_t state_bytes;
 };
@@ -88,6 +90,11 @@ struct guest_options {
 	bool strict;			/* end it at an access to absent ports or memory */
 	bool stats;			/* print counters on stderr at its end */
 	struct sandbox_options sandbox;
+	/*
+	 * Print the configuration of a snapshot, karma-snapshot(5), of these options as they have become; copies: for guests beside
+	 * this one.  0, or a negative errno with a message printed.
+	 */
+	int (*print_snapshot)(const struct guest_options *options, bool copies, FILE *file);
 };
 
 /*

@@ -16,6 +16,7 @@
 
 #define GUEST_HOLE_START 0xc0000000ull	/* 3 GiB */
 #define GUEST_HOLE_END 0x100000000ull	/* 4 GiB */
+#define GUEST_VMGENID 0x9f000ull	/* the guest's id: 16 bytes that the e820 map reserves */
 #define GUEST_MEMORY_MIN (16ull << 20)
 #define GUEST_MEMORY_MAX (1ull << 40)	/* bytes; 1 TiB */
 #define GUEST_HUGE_PAGE (2ull << 20)

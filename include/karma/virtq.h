@@ -24,6 +24,8 @@
 #include "karma/memory.h"
 
 struct virtio_device;
+struct snapshot_writer;
+struct snapshot_reader;
 
 /*
  * Interrupt coalescing: no interrupt while the backlog is so many times the chains that were completed
@@ -94,6 +96,17 @@ int virtq_enable(struct virtq *queue, const struct karma_queue_setup *setup, uin
 
 /* Back to the state before virtq_enable(). */
 void virtq_reset(struct virtq *queue);
+
+/*
+ * Save the state of a queue whose device is quiesced.  The chains that the device has taken and not given back
+ * are the last ones that it took, in order: who restores the queue takes them again.
+ */
+void virtq_save(const struct virtq *queue, struct snapshot_writer *to);
+/* Restore what virtq_save() wrote, or anything else: NULL, or what is wrong with it. */
+const char *virtq_restore(struct virtq *queue, uint64_t features, struct snapshot_reader *from);
+
+/* Whether a guest may ask for that interrupt: a message to a local APIC, or none (karma/abi.h). */
+bool virtq_interrupt_valid(const struct karma_interrupt *interrupt);
 
 /*
  * Take the next chain, into iov[capacity].  1 if there was one, 0 if there is none or the

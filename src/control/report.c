@@ -49,6 +49,11 @@ void report_collect(struct report *report, struct vm *vm)
 	stats_visit(vm, collect, report);
 }
 
+void report_set_memory(struct report *report, const void *memory)
+{
+	report->memory = (uintptr_t)memory;
+}
+
 void report_set_saved(struct report *report, uint32_t bytes)
 {
 	report->saved_bytes = bytes;
@@ -84,6 +89,11 @@ bool report_has_result(const struct report *report, uint32_t number, int *result
 	if (*result > 0 || *result < -4095)
 		*result = -EPROTO;
 	return true;
+}
+
+uint64_t report_memory(const struct report *report)
+{
+	return __atomic_load_n(&report->memory, __ATOMIC_RELAXED);
 }
 
 uint32_t report_saved(const struct report *report)

@@ -74,6 +74,7 @@ static const char everything[] =
 	"# a comment\n"
 	"; another\n"
 	"name = web-1\n"
+	"restore = /srv/snap\n"
 	"kernel = /boot/vm linuz\n"
 	"initrd = a\n"
 	"initrd = b,c\n"
@@ -144,6 +145,7 @@ static const char everything[] =
 static void check_guest(void)
 {
 	ck_assert_str_eq(options.guest.name, "web-1");
+	ck_assert_str_eq(options.guest.restore.directory, "/srv/snap");
 	ck_assert_str_eq(options.guest.kernel, "/boot/vm linuz");
 	ck_assert_uint_eq(options.guest.initrd_count, 2);
 	ck_assert_str_eq(options.guest.initrds[1], "b,c");

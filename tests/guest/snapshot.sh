@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash disable=SC2034,SC2154,SC2016
+# (the library's variables; the guest's shell expands what we quote)
+#
+# Guests that are saved, restored and forked.
+
+# A guest that counts the lines that it is sent, and writes the last one to its disk.
+counting() {
+	truncate -s 1M base
+	operated --console stdio --memory 128M --disk base,overlay=over --cmdline root= -- sh -c 'i=0
+		while read -r line; do
+			i=$((i + 1)); echo "$line is $i, behind $(head -c 16 /dev/vda | tr -d "\0")"
+			echo "$line" >/dev/vda; sync
+		done'
+	send first
+	wait_for '^first is 1' 100
+}
+
+# restored NAME: go on from `saved`, and say something.
+restored() {
+	local name=$1 end=$((SECONDS + 60)) input
+	mkfifo "$name.in"
+	"$KARMA" run --restore saved --name "$name" --timeout "$LIMIT" <"$name.in" >"$name.out" 2>"$name.err" &
+	exec {input}>"$name.in"
+	echo "$name" >&"$input"
+	until printed "^$name is" "$name.out"; do
+		[ $SECONDS -lt $end ] || die "$name does not go on: $(cat "$name.out" "$name.err")"
+		nap 0.1
+	done
+}
+
+test_snapshot_goes_on_where_it_was() {
+	counting
+	"$KARMA" snapshot web saved >told || die "no snapshot: $(cat err)"
+	expect_in told '^saved: [0-9.]+M, for which the guest was paused [0-9.]+ ms$'
+	[ "$(stat -c %a saved)" = 700 ] || die "mode $(stat -c %a saved)"
+	[ -z "$(ls -d saved.*)" ] || die "left over: $(ls -d saved.*)"
+	# The guest has gone on, and its copies don't know.
+	send second
+	wait_for '^second is 2, behind first' 30
+	restored one
+	restored two
+	expect_in one.out '^one is 2, behind first'
+	expect_in two.out '^two is 2, behind first'
+	"$KARMA" ps >list
+	expect_in list '^one .*, from saved$'
+	"$KARMA" stats web >figures
+	expect_in figures 'snapshots\.count +1$'
+	# One that goes on no further than its snapshot.
+	"$KARMA" snapshot one again --stop || die "no snapshot: $(cat one.err)"
+	[ -z "$(state_of one)" ] || die "it runs on"
+	[ -s again/overlay-0 ] || die "no overlay: $(ls again)"
+	"$KARMA" stop --force two web
+	guest_pid=
+}
+
+test_fork_starts_guests_beside_theirs() {
+	counting
+	"$KARMA" fork web --count 2 --names copy >names || die "no fork: $(cat err)"
+	[ "$(xargs <names)" = 'copy1 copy2' ] || die "names: $(cat names)"
+	send second
+	wait_for '^second is 2' 30
+	[ "$(state_of copy1) $(state_of copy2)" = 'running running' ] || die "$("$KARMA" ps)"
+	[ -z "$(ls -d /dev/shm/karma-fork-*)" ] || die "left over: $(ls -d /dev/shm/karma-fork-*)"
+	"$KARMA" stop --force copy1 copy2 web
+	guest_pid=
+}
+
+# held_up: a snapshot of a guest whose process is stopped, which holds it up; sets $snapshot.
+held_up() {
+	local end=$((SECONDS + 30))
+	kill -STOP "$(guest_process)"
+	"$KARMA" snapshot web saved 2>snapshot.err &
+	snapshot=$!
+	until compgen -G 'saved.karma-*/memory' >/dev/null; do
+		[ $SECONDS -lt $end ] || die "nothing begins: $(cat snapshot.err)"
+		nap 0.1
+	done
+}
+
+test_snapshot_whose_makers_are_killed_leaves_nothing() {
+	local snapshot
+	counting
+	held_up
+	kill -9 "$snapshot"
+	wait "$snapshot" || true
+	kill -CONT "$(guest_process)"
+	send second
+	wait_for '^second is 2' 30
+	[ ! -e saved ] || die "there is one"
+	# What the client has left goes with the next.
+	held_up
+	kill -9 "$guest_pid"
+	status=0
+	wait "$snapshot" || status=$?
+	[ $status = 125 ] || die "status $status: $(cat snapshot.err)"
+	[ -z "$(ls -d saved*)" ] || die "left over: $(ls -d saved*)"
+	guest_pid=
+}
