@@ -17,6 +17,7 @@
 #define SNAPSHOT_CONFIG "config"	/* karma.conf(5) */
 #define SNAPSHOT_STATE "state"
 #define SNAPSHOT_MEMORY "memory"
+#define SNAPSHOT_TOUCHED "touched"	/* karma/snapshot_touched.h */
 
 /* --- For a restore.  Hostile: whoever could write there decides which files of ours a guest gets. */
 

@@ -474,11 +474,11 @@ START_TEST(what_a_guest_has_touched_is_found)
 	ask(FILL, 60, 20, 7);
 	ask(LOOK, 2200, 1, 0);
 	/* The file has a hole there. */
-	ask(FILL, 5000, 1, 7);
+	ask(FILL, 5500, 1, 7);
 	ck_assert_int_eq(touched_find(&touched, pid, address, &options), 0);
 	for (unsigned i = 0; i < 20; i++)
 		ck_assert(is_touched(i) && is_touched(60 + i));
-	ck_assert(is_touched(2200) && !is_touched(800) && !is_touched(5000) && !is_touched(PAGES));
+	ck_assert(is_touched(2200) && !is_touched(800) && !is_touched(5500) && !is_touched(PAGES));
 	found = touched;
 	ck_assert_int_eq(touched_write(&touched, fd), 0);
 	touched_read(&touched, fd);
@@ -513,12 +513,14 @@ static long faults_of_a_look(unsigned ahead_count)
 		.size = SIZE, .restored = true, .file = file, .ahead = touched.ranges, .ahead_count = ahead_count
 	};
 	struct rusage before, after;
+	uint64_t sum = 0;
 
 	ck_assert_int_eq(guest_memory_init(&restored, &from), 0);
 	getrusage(RUSAGE_SELF, &before);
 	for (uint64_t i = 0; i < 1024; i++)
-		ck_assert_uint_eq(*(volatile uint8_t *)(restored.base + i * PAGE_BYTES), (i | 1) & 0xff);
+		sum += *(volatile uint8_t *)(restored.base + i * PAGE_BYTES);
 	getrusage(RUSAGE_SELF, &after);
+	ck_assert_uint_eq(sum, 4 * 128 * 256);
 	guest_memory_release(&restored);
 	return after.ru_minflt - before.ru_minflt;
 }
@@ -534,9 +536,10 @@ START_TEST(what_is_read_ahead_takes_no_faults)
 		ck_assert_int_eq(write_all_at(file, page, sizeof(page), i * PAGE_BYTES), 0);
 	}
 	touched = (struct touched){ .count = 1, .ranges = { { 0, 1024 } } };
+	/* A sanitizer has faults of its own at the first one. */
+	faults_of_a_look(0);
 	/* Around a fault, the host maps 16 pages. */
-	ck_assert_int_ge(faults_of_a_look(0), 1024 / 16);
-	ck_assert_int_lt(faults_of_a_look(1), 1024 / 16 / 4);
+	ck_assert_int_lt(faults_of_a_look(1), faults_of_a_look(0) - 1024 / 16 / 2);
 }
 END_TEST
 
