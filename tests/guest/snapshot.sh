@@ -23,7 +23,7 @@ restored() {
 	"$KARMA" run --restore saved --name "$name" --timeout "$LIMIT" <"$name.in" >"$name.out" 2>"$name.err" &
 	exec {input}>"$name.in"
 	echo "$name" >&"$input"
-	until printed "^$name is " "$name.out"; do
+	until printed "^$name is" "$name.out"; do
 		[ $SECONDS -lt $end ] || die "$name does not go on: $(cat "$name.out" "$name.err")"
 		nap 0.1
 	done
@@ -44,8 +44,8 @@ test_snapshot_goes_on_where_it_was() {
 	expect_in two.out '^two is 2, behind first'
 	"$KARMA" ps >list
 	expect_in list '^one .*, from saved$'
-	"$KARMA" stats web >stats
-	expect_in stats 'snapshots\.count +1$'
+	"$KARMA" stats web >figures
+	expect_in figures 'snapshots\.count +1$'
 	# One that goes on no further than its snapshot.
 	"$KARMA" snapshot one again --stop || die "no snapshot: $(cat one.err)"
 	[ -z "$(state_of one)" ] || die "it runs on"
@@ -72,7 +72,7 @@ held_up() {
 	kill -STOP "$(guest_process)"
 	"$KARMA" snapshot web saved 2>snapshot.err &
 	snapshot=$!
-	until [ -e saved.karma-*/memory ]; do
+	until compgen -G 'saved.karma-*/memory' >/dev/null; do
 		[ $SECONDS -lt $end ] || die "nothing begins: $(cat snapshot.err)"
 		nap 0.1
 	done
@@ -82,8 +82,8 @@ test_snapshot_whose_makers_are_killed_leaves_nothing() {
 	local snapshot
 	counting
 	held_up
-	kill -9 $snapshot
-	wait $snapshot || true
+	kill -9 "$snapshot"
+	wait "$snapshot" || true
 	kill -CONT "$(guest_process)"
 	send second
 	wait_for '^second is 2' 30
@@ -92,7 +92,7 @@ test_snapshot_whose_makers_are_killed_leaves_nothing() {
 	held_up
 	kill -9 "$guest_pid"
 	status=0
-	wait $snapshot || status=$?
+	wait "$snapshot" || status=$?
 	[ $status = 125 ] || die "status $status: $(cat snapshot.err)"
 	[ -z "$(ls -d saved*)" ] || die "left over: $(ls -d saved*)"
 	guest_pid=
