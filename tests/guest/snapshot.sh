@@ -54,6 +54,35 @@ test_snapshot_goes_on_where_it_was() {
 	guest_pid=
 }
 
+# Sets date and random to what a restored guest found.
+found() {	# NAME
+	local line
+	line=$(sed -nE "s/^$1 is 1 ([0-9]+) ([0-9a-f]{64}).*/\1 \2/p" "$1.out")
+	date=${line% *} random=${line#* }
+	[ -n "$line" ] || die "$1: $(cat "$1.out")"
+	[ $(($(date +%s) - date)) -le 60 ] || die "$1 has the date $(date -d "@$date")"
+}
+
+test_clones_are_guests_of_their_own() {
+	operated --console stdio -- sh -c 'cd /sys/kernel/karma
+		date -s "2001-01-01 00:00:00" >/dev/null
+		echo up
+		while [ "$(cat generation)" = 0 ]; do usleep 10000; done
+		number=$(head -c 32 /dev/urandom | hexdump -v -e "32/1 \"%02x\"")
+		echo "$(cat name) is $(cat generation) $(date +%s) $number"
+		sleep 1000'
+	wait_for '^up' 100
+	"$KARMA" snapshot web saved >told || die "no snapshot: $(cat err)"
+	restored one
+	restored two
+	found one
+	other=$random
+	found two
+	[ "$random" != "$other" ] || die "both drew $random"
+	"$KARMA" stop --force one two web
+	guest_pid=
+}
+
 test_fork_starts_guests_beside_theirs() {
 	counting
 	"$KARMA" fork web --count 2 --names copy >names || die "no fork: $(cat err)"
