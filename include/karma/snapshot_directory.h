@@ -45,7 +45,8 @@ int snapshot_aside_publish(struct snapshot_aside *aside);
 /* Remove it with all that is in it, unless it was published, and close it. */
 void snapshot_aside_release(struct snapshot_aside *aside);
 
-/* Remove the files in a directory.  No message. */
+/* Remove the files in a directory; what they take on disk, without holes.  No message. */
 void snapshot_directory_empty(int directory);
+uint64_t snapshot_directory_bytes(int directory);
 
 #endif
