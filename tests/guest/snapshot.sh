@@ -4,10 +4,10 @@
 #
 # Guests that are saved, restored and forked.
 
-# A guest that counts the lines that it is sent, and writes the last one to its disk.
+# counting [OPTION]...: a guest that counts the lines that it is sent, and writes the last one to its disk.
 counting() {
 	truncate -s 1M base
-	operated --console stdio --memory 128M --disk base,overlay=over --cmdline root= -- sh -c 'i=0
+	operated --console stdio --memory 128M --disk base,overlay=over --cmdline root= "$@" -- sh -c 'i=0
 		while read -r line; do
 			i=$((i + 1)); echo "$line is $i, behind $(head -c 16 /dev/vda | tr -d "\0")"
 			echo "$line" >/dev/vda; sync
@@ -29,8 +29,9 @@ restored() {
 	done
 }
 
+# With two CPUs, one of which idles at any moment.
 test_snapshot_goes_on_where_it_was() {
-	counting
+	counting --cpus 2
 	"$KARMA" snapshot web saved >told || die "no snapshot: $(cat err)"
 	expect_in told '^saved: [0-9.]+M, for which the guest was paused [0-9.]+ ms$'
 	[ "$(stat -c %a saved)" = 700 ] || die "mode $(stat -c %a saved)"
@@ -51,6 +52,35 @@ test_snapshot_goes_on_where_it_was() {
 	[ -z "$(state_of one)" ] || die "it runs on"
 	[ -s again/overlay-0 ] || die "no overlay: $(ls again)"
 	"$KARMA" stop --force two web
+	guest_pid=
+}
+
+# Sets date and random to what a restored guest found.
+found() {	# NAME
+	local line
+	line=$(sed -nE "s/^$1 is 1 ([0-9]+) ([0-9a-f]{64}).*/\1 \2/p" "$1.out")
+	date=${line% *} random=${line#* }
+	[ -n "$line" ] || die "$1: $(cat "$1.out")"
+	[ $(($(date +%s) - date)) -le 60 ] || die "$1 has the date $(date -d "@$date")"
+}
+
+test_clones_are_guests_of_their_own() {
+	operated --cpus 2 --console stdio -- sh -c 'cd /sys/kernel/karma
+		date -s "2001-01-01 00:00:00" >/dev/null
+		echo up
+		while [ "$(cat generation)" = 0 ]; do usleep 10000; done
+		number=$(head -c 32 /dev/urandom | hexdump -v -e "32/1 \"%02x\"")
+		echo "$(cat name) is $(cat generation) $(date +%s) $number"
+		sleep 1000'
+	wait_for '^up' 100
+	"$KARMA" snapshot web saved >told || die "no snapshot: $(cat err)"
+	restored one
+	restored two
+	found one
+	other=$random
+	found two
+	[ "$random" != "$other" ] || die "both drew $random"
+	"$KARMA" stop --force one two web
 	guest_pid=
 }
 
