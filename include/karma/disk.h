@@ -36,6 +36,8 @@ struct disk_options {
 	bool raw;		/* even if it looks like an image in another format */
 	const char *serial;	/* NULL: none */
 	const char *overlay;	/* file for what is written, or NULL: path itself */
+	bool pmem;		/* guest memory, and no block device */
+	bool private_memory;	/* with pmem: what the guest writes is its own, and not the file's */
 	unsigned timeout;	/* NBD: seconds that requests wait for a server; 0: the default */
 	struct rate_limit_options limit;	/* for whoever makes the device; a backend ignores it */
 };
@@ -168,6 +170,9 @@ static inline void disk_end(struct disk *disk)
 void disk_set_blocking_counter(atomic_uint *counter);
 void disk_blocking_call_begin(void);
 void disk_blocking_call_end(void);
+
+/* The descriptor of a disk that is a file or block device, for a mapping of it; stays the disk's. */
+int file_descriptor(struct disk *disk);
 
 /* The name of the image format that a file is in, if it is known and not raw; NULL: none. */
 const char *disk_image_format(int fd);

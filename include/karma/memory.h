@@ -4,8 +4,9 @@
  *
  * Guest-physical layout: RAM from 0 up to at most GUEST_HOLE_START, nothing from there to
  * 4 GiB, the rest of the RAM from 4 GiB up.  In the monitor both parts lie in one mapping, back
- * to back.  The layout never changes after guest_memory_init(), so any thread may translate;
- * the contents belong to the guest, which changes them at any time.
+ * to back.  Files that the guest has as memory come above, each with a mapping of its own.  The
+ * layout never changes once the guest runs, so any thread may translate; the contents belong to
+ * the guest, which changes them at any time.
  */
 #ifndef KARMA_MEMORY_H
 #define KARMA_MEMORY_H
@@ -33,7 +34,7 @@ struct memory_options {
 	bool huge_pages;	/* of the host's pool; size is a multiple of GUEST_HUGE_PAGE then */
 };
 
-/* A part of another process's guest, mapped here. */
+/* A file that is guest memory; in a server of a device, a part of another process's guest. */
 struct memory_region {
 	uint64_t gpa, size;	/* bytes; the end does not wrap */
 	uint8_t *base;
@@ -46,7 +47,7 @@ struct guest_memory {
 	uint64_t high_size;	/* bytes at 4 GiB; size is low_size + high_size */
 	bool shared;
 	int fd;			/* of shared memory; only valid with it */
-	/* In place of all that, in a server of a device: the caller's. */
+	/* Beside that, or in its place in a server of a device: the caller's. */
 	const struct memory_region *regions;
 	unsigned region_count;
 };
@@ -57,6 +58,13 @@ struct guest_memory {
  */
 int guest_memory_init(struct guest_memory *memory, const struct memory_options *options);
 void guest_memory_release(struct guest_memory *memory);
+
+/*
+ * Map the first bytes of a file as a region, whose size is that, rounded up to GUEST_HUGE_PAGE: zeroes
+ * follow.  shared: what is written goes to the file, of which bytes is such a multiple; else it is the
+ * monitor's and the guest's alone.  0, or a negative errno.  The caller unmaps it.
+ */
+int memory_region_map(struct memory_region *region, int fd, uint64_t bytes, bool shared);
 
 /* The pointer for [gpa, gpa + length), or NULL if not all of it is RAM in one piece. */
 void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t length);
@@ -71,7 +79,7 @@ int guest_memory_write(
 
 /*
  * Give the whole pages in [at, at + length), a pointer by guest_memory_at(), back to the host: they
- * are zeroes from then on.  Their bytes, or a negative errno.  Not for huge pages: another could
+ * are zeroes from then on.  Their bytes, or a negative errno: -EINVAL where it is no RAM but a file.  Not for huge pages: another could
  * take one from the pool, and the guest's next touch would find none.
  */
 int64_t guest_memory_discard(const struct guest_memory *memory, void *at, uint64_t length);

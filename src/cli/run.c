@@ -17,6 +17,7 @@ static const char help[] =
 	"  --disk FILE[,ro][,direct][,raw][,overlay=FILE][,serial=TEXT][,iops=N]\n"
 	"      [,bps=SIZE][,burst=SECONDS]  raw image or block device; the first, vda, is the root;\n"
 	"                         what is written goes to the overlay, if there is one\n"
+	"  --disk FILE,pmem[,ro|,private]  guest memory, pmem0, which file systems read in place (DAX)\n"
 	"  --disk nbd:unix:PATH, nbd://HOST[:PORT][/EXPORT]  what an NBD server has; with\n"
 	"                         ro, serial, iops, bps, burst and timeout=SECONDS\n"
 	"  --net tap=NAME[,queues=N] | fd=N | user[,publish=[ADDR:]HOST:GUEST[/udp]]...\n"

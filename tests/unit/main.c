@@ -43,6 +43,7 @@ int main(void)
 		blk_suite,
 		console_suite,
 		rng_suite,
+		pmem_suite,
 		balloon_suite,
 		hypercall_suite,
 		kernel_log_suite,
