@@ -3,6 +3,7 @@
  * Fuzz persistent memory as a hostile guest does: its one ring, requests for flushes, and memory that
  * changes meanwhile if the first byte says so.
  */
+#include <stdio.h>
 #include <sys/mman.h>
 
 #include "device.h"

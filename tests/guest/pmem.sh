@@ -28,7 +28,7 @@ test_pmem_that_is_read_only_or_private_stays_as_it_is() {
 	sha256sum disk other >before
 	guest --disk disk,pmem,ro --disk other,pmem,private -- sh -c '
 		mount | grep " / "; cat /bin/busybox | sha256sum
-		mount -t devtmpfs dev /dev && mount -o dax=always /dev/pmem1 /data && echo mine >/data/x && sync
+		mount -t ext4 -o dax=always /dev/pmem1 /data && echo mine >/data/x && sync
 		cat /data/x'
 	expect_status 0
 	expect_in out '^/dev/pmem0 on / type erofs \(ro.*dax=always'
