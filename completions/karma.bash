@@ -42,7 +42,7 @@ _karma_value() {	# OPTION
 	--restore | --root | --rw | --modules) _karma_directories ;;
 	--disk)
 		case $current in
-		*,*) _karma_list ro direct raw overlay= from= generation= serial= iops= bps= burst= timeout= ;;
+		*,*) _karma_list ro direct raw pmem private overlay= from= generation= serial= iops= bps= burst= timeout= ;;
 		*) _karma_files ;;
 		esac
 		;;

@@ -9,7 +9,7 @@ FUZZ_OBJECTS := $(patsubst %.c,$(BUILD)/test/obj-fuzz/%.o,$(PARTS) tests/fuzz/gu
 FUZZ_DEVICE := $(BUILD)/test/obj-fuzz/tests/fuzz/device.o
 FUZZ_TIMERS := $(BUILD)/test/obj-fuzz/tests/fuzz/timers.o
 
-$(addprefix $(BUILD)/test/fuzz_,balloon blk console rng vsock): $(FUZZ_DEVICE)
+$(addprefix $(BUILD)/test/fuzz_,balloon blk console pmem rng vsock): $(FUZZ_DEVICE)
 $(addprefix $(BUILD)/test/fuzz_,blk net): $(FUZZ_TIMERS)
 
 # What a fuzzer puts something of its own in the place of.

@@ -31,6 +31,16 @@ struct virtio_device *blk_create(const struct virtio_environment *environment, c
  */
 void blk_limit(struct virtio_device *device, struct rate_limiter *limit);
 
+#define PMEM_QUEUE_SIZE 64u	/* entries, and so the flushes under way */
+
+/*
+ * Persistent memory (virtio 1.2, section 5.19): the disk is guest memory at that place, and the device does
+ * what flushes ask for.  It takes the disk over, and closes it.  flushes: what is written goes to the
+ * disk; else a flush has nothing to do.  NULL if memory is short.
+ */
+struct virtio_device *pmem_create(const struct virtio_environment *environment, const char *name,
+	struct disk *disk, const struct memory_region *place, bool flushes);
+
 #define NET_QUEUE_SIZE 256u	/* entries */
 
 /*

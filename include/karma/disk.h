@@ -40,6 +40,8 @@ struct disk_options {
 	const char *from;	/* an overlay, of which a new one begins as a copy; without `overlay`: one that has no
 				   name and is lost when it is closed.  NULL: none */
 	const char *generation;	/* by disk_generation(): refuse any other; NULL: take any */
+	bool pmem;		/* guest memory, and no block device */
+	bool private_memory;	/* with pmem: what the guest writes is its own, and not the file's */
 	unsigned timeout;	/* NBD: seconds that requests wait for a server; 0: the default */
 	struct rate_limit_options limit;	/* for whoever makes the device; a backend ignores it */
 };
@@ -202,6 +204,9 @@ void disk_generation(const struct disk *disk, char text[DISK_GENERATION_BYTES]);
 void disk_set_blocking_counter(atomic_uint *counter);
 void disk_blocking_call_begin(void);
 void disk_blocking_call_end(void);
+
+/* The descriptor of a disk that is a file or block device, for a mapping of it; stays the disk's. */
+int file_descriptor(struct disk *disk);
 
 /* The name of the image format that a file is in, if it is known and not raw; NULL: none. */
 const char *disk_image_format(int fd);

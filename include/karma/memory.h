@@ -4,8 +4,9 @@
  *
  * Guest-physical layout: RAM from 0 up to at most GUEST_HOLE_START, nothing from there to
  * 4 GiB, the rest of the RAM from 4 GiB up.  In the monitor both parts lie in one mapping, back
- * to back.  The layout never changes after guest_memory_init(), so any thread may translate;
- * the contents belong to the guest, which changes them at any time.
+ * to back.  Files that the guest has as memory come above, each with a mapping of its own.  The
+ * layout never changes once the guest runs, so any thread may translate; the contents belong to
+ * the guest, which changes them at any time.
  */
 #ifndef KARMA_MEMORY_H
 #define KARMA_MEMORY_H
@@ -53,7 +54,7 @@ static inline bool memory_is_mapped_from_file(const struct memory_options *optio
 	return options->restored && !options->shared && !options->huge_pages;
 }
 
-/* A part of another process's guest, mapped here. */
+/* A file that is guest memory; in a server of a device, a part of another process's guest. */
 struct memory_region {
 	uint64_t gpa, size;	/* bytes; the end does not wrap */
 	uint8_t *base;
@@ -66,7 +67,7 @@ struct guest_memory {
 	uint64_t high_size;	/* bytes at 4 GiB; size is low_size + high_size */
 	bool shared;
 	int fd;			/* of shared memory; only valid with it */
-	/* In place of all that, in a server of a device: the caller's. */
+	/* Beside that, or in its place in a server of a device: the caller's. */
 	const struct memory_region *regions;
 	unsigned region_count;
 };
@@ -80,6 +81,13 @@ struct guest_memory {
  */
 int guest_memory_init(struct guest_memory *memory, const struct memory_options *options);
 void guest_memory_release(struct guest_memory *memory);
+
+/*
+ * Map the first bytes of a file as a region, whose size is that, rounded up to GUEST_HUGE_PAGE: zeroes
+ * follow.  shared: what is written goes to the file, of which bytes is such a multiple; else it is the
+ * monitor's and the guest's alone.  0, or a negative errno.  The caller unmaps it.
+ */
+int memory_region_map(struct memory_region *region, int fd, uint64_t bytes, bool shared);
 
 /* The pointer for [gpa, gpa + length), or NULL if not all of it is RAM in one piece. */
 void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t length);
@@ -96,8 +104,9 @@ int guest_memory_write(
  * Give the whole pages in [at, at + length), a pointer by guest_memory_at(), back to the host: they
  * are zeroes from then on, or what a file has there that they are mapped from.  A driver may expect
  * neither: without VIRTIO_BALLOON_F_PAGE_POISON, what it has given away is uninitialized memory
- * (virtio 1.2, section 5.5.6.7.1).  Their bytes, or a negative errno.  Not for huge pages: another
- * could take one from the pool, and the guest's next touch would find none.
+ * (virtio 1.2, section 5.5.6.7.1).  Their bytes, or a negative errno: -EINVAL where it is no RAM but a
+ * disk's file.  Not for huge pages: another could take one from the pool, and the guest's next touch would
+ * find none.
  */
 int64_t guest_memory_discard(const struct guest_memory *memory, void *at, uint64_t length);
 

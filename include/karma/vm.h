@@ -59,6 +59,15 @@ struct vcpu {
 	struct hypercall_counters hypercalls;
 };
 
+/* A file that is guest memory (src/vm/file_memory.c). */
+struct file_memory {
+	const char *path;	/* for messages; stays the caller's while the VM is there */
+	int fd;
+	uint64_t bytes;
+	bool writable;		/* what the guest writes goes to the file, of whole GUEST_HUGE_PAGEs */
+	bool read_only;		/* the guest can't write; with neither, it has its own copy of what it writes */
+};
+
 /* Its irqfds (src/vm/irqfd.c). */
 struct vm_irqfds {
 	struct irqfds irqfds;
@@ -72,6 +81,9 @@ struct vm {
 	pid_t pid;			/* ours */
 	int kvm_fd, vm_fd;
 	struct guest_memory memory;
+	struct memory_region file_regions[KARMA_DEVICES_MAX];	/* those of memory */
+	const char *file_names[KARMA_DEVICES_MAX];
+	atomic_bool memory_lost;	/* the host has no page any more for what a vCPU touched */
 	struct machine machine;
 	struct vm_irqfds irqfds;
 	struct io_ring *ring;		/* the caller's, as is the terminal */
@@ -112,6 +124,13 @@ struct vm {
  * one of its own.  Devices are added to vm->machine (machine_add()) before vm_prepare().
  */
 int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, bool pmu);
+
+/*
+ * Have the guest see a file as memory, at *place; before vm_prepare().  If the file is cut meanwhile, or
+ * can't be read, KVM_RUN fails (memory_lost), or a thread that touches it ends the process with a message
+ * and status 125.  0, or a negative errno with a message printed.
+ */
+int vm_add_file_memory(struct vm *vm, const struct file_memory *file, struct memory_region *place);
 
 /*
  * Make all that the threads need, with the devices there and before the sandbox closes.  entry: NULL if vm_restore()
@@ -183,6 +202,9 @@ int kvm_probe(void);
 
 /* The CPU itself tells of SVM or VMX. */
 bool cpu_has_virtualization(void);
+
+/* Of this CPU. */
+unsigned vm_physical_address_bits(void);
 
 /* Whether a guest's memory of that size fits below physical addresses of so many bits: 0 or -EINVAL. */
 int vm_check_memory(uint64_t size, unsigned bits);

@@ -60,7 +60,7 @@ static int check_files(const struct run_options *options, const char *path)
 
 		if (!nbd_is_address(disk->path))
 			result |= check_file(path, "disk", disk->path,
-				disk->read_only || disk->overlay ? R_OK : R_OK | W_OK);
+				disk->read_only || disk->overlay || disk->private_memory ? R_OK : R_OK | W_OK);
 	}
 	for (size_t i = 0; i < options->guest.share_count; i++) {
 		if (options->guest.shares[i].directory)

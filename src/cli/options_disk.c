@@ -27,6 +27,8 @@ static const struct setting settings[] = {
 	{ "ro", NULL, SETTING_SWITCH, AT(read_only) },
 	{ "direct", NULL, SETTING_SWITCH, AT(direct) },
 	{ "raw", NULL, SETTING_SWITCH, AT(raw) },
+	{ "pmem", NULL, SETTING_SWITCH, AT(pmem) },
+	{ "private", NULL, SETTING_SWITCH, AT(private_memory) },
 	{ "overlay", "FILE", SETTING_TEXT, AT(overlay), .min = 1 },
 	{ "from", "FILE", SETTING_TEXT, AT(from), .min = 1 },
 	{ "generation", "TEXT", SETTING_TEXT, AT(generation), .min = 1 },
@@ -58,8 +60,37 @@ static int check_kind(const struct disk_options *disk)
 	return 0;
 }
 
+/* A disk that is memory has no requests but flushes. */
+static int check_pmem(const struct disk_options *disk)
+{
+	const struct {
+		bool given;
+		const char *name;
+	} others[] = {
+		{ nbd_is_address(disk->path), "an NBD server" },
+		{ disk->overlay, "overlay" },
+		{ disk->direct, "direct" },
+		{ disk->serial, "serial" },
+		{ rate_limit_is_set(&disk->limit), "a limit" },
+	};
+
+	if (!disk->pmem)
+		return disk->private_memory ?
+			refuse("disk %s: private goes with pmem only: leave it out", disk->path) : 0;
+	if (disk->private_memory && disk->read_only)
+		return refuse("disk %s: private is for a guest that writes: leave it or ro out", disk->path);
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+		if (others[i].given)
+			return refuse("disk %s: pmem does not go with %s: leave one of them out", disk->path,
+				others[i].name);
+	}
+	return 0;
+}
+
 int complete_disk(struct disk_options *disk)
 {
+	int result;
+
 	if (!disk->path || !disk->path[0])
 		return refuse("disk: names no file: give its path");
 	if (disk->limit.burst && !rate_limit_is_set(&disk->limit))
@@ -68,7 +99,8 @@ int complete_disk(struct disk_options *disk)
 			disk->path, disk->limit.burst);
 	if (!disk->limit.burst)
 		disk->limit.burst = 1;
-	return check_kind(disk);
+	result = check_kind(disk);
+	return result < 0 ? result : check_pmem(disk);
 }
 
 int parse_disk(struct disk_options *disk, char *text)

@@ -21,6 +21,7 @@ static const char help[] =
 	"      [,serial=TEXT][,iops=N][,bps=SIZE][,burst=SECONDS]\n"
 	"                         raw image or block device; the first, vda, is the root; what is\n"
 	"                         written goes to the overlay, if there is one\n"
+	"  --disk FILE,pmem[,ro|,private]  guest memory, pmem0, which file systems read in place (DAX)\n"
 	"  --disk nbd:unix:PATH, nbd://HOST[:PORT][/EXPORT]  what an NBD server has; with\n"
 	"                         ro, serial, iops, bps, burst and timeout=SECONDS\n"
 	"  --net tap=NAME[,queues=N] | fd=N | user[,publish=[ADDR:]HOST:GUEST[/udp]]...\n"

@@ -319,6 +319,8 @@ int guest_process_main(struct guest *guest)
 	wait_for_end(guest);
 	report_set_state(guest->report, GUEST_ENDING);
 	vm_halt(&guest->vm);
+	if (atomic_load(&guest->vm.memory_lost) && !disks_tell_of_cut(guest))
+		fail(-EIO, "disk: a part of one that is memory can't be read: the guest ends: see the kernel's log (dmesg)");
 	if (atomic_load(&guest->vm.end) == VM_HANG)
 		vm_log_positions(&guest->vm);
 	drain_console(guest);

@@ -94,9 +94,12 @@ static int measure(void *context, const char *disk, uint64_t *number, uint64_t *
 	for (size_t i = 0; i < guest->disk_count; i++) {
 		int result;
 
-		guest_disk_name(i, name, sizeof(name));
+		guest_disk_name(&guest->options, i, name, sizeof(name));
 		if (strcmp(name, disk) != 0)
 			continue;
+		/* Memory stays as large as it is. */
+		if (guest->options.disks[i].pmem)
+			return -EOPNOTSUPP;
 		result = disk_measure(guest->disks[i], bytes);
 		/* The guest's process may write up to the new end. */
 		if (result == 0 && guest->process_running)

@@ -10,9 +10,17 @@
 #include "karma/log.h"
 #include "karma/nbd.h"
 
-void guest_disk_name(size_t index, char *name, size_t size)
+/* Those that are memory are counted by themselves. */
+void guest_disk_name(const struct guest_options *options, size_t number, char *name, size_t size)
 {
-	if (index < 26)
+	const bool pmem = options->disks[number].pmem;
+	size_t index = 0;
+
+	for (size_t i = 0; i < number; i++)
+		index += options->disks[i].pmem == pmem;
+	if (pmem)
+		snprintf(name, size, "pmem%zu", index);
+	else if (index < 26)
 		snprintf(name, size, "vd%c", (char)('a' + index));
 	else
 		snprintf(name, size, "vd%c%c", (char)('a' + index / 26 - 1),
@@ -25,11 +33,17 @@ struct disk_file {
 	bool written;
 };
 
+/* Whether what the guest writes goes to its file. */
+static bool is_written(const struct disk_options *disk)
+{
+	return !disk->read_only && !disk->private_memory;
+}
+
 static struct disk_file disk_file(const struct disk_options *disk, bool overlay)
 {
 	const char *path = overlay ? disk->overlay : nbd_is_address(disk->path) ? NULL : disk->path;
 
-	return (struct disk_file){ path, !disk->read_only && (overlay || !disk->overlay) };
+	return (struct disk_file){ path, is_written(disk) && (overlay || !disk->overlay) };
 }
 
 static bool are_the_same(const struct disk_file *one, const struct disk_file *other)
@@ -63,6 +77,14 @@ static int check_given_once(const struct guest_options *options, size_t index)
 	return 0;
 }
 
+static int open_disk(struct guest *guest, size_t index)
+{
+	struct disk_options options = guest->options.disks[index];
+
+	options.read_only = !is_written(&options);
+	return disk_open(&guest->disks[index], &options, &guest->ring);
+}
+
 int disks_open(struct guest *guest)
 {
 	const struct guest_options *options = &guest->options;
@@ -74,7 +96,7 @@ int disks_open(struct guest *guest)
 		int result = check_given_once(options, i);
 
 		if (result == 0)
-			result = disk_open(&guest->disks[i], &options->disks[i], &guest->ring);
+			result = open_disk(guest, i);
 		if (result < 0)
 			return result;
 		rate_limiter_init(&guest->shared->limits[i], &options->disks[i].limit);
@@ -100,7 +122,11 @@ void disks_after_fork(struct guest *guest)
 
 unsigned disks_in_flight(const struct guest_options *options)
 {
-	return options->disk_count * options->cpus * blk_queue_size(options->cpus);
+	unsigned count = 0;
+
+	for (size_t i = 0; i < options->disk_count; i++)
+		count += options->disks[i].pmem ? PMEM_QUEUE_SIZE : options->cpus * blk_queue_size(options->cpus);
+	return count;
 }
 
 unsigned disks_connections(const struct guest_options *options)
@@ -149,11 +175,30 @@ static void measure_disk(struct disk *disk)
 		disk->size = size;
 }
 
+/* *device is NULL if memory is short. */
+static int make_pmem(struct guest *guest, const struct virtio_environment *environment,
+	const struct disk_options *options, const char *name, struct disk *disk, struct virtio_device **device)
+{
+	const struct file_memory file = {
+		.path = options->path,
+		.fd = file_descriptor(disk),
+		.bytes = disk->size,
+		.writable = is_written(options),
+		.read_only = options->read_only,
+	};
+	struct memory_region region;
+	int result = vm_add_file_memory(&guest->vm, &file, &region);
+
+	if (result == 0)
+		*device = pmem_create(environment, name, disk, &region, file.writable);
+	return result;
+}
+
 static int add_disk(
 	struct guest *guest, const struct virtio_environment *environment, size_t index)
 {
 	const struct disk_options *options = &guest->options.disks[index];
-	struct virtio_device *device;
+	struct virtio_device *device = NULL;
 	struct disk *disk = disk_share(guest->disks[index]);
 	int result = disk_start(disk, guest->starts > 0);
 	char name[8];
@@ -161,15 +206,37 @@ static int add_disk(
 	if (result < 0)
 		return result;
 	measure_disk(disk);
-	guest_disk_name(index, name, sizeof(name));
-	device = blk_create(environment, name, disk, options->serial, guest->options.cpus);
-	if (!device) {
+	guest_disk_name(&guest->options, index, name, sizeof(name));
+	if (options->pmem)
+		result = make_pmem(guest, environment, options, name, disk, &device);
+	else
+		device = blk_create(environment, name, disk, options->serial, guest->options.cpus);
+	if (result < 0 || !device) {
 		disk_close(disk);
-		return fail(-ENOMEM, "disk %s: out of memory", options->path);
+		return result < 0 ? result : fail(-ENOMEM, "disk %s: out of memory", options->path);
 	}
 	if (rate_limit_is_set(&options->limit))
 		blk_limit(device, &guest->shared->limits[index]);
 	return machine_add(&guest->vm.machine, device);
+}
+
+bool disks_tell_of_cut(const struct guest *guest)
+{
+	bool found = false;
+
+	for (size_t i = 0; i < guest->disk_count; i++) {
+		const struct disk_options *options = &guest->options.disks[i];
+		uint64_t size, was = guest->disks[i]->size;
+
+		if (!options->pmem || (disk_measure(guest->disks[i], &size) == 0 && size >= was))
+			continue;
+		found = true;
+		fail(-EIO,
+			"disk %s: has only %llu bytes of %llu any more, and is its guest's memory: the guest ends: "
+			"give it its size again, and never cut it while a guest runs",
+			options->path, (unsigned long long)size, (unsigned long long)was);
+	}
+	return found;
 }
 
 int disks_add(struct guest *guest, const struct virtio_environment *environment)

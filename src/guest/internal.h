@@ -99,6 +99,7 @@ struct guest {
 	atomic_bool keepalive_pending;	/* keepalive_op is under way on the I/O thread */
 	int64_t trim_at;		/* when to unmap what only the start needed */
 	int64_t idle_check_at;		/* when to check whether a guest without a hypercall idles */
+	int64_t cut_check_at;		/* when to check whether a file that is memory was cut; 0: there is none */
 	int64_t cpu_time;		/* milliseconds of CPU time at the last such check */
 };
 
@@ -176,8 +177,10 @@ unsigned disks_in_flight(const struct guest_options *options);
 unsigned disks_connections(const struct guest_options *options);
 /* A bound for the size of any file of the guest's process, to follow disks that grow; 0: none is known. */
 uint64_t disks_file_limit(const struct guest *guest);
-/* The kernel's name for a disk: vda to vdz, then vdaa, ... */
-void guest_disk_name(size_t index, char *name, size_t size);
+/* The kernel's name for a disk: vda to vdz, then vdaa, ...; or pmem0, ... */
+void guest_disk_name(const struct guest_options *options, size_t number, char *name, size_t size);
+/* In the guest's process: say which disk, that was memory, has been cut, if one was. */
+bool disks_tell_of_cut(const struct guest *guest);
 
 /* --- saved_disks.c: in the process that makes a snapshot. */
 

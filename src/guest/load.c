@@ -26,11 +26,13 @@
  */
 static char *make_cmdline(const struct guest_options *options)
 {
-	const char *root = "";
+	char root[32] = "", disk[8];
 	char *cmdline;
 
-	if (options->disk_count && !options->root.directory && !boot_has_option(options->cmdline, "root="))
-		root = options->disks[0].read_only ? " root=/dev/vda ro" : " root=/dev/vda rw";
+	if (options->disk_count && !options->root.directory && !boot_has_option(options->cmdline, "root=")) {
+		guest_disk_name(options, 0, disk, sizeof(disk));
+		snprintf(root, sizeof(root), " root=/dev/%s %s", disk, options->disks[0].read_only ? "ro" : "rw");
+	}
 	if (asprintf(&cmdline, "%s%s%s%s%s", CMDLINE, root, options->command ? " karma.command" : "",
 		    options->cmdline[0] ? " " : "", options->cmdline) < 0)
 		return NULL;

@@ -9,6 +9,7 @@
 
 #define TRIM_MILLISECONDS 1000		/* a guest that ends sooner never pays for it */
 #define IDLE_CHECK_MILLISECONDS 10000
+#define CUT_CHECK_MILLISECONDS 1000
 /* A guest that takes less CPU time than that share idles; one that boots on a loaded host takes more. */
 #define IDLE_SHARE 8
 
@@ -18,6 +19,7 @@ void timers_start(struct guest *guest)
 
 	guest->trim_at = now + TRIM_MILLISECONDS;
 	guest->idle_check_at = now + IDLE_CHECK_MILLISECONDS;
+	guest->cut_check_at = guest->vm.memory.region_count ? now + CUT_CHECK_MILLISECONDS : 0;
 	watchdog_start(&guest->watchdog, guest->options.watchdog, now);
 }
 
@@ -33,7 +35,8 @@ void timers_trim_later(struct guest *guest)
 
 idle_path int timers_timeout(const struct guest *guest)
 {
-	const int64_t times[] = { guest->timeout_at, guest->grace_at, guest->trim_at, guest->idle_check_at };
+	const int64_t times[] = { guest->timeout_at, guest->grace_at, guest->trim_at, guest->idle_check_at,
+		guest->cut_check_at };
 	int timeout = watchdog_interval(&guest->watchdog);
 
 	for (size_t i = 0; i < ARRAY_SIZE(times); i++)
@@ -92,6 +95,19 @@ idle_path static void check_idle(struct guest *guest)
 	print_kernel_log(guest);
 }
 
+/*
+ * A vCPU that touches what was cut off may wait for ever: KVM lets it try again each time that a worker has
+ * failed to read the page (asynchronous page faults).
+ */
+idle_path static void check_cut(struct guest *guest)
+{
+	if (!passed(guest->cut_check_at))
+		return;
+	guest->cut_check_at = milliseconds() + CUT_CHECK_MILLISECONDS;
+	if (disks_tell_of_cut(guest))
+		vm_end(&guest->vm, VM_FAILURE, 0);
+}
+
 idle_path static void check_watchdog(struct guest *guest)
 {
 	uint64_t feeds = atomic_load(&guest->vm.machine.feeds);
@@ -112,5 +128,6 @@ idle_path void timers_run(struct guest *guest)
 	end_in_time(guest);
 	trim_in_time(guest);
 	check_idle(guest);
+	check_cut(guest);
 	check_watchdog(guest);
 }

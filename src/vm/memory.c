@@ -253,6 +253,33 @@ int guest_memory_init(struct guest_memory *memory, const struct memory_options *
 	return 0;
 }
 
+int memory_region_map(struct memory_region *region, int fd, uint64_t bytes, bool shared)
+{
+	const int protection = PROT_READ | PROT_WRITE;
+	uint64_t size, end = align_down(bytes + PAGE_BYTES - 1, PAGE_BYTES);
+	uint8_t *base;
+
+	if (!align_up(bytes, GUEST_HUGE_PAGE, &size))
+		return -EFBIG;
+	base = reserve(size);
+	if (!base)
+		return -errno;
+	if (mmap(base, bytes, protection, MAP_FIXED | (shared ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE), fd,
+		    0) == MAP_FAILED ||
+		(end < size &&
+			mmap(base + end, size - end, protection,
+				MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)) {
+		int result = -errno;
+
+		munmap(base, size);
+		return result;
+	}
+	madvise(base, size, MADV_DONTDUMP);
+	region->base = base;
+	region->size = size;
+	return 0;
+}
+
 void guest_memory_release(struct guest_memory *memory)
 {
 	if (memory->base) {
@@ -285,6 +312,12 @@ gpa_t guest_memory_gpa(const struct guest_memory *memory, const void *at)
 {
 	const uint64_t offset = (const uint8_t *)at - memory->base;
 
+	for (unsigned i = 0; i < memory->region_count; i++) {
+		const struct memory_region *region = &memory->regions[i];
+
+		if ((uint64_t)((const uint8_t *)at - region->base) < region->size)
+			return GPA(region->gpa + ((const uint8_t *)at - region->base));
+	}
 	return GPA(offset < memory->low_size ? offset : offset - memory->low_size + GUEST_HOLE_END);
 }
 
@@ -313,6 +346,8 @@ int64_t guest_memory_discard(const struct guest_memory *memory, void *at, uint64
 {
 	uint64_t start, end = align_down((uintptr_t)at + length, PAGE_BYTES);
 
+	if ((uint64_t)((uint8_t *)at - memory->base) >= memory->size)
+		return -EINVAL;
 	if (!align_up((uintptr_t)at, PAGE_BYTES, &start) || start >= end)
 		return 0;
 	if (madvise((void *)start, end - start, memory->shared ? MADV_REMOVE : MADV_DONTNEED) < 0)

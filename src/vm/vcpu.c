@@ -306,7 +306,10 @@ idle_path static bool run_once(struct vcpu *vcpu)
 	if (result == 0) {
 		handle_exit(vcpu);
 	} else if (errno != EINTR && errno != EAGAIN) {
-		vcpu_failed(vcpu, "run it");
+		if (errno == EFAULT && vcpu->vm->memory.region_count)
+			atomic_store(&vcpu->vm->memory_lost, true);
+		else
+			vcpu_failed(vcpu, "run it");
 		vm_end(vcpu->vm, VM_FAILURE, 0);
 	}
 	return result == 0;

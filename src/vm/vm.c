@@ -39,7 +39,7 @@ static int check_needs(int kvm_fd)
 	return 0;
 }
 
-static unsigned physical_address_bits(void)
+unsigned vm_physical_address_bits(void)
 {
 	unsigned eax, ebx, ecx, edx;
 
@@ -251,7 +251,7 @@ int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, b
 	result = make_vm(vm);
 	if (result < 0)
 		return result;
-	result = vm_check_memory(memory->size, physical_address_bits());
+	result = vm_check_memory(memory->size, vm_physical_address_bits());
 	if (result == 0)
 		result = guest_memory_init(&vm->memory, memory);
 	if (result == 0)

@@ -53,7 +53,8 @@ test_hostile_calls_from_all_cpus() {
 
 test_hostile_rings_that_change_under_the_device() {
 	make_flooded_tap
-	hostile rings --net tap=tap0
+	truncate -s 4M memory
+	hostile rings --net tap=tap0 --disk memory,pmem
 	expect_survived
 	expect_in err "its driver broke the"
 }

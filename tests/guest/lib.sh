@@ -126,9 +126,9 @@ end_guest() {	# wait for its end, and set $status
 	guest_pid=
 }
 
-make_disk() {	# FILE SIZE [DIRECTORY]: an ext4 image, with the contents of the directory
+make_disk() {	# FILE SIZE [DIRECTORY [OPTION...]]: an ext4 image, with the contents of the directory
 	truncate -s "$2" "$1"
-	/sbin/mke2fs -q -t ext4 ${3:+-d "$3"} "$1"
+	/sbin/mke2fs -q -t ext4 ${3:+-d "$3"} "${@:4}" "$1"
 }
 
 check_disk() {	# FILE

@@ -30,6 +30,7 @@ Suite *ring_suite(void);
 Suite *blk_suite(void);
 Suite *console_suite(void);
 Suite *rng_suite(void);
+Suite *pmem_suite(void);
 Suite *balloon_suite(void);
 Suite *hypercall_suite(void);
 Suite *generation_suite(void);

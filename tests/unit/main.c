@@ -44,6 +44,7 @@ int main(void)
 		blk_suite,
 		console_suite,
 		rng_suite,
+		pmem_suite,
 		balloon_suite,
 		hypercall_suite,
 		generation_suite,

@@ -126,6 +126,10 @@ static const char everything[] =
 	"[disk]\n"
 	"path = nbd:unix:/s\n"
 	"timeout = 7\n"
+	"[disk]\n"
+	"path = m\n"
+	"pmem = on\n"
+	"private = on\n"
 	"[net]\n"
 	"tap = tap0\n"
 	"queues = 2\n"
@@ -185,7 +189,8 @@ static void check_guest(void)
 
 static void check_devices(void)
 {
-	ck_assert_uint_eq(options.guest.disk_count, 2);
+	ck_assert_uint_eq(options.guest.disk_count, 3);
+	ck_assert(options.guest.disks[2].pmem && options.guest.disks[2].private_memory);
 	ck_assert_str_eq(options.guest.disks[0].path, "/d,1");
 	ck_assert(options.guest.disks[0].read_only && options.guest.disks[0].direct && options.guest.disks[0].raw);
 	ck_assert_str_eq(options.guest.disks[0].overlay, "o");

@@ -323,6 +323,22 @@ START_TEST(disks_with_flags)
 }
 END_TEST
 
+START_TEST(disks_that_are_memory)
+{
+	ck_assert_int_eq(parse("--kernel k --disk a,pmem --disk b,pmem,ro,raw --disk c,private,pmem"), 0);
+	ck_assert(options.guest.disks[0].pmem && !options.guest.disks[0].read_only);
+	ck_assert(options.guest.disks[1].pmem && options.guest.disks[1].read_only);
+	ck_assert(options.guest.disks[2].pmem && options.guest.disks[2].private_memory);
+	assert_refused("--kernel k --disk a,private", "private goes with pmem");
+	assert_refused("--kernel k --disk a,pmem,private,ro", "leave it or ro out");
+	assert_refused("--kernel k --disk nbd:unix:/s,pmem", "pmem does not go with an NBD server");
+	assert_refused("--kernel k --disk a,pmem,overlay=o", "pmem does not go with overlay");
+	assert_refused("--kernel k --disk a,pmem,direct", "pmem does not go with direct");
+	assert_refused("--kernel k --disk a,pmem,serial=S", "pmem does not go with serial");
+	assert_refused("--kernel k --disk a,pmem,iops=5", "pmem does not go with a limit");
+}
+END_TEST
+
 START_TEST(disks_on_nbd_servers)
 {
 	ck_assert_int_eq(parse("--kernel k --disk nbd:unix:/s:exportname=e,ro,serial=S,iops=5 "
@@ -631,6 +647,7 @@ Suite *options_suite(void)
 		vsock_is_off_unless_it_is_switched_on_or_has_services,
 		balloon_is_on_unless_it_is_switched_off,
 		disks_with_flags,
+		disks_that_are_memory,
 		disks_on_nbd_servers,
 		bad_disks_are_refused,
 		disks_with_limits,
