@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "karma/agent_client.h"
 #include "karma/disk.h"
 #include "karma/memory.h"
 #include "karma/net.h"
@@ -43,6 +44,16 @@ struct root_options {
 	const char *working_directory;	/* the caller's, as the guest sees it */
 };
 
+/*
+ * A container as what the guest is for: a share with the tag GUEST_ROOT_TAG is its root, and may be written as far as the
+ * host lets it; the agent runs its first process there, whose exit status is guest_run()'s, with no number kept for Karma;
+ * and signals to the supervisor are that process's.
+ */
+struct container_options {
+	const struct agent_command *command;	/* NULL: there is no container */
+	const char *setup;		/* a script for the guest's init, which runs before the process starts */
+};
+
 /* All that a guest is to have.  Strings and arrays are the caller's, and stay until guest_run() returns. */
 struct guest_options {
 	const char *name;		/* NULL: karma-PID */
@@ -59,6 +70,7 @@ struct guest_options {
 	struct share_options *shares;
 	size_t share_count;
 	struct root_options root;
+	struct container_options container;
 	const char *modules;		/* a directory with those of the kernel; NULL: the initramfs has them */
 	struct vhost_user_options *vhost_users;
 	size_t vhost_user_count;

@@ -29,7 +29,7 @@ static char *make_cmdline(const struct guest_options *options)
 	const char *root = "";
 	char *cmdline;
 
-	if (options->disk_count && !options->root.directory && !boot_has_option(options->cmdline, "root="))
+	if (options->disk_count && !options->root.directory && !options->container.command && !boot_has_option(options->cmdline, "root="))
 		root = options->disks[0].read_only ? " root=/dev/vda ro" : " root=/dev/vda rw";
 	if (asprintf(&cmdline, "%s%s%s%s%s", CMDLINE, root, options->command ? " karma.command" : "",
 		    options->cmdline[0] ? " " : "", options->cmdline) < 0)
@@ -133,6 +133,8 @@ static void print_command(
 		print_shares(options, file);
 	if (options->root.directory)
 		print_root(&options->root, file);
+	if (options->container.command)
+		fprintf(file, "karma_root=" GUEST_ROOT_TAG "\nkarma_container() {\n\t:\n%s}\n", options->container.setup);
 	if (!options->command)
 		return;
 	fputs("set --", file);
