@@ -9,6 +9,7 @@
 #include "karma/cli.h"
 #include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/oci.h"
 #include "karma/status.h"
 #include "karma/util.h"
 
@@ -32,6 +33,7 @@ static const struct {
 	{ "exec", command_exec },
 	{ "cp", command_cp },
 	{ "log", command_log },
+	{ "oci", command_oci },
 };
 
 static const char help[] =
@@ -56,6 +58,7 @@ static const char help[] =
 	"  karma connect NAME PORT        standard input and output on a vsock port of it\n"
 	"  karma exec NAME -- COMMAND     run a command in it\n"
 	"  karma cp SRC NAME:DST          copy files to it; NAME:SRC DST: from it\n"
+	"  karma oci COMMAND ...          containers as guests, for their engines: karma-oci(8)\n"
 	"  karma --version                print the version\n"
 	"Each has --help.\n"
 	"\n"
@@ -63,7 +66,7 @@ static const char help[] =
 	"  karma run --kernel bzImage --initrd initramfs.img -- uname -a\n"
 	"\n"
 	"Manual pages: karma(1), karma.conf(5), karma-control(7), karma-agent(7),\n"
-	"karma-hypercalls(7).\n";
+	"karma-hypercalls(7), karma-oci(8).\n";
 
 /* Open closed standard streams, so that no other file gets their numbers. */
 static int open_standard_streams(void)
@@ -80,6 +83,8 @@ int main(int argc, char **argv)
 {
 	if (open_standard_streams() < 0)
 		return STATUS_FAILURE;
+	if (argc > 0 && strcmp(basename(argv[0]), "karma-oci") == 0)
+		return command_oci(argc, argv);
 	if (argc < 2) {
 		fputs(help, stderr);
 		return STATUS_FAILURE;

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Karma in the container: the guest's supervisor, which is its first process, and clients of the guest's agent. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "karma/agent_protocol.h"
+#include "karma/guest.h"
+#include "karma/log.h"
+#include "karma/status.h"
+#include "oci.h"
+
+/* The task; NULL with a message printed. */
+static json_t *take_task(void)
+{
+	const char *text = getenv(OCI_VARIABLE);
+	json_t *task = text ? json_loads(text, 0, NULL) : NULL;
+
+	if (!task)
+		fail(-EINVAL, OCI_VARIABLE ": is not what karma-oci sets: this is for the inside of a container");
+	unsetenv(OCI_VARIABLE);
+	return task;
+}
+
+/*
+ * The container's root as the guest is to see it: with volumes and files of its engine, and without what a guest has
+ * itself.  In /proc the server of files would find its own memory.
+ */
+static int make_root(void)
+{
+	static const char *const own[] = { OCI_ROOT "/proc", OCI_ROOT "/sys", OCI_ROOT "/dev" };
+
+	if (mkdir(OCI_ROOT, 0700) < 0 || mount("/", OCI_ROOT, NULL, MS_BIND | MS_REC, NULL) < 0 ||
+		mount(NULL, OCI_ROOT, NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return fail(-errno, "the container's root can't be mounted for the guest: %s", strerror(errno));
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
+		/* Not a mount of its own: then it is the root's directory. */
+		if (umount2(own[i], MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL && errno != ENOENT)
+			return fail(-errno, "%s can't be kept from the guest: %s", own[i] + strlen(OCI_ROOT), strerror(errno));
+	}
+	return 0;
+}
+
+static int run(const json_t *task, const struct oci_process *process)
+{
+	const char *initrds[] = { OCI_INITRD, NULL };
+	/* So that the initramfs knows that there is one; the agent is told what it is. */
+	char *command[] = { "container", NULL };
+	struct share_options root = {
+		.directory = OCI_ROOT,
+		.tag = GUEST_ROOT_TAG,
+		.plain_mounts = true,
+	};
+	const struct guest_options options = {
+		.name = OCI_GUEST_NAME,
+		.kernel = OCI_KERNEL,
+		.initrds = initrds,
+		.initrd_count = 1,
+		.cmdline = "",
+		.command = command,
+		.shares = &root,
+		.share_count = 1,
+		.container = {
+			.command = &process->command,
+			.setup = json_string_value(json_object_get(task, "setup")),
+		},
+		.cpus = json_integer_value(json_object_get(task, "cpus")),
+		.memory = { .size = json_integer_value(json_object_get(task, "memory")) },
+		.balloon = true,
+	};
+
+	if (!options.container.setup || make_root() < 0)
+		return STATUS_FAILURE;
+	return guest_run(&options);
+}
+
+int oci_guest(void)
+{
+	json_t *task = take_task();
+	struct oci_process process = { 0 };
+	int status = STATUS_FAILURE;
+
+	log_start_history();
+	if (task && oci_process_parse(&process, json_object_get(task, "process")) == 0)
+		status = run(task, &process);
+	oci_process_release(&process);
+	json_decref(task);
+	return status;
+}
+
+int oci_join(void)
+{
+	json_t *task = take_task();
+	struct oci_process process = { 0 };
+	int status = STATUS_FAILURE;
+
+	if (task && oci_process_parse(&process, json_object_get(task, "process")) == 0) {
+		int socket = agent_await(OCI_GUEST_NAME);
+
+		if (socket >= 0) {
+			status = agent_run_command(socket, NULL, &process.command);
+			close(socket);
+		}
+	}
+	oci_process_release(&process);
+	json_decref(task);
+	return status;
+}
