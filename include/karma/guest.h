@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "karma/agent_client.h"
@@ -97,5 +98,8 @@ struct guest_options {
  * it is Karma's own.  Once a process, before it has other threads: blocks signals, and forks.
  */
 int guest_run(const struct guest_options *options);
+
+/* Print a text as one word of a script for the guest's init. */
+void guest_print_word(FILE *file, const char *text);
 
 #endif

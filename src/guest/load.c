@@ -37,8 +37,7 @@ static char *make_cmdline(const struct guest_options *options)
 	return cmdline;
 }
 
-/* As one word of a shell. */
-static void print_quoted(FILE *file, const char *text)
+void guest_print_word(FILE *file, const char *text)
 {
 	putc('\'', file);
 	for (; *text; text++) {
@@ -77,9 +76,9 @@ static void print_shares(const struct guest_options *options, FILE *file)
 		if (!share->guest_path)
 			continue;
 		fputs("\tmount_share ", file);
-		print_quoted(file, share->tag);
+		guest_print_word(file, share->tag);
 		fprintf(file, " %s ", share->read_only ? "ro" : "rw");
-		print_quoted(file, share->guest_path);
+		guest_print_word(file, share->guest_path);
 		putc('\n', file);
 	}
 	fputs("}\n", file);
@@ -97,7 +96,7 @@ static void print_environment(FILE *file)
 		if (!value)
 			continue;
 		fprintf(file, "\texport %s=", names[i]);
-		print_quoted(file, value);
+		guest_print_word(file, value);
 		putc('\n', file);
 	}
 	fputs("}\n", file);
@@ -106,9 +105,9 @@ static void print_environment(FILE *file)
 static void print_root(const struct root_options *root, FILE *file)
 {
 	fputs("karma_root=" GUEST_ROOT_TAG "\nkarma_user=", file);
-	print_quoted(file, root->user);
+	guest_print_word(file, root->user);
 	fputs("\nkarma_directory=", file);
-	print_quoted(file, root->working_directory);
+	guest_print_word(file, root->working_directory);
 	putc('\n', file);
 	print_environment(file);
 }
@@ -122,7 +121,7 @@ static void print_command(
 	unsigned columns, rows;
 
 	fprintf(file, "karma_tty=%d\nkarma_term=", tty);
-	print_quoted(file, tty && term ? term : "dumb");
+	guest_print_word(file, tty && term ? term : "dumb");
 	putc('\n', file);
 	if (tty && terminal_size(terminal, &columns, &rows))
 		fprintf(file, "karma_columns=%u\nkarma_rows=%u\n", columns, rows);
@@ -140,7 +139,7 @@ static void print_command(
 	fputs("set --", file);
 	for (char **word = options->command; *word; word++) {
 		putc(' ', file);
-		print_quoted(file, *word);
+		guest_print_word(file, *word);
 	}
 	putc('\n', file);
 }

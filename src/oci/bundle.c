@@ -14,9 +14,7 @@
 #include "karma/vm.h"
 #include "oci.h"
 
-#define KVM_PATH "/dev/kvm"
-#define MISC_MAJOR 10
-#define KVM_MINOR 232
+#define MISC_MAJOR 10	/* of its devices (Documentation/admin-guide/devices.txt) */
 #define MEMORY_DEFAULT GIB
 /* What the monitor and the servers of files take beside the guest's memory, page tables included. */
 #define MEMORY_OWN (64 * MIB)
@@ -248,7 +246,7 @@ static int add_file(json_t *config, const char *source, const char *destination)
 		"bind", "source", source, "options", "bind", "ro", "nosuid", "nodev", "private"));
 }
 
-static int add_device(json_t *config)
+static int add_device(json_t *config, const char *path, int minor)
 {
 	json_t *linux_part = json_object_get(config, "linux");
 	json_t *devices = ensure(linux_part, "devices", json_array());
@@ -257,18 +255,21 @@ static int add_device(json_t *config)
 
 	if (!devices || !allowed)
 		return out_of_memory();
-	if (append(devices, json_pack("{ss ss si si si si si}", "path", KVM_PATH, "type", "c", "major", MISC_MAJOR, "minor",
-		KVM_MINOR, "fileMode", 0600, "uid", 0, "gid", 0)) < 0)
+	if (append(devices, json_pack("{ss ss si si si si si}", "path", path, "type", "c", "major", MISC_MAJOR, "minor", minor,
+		"fileMode", 0600, "uid", 0, "gid", 0)) < 0)
 		return -ENOMEM;
-	return append(allowed, json_pack("{sb ss si si ss}", "allow", 1, "type", "c", "major", MISC_MAJOR, "minor",
-		KVM_MINOR, "access", "rw"));
+	return append(allowed, json_pack("{sb ss si si ss}", "allow", 1, "type", "c", "major", MISC_MAJOR, "minor", minor,
+		"access", "rw"));
 }
 
-/* Karma is root there, with what it takes to make namespaces for its sandbox, and to serve the files of any user. */
+/*
+ * Karma is root there, with what it takes to make namespaces for its sandbox, to hand over the network, and to serve the files
+ * of any user.
+ */
 static json_t *own_capabilities(void)
 {
 	static const char *const names[] = { "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETUID",
-		"CAP_SETGID", "CAP_SYS_ADMIN" };
+		"CAP_SETGID", "CAP_SYS_ADMIN", "CAP_NET_ADMIN" };
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
@@ -315,7 +316,9 @@ int oci_translate(json_t *config, const struct oci_settings *settings, const cha
 	/* A guest's system calls are its own kernel's. */
 	json_object_del(json_object_get(config, "linux"), "seccomp");
 	if (result == 0)
-		result = add_device(config);
+		result = add_device(config, "/dev/kvm", 232);
+	if (result == 0)
+		result = add_device(config, "/dev/net/tun", 200);
 	if (result == 0)
 		result = add_file(config, program, OCI_PROGRAM);
 	if (result == 0)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Karma in the container: the guest's supervisor, which is its first process, and clients of the guest's agent. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -11,6 +12,8 @@
 #include "karma/guest.h"
 #include "karma/log.h"
 #include "karma/status.h"
+#include "karma/util.h"
+#include "network.h"
 #include "oci.h"
 
 /* The task; NULL with a message printed. */
@@ -36,7 +39,7 @@ static int make_root(void)
 	if (mkdir(OCI_ROOT, 0700) < 0 || mount("/", OCI_ROOT, NULL, MS_BIND | MS_REC, NULL) < 0 ||
 		mount(NULL, OCI_ROOT, NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return fail(-errno, "the container's root can't be mounted for the guest: %s", strerror(errno));
-	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
 		/* Not a mount of its own: then it is the root's directory. */
 		if (umount2(own[i], MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL && errno != ENOENT)
 			return fail(-errno, "%s can't be kept from the guest: %s", own[i] + strlen(OCI_ROOT), strerror(errno));
@@ -44,8 +47,32 @@ static int make_root(void)
 	return 0;
 }
 
+/* What the guest's init does: what karma-oci has told on the host, and the network as it is here.  malloc'ed, or NULL. */
+static char *make_setup(const json_t *task, struct net_options nets[OCI_NETS_MAX], size_t *count)
+{
+	const char *told = json_string_value(json_object_get(task, "setup"));
+	char *text = NULL;
+	size_t size;
+	FILE *file = told ? open_memstream(&text, &size) : NULL;
+	int result;
+
+	if (!file) {
+		fail(-EINVAL, OCI_VARIABLE ": has no setup, or memory is short");
+		return NULL;
+	}
+	fputs(told, file);
+	result = oci_network(nets, count, file);
+	if (fclose(file) == 0 && result == 0)
+		return text;
+	free(text);
+	return NULL;
+}
+
 static int run(const json_t *task, const struct oci_process *process)
 {
+	struct net_options nets[OCI_NETS_MAX];
+	size_t net_count;
+	cleanup_free char *setup = make_setup(task, nets, &net_count);
 	const char *initrds[] = { OCI_INITRD, NULL };
 	/* So that the initramfs knows that there is one; the agent is told what it is. */
 	char *command[] = { "container", NULL };
@@ -59,20 +86,23 @@ static int run(const json_t *task, const struct oci_process *process)
 		.kernel = OCI_KERNEL,
 		.initrds = initrds,
 		.initrd_count = 1,
-		.cmdline = "",
+		/* No question for an address: there is one, or none is to be had. */
+		.cmdline = "ip=none",
+		.nets = nets,
+		.net_count = setup ? net_count : 0,
 		.command = command,
 		.shares = &root,
 		.share_count = 1,
 		.container = {
 			.command = &process->command,
-			.setup = json_string_value(json_object_get(task, "setup")),
+			.setup = setup,
 		},
 		.cpus = json_integer_value(json_object_get(task, "cpus")),
 		.memory = { .size = json_integer_value(json_object_get(task, "memory")) },
 		.balloon = true,
 	};
 
-	if (!options.container.setup || make_root() < 0)
+	if (!setup || make_root() < 0)
 		return STATUS_FAILURE;
 	return guest_run(&options);
 }

@@ -30,7 +30,7 @@ static const char help[] =
 	"  exec [--process FILE] ID [COMMAND]...  run a process in its guest\n"
 	"  start, state, kill, delete, list, pause, resume, ps, update, spec  as with crun\n"
 	"\n"
-	"  podman --runtime /usr/bin/karma-oci run --rm --network none IMAGE COMMAND\n"
+	"  podman --runtime /usr/bin/karma-oci run --rm IMAGE COMMAND\n"
 	"\n"
 	"What the guest is made of is in " SETTINGS_PATH " and in annotations karma.*: karma-oci(8).\n";
 

@@ -5,22 +5,10 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
+#include "karma/guest.h"
 #include "oci.h"
 
 #define SHM_DEFAULT "mode=1777,size=65536k"
-
-/* As one word of a shell. */
-static void print_quoted(FILE *file, const char *text)
-{
-	putc('\'', file);
-	for (; *text; text++) {
-		if (*text == '\'')
-			fputs("'\\''", file);
-		else
-			putc(*text, file);
-	}
-	putc('\'', file);
-}
 
 const json_t *oci_find_mount(const json_t *config, const char *destination)
 {
@@ -89,9 +77,9 @@ static void print_parameters(FILE *file, const json_t *config)
 		if (!json_is_string(value))
 			continue;
 		fputs("\tset_kernel_parameter ", file);
-		print_quoted(file, name);
+		guest_print_word(file, name);
 		putc(' ', file);
-		print_quoted(file, json_string_value(value));
+		guest_print_word(file, json_string_value(value));
 		putc('\n', file);
 	}
 }
@@ -110,7 +98,7 @@ char *oci_setup_script(const json_t *config)
 	fprintf(file, " %s\n", control_groups(config));
 	if (hostname) {
 		fputs("\thostname ", file);
-		print_quoted(file, hostname);
+		guest_print_word(file, hostname);
 		putc('\n', file);
 	}
 	print_parameters(file, config);

@@ -11,6 +11,9 @@
 #include "karma/agent_client.h"
 #include "karma/util.h"
 
+/* test_oci_network.c: add its case to the suite. */
+void oci_add_network(Suite *suite);
+
 /* As an engine writes it, in little. */
 static const char configuration[] = "{'ociVersion': '1.0.0',"
 	"'process': {'terminal': true, 'user': {'uid': 1000, 'gid': 50, 'additionalGids': [7, 8]}, 'args': ['sh', '-c', 'exit 3'],"
@@ -128,7 +131,8 @@ START_TEST(it_has_its_files_and_kvm_and_no_filter)
 	devices = json_object_get(part, "devices");
 	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(devices, 1), "path")), "/dev/kvm");
 	allowed = json_object_get(json_object_get(part, "resources"), "devices");
-	ck_assert_uint_eq(json_array_size(allowed), 1);
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(devices, 2), "path")), "/dev/net/tun");
+	ck_assert_uint_eq(json_array_size(allowed), 2);
 	ck_assert_ptr_null(json_object_get(part, "seccomp"));
 	json_decref(config);
 }
@@ -395,5 +399,6 @@ Suite *oci_suite(void)
 	tcase_add_loop_test(one, what_a_guest_cannot_have_is_refused, 0, ARRAY_SIZE(refused));
 	tcase_add_loop_test(one, wrong_lines_are_refused, 0, ARRAY_SIZE(wrong_lines));
 	add_case(suite, "process", setup, teardown, 20, processes, ARRAY_SIZE(processes));
+	oci_add_network(suite);
 	return suite;
 }
