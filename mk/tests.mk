@@ -198,7 +198,7 @@ check-vtx: all guest $(TINY) $(BUILD)/test/hostile
 check-oci: all guest
 	scripts/dependencies test oci
 	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
-	scripts/soft-host --auto --memory 4096 --env KARMA_GUEST_DIR=$(abspath $(BUILD))/guest -- tests/oci/run \
+	scripts/soft-host --memory 4096 -- tests/oci/run \
 		$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(BUILD)/guest/$$release/initramfs.img $(TESTS)
 
 # Hundreds of starts, which takes a quarter of an hour in the soft host: not part of check.
@@ -243,4 +243,4 @@ check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit
 CHECK_BESIDE := check-vtx-start check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control \
 	check-docs check-hardening check-scripts check-tree check-kernel $(FUZZ_EACH)
 CHECK_ALONE := check-guest
-CHECK_LONG := check-guest-long check-oci check-trixie check-kernels check-packages check-iso soak soak-disk soak-net
+CHECK_LONG := check-guest-long check-trixie check-kernels check-packages check-iso soak soak-disk soak-net
