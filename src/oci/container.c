@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Karma in the container: the guest's supervisor, which is its first process, and clients of the guest's agent. */
 #include <errno.h>
+#include <mntent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,23 +29,43 @@ static json_t *take_task(void)
 	return task;
 }
 
+/* Wherever else it is mounted: in /proc the server of files would find its own memory, for the guest to write. */
+static int check_root(void)
+{
+	FILE *mounts = setmntent("/proc/self/mounts", "re");
+	const struct mntent *mount;
+	int result = mounts ? 0 : -errno;
+
+	while (result == 0 && (mount = getmntent(mounts))) {
+		if (strncmp(mount->mnt_dir, OCI_ROOT "/", strlen(OCI_ROOT "/")) == 0 &&
+			(strcmp(mount->mnt_type, "proc") == 0 || strcmp(mount->mnt_type, "sysfs") == 0))
+			result = fail(-EINVAL, "%s: a guest can't have the host's %s: leave that mount out",
+				mount->mnt_dir + strlen(OCI_ROOT), mount->mnt_type);
+	}
+	if (mounts)
+		endmntent(mounts);
+	return result;
+}
+
 /*
  * The container's root as the guest is to see it: with volumes and files of its engine, and without what a guest has
- * itself.  In /proc the server of files would find its own memory.
+ * itself.
  */
 static int make_root(void)
 {
-	static const char *const own[] = { OCI_ROOT "/proc", OCI_ROOT "/sys", OCI_ROOT "/dev" };
+	static const char *const own[] = { OCI_ROOT "/dev", OCI_ROOT "/proc", OCI_ROOT "/sys" };
 
 	if (mkdir(OCI_ROOT, 0700) < 0 || mount("/", OCI_ROOT, NULL, MS_BIND | MS_REC, NULL) < 0 ||
 		mount(NULL, OCI_ROOT, NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return fail(-errno, "the container's root can't be mounted for the guest: %s", strerror(errno));
 	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
-		/* Not a mount of its own: then it is the root's directory. */
-		if (umount2(own[i], MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL && errno != ENOENT)
-			return fail(-errno, "%s can't be kept from the guest: %s", own[i] + strlen(OCI_ROOT), strerror(errno));
+		/* The last need not be there; links in the root would lead elsewhere. */
+		if (umount2(own[i], MNT_DETACH | UMOUNT_NOFOLLOW) < 0 &&
+			(i < 2 || (errno != EINVAL && errno != ENOENT)))
+			return fail(-errno, "%s can't be kept from the guest: %s: have it be a directory in the image",
+				own[i] + strlen(OCI_ROOT), strerror(errno));
 	}
-	return 0;
+	return check_root();
 }
 
 /* What the guest's init does: what karma-oci has told on the host, and the network as it is here.  malloc'ed, or NULL. */
