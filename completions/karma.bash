@@ -3,7 +3,7 @@
 #
 # Completion of karma's command line for bash.
 
-_karma_options='--config --print-config --kernel --initrd --disk --net --root --rw --modules --cpus --memory --vsock --share --vhost-user --balloon --pmu
+_karma_options='--config --print-config --restore --kernel --initrd --disk --net --root --rw --modules --cpus --memory --vsock --share --vhost-user --balloon --pmu
 	--cmdline --console --name --log-format --timeout --grace --reboot --on-panic --watchdog
 	--die-with-parent --strict --stats --user --cgroup --no-sandbox --help'
 
@@ -39,10 +39,10 @@ _karma_value() {	# OPTION
 	case $1 in
 	--config) _karma_configs ;;
 	--kernel | --initrd | --cgroup) _karma_files ;;
-	--root | --rw | --modules) _karma_directories ;;
+	--restore | --root | --rw | --modules) _karma_directories ;;
 	--disk)
 		case $current in
-		*,*) _karma_list ro direct raw overlay= serial= iops= bps= burst= timeout= ;;
+		*,*) _karma_list ro direct raw overlay= from= generation= serial= iops= bps= burst= timeout= ;;
 		*) _karma_files ;;
 		esac
 		;;
@@ -125,11 +125,25 @@ _karma_cp() {
 	compopt -o nospace 2>/dev/null
 }
 
+# A guest, and a new directory.
+_karma_snapshot() {
+	_karma_guests --stop
+	if [ "$COMP_CWORD" -gt 2 ]; then _karma_directories; fi
+}
+
+_karma_fork() {
+	case $previous in
+	--count | --names) ;;
+	--console) _karma_value --console ;;
+	*) _karma_guests --count --names --console ;;
+	esac
+}
+
 _karma() {
 	local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_karma_words run check config ps stats console log pause resume stop wait resize balloon connect exec cp oci --help --version
+		_karma_words run check config ps stats console log pause resume stop wait resize balloon connect exec cp snapshot fork oci --help --version
 		return
 	fi
 	case ${COMP_WORDS[1]} in
@@ -142,6 +156,8 @@ _karma() {
 	log | pause | resume | wait | balloon | connect) _karma_guests ;;
 	exec) _karma_exec ;;
 	cp) _karma_cp ;;
+	snapshot) _karma_snapshot ;;
+	fork) _karma_fork ;;
 	config)
 		if [ "$COMP_CWORD" -eq 2 ]; then _karma_words check; else _karma_configs; fi
 		;;

@@ -2,7 +2,6 @@
 /* Calls on devices: discovery, and the virtio transport. */
 #include <errno.h>
 #include <linux/virtio_config.h>
-#include <linux/virtio_ids.h>
 
 #include "internal.h"
 
@@ -10,6 +9,7 @@
 #define DEVICE_ONLY 0xffu
 #define DEVICE_AND_INDEX 0xffffffu
 #define DEVICE_AND_RANGE KARMA_ARGUMENT_MASK
+#define NOTIFICATION (DEVICE_AND_INDEX | KARMA_NOTIFY_ANSWER)
 
 /* The device that an argument names: 0, -ENODEV, or -EINVAL for bits that are not valid. */
 static int find_device(struct machine *machine, uint32_t argument, uint32_t valid_bits,
@@ -64,14 +64,6 @@ int64_t call_device_status(struct machine *machine, uint32_t argument, uint64_t 
 	return value ? -EINVAL : virtio_get_status(device);
 }
 
-/* The guest is up when its console has a driver, if its kernel never calls `ready`. */
-static void report_console_driver(struct machine *machine, const struct virtio_device *device, uint64_t status)
-{
-	if (device->ops->device_id == VIRTIO_ID_CONSOLE && (status & VIRTIO_CONFIG_S_DRIVER_OK) &&
-		!atomic_load(&machine->tells_ready))
-		machine->ops->up(machine);
-}
-
 int64_t call_device_set_status(struct machine *machine, uint32_t argument, uint64_t status)
 {
 	struct virtio_device *device;
@@ -82,8 +74,8 @@ int64_t call_device_set_status(struct machine *machine, uint32_t argument, uint6
 	if (status > UINT8_MAX)
 		return -EINVAL;
 	result = virtio_set_status(device, status);
-	if (result == 0)
-		report_console_driver(machine, device, status);
+	if (result == 0 && (status & VIRTIO_CONFIG_S_DRIVER_OK))
+		machine_driver_ready(machine, device);
 	return result;
 }
 
@@ -157,28 +149,13 @@ int64_t call_queue_setup(struct machine *machine, uint32_t argument, uint64_t ad
 int64_t call_queue_notify(struct machine *machine, uint32_t argument, uint64_t value)
 {
 	struct virtio_device *device;
-	int64_t result = find_device(machine, argument, DEVICE_AND_INDEX, &device);
+	int64_t result = find_device(machine, argument, NOTIFICATION, &device);
 
 	if (result < 0)
 		return result;
-	return value ? -EINVAL : virtio_queue_notify(device, KARMA_ARG_INDEX(argument));
-}
-
-/* Intel SDM volume 3, section 11.11, and the bits that KVM_FEATURE_MSI_EXT_DEST_ID adds. */
-#define MESSAGE_ADDRESS 0xfee00000u
-#define MESSAGE_ADDRESS_FREE 0xffffcu	/* destination, its mode, redirection */
-#define MESSAGE_DATA_FREE 0x41ffu	/* vector, fixed or lowest priority, level (ignored) */
-#define VECTOR_MIN 16u
-
-static bool may_be_sent(const struct karma_interrupt *interrupt)
-{
-	if (interrupt->reserved)
-		return false;
-	if (!interrupt->address)
-		return !interrupt->data;
-	return (interrupt->address & ~(uint64_t)MESSAGE_ADDRESS_FREE) == MESSAGE_ADDRESS &&
-		!(interrupt->data & ~MESSAGE_DATA_FREE) &&
-		(uint8_t)interrupt->data >= VECTOR_MIN;
+	if (value)
+		return -EINVAL;
+	return virtio_queue_notify(device, KARMA_ARG_INDEX(argument), argument & KARMA_NOTIFY_ANSWER);
 }
 
 int64_t call_interrupt(struct machine *machine, uint32_t argument, uint64_t address)
@@ -193,7 +170,7 @@ int64_t call_interrupt(struct machine *machine, uint32_t argument, uint64_t addr
 		result = guest_memory_read(machine->memory, GPA(address), &interrupt, sizeof(interrupt));
 	if (result < 0)
 		return result;
-	if (!may_be_sent(&interrupt))
+	if (!virtq_interrupt_valid(&interrupt))
 		return -EINVAL;
 	if (device)
 		return virtio_queue_interrupt(device, KARMA_ARG_INDEX(argument), &interrupt);

@@ -10,4 +10,7 @@
 KARMA_CALLS(KARMA_CALL_DECLARE)
 #undef KARMA_CALL_DECLARE
 
+/* Tell the monitor's other side what the guest has said of being ready. */
+void machine_tell_ready(struct machine *machine);
+
 #endif

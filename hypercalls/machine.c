@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The machine as its guest sees it: its devices, its interrupts and its events. */
 #include <errno.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
+#include <string.h>
+#include <sys/random.h>
 
+#include "internal.h"
 #include "karma/log.h"
-#include "karma/machine.h"
 #include "karma/util.h"
 
 void machine_init(
@@ -65,10 +69,54 @@ int machine_add(struct machine *machine, struct virtio_device *device)
 	return 0;
 }
 
+void machine_tell_ready(struct machine *machine)
+{
+	uint32_t told = atomic_load(&machine->told_ready);
+
+	if (!told)
+		return;
+	machine->ops->ready(machine, told - 1);
+	if (told - 1 != KARMA_READY_NOT_YET)
+		machine->ops->up(machine);
+}
+
+void machine_driver_ready(struct machine *machine, const struct virtio_device *device)
+{
+	if (device->ops->device_id == VIRTIO_ID_CONSOLE && !atomic_load(&machine->tells_ready))
+		machine->ops->up(machine);
+}
+
+static bool has_events(const struct machine *machine)
+{
+	return machine->power_button || machine->config_events;
+}
+
+/* There is nothing to tell of a guest that is not restored. */
 void machine_start_devices(struct machine *machine)
 {
 	for (unsigned i = 0; i < machine->device_count; i++)
 		virtio_start(machine->devices[i]);
+	machine_tell_ready(machine);
+	for (unsigned i = 0; i < machine->device_count; i++) {
+		if (virtio_get_status(machine->devices[i]) & VIRTIO_CONFIG_S_DRIVER_OK)
+			machine_driver_ready(machine, machine->devices[i]);
+	}
+	pthread_mutex_lock(&machine->event_lock);
+	if (has_events(machine))
+		signal_event(machine);
+	pthread_mutex_unlock(&machine->event_lock);
+}
+
+int machine_drain_devices(struct machine *machine)
+{
+	for (unsigned i = 0; i < machine->device_count; i++) {
+		if (!virtio_drain_within(machine->devices[i], MACHINE_DRAIN_MILLISECONDS))
+			return fail(-EBUSY,
+				"snapshot: %s: its requests in flight take more than %u seconds: a limit, or its "
+				"server, holds them up: try again",
+				machine->devices[i]->name, MACHINE_DRAIN_MILLISECONDS / 1000);
+	}
+	return 0;
 }
 
 void machine_pause_devices(struct machine *machine)
@@ -99,6 +147,32 @@ void machine_measure(struct machine *machine, int only)
 	}
 }
 
+int machine_identify(struct machine *machine)
+{
+	if (getrandom(machine->id, sizeof(machine->id), 0) != sizeof(machine->id))
+		return fail(-errno, "the guest's id: no random numbers: %s", strerror(errno));
+	return guest_memory_write(machine->memory, GPA(GUEST_VMGENID), machine->id, sizeof(machine->id));
+}
+
+int machine_restored(struct machine *machine)
+{
+	int result = machine_identify(machine);
+
+	if (result < 0)
+		return result;
+	machine->generation++;
+	pthread_mutex_lock(&machine->event_lock);
+	machine->restored = true;
+	/* Another network may have another link. */
+	for (unsigned i = 0; i < machine->device_count; i++) {
+		if (machine->devices[i]->ops->device_id == VIRTIO_ID_NET)
+			machine->config_events |= 1ull << i;
+	}
+	signal_event(machine);
+	pthread_mutex_unlock(&machine->event_lock);
+	return 0;
+}
+
 void machine_press_power_button(struct machine *machine)
 {
 	pthread_mutex_lock(&machine->event_lock);
@@ -120,7 +194,10 @@ uint32_t machine_next_event(struct machine *machine)
 	uint32_t event = 0;
 
 	pthread_mutex_lock(&machine->event_lock);
-	if (machine->power_button) {
+	if (machine->restored) {
+		machine->restored = false;
+		event = KARMA_EVENT_RESTORED;
+	} else if (machine->power_button) {
 		machine->power_button = false;
 		event = KARMA_EVENT_POWER_BUTTON;
 	} else if (machine->config_events) {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Calls on the machine as a whole: version, console, the ways to end, events, the watchdog. */
+/* Calls on the machine as a whole: version, console, the ways to end, events, the watchdog, its identity. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
+#include <time.h>
 
 #include "internal.h"
 #include "karma/log.h"
@@ -74,9 +76,8 @@ int64_t call_ready(struct machine *machine, uint32_t ready, uint64_t value)
 	if (ready > KARMA_READY_QUOTED || value)
 		return -EINVAL;
 	atomic_store(&machine->tells_ready, true);
-	machine->ops->ready(machine, ready);
-	if (ready)
-		machine->ops->up(machine);
+	atomic_store(&machine->told_ready, ready + 1);
+	machine_tell_ready(machine);
 	return 0;
 }
 
@@ -89,6 +90,21 @@ int64_t call_watchdog(struct machine *machine, uint32_t what, uint64_t value)
 	else if (machine->watchdog)
 		atomic_fetch_add(&machine->feeds, 1);
 	return machine->watchdog;
+}
+
+int64_t call_generation(struct machine *machine, uint32_t argument, uint64_t address)
+{
+	struct karma_generation generation = { .generation = machine->generation };
+	struct timespec now;
+
+	if (argument)
+		return -EINVAL;
+	clock_gettime(CLOCK_REALTIME, &now);
+	generation.realtime = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	memcpy(generation.id, machine->id, sizeof(generation.id));
+	if (machine->name)
+		snprintf(generation.name, sizeof(generation.name), "%s", machine->name);
+	return guest_memory_write(machine->memory, GPA(address), &generation, sizeof(generation));
 }
 
 int64_t call_event(struct machine *machine, uint32_t argument, uint64_t value)

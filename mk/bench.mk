@@ -48,7 +48,7 @@ bench-tools: $(BENCH_TOOLS)
 # Side by side with QEMU's microvm, in the soft host where this machine has no KVM that works.
 # Nothing but the results on stdout; BENCH has options of each, such as --json.  `make bench` writes them to
 # doc/performance.md, too.
-BENCHMARKS := boot block net reach smp backend
+BENCHMARKS := boot start block net reach smp backend
 
 .PHONY: bench $(BENCHMARKS:%=bench-%)
 bench:
@@ -74,6 +74,11 @@ bench-boot:
 bench_with_kernel = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
 	scripts/soft-host --auto $(2) --env KARMA=$(abspath $(BUILD)/karma) -- tests/bench/$(1) $(BENCH) \
 		$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release
+
+bench-start:
+	$(Q)scripts/dependencies soft >&2
+	$(Q)$(MAKE) -s all guest >&2
+	$(call bench_with_kernel,start,--memory 3072)
 
 bench-block:
 	$(Q)scripts/dependencies bench >&2

@@ -17,6 +17,7 @@ $(BUILD)/test/fuzz_passt: FUZZ_WRAPS := socketpair posix_spawnp
 $(BUILD)/test/fuzz_options: FUZZ_WRAPS := getent
 $(BUILD)/test/fuzz_vhost_user: FUZZ_WRAPS := send_with_fds
 $(BUILD)/test/fuzz_boot: FUZZ_WRAPS := getrandom
+$(BUILD)/test/fuzz_vm_state: FUZZ_WRAPS := ioctl
 $(addprefix $(BUILD)/test/fuzz_,blk net): FUZZ_WRAPS := io_ring_timeout
 
 $(BUILD)/test/obj-fuzz/%.o: %.c Makefile mk/fuzz.mk

@@ -10,7 +10,7 @@ TINY := $(patsubst tests/guest/tiny/%.S,$(BUILD)/test/tiny/%,$(wildcard tests/gu
 
 # What tests put something of their own in the place of.
 TEST_WRAPS := clock_gettime statx pwritev2 io_ring_readv io_ring_writev io_ring_can_link io_ring_fdatasync io_ring_fallocate \
-	boot_unpack getrandom unshare
+	boot_unpack getrandom unshare ioctl
 
 # $(1): name, $(2): flags: the unit tests, with all parts of karma, built that way.
 define unit_test

@@ -16,6 +16,10 @@
  * - Panic: a notifier behind all others makes the panic call with the reason.
  * - Hang: the monitor's watchdog, if the user asked for one, is no longer fed.
  *
+ * A restore from a snapshot is an event.  The driver then sets the clock, has the kernel's driver of VMGENID
+ * reseed the random numbers, takes over the MAC addresses of networks and announces these, and last tells
+ * who waits for /sys/kernel/karma/generation.
+ *
  * A kexec is no end: the next kernel is to find devices that are at rest, and a crash kernel, which
  * nobody gives time for that, brings them to rest itself.
  *
@@ -26,30 +30,37 @@
 #define pr_fmt(fmt) "virtio_karma: " fmt
 
 #include <linux/acpi.h>
+#include <linux/bottom_half.h>
 #include <linux/console.h>
 #include <linux/cpumask.h>
 #include <linux/crash_dump.h>
 #include <linux/delay.h>
+#include <linux/etherdevice.h>
 #include <linux/init.h>
 #include <linux/interrupt.h>
 #include <linux/io.h>
 #include <linux/irq.h>
 #include <linux/irqdomain.h>
+#include <linux/irqflags.h>
 #include <linux/kobject.h>
 #include <linux/module.h>
 #include <linux/msi.h>
 #include <linux/mutex.h>
+#include <linux/netdevice.h>
 #include <linux/panic_notifier.h>
 #include <linux/reboot.h>
+#include <linux/rtnetlink.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/suspend.h>
 #include <linux/syscore_ops.h>
 #include <linux/sysfs.h>
+#include <linux/timekeeping.h>
 #include <linux/version.h>
 #include <linux/virtio.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
+#include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 #include <linux/workqueue.h>
 #include <asm/hw_irq.h>
@@ -91,6 +102,7 @@ struct karma_irq {
 /* vq->priv */
 struct karma_queue {
 	u32 argument;		/* of the calls about this queue */
+	bool takes_answers;
 	struct karma_irq irq;
 	char irq_name[64];
 };
@@ -414,11 +426,50 @@ static const char *karma_bus_name(struct virtio_device *vdev)
 
 /* Virtqueues. */
 
+/*
+ * Whether a queue's callback may run in the middle of its own notification.  Where interrupts are on,
+ * it might as well be called by an interrupt; but it has to be worth it.
+ *
+ * - Block: virtio_queue_rq(), virtio_queue_rqs() and virtio_commit_rqs() notify with the lock of the
+ *   queue released, and the callback completes requests, each of which saves an interrupt.
+ * - Console: notifies with its locks held and interrupts off.  So does pmem.
+ * - Net: the callbacks only schedule NAPI, and that for few frames: what was sent is taken back when
+ *   more is sent, with interrupts suppressed, and what is received comes later than its buffers.
+ * - Entropy, balloon, vsock: callbacks wake a thread, once for many bytes.
+ * - Those of vhost-user are never answered: another process serves them.
+ *
+ * With PREEMPT_RT the locks of callbacks sleep, and a handler has to be a thread.
+ */
+static bool karma_takes_answers(const struct virtio_device *vdev)
+{
+	return (karma_features & KARMA_FEATURE_ANSWERS) && vdev->id.device == VIRTIO_ID_BLOCK &&
+	       !IS_ENABLED(CONFIG_PREEMPT_RT);
+}
+
+/* With bottom halves off, so that what the callback raises runs at the end, and not in a thread. */
+static void karma_answered(struct virtqueue *vq)
+{
+	unsigned long flags;
+
+	local_bh_disable();
+	local_irq_save(flags);
+	vring_interrupt(0, vq);
+	local_irq_restore(flags);
+	local_bh_enable();
+}
+
 static bool karma_notify(struct virtqueue *vq)
 {
 	struct karma_queue *queue = vq->priv;
+	u32 argument = queue->argument;
+	long ret;
 
-	return karma_call(KARMA_CALL_queue_notify, queue->argument, 0) >= 0;
+	if (queue->takes_answers && !irqs_disabled())
+		argument |= KARMA_NOTIFY_ANSWER;
+	ret = karma_call(KARMA_CALL_queue_notify, argument, 0);
+	if (ret > 0)
+		karma_answered(vq);
+	return ret >= 0;
 }
 
 static void karma_del_vq(struct virtqueue *vq)
@@ -483,6 +534,7 @@ static struct virtqueue *karma_create_vq(struct virtio_device *vdev, unsigned in
 		return ERR_PTR(-ENOMEM);
 	queue->argument = KARMA_ARG(kdev->number, index);
 	queue->irq.argument = queue->argument;
+	queue->takes_answers = info->callback && karma_takes_answers(vdev);
 
 	vq = vring_create_virtqueue(index, size, SMP_CACHE_BYTES, vdev, true, true, info->ctx,
 				    karma_notify, info->callback, info->name);
@@ -707,6 +759,113 @@ static void karma_remove_devices(void)
 		}
 }
 
+/*
+ * Generations: which copy of a guest this is.  The buffer is that of the call; under the lock, as is the work
+ * that a new generation makes.
+ */
+
+static DEFINE_MUTEX(karma_generation_lock);
+static struct karma_generation *karma_generation_buffer; /* NULL: the monitor has no snapshots */
+static u64 karma_generation_known;
+
+static bool karma_ask_generation(void)
+{
+	return karma_generation_buffer &&
+	       karma_call(KARMA_CALL_generation, 0, virt_to_phys(karma_generation_buffer)) >= 0;
+}
+
+#if IS_ENABLED(CONFIG_NET)
+/* For a child of a virtio device: its network is another one, where it may have another address. */
+static int karma_announce(struct device *child, void *address)
+{
+	struct net_device *dev = to_net_dev(child);
+	struct sockaddr_storage storage = {};
+	struct sockaddr *mac = (struct sockaddr *)&storage;
+	int ret = 0;
+
+	if (!child->class || strcmp(child->class->name, "net"))
+		return 0;
+	rtnl_lock();
+	/* An address that the guest's user gave it stays, unless the device's is a new one. */
+	if (is_valid_ether_addr(address) && !ether_addr_equal(address, dev->perm_addr)) {
+		mac->sa_family = dev->type;
+		ether_addr_copy(mac->sa_data, address);
+		ret = dev_set_mac_address(dev, (void *)mac, NULL);
+		if (ret)
+			netdev_err(dev, "cannot take the MAC address %pM: %d\n", address, ret);
+		else
+			ether_addr_copy(dev->perm_addr, address);
+	}
+	if (netif_running(dev))
+		call_netdevice_notifiers(NETDEV_NOTIFY_PEERS, dev);
+	rtnl_unlock();
+	return 0;
+}
+
+static void karma_announce_networks(void)
+{
+	u8 mac[ETH_ALEN] __aligned(2);
+	u32 i;
+
+	for (i = 0; i < KARMA_DEVICES_MAX && karma_devices[i]; i++) {
+		struct virtio_device *vdev = &karma_devices[i]->vdev;
+
+		if (vdev->id.device != VIRTIO_ID_NET)
+			continue;
+		eth_zero_addr(mac);
+		if (virtio_has_feature(vdev, VIRTIO_NET_F_MAC))
+			karma_get(vdev, offsetof(struct virtio_net_config, mac), mac, sizeof(mac));
+		device_for_each_child(&vdev->dev, mac, karma_announce);
+	}
+}
+#else
+static void karma_announce_networks(void) {}
+#endif
+
+/*
+ * add_vmfork_randomness() is not exported: VMGENID's driver is to call it, and it runs in a work item
+ * once the firmware notifies it, which for lack of an interrupt we ask it to.
+ */
+static void karma_reseed(void)
+{
+	acpi_status status;
+
+	if (acpi_disabled)
+		return;
+	status = acpi_evaluate_object(NULL, "\\_SB.VGEN.NTFY", NULL, NULL);
+	if (ACPI_FAILURE(status))
+		pr_err("cannot have random numbers reseeded: %s\n", acpi_format_exception(status));
+	acpi_os_wait_events_complete();
+}
+
+static void karma_restored(void)
+{
+	struct timespec64 now;
+
+	mutex_lock(&karma_generation_lock);
+	if (karma_ask_generation() &&
+	    karma_generation_buffer->generation != karma_generation_known) {
+		now = ns_to_timespec64(karma_generation_buffer->realtime);
+		do_settimeofday64(&now);
+		karma_reseed();
+		karma_announce_networks();
+		WRITE_ONCE(karma_generation_known, karma_generation_buffer->generation);
+		if (karma_kobj)
+			sysfs_notify(karma_kobj, NULL, "generation");
+	}
+	mutex_unlock(&karma_generation_lock);
+}
+
+/* Before there are events. */
+static void karma_add_generation(void)
+{
+	if (!(karma_features & KARMA_FEATURE_GENERATION))
+		return;
+	karma_generation_buffer = kzalloc(sizeof(*karma_generation_buffer), GFP_KERNEL);
+	if (karma_ask_generation())
+		karma_generation_known = karma_generation_buffer->generation;
+}
+
 /* Events. */
 
 static void karma_config_event(u32 number)
@@ -737,6 +896,9 @@ static void karma_drain_events(struct work_struct *work)
 			/* Runs /sbin/poweroff, whatever the init is. */
 			orderly_poweroff(true);
 			break;
+		case KARMA_EVENT_RESTORED:
+			karma_restored();
+			break;
 		}
 	}
 }
@@ -745,7 +907,8 @@ static DECLARE_WORK(karma_event_work, karma_drain_events);
 
 static irqreturn_t karma_event_interrupt(int irq, void *cookie)
 {
-	schedule_work(&karma_event_work);
+	/* After a restore, ahead of others that run. */
+	queue_work(system_highpri_wq, &karma_event_work);
 	return IRQ_HANDLED;
 }
 
@@ -955,16 +1118,37 @@ static ssize_t features_show(struct kobject *kobj, struct kobj_attribute *attr, 
 	return sysfs_emit(buf, "%#x\n", karma_features);
 }
 
+/* To be waited for by poll(); random numbers, the clock and networks are right by then. */
+static ssize_t generation_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", READ_ONCE(karma_generation_known));
+}
+
+static ssize_t name_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	ssize_t ret = -ENODEV;
+
+	mutex_lock(&karma_generation_lock);
+	if (karma_ask_generation())
+		ret = sysfs_emit(buf, "%.*s\n", (int)KARMA_NAME_BYTES, karma_generation_buffer->name);
+	mutex_unlock(&karma_generation_lock);
+	return ret;
+}
+
 static struct kobj_attribute exit_attribute = __ATTR(exit, 0200, NULL, exit_store);
 static struct kobj_attribute ready_attribute = __ATTR(ready, 0200, NULL, ready_store);
 static struct kobj_attribute version_attribute = __ATTR_RO(version);
 static struct kobj_attribute features_attribute = __ATTR_RO(features);
+static struct kobj_attribute generation_attribute = __ATTR_RO(generation);
+static struct kobj_attribute name_attribute = __ATTR_RO(name);
 
 static struct attribute *karma_attributes[] = {
 	&exit_attribute.attr,
 	&ready_attribute.attr,
 	&version_attribute.attr,
 	&features_attribute.attr,
+	&generation_attribute.attr,
+	&name_attribute.attr,
 	NULL,
 };
 
@@ -1098,6 +1282,7 @@ static void __exit karma_exit(void)
 	karma_remove_irq_domain();
 	root_device_unregister(karma_root);
 	karma_remove_console();
+	kfree(karma_generation_buffer);
 	free_page((unsigned long)karma_panic_text);
 }
 
@@ -1148,6 +1333,7 @@ static int __init karma_init(void)
 	if (is_kdump_kernel())
 		karma_stop_devices();
 	karma_add_devices();
+	karma_add_generation();
 	karma_add_events();
 	karma_add_watchdog();
 	register_syscore(&karma_syscore);

@@ -53,6 +53,7 @@
 #include <linux/types.h>
 #else
 #include <stdint.h>
+typedef uint8_t __u8;
 typedef uint16_t __u16;
 typedef uint32_t __u32;
 #ifndef _ASM_GENERIC_INT_LL64_H
@@ -93,6 +94,8 @@ __extension__ typedef unsigned long long __u64;
 	X(7, event, "0", "0", "Return the next event and forget it, or 0 if there is none.") \
 	X(8, watchdog, "0 feed, 1 stop", "0", \
 	  "Feed the watchdog, or stop it; return its period in seconds, 0 if there is none.") \
+	X(9, generation, "0", "address of struct karma_generation", \
+	  "Say which copy of the guest this is, and what time it is.") \
 	X(16, device_info, "device", "address of struct karma_device_info", \
 	  "Describe a device; -ENODEV past the last one.") \
 	X(17, device_accept, "device, half << 8", "32 feature bits", \
@@ -109,7 +112,8 @@ __extension__ typedef unsigned long long __u64;
 	  "Return the queue's largest size.") \
 	X(24, queue_setup, "device, queue << 8", "address of struct karma_queue_setup", \
 	  "Give the queue its rings and enable it.") \
-	X(25, queue_notify, "device, queue << 8", "0", "There are new buffers in the queue.") \
+	X(25, queue_notify, "device, queue << 8, 1 << 24 to take an answer", "0", \
+	  "There are new buffers in the queue; 1: used ones, and no interrupt.") \
 	X(26, interrupt, "device or 255, queue << 8", \
 	  "address of struct karma_interrupt", "Say by which message to interrupt the guest.")
 
@@ -123,7 +127,11 @@ enum karma_call {
 #define KARMA_FEATURE_CONSOLE	(1u << 0)	/* console_write */
 #define KARMA_FEATURE_EVENTS	(1u << 1)	/* event, and its interrupt */
 #define KARMA_FEATURE_QUOTES	(1u << 2)	/* ready takes 2 */
-#define KARMA_FEATURES	(KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS | KARMA_FEATURE_QUOTES)
+#define KARMA_FEATURE_GENERATION (1u << 3)	/* generation, and its event */
+#define KARMA_FEATURE_ANSWERS	(1u << 4)	/* queue_notify takes KARMA_NOTIFY_ANSWER */
+#define KARMA_FEATURES \
+	(KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS | KARMA_FEATURE_QUOTES | KARMA_FEATURE_GENERATION | \
+		KARMA_FEATURE_ANSWERS)
 
 /* Fields of the argument. */
 #define KARMA_ARG_DEVICE(arg)	((arg) & 0xffu)
@@ -133,6 +141,12 @@ enum karma_call {
 #define KARMA_ARG(device, index) ((__u32)(device) | (__u32)(index) << 8)
 #define KARMA_ARG_CONFIG(device, offset, length) \
 	((__u32)(device) | (__u32)(offset) << 8 | ((__u32)(length) - 1u) << 20)
+
+/*
+ * In the argument of queue_notify: the driver takes an answer.  A result of 1 says that there are used
+ * buffers of which the driver wants to know, and that no interrupt comes for them.
+ */
+#define KARMA_NOTIFY_ANSWER	(1u << 24)
 
 #define KARMA_TEXT_MAX		4096u		/* bytes in console_write and panic */
 #define KARMA_CONFIG_MAX	2048u		/* bytes in config_read and config_write */
@@ -171,6 +185,18 @@ enum karma_call {
 #define KARMA_EVENT_DEVICE(event) (((__u32)(event) >> 8) & 0xffu)
 #define KARMA_EVENT_CONFIG	1u	/* the device's configuration or status changed */
 #define KARMA_EVENT_POWER_BUTTON 2u	/* the user asks the guest to power off */
+#define KARMA_EVENT_RESTORED	3u	/* the guest goes on from a snapshot: ask for its generation */
+
+#define KARMA_ID_BYTES		16u
+#define KARMA_NAME_BYTES	64u
+
+/* What generation fills in. */
+struct karma_generation {
+	__u64 generation;	/* 0 until a restore; each restore of a snapshot adds 1 */
+	__u64 realtime;		/* the host's: nanoseconds since 1970, UTC */
+	__u8 id[KARMA_ID_BYTES]; /* random: another one after each start and each restore */
+	char name[KARMA_NAME_BYTES]; /* of the guest, as the user calls it; ends with a NUL */
+};
 
 /* What device_info fills in. */
 struct karma_device_info {

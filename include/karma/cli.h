@@ -31,14 +31,24 @@ struct run_options {
 	int log_format;			/* enum log_format (karma/log.h) */
 	const char **words;		/* malloc'ed array: the command in the file */
 	size_t word_count;
+	/* With guest.restore: the guest as the snapshot has it.  Disks, networks, initrds and the command are malloc'ed. */
+	struct guest_options saved;
+	void *state;			/* malloc'ed: what guest.restore has */
 	struct text_copy *texts;
 };
 
 /*
- * Read the configuration file, if --config names one, then the options, which override it.  Modifies the strings of
+ * Read the configuration of the snapshot that --restore names, then the configuration file of --config, then the options;
+ * what comes later wins.  Modifies the strings of
  * argv.  0, or a negative errno with a message printed; run_options_release() in any case.
  */
 int run_options_parse(struct run_options *options, int argc, char **argv);
+
+/*
+ * For a guest that is to run, with --restore: read the state of the snapshot, and open its memory.  0, or a negative errno with a
+ * message printed.
+ */
+int restore_open(struct run_options *options);
 
 /*
  * For a guest that is to run, with --root and --modules: make shares of the directories, and find what else follows from
@@ -51,6 +61,8 @@ void run_options_default(struct run_options *options);
 
 /* Print them in the form of a configuration file.  0, or a negative errno with a message printed. */
 int run_options_print(const struct run_options *options, FILE *file);
+/* struct guest_options' print_snapshot. */
+int print_snapshot_config(const struct guest_options *options, bool copies, FILE *file);
 void run_options_release(struct run_options *options);
 
 #endif

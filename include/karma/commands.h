@@ -18,6 +18,8 @@ int command_balloon(int argc, char **argv);
 int command_connect(int argc, char **argv);
 int command_exec(int argc, char **argv);
 int command_cp(int argc, char **argv);
+int command_snapshot(int argc, char **argv);
+int command_fork(int argc, char **argv);
 int command_log(int argc, char **argv);
 
 #endif

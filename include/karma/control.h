@@ -73,6 +73,21 @@ struct control_status {
 	uint64_t balloon;		/* the balloon's target, in bytes */
 	int64_t started_at;		/* nanoseconds(), of the last start */
 	unsigned starts;
+	const char *restored_from;	/* the directory of the snapshot at which it went on, or NULL */
+};
+
+struct control_snapshot {
+	int directory;
+	bool hold;		/* the guest, at its end: until it is stopped, or the client is gone */
+	bool copies;		/* it is for guests that run beside this one */
+};
+
+/* Snapshots of a guest, and the last one of them. */
+struct control_snapshots {
+	unsigned count;
+	uint64_t bytes;			/* of memory, state and overlays, without holes */
+	unsigned rounds;		/* in which its memory was copied */
+	int64_t pause;			/* nanoseconds */
 };
 
 /* Operations of the supervisor, which the server calls with its context, on its thread. */
@@ -97,6 +112,14 @@ struct control_ops {
 	 * guest's process, or another negative errno.
 	 */
 	int (*connect)(void *context, uint32_t id, uint32_t port, int *fd);
+	/*
+	 * Begin a snapshot in a directory, whose descriptor becomes the callee's; control_snapshot_ended() tells of its end.
+	 * 0; -EBUSY if one is under way; -ENOTDIR; -ESRCH without a guest that runs; -ENOTSUP, with why in words.
+	 */
+	int (*snapshot)(void *context, const struct control_snapshot *request, const char **why);
+	/* Who asked for it is gone: give it up; or, if the guest was to be held, let it go on. */
+	void (*release_snapshot)(void *context);
+	void (*snapshots)(void *context, struct control_snapshots *snapshots);
 };
 
 struct control_client;
@@ -118,6 +141,12 @@ struct control {
 	bool order_pending;
 	int64_t order_deadline;		/* nanoseconds() */
 	struct control_client *order_client;	/* who waits for the result; NULL: it has disconnected */
+	/* The supervisor's own order, and what is called, with the context, when it was served. */
+	struct order own_order;		/* kind ORDER_NONE: there is none */
+	void (*own_done)(void *context, int result);
+	bool own_pending;		/* it was sent */
+	bool held;			/* clients' orders wait */
+	struct control_client *snapshot_client;	/* who has asked for the snapshot that is under way, or holds the guest */
 
 	uint32_t connection_number;	/* of the last request to connect */
 	int64_t kill_at;		/* nanoseconds(): when to kill a guest that was ended by force; 0: never */
@@ -139,6 +168,19 @@ void control_serve(struct control *control, const struct pollfd *watched, unsign
 void control_reply_ready(struct control *control);
 /* The guest's process has answered a request to connect; it may have made up both. */
 void control_connected(struct control *control, uint32_t id, int result);
+/*
+ * Send an order of the supervisor's own, as soon as the pending one was served; done is called with its result, on this thread,
+ * and may send another.  One at a time.
+ */
+void control_order(struct control *control, enum order_kind kind, void (*done)(void *context, int result));
+/* Have clients' orders wait, or let them go. */
+void control_hold(struct control *control, bool hold);
+/*
+ * The snapshot is complete and synced, or has failed: error is a negative errno, why its words.  If the guest is held, its client
+ * holds it on.
+ */
+void control_snapshot_ended(struct control *control, int error, const char *why);
+
 /* The guest's process has ended: a pending order fails, and so do requests to connect. */
 void control_process_ended(struct control *control);
 

@@ -21,6 +21,7 @@
 #ifndef KARMA_DISK_H
 #define KARMA_DISK_H
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -36,6 +37,9 @@ struct disk_options {
 	bool raw;		/* even if it looks like an image in another format */
 	const char *serial;	/* NULL: none */
 	const char *overlay;	/* file for what is written, or NULL: path itself */
+	const char *from;	/* an overlay, of which a new one begins as a copy; without `overlay`: one that has no
+				   name and is lost when it is closed.  NULL: none */
+	const char *generation;	/* by disk_generation(): refuse any other; NULL: take any */
 	unsigned timeout;	/* NBD: seconds that requests wait for a server; 0: the default */
 	struct rate_limit_options limit;	/* for whoever makes the device; a backend ignores it */
 };
@@ -99,6 +103,10 @@ struct disk_backend {
 	int (*measure)(struct disk *disk, uint64_t *size);
 	/* NULL: its requests complete soon by themselves. */
 	void (*end)(struct disk *disk);
+	/* NULL: it has none. */
+	int (*file)(const struct disk *disk);
+	/* NULL: it is no overlay. */
+	int (*copy)(const struct disk *disk, int to);
 	/* The last reference of this process is gone: free the disk. */
 	void (*close)(struct disk *disk);
 };
@@ -158,6 +166,32 @@ static inline void disk_end(struct disk *disk)
 	if (disk->backend->end)
 		disk->backend->end(disk);
 }
+
+/*
+ * For snapshots.  The descriptor of what a disk writes to, a file or block device, or of its overlay; -1: there is none.
+ */
+static inline int disk_descriptor(const struct disk *disk)
+{
+	return disk->backend->file ? disk->backend->file(disk) : -1;
+}
+
+/*
+ * Copy its overlay, with the allocation bitmap as it is in memory, into an empty file.  For a disk that has no request in
+ * flight.  0, -ENOTSUP for a disk without an overlay, or another negative errno, without a message.
+ */
+static inline int disk_copy_overlay(const struct disk *disk, int to)
+{
+	return disk->backend->copy ? disk->backend->copy(disk, to) : -ENOTSUP;
+}
+
+/*
+ * Which contents a disk without an overlay has: a text that is another once anybody has written to its file, or has put
+ * another in its place.  Of a block device, or an NBD server, nobody knows what others write: it is the same while
+ * its size is, if the disk is read-only, and else DISK_GENERATION_UNKNOWN, which no disk has.
+ */
+#define DISK_GENERATION_BYTES 96u
+#define DISK_GENERATION_UNKNOWN "unknown"
+void disk_generation(const struct disk *disk, char text[DISK_GENERATION_BYTES]);
 
 /*
  * Count the threads that are in a blocking system call for a disk.  Such a call may last as long as

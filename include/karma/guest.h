@@ -55,10 +55,21 @@ struct container_options {
 	const char *setup;		/* a script for the guest's init, which runs before the process starts */
 };
 
+/*
+ * A saved guest to go on from, in the place of booting a kernel.  Its memory is that of memory_options, and it has as
+ * many CPUs and devices, of the same kinds and in the same order, as the options give it.
+ */
+struct restore_options {
+	const char *directory;		/* of the snapshot, for messages; NULL: there is none */
+	const void *state;		/* the file `state` of a snapshot, karma-snapshot(5), unchecked; NULL: none */
+	size_t state_bytes;
+};
+
 /* All that a guest is to have.  Strings and arrays are the caller's, and stay until guest_run() returns. */
 struct guest_options {
 	const char *name;		/* NULL: karma-PID */
-	const char *kernel;
+	struct restore_options restore;	/* the first start only */
+	const char *kernel;		/* NULL: none, to restore only */
 	const char **initrds;		/* ends with NULL */
 	size_t initrd_count;		/* 0: Karma's own, by the kernel's release */
 	const char *cmdline;		/* added to Karma's own; never NULL */
@@ -91,6 +102,11 @@ struct guest_options {
 	bool strict;			/* end it at an access to absent ports or memory */
 	bool stats;			/* print counters on stderr at its end */
 	struct sandbox_options sandbox;
+	/*
+	 * Print the configuration of a snapshot, karma-snapshot(5), of these options as they have become; copies: for guests beside
+	 * this one.  0, or a negative errno with a message printed.
+	 */
+	int (*print_snapshot)(const struct guest_options *options, bool copies, FILE *file);
 };
 
 /*

@@ -178,6 +178,9 @@ int64_t io_ring_now(void);
  */
 unsigned io_ring_reap(struct io_ring *ring, bool wait);
 
+/* The same for the ring that is bound to the calling thread, without a wait; nothing if there is none. */
+void io_ring_reap_bound(void);
+
 /*
  * Work that is deferred so that it is done once for several operations.  run() is called without a
  * lock.

@@ -46,14 +46,20 @@ struct machine {
 	struct virtio_device *devices[KARMA_DEVICES_MAX];	/* owned */
 	unsigned device_count;
 	atomic_bool tells_ready;	/* the guest says by calls whether it is ready, or is going to */
+	_Atomic uint32_t told_ready;	/* KARMA_READY_* as the guest said last, plus 1; 0: it said nothing */
 
 	pthread_mutex_t event_lock;
 	uint64_t config_events;		/* a bit a device */
-	bool power_button;
+	bool power_button, restored;
 	struct karma_interrupt event_interrupt;
 
 	unsigned watchdog;		/* period in seconds, which the guest can ask for; 0: there is none */
 	_Atomic uint64_t feeds;		/* of the watchdog; 0: the guest is not watched */
+
+	/* They stay the same while the guest runs. */
+	const char *name;		/* the caller's; at most KARMA_NAME_BYTES with its NUL, or NULL */
+	uint64_t generation;		/* 0, or how many restores led to this guest */
+	uint8_t id[KARMA_ID_BYTES];
 };
 
 void machine_init(
@@ -73,14 +79,45 @@ int machine_add(struct machine *machine, struct virtio_device *device);
  */
 void machine_start_devices(struct machine *machine);
 void machine_pause_devices(struct machine *machine);
+/*
+ * Wait until all requests in flight are done, and their interrupts sent.  The devices are paused.  0, or -EBUSY with a
+ * message printed: a limit or a server holds some up for MACHINE_DRAIN_MILLISECONDS.
+ */
+#define MACHINE_DRAIN_MILLISECONDS 2000u
+int machine_drain_devices(struct machine *machine);
 void machine_resume_devices(struct machine *machine);
 void machine_end_devices(struct machine *machine);
+
+/*
+ * Snapshots: events, and the state of all devices.  To save them the devices are paused and drained; interrupts
+ * that were sent until then are the local APICs', so these are saved afterwards.  To restore them the devices are
+ * those that were saved, by kind and number, and not started; what the monitor's other side was told by then it is
+ * told again by machine_start_devices(), which comes when the local APICs are restored.  0, or a negative errno
+ * with a message printed.
+ */
+int machine_save(struct machine *machine, struct snapshot_writer *to);
+int machine_restore(struct machine *machine, struct snapshot_reader *from);
+
+/* The driver of a device is ready: the guest is up with that of its console, if its kernel never calls `ready`. */
+void machine_driver_ready(struct machine *machine, const struct virtio_device *device);
 
 /*
  * The size of a device's backend, or of any for device -1, may have changed: measure it, and tell the
  * guest.  One thread at a time.
  */
 void machine_measure(struct machine *machine, int device);
+
+/*
+ * Give the guest a new random id, which it finds by the call `generation` and as ACPI's VMGENID.  Before it runs
+ * for the first time, with all else in its memory.  0, or a negative errno with a message printed.
+ */
+int machine_identify(struct machine *machine);
+
+/*
+ * The guest is about to go on from a snapshot: a new generation and id, and it is told.  Once, when everything is
+ * restored, interrupt controllers too, and before it runs.  As machine_identify().
+ */
+int machine_restored(struct machine *machine);
 
 /* The user asks the guest to power off.  Any thread. */
 void machine_press_power_button(struct machine *machine);

@@ -16,6 +16,7 @@
 
 #define GUEST_HOLE_START 0xc0000000ull	/* 3 GiB */
 #define GUEST_HOLE_END 0x100000000ull	/* 4 GiB */
+#define GUEST_VMGENID 0x9f000ull	/* the guest's id: 16 bytes that the e820 map reserves */
 #define GUEST_MEMORY_MIN (16ull << 20)
 #define GUEST_MEMORY_MAX (1ull << 40)	/* bytes; 1 TiB */
 #define GUEST_HUGE_PAGE (2ull << 20)
@@ -31,7 +32,18 @@ struct memory_options {
 	uint64_t size;		/* bytes, a multiple of the page size */
 	bool shared;		/* a file that other processes can map, not the monitor's alone */
 	bool huge_pages;	/* of the host's pool; size is a multiple of GUEST_HUGE_PAGE then */
+	bool restored;		/* begin with the contents of a file, the memory of a snapshot */
+	int file;		/* it, open for reading, the caller's; only valid with restored */
 };
+
+/*
+ * Whether the memory is that file, MAP_PRIVATE: what a guest does not write, it shares with all others that were
+ * restored from it.  Else the file is read: others, or the pool of huge pages, are to have the memory.
+ */
+static inline bool memory_is_mapped_from_file(const struct memory_options *options)
+{
+	return options->restored && !options->shared && !options->huge_pages;
+}
 
 /* A part of another process's guest, mapped here. */
 struct memory_region {
@@ -52,8 +64,11 @@ struct guest_memory {
 };
 
 /*
- * Map zeroes.  Huge pages are reserved, all others come as they are touched, without a
- * reservation.  0, or a negative errno with a message printed.  The caller releases.
+ * Map zeroes, or the contents of the file.  Huge pages are reserved, all others come as they are
+ * touched, without a reservation.  The file has to have the size of the memory, and has to stay as
+ * it is: one that is cut, or can't be read, ends this process with STATUS_FAILURE and a message.
+ * The file may be closed afterwards.  0, or a negative errno with a message printed.  The caller
+ * releases.
  */
 int guest_memory_init(struct guest_memory *memory, const struct memory_options *options);
 void guest_memory_release(struct guest_memory *memory);
@@ -71,8 +86,10 @@ int guest_memory_write(
 
 /*
  * Give the whole pages in [at, at + length), a pointer by guest_memory_at(), back to the host: they
- * are zeroes from then on.  Their bytes, or a negative errno.  Not for huge pages: another could
- * take one from the pool, and the guest's next touch would find none.
+ * are zeroes from then on, or what a file has there that they are mapped from.  A driver may expect
+ * neither: without VIRTIO_BALLOON_F_PAGE_POISON, what it has given away is uninitialized memory
+ * (virtio 1.2, section 5.5.6.7.1).  Their bytes, or a negative errno.  Not for huge pages: another
+ * could take one from the pool, and the guest's next touch would find none.
  */
 int64_t guest_memory_discard(const struct guest_memory *memory, void *at, uint64_t length);
 

@@ -14,6 +14,8 @@ enum order_kind {
 	ORDER_MEASURE,		/* value: 1 + the index of a disk that may have grown; 0: any of them */
 	ORDER_PAUSE,
 	ORDER_RESUME,
+	ORDER_QUIESCE,		/* pause, and have all requests in flight come to their end: nothing writes to memory */
+	ORDER_SNAPSHOT,		/* the same, and save the guest's state, whose size the report tells; ORDER_RESUME follows */
 	ORDER_BALLOON,		/* value: the balloon's new size in bytes */
 	ORDER_LINK,		/* value: which TAP's link has changed, and how (networks_set_link()) */
 	ORDER_CONSOLE_SIZE,	/* the console's size may have changed */

@@ -39,6 +39,8 @@ struct report {
 	uint32_t state;		/* enum guest_state */
 	uint32_t answered;	/* the number of the order that was served last */
 	int32_t result;		/* of that order: 0 or a negative errno */
+	uint64_t memory;	/* where guest memory is in the guest's process */
+	uint32_t saved_bytes;	/* of the state, as of the last ORDER_SNAPSHOT; 0: there is none */
 	uint32_t counter_count;	/* as of the last ORDER_STATISTICS */
 	/* Last, so that its pages are allocated only when it is used. */
 	struct report_counter counters[REPORT_COUNTERS];
@@ -53,6 +55,10 @@ void report_release(struct report *report);
 void report_set_state(struct report *report, enum guest_state state);
 /* Write all counters of the VM.  One thread at a time. */
 void report_collect(struct report *report, struct vm *vm);
+/* Guest memory is there. */
+void report_set_memory(struct report *report, const void *memory);
+/* So many bytes of state are saved (guest_read_state()). */
+void report_set_saved(struct report *report, uint32_t bytes);
 /* The order of that number was served. */
 void report_set_result(struct report *report, uint32_t number, int result);
 
@@ -63,6 +69,11 @@ void report_reset(struct report *report);
 enum guest_state report_state(const struct report *report);
 /* Whether the order of that number was served; then *result is 0 or a negative errno. */
 bool report_has_result(const struct report *report, uint32_t number, int *result);
+
+/* Where guest memory is in the guest's process: any number, which means nothing here. */
+uint64_t report_memory(const struct report *report);
+/* SNAPSHOT_STATE_MAX at most. */
+uint32_t report_saved(const struct report *report);
 
 unsigned report_counter_count(const struct report *report);
 /*

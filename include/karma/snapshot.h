@@ -27,6 +27,7 @@ enum snapshot_kind {
 	SNAPSHOT_MACHINE = 3,	/* events and their interrupt; number 0 */
 	SNAPSHOT_DEVICE = 4,	/* transport and queues; number: the device's */
 	SNAPSHOT_DEVICE_OWN = 5,	/* what the device itself saves; number: the device's */
+	SNAPSHOT_KINDS
 };
 
 struct snapshot_writer {
@@ -49,6 +50,7 @@ struct snapshot_reader {
 	const uint8_t *bytes;	/* the caller's, which nobody else changes meanwhile */
 	size_t size;
 	const uint8_t *at, *end;	/* of the part that is open; NULL: none is */
+	uint32_t kind, number;		/* of that part */
 	bool failed;		/* more was read from it than it has */
 };
 

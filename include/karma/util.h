@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -106,6 +107,12 @@ static inline bool align_up(uint64_t value, uint64_t align, uint64_t *result)
 static inline uint64_t align_down(uint64_t value, uint64_t align)
 {
 	return value & ~(align - 1);
+}
+
+/* length: 1 or more. */
+static inline bool is_zero(const void *bytes, size_t length)
+{
+	return *(const uint8_t *)bytes == 0 && memcmp(bytes, (const uint8_t *)bytes + 1, length - 1) == 0;
 }
 
 #endif

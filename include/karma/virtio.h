@@ -18,7 +18,8 @@
  *                    |                       |
  *                    '---> virtio_end() <----'   ending, for ever
  *
- * A reset by the driver leaves this state as it is, and may happen in any but the first.
+ * A reset by the driver leaves this state as it is, and may happen in any but the first.  A device that is
+ * restored from a snapshot is created and has a driver: its start is that of the driver, too.
  *
  * A device is quiesced when it is paused and drained: it takes no chain from a queue and has no request
  * in flight, so nothing of it changes until it is resumed but what the monitor itself changes in its
@@ -87,7 +88,7 @@ struct virtio_device_ops {
 
 	/* --- The life cycle.  The device's create function, in karma/devices.h, comes first. */
 
-	/* The first vCPU is about to run.  Nothing is under way. */
+	/* The first vCPU is about to run.  Nothing is under way.  resume() follows if the device is restored. */
 	void (*start)(struct virtio_device *device);
 
 	/*
@@ -103,17 +104,21 @@ struct virtio_device_ops {
 	 */
 	void (*resume)(struct virtio_device *device);
 
+	/* Why the device can't be saved now, as the end of a sentence, or NULL.  It is quiesced. */
+	const char *(*unsavable)(const struct virtio_device *device);
+
 	/*
-	 * Write the device's own state, without that of the transport and the queues.  The device is
-	 * quiesced, and stays so.  0 or a negative errno with a message printed.  NULL: the device can't
-	 * be saved (virtio_can_save()).
+	 * Write the device's own state, without that of the transport, the queues and the configuration.  The
+	 * device is quiesced, and goes on later as if it had not been saved.
 	 */
-	int (*save)(struct virtio_device *device, struct snapshot_writer *to);
+	void (*save)(const struct virtio_device *device, struct snapshot_writer *to);
 
 	/*
 	 * Take over what save() wrote in another process, which may be wrong in any way.  The device was
-	 * created as that one was, its queues are restored, and it is not started.  0 or a negative
-	 * errno with a message printed: the device is of no use then.
+	 * created as that one was, its transport and queues are restored, and it is not started: at its start
+	 * resume() follows if it has a driver.  Chains that were taken and not given back are taken again.  What
+	 * of the configuration differs from the saved one, the guest is told afterwards.  0 or a negative errno
+	 * with a message printed: the device is of no use then.  There if save() is.
 	 */
 	int (*restore)(struct virtio_device *device, struct snapshot_reader *from);
 
@@ -221,7 +226,7 @@ void virtio_unlock(struct virtio_device *device);
 
 /* --- The life cycle, as told above. */
 
-/* Created -> running, before the first vCPU runs. */
+/* Created -> running, before the first vCPU runs; of a device that is restored, after virtio_restore(). */
 void virtio_start(struct virtio_device *device);
 
 /*
@@ -240,16 +245,25 @@ void virtio_resume(struct virtio_device *device);
 void virtio_end(struct virtio_device *device);
 
 /*
- * Wait until the device has no request in flight, and no reset that waits for one.  It is paused or
- * ending, and the I/O thread runs.
+ * Wait until the device has no request in flight, no interrupt to send for one, and no reset that waits for
+ * one.  It is paused or ending, and the I/O thread runs.
  */
 void virtio_drain(struct virtio_device *device);
+/* The same for a time at most, in milliseconds.  False: it is not drained. */
+bool virtio_drain_within(struct virtio_device *device, unsigned milliseconds);
 
-/* Whether a snapshot can have the device. */
-static inline bool virtio_can_save(const struct virtio_device *device)
-{
-	return device->ops->save && device->ops->restore;
-}
+/* --- Snapshots (karma/snapshot.h).  The number of a device is that by which its guest knows it. */
+
+/*
+ * Save the state of a quiesced device, which goes on later as if it had not been saved.  0, or -ENOTSUP with a
+ * message printed if it can't be saved.
+ */
+int virtio_save(struct virtio_device *device, unsigned number, struct snapshot_writer *to);
+/*
+ * Restore a device that was created and not started; it is machine_add()ed.  0, or a negative errno with a message
+ * printed: release it then.
+ */
+int virtio_restore(struct virtio_device *device, unsigned number, struct snapshot_reader *from);
 
 /* --- The transport. */
 
@@ -267,7 +281,11 @@ int64_t virtio_queue_setup(struct virtio_device *device, unsigned queue,
 /* The message must be one that may be sent; 0 for its address: none. */
 int64_t virtio_queue_interrupt(struct virtio_device *device, unsigned queue,
 	const struct karma_interrupt *interrupt);
-int64_t virtio_queue_notify(struct virtio_device *device, unsigned queue);
+/*
+ * takes_answer: return 1 in place of an interrupt for what the device gives back meanwhile, with all that has
+ * completed on the calling thread's own ring.
+ */
+int64_t virtio_queue_notify(struct virtio_device *device, unsigned queue, bool takes_answer);
 
 /* --- For devices, with the queue's lock held, or any if there is no queue. */
 

@@ -24,6 +24,8 @@
 #include "karma/memory.h"
 
 struct virtio_device;
+struct snapshot_writer;
+struct snapshot_reader;
 
 /*
  * Interrupt coalescing: no interrupt while the backlog is so many times the chains that were completed
@@ -68,7 +70,7 @@ struct virtq {
 	bool interrupt_deferred;	/* until all completions of this run of the ring are done */
 
 	/* Statistics, never reset; any thread may read them (count_of()). */
-	uint64_t notifications, interrupts, chains;
+	uint64_t notifications, interrupts, answers, chains;
 };
 
 /*
@@ -96,6 +98,17 @@ int virtq_enable(struct virtq *queue, const struct karma_queue_setup *setup, uin
 void virtq_reset(struct virtq *queue);
 
 /*
+ * Save the state of a queue whose device is quiesced.  The chains that the device has taken and not given back
+ * are the last ones that it took, in order: who restores the queue takes them again.
+ */
+void virtq_save(const struct virtq *queue, struct snapshot_writer *to);
+/* Restore what virtq_save() wrote, or anything else: NULL, or what is wrong with it. */
+const char *virtq_restore(struct virtq *queue, uint64_t features, struct snapshot_reader *from);
+
+/* Whether a guest may ask for that interrupt: a message to a local APIC, or none (karma/abi.h). */
+bool virtq_interrupt_valid(const struct karma_interrupt *interrupt);
+
+/*
  * Take the next chain, into iov[capacity].  1 if there was one, 0 if there is none or the
  * queue is not enabled, -EPROTO if the queue is broken (queue->broken says why).
  */
@@ -106,6 +119,14 @@ void virtq_push(struct virtq *queue, uint16_t head, uint32_t written);
 
 /* The same for several chains, which the guest sees all at once. */
 void virtq_push_all(struct virtq *queue, const struct vring_used_elem *elements, unsigned count);
+
+/*
+ * From here to virtq_end_answer() the calling thread sends the guest no interrupt for this queue: its
+ * notification is answered instead.  Only one queue of a thread at a time.
+ */
+void virtq_begin_answer(struct virtq *queue);
+/* Whether an interrupt would have been sent.  Without the lock. */
+bool virtq_end_answer(void);
 
 /* Interrupt the guest, unless it suppresses the interrupt for what was pushed. */
 void virtq_interrupt(struct virtq *queue);

@@ -21,6 +21,7 @@
 #include "karma/machine.h"
 #include "karma/memory.h"
 #include "karma/sandbox.h"
+#include "karma/snapshot.h"
 #include "karma/terminal.h"
 
 #define VCPUS_MAX 64u
@@ -79,6 +80,7 @@ struct vm {
 	bool pmu;			/* the guest has performance counters */
 	bool strict;			/* end the guest at an access to what is absent */
 	bool stats;			/* stats_print() will be called */
+	bool known;			/* it was restored, and had made a call before */
 	bool confined;			/* threads are, by sandbox_filter() */
 
 	struct vcpu *vcpus;
@@ -111,8 +113,23 @@ struct vm {
  */
 int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, bool pmu);
 
-/* Make all that the threads need, with the devices there and before the sandbox closes. */
+/*
+ * Make all that the threads need, with the devices there and before the sandbox closes.  entry: NULL if vm_restore()
+ * follows.
+ */
 int vm_prepare(struct vm *vm, const struct boot_entry *entry);
+
+/*
+ * Save the state of a VM that is paused: vCPUs, clock, machine.  0, or a negative errno with a message printed, such as
+ * -ENOTSUP: a device or KVM can't.  The main thread, within the sandbox.
+ */
+int vm_save(struct vm *vm, struct snapshot_writer *to);
+/*
+ * In the place of the entry to a kernel, before vm_start(): have the VM go on from there.  Its memory is that of the
+ * snapshot, vCPUs and devices are as many and of the same kinds.  The state is hostile.  0, or a negative errno with a
+ * message printed.
+ */
+int vm_restore(struct vm *vm, struct snapshot_reader *from);
 
 /* Start the threads, which confine themselves, as the calling one then is. */
 int vm_start(struct vm *vm);
@@ -123,7 +140,7 @@ unsigned vm_threads_max(const struct vm *vm);
 /* Record the end; the first call counts.  Any thread. */
 void vm_end(struct vm *vm, enum vm_end end, unsigned status);
 
-/* Whether the guest has made a call: one that resets before that panicked early. */
+/* Whether the guest has made a call, before it was saved or since: one that resets before that panicked early. */
 bool vm_guest_knows_karma(const struct vm *vm);
 
 /* After vm_halt(): print where each vCPU was. */
@@ -208,6 +225,20 @@ void stats_visit(struct vm *vm, void (*visit)(void *context, const struct stats_
 void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned vcpu_count);
 /* Take the performance counters out. */
 void cpuid_hide_pmu(struct kvm_cpuid2 *cpuid);
+/*
+ * How many features the first one tells of that the second lacks.  Their names are listed in names, as far as there
+ * is room.
+ */
+unsigned cpuid_missing(const struct kvm_cpuid2 *wanted, const struct kvm_cpuid2 *have, char *names, size_t size);
+/* Both are of CPUs of one vendor: these differ in more than features. */
+bool cpuid_same_vendor(const struct kvm_cpuid2 *wanted, const struct kvm_cpuid2 *have);
+
+/*
+ * Save what KVM tells of a vCPU that is paused; set it in one that was never run.  0, or a negative errno with a message
+ * printed.  The main thread.
+ */
+int vcpu_save(struct vcpu *vcpu, struct snapshot_writer *to);
+int vcpu_restore(struct vcpu *vcpu, struct snapshot_reader *from);
 
 /* None at first; they last as long as the process. */
 void vm_irqfds_init(struct vm_irqfds *irqfds, int vm_fd);

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Write the ACPI tables of a machine that has CPUs, one I/O APIC, a power switch and Karma:
- * hardware-reduced ACPI, so none of the PC's fixed hardware.  Section and table numbers are those
- * of ACPI 6.4.
+ * Write the ACPI tables of a machine that has CPUs, a power switch, an id and Karma: hardware-reduced ACPI, so
+ * none of the PC's fixed hardware.  Section and table numbers are those of ACPI 6.4.
  */
 #include <errno.h>
 #include <string.h>
@@ -136,20 +135,46 @@ _Static_assert(sizeof(struct acpi_fadt) == 276, "FADT");
  *			Name (_HID, "KRMA0001")
  *			Name (_STA, 0x0F)
  *		}
+ *		Device (VGEN)
+ *		{
+ *			Name (_HID, "KRMA0002")
+ *			Name (_CID, Package () { "VM_Gen_Counter", "VMGENCTR" })
+ *			Name (_DDN, "VM_Gen_Counter")
+ *			Name (ADDR, Package () { GUEST_VMGENID, 0 })
+ *			Method (NTFY) { Notify (VGEN, 0x80) }
+ *		}
  *	}
  * }
  *
- * in the encoding of section 20.2; a package's length counts itself.
+ * in the encoding of section 20.2; a package's length counts itself.  The second device is Microsoft's "Virtual
+ * Machine Generation ID", for the guest's own driver of that; with no interrupt for ACPI to come by, Karma's driver
+ * evaluates NTFY when the id has changed.
  */
 static const uint8_t dsdt_aml[] = {
 	0x08, '\\', '_', 'S', '5', '_',                     /* NameOp */
 	0x12, 0x07, 0x04, 0x0a, 0x05, 0x00, 0x00, 0x00,     /* PackageOp */
-	0x10, 0x23, '\\', '_', 'S', 'B', '_',               /* ScopeOp */
+	0x10, 0x4e, 0x08, '\\', '_', 'S', 'B', '_',         /* ScopeOp */
 	0x5b, 0x82, 0x1b, 'K', 'R', 'M', 'A',               /* DeviceOp */
 	0x08, '_', 'H', 'I', 'D',                           /* NameOp */
 	0x0d, 'K', 'R', 'M', 'A', '0', '0', '0', '1', '\0', /* StringPrefix */
 	0x08, '_', 'S', 'T', 'A', 0x0a, 0x0f,               /* NameOp, BytePrefix */
+	0x5b, 0x82, 0x48, 0x06, 'V', 'G', 'E', 'N',         /* DeviceOp */
+	0x08, '_', 'H', 'I', 'D',                           /* NameOp */
+	0x0d, 'K', 'R', 'M', 'A', '0', '0', '0', '2', '\0', /* StringPrefix */
+	0x08, '_', 'C', 'I', 'D', 0x12, 0x1c, 0x02,         /* NameOp, PackageOp */
+	0x0d, 'V', 'M', '_', 'G', 'e', 'n', '_', 'C', 'o', 'u', 'n', 't', 'e', 'r', '\0',
+	0x0d, 'V', 'M', 'G', 'E', 'N', 'C', 'T', 'R', '\0',
+	0x08, '_', 'D', 'D', 'N',                           /* NameOp */
+	0x0d, 'V', 'M', '_', 'G', 'e', 'n', '_', 'C', 'o', 'u', 'n', 't', 'e', 'r', '\0',
+	0x08, 'A', 'D', 'D', 'R', 0x12, 0x08, 0x02,         /* NameOp, PackageOp */
+	0x0c, GUEST_VMGENID & 0xff, GUEST_VMGENID >> 8 & 0xff, GUEST_VMGENID >> 16, 0x00, /* DWordPrefix */
+	0x00,                                               /* ZeroOp */
+	0x14, 0x0d, 'N', 'T', 'F', 'Y', 0x00,               /* MethodOp, no arguments */
+	0x86, 'V', 'G', 'E', 'N', 0x0a, 0x80,               /* NotifyOp, BytePrefix */
 };
+
+/* Neither RAM to the guest, nor memory that it may free once it has read the tables. */
+_Static_assert(GUEST_VMGENID >= BOOT_LOW_END && GUEST_VMGENID + 16 <= BOOT_ACPI, "VMGENID");
 
 #define DSDT_REVISION 2 /* 64-bit integers: section 5.2.11.1 */
 

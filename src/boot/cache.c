@@ -23,6 +23,7 @@
 #include <time.h>
 
 #include "internal.h"
+#include "karma/own_file.h"
 
 #define PREFIX "vmlinux-"
 #define UNFINISHED_PREFIX "unpacking-"
@@ -31,7 +32,6 @@
 #define UNFINISHED_SECONDS 3600
 #define BLOCK BOOT_CACHE_BLOCK
 #define MAGIC "karma1\n"
-#define OVERFLOW_USER 65534u	/* Linux's default, user_namespaces(7) */
 
 /* At the end of each file. */
 struct trailer {
@@ -45,11 +45,6 @@ struct trailer {
 static size_t block_bytes(uint64_t size, uint64_t block)
 {
 	return size - block * BLOCK < BLOCK ? size - block * BLOCK : BLOCK;
-}
-
-static bool is_zero(const uint8_t *bytes, size_t size)
-{
-	return bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0;
 }
 
 /* Of a block that is not all zeroes. */
@@ -92,26 +87,6 @@ static char *cache_directory(void)
 	return directory;
 }
 
-/* Whether all user ids are mapped: outside of any user namespace, or in one with the identity map. */
-static bool all_users_are_mapped(void)
-{
-	FILE *map = fopen("/proc/self/uid_map", "re");
-	unsigned inside, outside, count;
-	bool all = map && fscanf(map, "%u %u %u", &inside, &outside, &count) == 3 && inside == 0 &&
-		outside == 0 && count == UINT32_MAX;
-
-	if (map)
-		fclose(map);
-	return all;
-}
-
-/* Ours, and not writable by others.  All unmapped owners look like the overflow user, ours or not. */
-static bool is_ours(const struct stat *status)
-{
-	return status->st_uid == geteuid() && !(status->st_mode & (S_IWGRP | S_IWOTH)) &&
-		(status->st_uid != OVERFLOW_USER || all_users_are_mapped());
-}
-
 /* The directory at *path, or -1 with that freed and NULL. */
 static int open_directory(char **path)
 {
@@ -122,7 +97,7 @@ static int open_directory(char **path)
 	if (!*path)
 		return -1;
 	fd = open(*path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-	if (fd >= 0 && fstat(fd, &status) == 0 && is_ours(&status))
+	if (fd >= 0 && fstat(fd, &status) == 0 && is_own_file(&status))
 		return fd;
 	close_fd(&fd);
 	free(*path);
@@ -179,7 +154,7 @@ static bool load_entry(struct boot_kernel *kernel, int fd)
 	struct stat status;
 	uint32_t *sums = NULL;
 
-	if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) || !is_ours(&status) ||
+	if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) || !is_own_file(&status) ||
 		!read_trailer(fd, status.st_size, kernel->cache_name, &trailer, &sums)) {
 		free(sums);
 		return false;

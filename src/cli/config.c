@@ -81,7 +81,9 @@ static int check(const char *name)
 	result = config_read(&options, path);
 	if (result == 0)
 		result = root_check(&options);
-	if (result == 0 && !options.guest.kernel && !options.guest.root.directory)
+	if (result == 0 && options.guest.restore.directory)
+		result = check_directory(path, "restore", options.guest.restore.directory);
+	else if (result == 0 && !options.guest.kernel && !options.guest.root.directory)
 		result = fail(-EINVAL, "%s: names no kernel: write kernel = FILE", path);
 	if (result == 0)
 		result = check_files(&options, path);

@@ -23,6 +23,9 @@ char *config_path(const char *name);
  */
 int config_read(struct run_options *options, const char *path);
 
+/* The same from a file that is open; path is for messages. */
+int config_read_open(struct run_options *options, const char *path, int fd);
+
 /* The same from memory; path is for messages. */
 int config_parse(struct run_options *options, const char *path, const char *bytes, size_t size);
 

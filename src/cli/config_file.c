@@ -257,15 +257,27 @@ static ssize_t read_all(int fd, char *bytes)
 	return -EFBIG;
 }
 
-int config_read(struct run_options *options, const char *path)
+int config_read_open(struct run_options *options, const char *path, int fd)
 {
 	cleanup_free char *bytes = malloc(FILE_BYTES_MAX + 1);
-	cleanup_fd int fd = -1;
-	struct stat status;
 	ssize_t length;
 
 	if (!bytes)
 		return fail(-ENOMEM, "%s: out of memory", path);
+	length = read_all(fd, bytes);
+	if (length == -EFBIG)
+		return fail(-EINVAL, "%s: has more than %llu KiB: give a configuration file", path,
+			FILE_BYTES_MAX / KIB);
+	if (length < 0)
+		return fail(-EINVAL, "%s: %s: give a configuration file", path, strerror(-length));
+	return config_parse(options, path, bytes, length);
+}
+
+int config_read(struct run_options *options, const char *path)
+{
+	cleanup_fd int fd = -1;
+	struct stat status;
+
 	if (stat(path, &status) == 0 && (S_ISDIR(status.st_mode) || S_ISSOCK(status.st_mode)))
 		return fail(-EINVAL, "%s: is %s: give a configuration file", path,
 			file_kind(status.st_mode));
@@ -277,11 +289,5 @@ int config_read(struct run_options *options, const char *path)
 		return fail(-EINVAL, "%s: %s: give the path of a configuration file, or the name of one in "
 				    KARMA_CONFIG_DIR,
 			path, strerror(errno));
-	length = read_all(fd, bytes);
-	if (length == -EFBIG)
-		return fail(-EINVAL, "%s: has more than %llu KiB: give a configuration file", path,
-			FILE_BYTES_MAX / KIB);
-	if (length < 0)
-		return fail(-EINVAL, "%s: %s: give a configuration file", path, strerror(-length));
-	return config_parse(options, path, bytes, length);
+	return config_read_open(options, path, fd);
 }

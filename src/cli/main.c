@@ -33,40 +33,36 @@ static const struct {
 	{ "exec", command_exec },
 	{ "cp", command_cp },
 	{ "log", command_log },
+	{ "snapshot", command_snapshot },
+	{ "fork", command_fork },
 	{ "oci", command_oci },
 };
 
+/* A screen of 24 lines, with that of the shell's prompt. */
 static const char help[] =
 	"usage: karma COMMAND [OPTION]...\n"
+	"Karma runs Linux guests on KVM with no emulated device.  Each COMMAND has --help.\n"
 	"\n"
-	"Karma runs Linux guests on KVM with no emulated device: a guest reaches its disks, its\n"
-	"networks and its console by hypercalls alone.\n"
-	"\n"
-	"  karma run --kernel FILE ...    run a guest; `karma run --help` tells all\n"
-	"  karma check                    can this host run guests?\n"
-	"  karma config check FILE        is this configuration file in order?\n"
-	"  karma ps                       list the guests that run\n"
-	"  karma stats NAME               what a guest and its devices do\n"
-	"  karma console NAME             see and type on its console\n"
-	"  karma log NAME                 what its monitor has said\n"
-	"  karma pause NAME               let its CPUs rest\n"
-	"  karma resume NAME              let them go on\n"
-	"  karma stop NAME...             have it power off; --force: end it at once\n"
-	"  karma wait NAME                wait for its end, and exit with its status\n"
-	"  karma resize NAME --disk vda   let it know that a disk has grown\n"
-	"  karma balloon NAME [SIZE]      have it give up memory\n"
-	"  karma connect NAME PORT        standard input and output on a vsock port of it\n"
-	"  karma exec NAME -- COMMAND     run a command in it\n"
-	"  karma cp SRC NAME:DST          copy files to it; NAME:SRC DST: from it\n"
-	"  karma oci COMMAND ...          containers as guests, for their engines: karma-oci(8)\n"
-	"  karma --version                print the version\n"
-	"Each has --help.\n"
+	"  run --kernel FILE ...      run a guest; run --restore DIR: go on with one that was saved\n"
+	"  check                      can this host run guests?\n"
+	"  config check FILE          is this configuration file in order?\n"
+	"  ps                         list the guests that run\n"
+	"  stats, log [NAME]          what a guest and its devices do; what its monitor has said\n"
+	"  pause, resume NAME         let its CPUs rest; let them go on\n"
+	"  stop, wait NAME            have it power off, --force: end it at once; wait for its end\n"
+	"  snapshot NAME DIR          save it, with its memory\n"
+	"  fork NAME                  start others that go on from where it is\n"
+	"  console NAME               see and type on its console\n"
+	"  exec NAME -- COMMAND       run a command in it\n"
+	"  cp SRC NAME:DST            copy files to it; NAME:SRC DST: from it\n"
+	"  connect NAME PORT          standard input and output on a vsock port of it\n"
+	"  resize NAME --disk vda     let it know that a disk has grown\n"
+	"  balloon NAME [SIZE]        have it give up memory\n"
+	"  oci COMMAND ...            containers as guests, for their engines: karma-oci(8)\n"
 	"\n"
 	"  karma run --kernel /boot/vmlinuz-6.1.0-9-amd64 --disk debian.img\n"
 	"  karma run --kernel bzImage --initrd initramfs.img -- uname -a\n"
-	"\n"
-	"Manual pages: karma(1), karma.conf(5), karma-control(7), karma-agent(7),\n"
-	"karma-hypercalls(7), karma-oci(8).\n";
+	"Manual pages: karma(1), karma.conf(5), karma-snapshot(5), karma-control(7), and others.\n";
 
 /* Open closed standard streams, so that no other file gets their numbers. */
 static int open_standard_streams(void)

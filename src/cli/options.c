@@ -239,6 +239,7 @@ static const struct setting settings[] = {
 	{ "print-config", NULL, SETTING_SWITCH, AT(print_config), .command_line = true },
 	{ "help", NULL, SETTING_SWITCH, AT(help), .command_line = true },
 	{ "name", "NAME", SETTING_OTHER, .parse = parse_name, .print = print_name },
+	{ "restore", "DIR", SETTING_TEXT, AT(guest.restore.directory), .min = 1 },
 	{ "kernel", "FILE", SETTING_TEXT, AT(guest.kernel), .min = 1 },
 	{ "initrd", "FILE", SETTING_OTHER, .parse = parse_initrd, .print = print_initrds,
 		.repeats = true },
@@ -425,6 +426,8 @@ static void look_ahead(
 			options->help = true;
 		else if (strcmp(setting->name, "config") == 0)
 			options->config = optarg;
+		else if (strcmp(setting->name, "restore") == 0)
+			options->guest.restore.directory = optarg;
 		else if (strcmp(setting->name, "log-format") == 0 && strcmp(optarg, "json") == 0)
 			log_set_format(LOG_JSON);
 	}
@@ -483,6 +486,34 @@ static int read_config(struct run_options *options)
 	return result;
 }
 
+/* Forget all settings, but not the texts, which others may still point to. */
+static void start_anew(struct run_options *options)
+{
+	struct text_copy *texts = options->texts;
+	const char *config = options->config;
+
+	options->texts = NULL;
+	run_options_release(options);
+	run_options_default(options);
+	options->texts = texts;
+	options->config = config;
+}
+
+/* What a file says about --restore is known once it was read, and the snapshot's configuration comes before it. */
+static int read_files(struct run_options *options)
+{
+	const char *restore = options->guest.restore.directory;
+	int result = options->config ? read_config(options) : 0;
+
+	if (!restore)
+		restore = options->guest.restore.directory;
+	if (result < 0 || !restore)
+		return result;
+	start_anew(options);
+	result = restore_read(options, restore);
+	return result == 0 && options->config ? read_config(options) : result;
+}
+
 void run_options_default(struct run_options *options)
 {
 	*options = (struct run_options){
@@ -499,17 +530,18 @@ void run_options_default(struct run_options *options)
 int run_options_parse(struct run_options *options, int argc, char **argv)
 {
 	struct long_options known;
-	int result = 0;
+	int result;
 
 	run_options_default(options);
 	make_long_options(&known);
 	look_ahead(options, &known, argc, argv);
 	if (options->help)
 		return 0;
-	if (options->config)
-		result = read_config(options);
+	result = read_files(options);
 	if (result == 0)
 		result = parse_options(options, &known, argc, argv);
+	if (result == 0 && options->guest.restore.directory)
+		result = restore_complete(options);
 	if (result < 0)
 		return result;
 	log_set_format(options->log_format);
@@ -553,4 +585,5 @@ void run_options_release(struct run_options *options)
 	free(options->guest.shares);
 	free(options->guest.root.writable);
 	free(options->guest.vhost_users);
+	restore_release(options);
 }

@@ -53,6 +53,15 @@ int print_writable(const void *target, const char *name, FILE *file);
  */
 int modules_complete(struct run_options *options);
 
+/*
+ * --restore (restore.c): read the snapshot's configuration into options that have their defaults; what is read into
+ * them after that is to replace it.  Then restore_complete(), which takes from it what was not replaced, and refuses what
+ * can't be.
+ */
+int restore_read(struct run_options *options, const char *directory);
+int restore_complete(struct run_options *options);
+void restore_release(struct run_options *options);
+
 /* Whether they go together. */
 int root_check(const struct run_options *options);
 

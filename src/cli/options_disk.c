@@ -28,6 +28,8 @@ static const struct setting settings[] = {
 	{ "direct", NULL, SETTING_SWITCH, AT(direct) },
 	{ "raw", NULL, SETTING_SWITCH, AT(raw) },
 	{ "overlay", "FILE", SETTING_TEXT, AT(overlay), .min = 1 },
+	{ "from", "FILE", SETTING_TEXT, AT(from), .min = 1 },
+	{ "generation", "TEXT", SETTING_TEXT, AT(generation), .min = 1 },
 	{ "serial", "TEXT", SETTING_TEXT, AT(serial), .min = 1, .max = SERIAL_MAX_BYTES },
 	{ "iops", "N", SETTING_COUNT, AT(limit.requests), .min = 1, .max = IOPS_MAX },
 	{ "bps", "SIZE", SETTING_RATE, AT(limit.bytes) },
@@ -45,8 +47,8 @@ static int check_kind(const struct disk_options *disk)
 {
 	bool remote = nbd_is_address(disk->path);
 
-	if (disk->overlay && remote)
-		return refuse("disk %s: overlay goes with a file only: leave it out", disk->path);
+	if ((disk->overlay || disk->from) && remote)
+		return refuse("disk %s: %s goes with a file only: leave it out", disk->path, disk->overlay ? "overlay" : "from");
 	if (disk->direct && remote)
 		return refuse("disk %s: direct goes with a file only: leave it out", disk->path);
 	if (disk->raw && remote)

@@ -8,15 +8,19 @@
 
 static const char help[] =
 	"usage: karma run --kernel FILE [OPTION]... [-- COMMAND [ARGUMENT]...]\n"
+	"       karma run --restore DIR [OPTION]...\n"
 	"  --config FILE|NAME     read options from a file, or /etc/karma/NAME.conf; those of\n"
 	"                         the command line win\n"
 	"  --print-config         print all options as such a file, and run nothing\n"
+	"  --restore DIR          go on with a guest that `karma snapshot` has saved; options win over\n"
+	"                         what it had then, --disk and --net in their order\n"
 	"  --kernel FILE          a bzImage (any Debian vmlinuz) or an ELF vmlinux\n"
 	"  --initrd FILE          an initramfs, one or several; without one, Karma's own:\n"
 	"                         $KARMA_GUEST_DIR/RELEASE/initramfs.img\n"
-	"  --disk FILE[,ro][,direct][,raw][,overlay=FILE][,serial=TEXT][,iops=N]\n"
-	"      [,bps=SIZE][,burst=SECONDS]  raw image or block device; the first, vda, is the root;\n"
-	"                         what is written goes to the overlay, if there is one\n"
+	"  --disk FILE[,ro][,direct][,raw][,overlay=FILE][,from=FILE][,generation=TEXT]\n"
+	"      [,serial=TEXT][,iops=N][,bps=SIZE][,burst=SECONDS]\n"
+	"                         raw image or block device; the first, vda, is the root; what is\n"
+	"                         written goes to the overlay, if there is one\n"
 	"  --disk nbd:unix:PATH, nbd://HOST[:PORT][/EXPORT]  what an NBD server has; with\n"
 	"                         ro, serial, iops, bps, burst and timeout=SECONDS\n"
 	"  --net tap=NAME[,queues=N] | fd=N | user[,publish=[ADDR:]HOST:GUEST[/udp]]...\n"
@@ -74,7 +78,8 @@ int command_run(int argc, char **argv)
 		if (options.guest.name)
 			log_set_name(options.guest.name);
 		options.guest.parent = parent;
-		if (root_complete(&options) == 0)
+		options.guest.print_snapshot = print_snapshot_config;
+		if (root_complete(&options) == 0 && restore_open(&options) == 0)
 			status = guest_run(&options.guest);
 	}
 	run_options_release(&options);

@@ -89,7 +89,7 @@ static bool wait_for(const struct connection *connection, short events, int64_t 
 	return watched.revents;
 }
 
-int connection_send(struct connection *connection, json_t *request)
+int connection_send_fd(struct connection *connection, json_t *request, int fd)
 {
 	char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
 	int64_t until = nanoseconds() + REPLY_MILLISECONDS * 1000000ll;
@@ -103,7 +103,8 @@ int connection_send(struct connection *connection, json_t *request)
 	/* In place of the terminating zero. */
 	text[length++] = '\n';
 	while (sent < length && result == 0) {
-		ssize_t part = send(connection->fd, text + sent, length - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+		/* It goes with the first byte. */
+		ssize_t part = send_with_fd(connection->fd, text + sent, length - sent, sent ? -1 : fd);
 
 		if (part > 0)
 			sent += part;
@@ -114,6 +115,11 @@ int connection_send(struct connection *connection, json_t *request)
 	}
 	free(text);
 	return result;
+}
+
+int connection_send(struct connection *connection, json_t *request)
+{
+	return connection_send_fd(connection, request, -1);
 }
 
 /* The next complete line that was received; NULL if there is none. */
@@ -274,7 +280,7 @@ int command_misused(const struct command *command, const char *format, ...)
 	return STATUS_FAILURE;
 }
 
-static int refuse_option(const struct command *command, int code, char **argv)
+int command_refuse_option(const struct command *command, int code, char **argv)
 {
 	if (code == ':')
 		return command_misused(command, "%s: lacks its value", argv[optind - 1]);
@@ -302,7 +308,7 @@ int command_options(const struct command *command, const struct option *options,
 			fputs(command->help, stdout);
 			return 0;
 		default:
-			return refuse_option(command, code, argv);
+			return command_refuse_option(command, code, argv);
 		}
 	}
 }

@@ -34,6 +34,9 @@ void connection_close(struct connection *connection);
 /* Send a request, whose reference this takes; NULL: out of memory.  0, or a negative errno without a message. */
 int connection_send(struct connection *connection, json_t *request);
 
+/* The same with a descriptor, which stays the caller's. */
+int connection_send_fd(struct connection *connection, json_t *request, int fd);
+
 /* The next line, which the caller releases.  NULL after so many milliseconds (-1: never), or at the end. */
 json_t *connection_receive(struct connection *connection, int64_t milliseconds);
 
@@ -57,6 +60,19 @@ int connect_port(const char *name, unsigned port, const char *refused);
 #define AGENT_ABSENT "no karma-agent listens in the guest: it may not be up yet; Karma's initramfs has the agent, and a " \
 	"disk of yours needs the package karma-agent"
 
+/* What a snapshot takes on disk, and how long the guest was paused for it, in microseconds. */
+struct snapshot_figures {
+	uint64_t bytes;
+	int64_t pause_us;
+};
+
+/*
+ * Have a guest saved in a directory of that path, which must not be there.  option: NULL, or a member of the request that is to be
+ * true (karma-control(7)).  Shows progress on a terminal.  0, or a negative errno with a message printed.  Afterwards the signals of
+ * client_signals() are blocked.
+ */
+int snapshot_take(struct connection *connection, const char *path, const char *option, struct snapshot_figures *figures);
+
 /* Wait until the guest's supervisor has ended. */
 void connection_wait_end(const struct connection *connection);
 
@@ -74,6 +90,8 @@ struct command {
  */
 int command_options(const struct command *command, const struct option *options, int argc, char **argv,
 	const char **value);
+/* Print a message about what getopt_long() does not take, by its result `?` or `:`.  The exit status. */
+int command_refuse_option(const struct command *command, int code, char **argv);
 /* Print a message about a wrong argument that points to --help.  The exit status. */
 int command_misused(const struct command *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));

@@ -31,6 +31,7 @@ struct control_client {
 	bool connecting;		/* the guest has not answered its `connect` */
 	uint32_t connection;		/* the number of that */
 	int passed_fd;			/* to go to the client with its next line; or -1 */
+	int received_fd;		/* the last one that came with its input; or -1 */
 };
 
 /* --- requests.c. */
@@ -42,6 +43,8 @@ void request_serve(struct control *control, struct control_client *client, const
 void request_complete(struct control *control, struct control_client *client, int result);
 /* The guest has answered the client's `connect`: reply. */
 void request_connected(struct control_client *client, int result);
+/* The client's snapshot is complete, or has failed: reply. */
+void request_snapshot_ended(struct control *control, struct control_client *client, int error, const char *why);
 /* Reply with an error. */
 void request_refuse(struct control_client *client, const char *code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));

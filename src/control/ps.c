@@ -16,7 +16,7 @@ static const struct command command = { "ps",
 	"usage: karma ps [--json] [--names]\n"
 	"\n"
 	"List the guests that this user runs, by name: the process, its state, CPUs, memory that\n"
-	"it uses and has, and the time since the guest's start.\n"
+	"it uses and has, the time since the guest's start, and of which snapshot it came.\n"
 	"\n"
 	"  --json    an array of objects, as karma-control(7) has them; sizes in bytes\n"
 	"  --names   the names alone, for other commands\n"
@@ -31,24 +31,30 @@ static void print_uptime(int64_t milliseconds)
 	int64_t seconds = milliseconds / 1000;
 
 	if (seconds < 60)
-		printf("%" PRId64 "s\n", seconds);
+		printf("%" PRId64 "s", seconds);
 	else if (seconds < 3600)
-		printf("%" PRId64 "m %" PRId64 "s\n", seconds / 60, seconds % 60);
+		printf("%" PRId64 "m %" PRId64 "s", seconds / 60, seconds % 60);
 	else if (seconds < 24 * 3600)
-		printf("%" PRId64 "h %" PRId64 "m\n", seconds / 3600, seconds / 60 % 60);
+		printf("%" PRId64 "h %" PRId64 "m", seconds / 3600, seconds / 60 % 60);
 	else
-		printf("%" PRId64 "d %" PRId64 "h\n", seconds / (24 * 3600), seconds / 3600 % 24);
+		printf("%" PRId64 "d %" PRId64 "h", seconds / (24 * 3600), seconds / 3600 % 24);
 }
 
 static void print_row(const char *name, int width, const json_t *status)
 {
 	struct size_text used = size_text(integer_of(status, "memory_used"));
 	struct size_text all = size_text(integer_of(status, "memory"));
+	const char *from = string_of(status, "restored_from");
 
 	printf("%-*s  %7" PRId64 "  ", width, name, integer_of(status, "pid"));
 	printf("%-10.10s", string_of(status, "state"));
 	printf("  %4" PRId64 "  %6s of %-6s  ", integer_of(status, "cpus"), used.text, all.text);
 	print_uptime(integer_of(status, "uptime_ms"));
+	if (from[0]) {
+		fputs(", from ", stdout);
+		print_plain(stdout, from);
+	}
+	putchar('\n');
 }
 
 /* Send all requests before the first reply is awaited. */

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "karma/report.h"
+#include "karma/snapshot.h"
 #include "karma/util.h"
 
 struct report *report_create(void)
@@ -48,6 +49,16 @@ void report_collect(struct report *report, struct vm *vm)
 	stats_visit(vm, collect, report);
 }
 
+void report_set_memory(struct report *report, const void *memory)
+{
+	report->memory = (uintptr_t)memory;
+}
+
+void report_set_saved(struct report *report, uint32_t bytes)
+{
+	report->saved_bytes = bytes;
+}
+
 void report_set_result(struct report *report, uint32_t number, int result)
 {
 	report->result = result;
@@ -58,6 +69,7 @@ void report_reset(struct report *report)
 {
 	report->state = GUEST_STARTING;
 	report->answered = 0;
+	report->saved_bytes = 0;
 	report->counter_count = 0;
 }
 
@@ -77,6 +89,18 @@ bool report_has_result(const struct report *report, uint32_t number, int *result
 	if (*result > 0 || *result < -4095)
 		*result = -EPROTO;
 	return true;
+}
+
+uint64_t report_memory(const struct report *report)
+{
+	return __atomic_load_n(&report->memory, __ATOMIC_RELAXED);
+}
+
+uint32_t report_saved(const struct report *report)
+{
+	uint32_t bytes = __atomic_load_n(&report->saved_bytes, __ATOMIC_RELAXED);
+
+	return bytes < SNAPSHOT_STATE_MAX ? bytes : SNAPSHOT_STATE_MAX;
 }
 
 unsigned report_counter_count(const struct report *report)

@@ -103,12 +103,12 @@ static void serve_status(
 	(void)request;
 	control->ops->status(control->context, &status);
 	succeed(client,
-		json_pack("{s:s, s:i, s:s, s:i, s:I, s:I, s:I, s:I, s:i, s:b}", "name", control->name, "pid",
+		json_pack("{s:s, s:i, s:s, s:i, s:I, s:I, s:I, s:I, s:i, s:b, s:s*}", "name", control->name, "pid",
 			(int)status.pid, "state", state_name(control, &status), "cpus", (int)status.cpus,
 			"memory", (json_int_t)status.memory, "memory_used", (json_int_t)status.memory_used,
 			"balloon", (json_int_t)status.balloon, "uptime_ms",
 			(json_int_t)((now - status.started_at) / 1000000), "starts", (int)status.starts,
-			"console_writer", control->writer != NULL));
+			"console_writer", control->writer != NULL, "restored_from", status.restored_from));
 }
 
 static void set_order(struct control_client *client, enum order_kind kind, uint64_t value)
@@ -123,10 +123,25 @@ static void serve_stats(struct control *control, struct control_client *client, 
 	set_order(client, ORDER_STATISTICS, 0);
 }
 
+/* Of the last one, but for their number. */
+static json_t *snapshots_of(const struct control *control)
+{
+	struct control_snapshots snapshots = { 0 };
+
+	control->ops->snapshots(control->context, &snapshots);
+	return json_pack("{s:i, s:I, s:i, s:I}", "count", (int)snapshots.count, "bytes", (json_int_t)snapshots.bytes, "rounds",
+		(int)snapshots.rounds, "pause_us", (json_int_t)(snapshots.pause / 1000));
+}
+
 static json_t *answer_stats(const struct control *control, const struct control_client *client)
 {
+	json_t *statistics = statistics_of(control->report);
+
 	(void)client;
-	return statistics_of(control->report);
+	/* Without memory for it, its reference is dropped. */
+	if (statistics)
+		json_object_set_new(statistics, "snapshots", snapshots_of(control));
+	return statistics;
 }
 
 static void serve_pause(struct control *control, struct control_client *client, const json_t *request)
@@ -301,6 +316,43 @@ void request_connected(struct control_client *client, int result)
 		request_refuse(client, "busy", "too many connections at a time: close some");
 }
 
+static void serve_snapshot(struct control *control, struct control_client *client, const json_t *request)
+{
+	const struct control_snapshot snapshot = {
+		.directory = client->received_fd,
+		.hold = json_is_true(json_object_get(request, "hold")),
+		.copies = json_is_true(json_object_get(request, "copies")),
+	};
+	const char *why = "";
+	int result;
+
+	client->received_fd = -1;
+	if (snapshot.directory < 0) {
+		request_refuse(client, "bad-request", "no descriptor of a directory came with the request");
+		return;
+	}
+	result = control->ops->snapshot(control->context, &snapshot, &why);
+	if (result == 0)
+		control->snapshot_client = client;
+	else if (result == -ENOTSUP)
+		request_refuse(client, "no-snapshot", "%s", why);
+	else if (result == -EBUSY)
+		request_refuse(client, "busy", "a snapshot of this guest is under way already: wait for its end");
+	else if (result == -ENOTDIR)
+		request_refuse(client, "bad-request", "the descriptor is none of a directory");
+	else
+		request_refuse(client, "ended", "the guest has ended, or is about to start: try again when `karma ps` has "
+						"it as running");
+}
+
+void request_snapshot_ended(struct control *control, struct control_client *client, int error, const char *why)
+{
+	if (error < 0)
+		request_refuse(client, "failed", "%s", why);
+	else
+		succeed(client, snapshots_of(control));
+}
+
 static const struct request_kind kinds[] = {
 	{ "status", { { NULL } }, serve_status, NULL },
 	{ "stats", { { NULL } }, serve_stats, answer_stats },
@@ -314,6 +366,7 @@ static const struct request_kind kinds[] = {
 	{ "wait", { { NULL } }, serve_wait, NULL },
 	{ "resize", { { "disk", JSON_STRING, true } }, serve_resize, answer_resize },
 	{ "connect", { { "port", JSON_INTEGER, true } }, serve_connect, NULL },
+	{ "snapshot", { { "hold", JSON_TRUE, false }, { "copies", JSON_TRUE, false } }, serve_snapshot, NULL },
 	{ "balloon", { { "bytes", JSON_INTEGER, true } }, serve_balloon, answer_empty },
 };
 

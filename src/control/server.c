@@ -41,7 +41,7 @@ static struct control_client *add_client(struct control *control, int fd)
 		return NULL;
 	}
 	client->fd = fd;
-	client->passed_fd = -1;
+	client->passed_fd = client->received_fd = -1;
 	client->next = control->clients;
 	control->clients = client;
 	control->client_count++;
@@ -63,8 +63,13 @@ static void release_client(struct control *control, struct control_client *clien
 		control->writer = NULL;
 	if (control->order_client == client)
 		control->order_client = NULL;
+	if (control->snapshot_client == client) {
+		control->snapshot_client = NULL;
+		control->ops->release_snapshot(control->context);
+	}
 	close(client->fd);
 	close_fd(&client->passed_fd);
+	close_fd(&client->received_fd);
 	free(client->output);
 	json_decref(client->id);
 	free(client);
@@ -210,31 +215,80 @@ static void flush(const struct control *control, struct control_client *client)
 
 /* --- Orders to the guest's process, one at a time: the report has room for one result. */
 
-static void send_order(struct control *control, struct control_client *client)
+/* 0: it is pending. */
+static int number_and_send(struct control *control, struct order *order)
 {
 	int result;
 
 	if (++control->order_number == 0)
 		control->order_number = 1;
-	client->order.number = control->order_number;
-	result = control->ops->order(control->context, &client->order);
-	client->order.kind = ORDER_NONE;
-	if (result < 0) {
-		request_complete(control, client, result);
-		return;
-	}
-	control->order_client = client;
-	control->order_pending = true;
+	order->number = control->order_number;
+	result = control->ops->order(control->context, order);
+	control->order_pending = result == 0;
 	control->order_deadline = nanoseconds() + ORDER_NANOSECONDS;
+	return result;
+}
+
+static void send_order(struct control *control, struct control_client *client)
+{
+	int result = number_and_send(control, &client->order);
+
+	client->order.kind = ORDER_NONE;
+	if (result < 0)
+		request_complete(control, client, result);
+	else
+		control->order_client = client;
+}
+
+static void end_own_order(struct control *control, int result)
+{
+	control->own_pending = false;
+	control->own_done(control->context, result);
+}
+
+static void send_own_order(struct control *control)
+{
+	struct order order = control->own_order;
+	int result;
+
+	control->own_order.kind = ORDER_NONE;
+	control->own_pending = true;
+	result = number_and_send(control, &order);
+	if (result < 0)
+		end_own_order(control, result);
 }
 
 static void send_orders(struct control *control)
 {
-	for (struct control_client *client = control->clients; client && !control->order_pending;
+	/* Its end may bring the next one. */
+	while (control->own_order.kind != ORDER_NONE && !control->order_pending)
+		send_own_order(control);
+	for (struct control_client *client = control->clients; client && !control->order_pending && !control->held;
 		client = client->next) {
 		if (client->order.kind != ORDER_NONE && !client->closing)
 			send_order(control, client);
 	}
+}
+
+void control_order(struct control *control, enum order_kind kind, void (*done)(void *context, int result))
+{
+	control->own_order = (struct order){ .kind = kind };
+	control->own_done = done;
+}
+
+void control_hold(struct control *control, bool hold)
+{
+	control->held = hold;
+}
+
+void control_snapshot_ended(struct control *control, int error, const char *why)
+{
+	struct control_client *client = control->snapshot_client;
+
+	if (error < 0 || !control->held)
+		control->snapshot_client = NULL;
+	if (client)
+		request_snapshot_ended(control, client, error, why);
 }
 
 static void end_order(struct control *control, int result)
@@ -243,7 +297,9 @@ static void end_order(struct control *control, int result)
 
 	control->order_pending = false;
 	control->order_client = NULL;
-	if (client)
+	if (control->own_pending)
+		end_own_order(control, result);
+	else if (client)
 		request_complete(control, client, result);
 }
 
@@ -322,11 +378,16 @@ static void forward_input(struct control *control, struct control_client *client
 static void receive_input(struct control_client *client)
 {
 	size_t room = sizeof(client->input) - client->input_used;
+	int fd;
 	ssize_t got;
 
 	if (room == 0)
 		return;
-	got = recv(client->fd, client->input + client->input_used, room, MSG_DONTWAIT);
+	got = receive_with_fd(client->fd, client->input + client->input_used, room, &fd);
+	if (fd >= 0) {
+		close_fd(&client->received_fd);
+		client->received_fd = fd;
+	}
 	if (got > 0)
 		client->input_used += got;
 	else if (got == 0)

@@ -136,7 +136,7 @@ static void print_latencies(const char *device, const json_t *latencies)
 
 static void print_text(const char *name, const json_t *guest)
 {
-	static const char *const groups[] = { "exits", "hypercalls", "io_uring", "kvm" };
+	static const char *const groups[] = { "exits", "hypercalls", "io_uring", "kvm", "snapshots" };
 	const json_t *stats = json_object_get(guest, "stats");
 	const char *device_name;
 	json_t *device;
@@ -158,13 +158,13 @@ static void print_metric(const char *name, const char *type, const char *help)
 }
 
 /* A group of counters: `metric{guest="...",label="..."} value`. */
-static void print_counters(const json_t *all, const char *group, const char *metric, const char *label,
+static void print_counters(const json_t *all, const char *group, const char *type, const char *metric, const char *label,
 	const char *help)
 {
 	const char *guest_name, *name;
 	json_t *guest, *value;
 
-	print_metric(metric, "counter", help);
+	print_metric(metric, type, help);
 	json_object_foreach((json_t *)all, guest_name, guest) {
 		json_object_foreach(json_object_get(json_object_get(guest, "stats"), group), name, value)
 			printf("%s{guest=\"%s\",%s=\"%s\"} %" JSON_INTEGER_FORMAT "\n", metric, guest_name,
@@ -248,10 +248,11 @@ static void print_prometheus(const json_t *all)
 	print_gauge(all, "memory_used", 1, "karma_memory_used_bytes", "Memory of the host that it uses.");
 	print_gauge(all, "balloon", 1, "karma_balloon_bytes", "Memory that it was asked to give up.");
 	print_gauge(all, "starts", 1, "karma_starts", "Starts of the guest, restarts among them.");
-	print_counters(all, "exits", "karma_exits_total", "reason", "Exits from the guest to Karma.");
-	print_counters(all, "hypercalls", "karma_hypercalls_total", "call", "Hypercalls of the guest.");
-	print_counters(all, "io_uring", "karma_io_uring_total", "what", "Use of io_uring.");
-	print_counters(all, "kvm", "karma_kvm_total", "counter", "Counters of KVM, with --stats.");
+	print_counters(all, "exits", "counter", "karma_exits_total", "reason", "Exits from the guest to Karma.");
+	print_counters(all, "hypercalls", "counter", "karma_hypercalls_total", "call", "Hypercalls of the guest.");
+	print_counters(all, "io_uring", "counter", "karma_io_uring_total", "what", "Use of io_uring.");
+	print_counters(all, "kvm", "counter", "karma_kvm_total", "counter", "Counters of KVM, with --stats.");
+	print_counters(all, "snapshots", "untyped", "karma_snapshots", "what", "Snapshots, and figures of the last one.");
 	print_device_counters(all);
 	print_histograms(all);
 }

@@ -130,19 +130,42 @@ static int make_vm(struct guest *guest)
 	in_flight += guest->shares.count * VHOST_USER_IN_FLIGHT;
 	/* Servers map it. */
 	memory.shared |= guest->shares.count > 0;
+	memory.restored &= guest_restores(guest);
 	result = io_ring_init(&guest->ring, in_flight);
 	if (result == 0)
 		result = vm_init(&guest->vm, &memory, options->cpus, options->pmu);
 	if (result < 0)
 		return result;
+	report_set_memory(guest->report, guest->vm.memory.base);
 	guest->vm.ring = &guest->ring;
 	guest->vm.terminal = &guest->terminal;
 	guest->vm.up_fd = guest->notify.ready_fd;
 	guest->vm.strict = options->strict;
 	guest->vm.stats = options->stats;
 	guest->vm.machine.watchdog = options->watchdog;
+	guest->vm.machine.name = guest->name;
 	atomic_store(&guest->vm.machine.tells_ready, has_own_init(options));
 	return 0;
+}
+
+/* The memory of a guest that is restored has its kernel already. */
+static int load(struct guest *guest, struct boot_entry *entry)
+{
+	int result;
+
+	if (guest_restores(guest))
+		return 0;
+	result = guest_load(&guest->options, &guest->kernel, guest->initramfs, &guest->terminal, &guest->vm.memory,
+		entry);
+	boot_kernel_close(&guest->kernel);
+	return result == 0 ? machine_identify(&guest->vm.machine) : result;
+}
+
+static int prepare(struct guest *guest, const struct boot_entry *entry)
+{
+	int result = vm_prepare(&guest->vm, guest_restores(guest) ? NULL : entry);
+
+	return result == 0 && guest_restores(guest) ? guest_restore(guest) : result;
 }
 
 static int start(struct guest *guest)
@@ -157,12 +180,11 @@ static int start(struct guest *guest)
 	/* What is piped in is for the command, not for the shell that starts it. */
 	if (guest->options.command)
 		terminal_hold_input(&guest->terminal);
-	result = guest_load(&guest->options, &guest->kernel, guest->initramfs, &guest->terminal, &guest->vm.memory, &entry);
-	boot_kernel_close(&guest->kernel);
+	result = load(guest, &entry);
 	if (result == 0)
 		result = add_devices(guest);
 	if (result == 0)
-		result = vm_prepare(&guest->vm, &entry);
+		result = prepare(guest, &entry);
 	if (result == 0)
 		result = enter_sandbox(guest);
 	timers_start(guest);

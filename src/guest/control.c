@@ -43,14 +43,19 @@ static void get_status(void *context, struct control_status *status)
 		.balloon = guest->balloon_bytes,
 		.started_at = guest->process_started_at,
 		.starts = guest->starts,
+		.restored_from = guest->options.restore.directory,
 	};
 }
 
 static int send_order(void *context, const struct order *order)
 {
-	const struct guest *guest = context;
+	struct guest *guest = context;
 
-	return guest->process_running ? process_send_order(&guest->process, order) : -ESRCH;
+	if (!guest->process_running)
+		return -ESRCH;
+	if (guest->control.own_pending)
+		saver_ordering(guest, order->kind);
+	return process_send_order(&guest->process, order);
 }
 
 static void stop(void *context, bool force)
@@ -136,6 +141,21 @@ static int connect_guest(void *context, uint32_t id, uint32_t port, int *fd)
 	return result;
 }
 
+static int begin_snapshot(void *context, const struct control_snapshot *request, const char **why)
+{
+	return saver_begin(context, request, why);
+}
+
+static void release_snapshot(void *context)
+{
+	saver_release(context);
+}
+
+static void get_snapshots(void *context, struct control_snapshots *snapshots)
+{
+	*snapshots = ((const struct guest *)context)->saver.figures;
+}
+
 static const struct control_ops ops = {
 	.status = get_status,
 	.order = send_order,
@@ -144,6 +164,9 @@ static const struct control_ops ops = {
 	.measure = measure,
 	.balloon = set_balloon,
 	.connect = connect_guest,
+	.snapshot = begin_snapshot,
+	.release_snapshot = release_snapshot,
+	.snapshots = get_snapshots,
 };
 
 int operations_open(struct guest *guest)
@@ -178,4 +201,5 @@ void operations_ended(struct guest *guest)
 {
 	guest->process_running = false;
 	control_process_ended(&guest->control);
+	saver_guest_ended(guest);
 }

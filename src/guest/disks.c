@@ -132,7 +132,7 @@ uint64_t disks_file_limit(const struct guest *guest)
 		if (disk_measure(guest->disks[i], &size) < 0)
 			continue;
 		/* An overlay has a map before its data: a bit for each 4 KiB. */
-		if (guest->options.disks[i].overlay)
+		if (guest->options.disks[i].overlay || guest->options.disks[i].from)
 			size += size / 4096 + MIB;
 		if (size > largest)
 			largest = size;

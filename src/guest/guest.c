@@ -147,7 +147,7 @@ static int run_once(struct guest *guest, bool *again)
 	atomic_store(&guest->shared->disk_calls, 0);
 	report_reset(guest->report);
 	*again = false;
-	if (find_initramfs_again(guest) == 0 && guest_open_kernel(guest) == 0 && nbd_connectors_open() == 0 &&
+	if (find_initramfs_again(guest) == 0 && (guest_restores(guest) || guest_open_kernel(guest) == 0) && nbd_connectors_open() == 0 &&
 		vsock_connector_open(&guest->vsock) == 0 && shares_start(&guest->shares) == 0)
 		pid = process_start(&guest->process, &guest->sandbox);
 	if (pid < 0) {
@@ -200,6 +200,7 @@ void guest_init(struct guest *guest)
 		.agent = AGENT_CLIENT_NONE,
 		.vsock = { .sockets = { -1, -1 } },
 		.process = PROCESS_NONE,
+		.saver = SAVER_IDLE,
 		.kernel = BOOT_KERNEL_NONE,
 		.signal_fd = -1,
 		.pid = getpid(),

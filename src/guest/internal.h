@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What the two processes of a guest share in code: the supervisor (guest.c, supervisor.c, signals.c, control.c,
- * kernel.c), which the user has started, and the guest's process (child.c, orders.c, timers.c), a
+ * kernel.c), which the user has started, and the guest's process (child.c, snapshot.c, orders.c, timers.c), a
  * copy of it by fork(), anew for each start.
  *
  * The supervisor has one thread.  In the guest's process all of this runs on the main thread, beside the
@@ -35,6 +35,7 @@
 #include "notify.h"
 #include "process.h"
 #include "shares.h"
+#include "saver.h"
 
 /* How one start of a guest ended, as far as the choice of another start goes. */
 enum guest_outcome { OUTCOME_END, OUTCOME_RESET, OUTCOME_PANIC };
@@ -84,6 +85,7 @@ struct guest {
 	bool restart_delay_logged;
 	bool stop_requested;		/* no more starts; in the guest's process: don't wait for output */
 	int stop_signal;		/* whose number is the exit status then */
+	struct saver saver;	/* under way, and figures of the last one */
 	bool stopped_by_client;		/* asked to power off by `karma stop`: one SIGTERM more says nothing new */
 
 	/* The guest's process's, made anew for each start; the kernel is opened before the fork. */
@@ -110,6 +112,12 @@ static inline enum end_policy end_policy(const struct guest *guest, unsigned out
 {
 	return outcome == OUTCOME_RESET ? guest->options.reboot :
 		outcome == OUTCOME_PANIC ? guest->options.on_panic : END_EXIT;
+}
+
+/* This start goes on from a saved guest; those that follow boot. */
+static inline bool guest_restores(const struct guest *guest)
+{
+	return guest->options.restore.state && guest->starts == 0;
 }
 
 /* --- guest.c: the supervisor, from the first start to the end. */
@@ -170,6 +178,19 @@ uint64_t disks_file_limit(const struct guest *guest);
 /* The kernel's name for a disk: vda to vdz, then vdaa, ... */
 void guest_disk_name(size_t index, char *name, size_t size);
 
+/* --- saved_disks.c: in the process that makes a snapshot. */
+
+/* Before the guest pauses, so that the pause is short: have the files of overlays written to their disks. */
+void disks_flush_overlays(const struct guest *guest);
+/*
+ * While the guest pauses, without a request in flight: copy overlays into the directory, and note in the options of all
+ * disks what a restore is to find (`from`, `generation`): this process prints the configuration from them.
+ */
+int disks_save(const struct guest *guest, int directory);
+/* When the guest goes on. */
+int disks_sync_saved(const struct guest *guest, int directory);
+
+
 /* --- load.c. */
 
 /*
@@ -195,8 +216,28 @@ int guest_process_main(struct guest *guest);
 /* Print the kernel's log, if the guest has no driver that would have shown it: once, over all starts. */
 void print_kernel_log(struct guest *guest);
 
+/* --- snapshot.c: the guest's state, saved and restored. */
+
+/*
+ * In the guest's process: pause the guest, let all requests in flight come to their end, and save its state for
+ * guest_read_state() if that is wanted.  It stays paused; on failure it goes on if it ran.
+ */
+int guest_quiesce(struct guest *guest, bool and_save);
+/*
+ * In the supervisor, once ORDER_SNAPSHOT was served and until ORDER_RESUME: copy the state from the guest's process, as
+ * many bytes as there are, SNAPSHOT_STATE_MAX at most.  It is as hostile as that process may be.
+ */
+int64_t guest_read_state(const struct guest *guest, void *to);
+/* Free what is saved. */
+void guest_forget_state(struct guest *guest);
+/* In the guest's process, before its vCPUs start: restore the state of the options. */
+int guest_restore(struct guest *guest);
+
 /* --- orders.c: what the supervisor has the guest's process do. */
 
+/* Pause and resume; 0, or -ESRCH without a message: it has ended. */
+int guest_pause(struct guest *guest);
+int guest_resume(struct guest *guest);
 /* Serve the next order, if there is one.  The number of a signal that is to end the guest, or 0. */
 int orders_serve(struct guest *guest);
 /* The same while the guest runs: such a signal ends it; SIGTERM first asks it to power off, if --grace allows. */

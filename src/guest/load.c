@@ -189,7 +189,7 @@ int guest_find_initramfs(const struct guest_options *options, char **path)
 	int result;
 
 	*path = NULL;
-	if (options->initrd_count)
+	if (options->initrd_count || !options->kernel)
 		return 0;
 	result = boot_kernel_release(options->kernel, release, sizeof(release));
 	if (result == -ENOENT && options->command)

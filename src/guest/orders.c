@@ -12,7 +12,7 @@ static bool is_running(const struct guest *guest)
 	return atomic_load(&guest->vm.end) == VM_RUNNING;
 }
 
-static int pause_guest(struct guest *guest)
+int guest_pause(struct guest *guest)
 {
 	if (!is_running(guest))
 		return -ESRCH;
@@ -21,12 +21,13 @@ static int pause_guest(struct guest *guest)
 	return 0;
 }
 
-static int resume_guest(struct guest *guest)
+int guest_resume(struct guest *guest)
 {
 	if (!is_running(guest))
 		return -ESRCH;
 	if (!atomic_load(&guest->vm.paused))
 		return 0;
+	guest_forget_state(guest);
 	vm_resume(&guest->vm);
 	timers_resume(guest);
 	report_set_state(guest->report, guest->grace_at ? GUEST_STOPPING : GUEST_RUNNING);
@@ -40,7 +41,7 @@ static bool request_power_off(struct guest *guest)
 		return false;
 	guest->grace_at = milliseconds() + guest->options.grace * 1000ll;
 	report_set_state(guest->report, GUEST_STOPPING);
-	resume_guest(guest);
+	guest_resume(guest);
 	machine_press_power_button(&guest->vm.machine);
 	return true;
 }
@@ -83,9 +84,12 @@ static int serve(struct guest *guest, const struct order *order)
 		machine_measure(&guest->vm.machine, (int)order->value - 1);
 		return 0;
 	case ORDER_PAUSE:
-		return pause_guest(guest);
+		return guest_pause(guest);
 	case ORDER_RESUME:
-		return resume_guest(guest);
+		return guest_resume(guest);
+	case ORDER_QUIESCE:
+	case ORDER_SNAPSHOT:
+		return guest_quiesce(guest, order->kind == ORDER_SNAPSHOT);
 	case ORDER_BALLOON:
 		guest->balloon_bytes = order->value;
 		balloon_set(guest->balloon, order->value);

@@ -10,7 +10,7 @@
 #include "karma/log.h"
 #include "karma/nbd_connector.h"
 
-/* What it polls: the guest's process, signals, replies to orders, changes of TAPs; and what others want. */
+/* What it polls: the guest's process, signals, replies to orders, changes of TAPs, the saver; and what others want. */
 enum {
 	POLL_PROCESS,
 	POLL_SIGNALS,
@@ -19,6 +19,7 @@ enum {
 	POLL_NOTIFY,
 	POLL_CONTROL = POLL_NOTIFY + NOTIFY_EVENTS,
 	POLL_VSOCK = POLL_CONTROL + CONTROL_POLLS,
+	POLL_SAVER,
 	POLL_NBD,
 	POLLS = POLL_NBD + NBD_CONNECTORS_MAX
 };
@@ -54,6 +55,7 @@ idle_path static unsigned fill_polls(struct guest *guest, int pidfd, struct poll
 	polls[POLL_LINKS] = (struct pollfd){ .fd = guest->networks.links_fd, .events = POLLIN };
 	notify_poll(&guest->notify, polls + POLL_NOTIFY);
 	polls[POLL_VSOCK] = vsock_connector_watch(&guest->vsock);
+	polls[POLL_SAVER] = saver_watch(guest);
 	nbd_connectors_watch(polls + POLL_NBD);
 	return control_poll(&guest->control, polls + POLL_CONTROL);
 }
@@ -82,6 +84,8 @@ idle_path static void serve(struct guest *guest, const struct pollfd polls[POLLS
 		process_send_order(&guest->process, &(struct order){ .kind = ORDER_KEEPALIVE });
 	if (polls[POLL_VSOCK].revents && vsock_connector_serve(&guest->vsock, &answer))
 		control_connected(&guest->control, answer.id, answer.result);
+	if (polls[POLL_SAVER].revents)
+		saver_serve(guest);
 	control_serve(&guest->control, polls + POLL_CONTROL, clients);
 	nbd_connectors_serve(polls + POLL_NBD);
 }

@@ -182,9 +182,15 @@ static void file_close(struct disk *disk)
 	free(file);
 }
 
+static int file_descriptor(const struct disk *disk)
+{
+	return container_of(disk, struct file, disk)->fd;
+}
+
 const struct disk_backend file_backend = {
 	.submit = file_submit,
 	.kick = file_kick,
 	.measure = file_measure,
+	.file = file_descriptor,
 	.close = file_close,
 };

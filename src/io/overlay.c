@@ -84,10 +84,22 @@ static int overlay_start(struct disk *disk, bool again)
 	return disk_start(overlay_of(disk)->base, again);
 }
 
+static int overlay_file(const struct disk *disk)
+{
+	return container_of(disk, struct overlay, disk)->map.fd;
+}
+
+static int overlay_copy(const struct disk *disk, int to)
+{
+	return overlay_map_copy(&container_of(disk, struct overlay, disk)->map, to);
+}
+
 static const struct disk_backend overlay_backend = {
 	.start = overlay_start,
 	.submit = overlay_submit,
 	.kick = overlay_kick,
+	.file = overlay_file,
+	.copy = overlay_copy,
 	.close = overlay_close,
 };
 
@@ -97,7 +109,7 @@ static int open_parts(
 	struct disk_options base = *options;
 	int result;
 
-	base.overlay = NULL;
+	base.overlay = base.from = NULL;
 	base.read_only = true;
 	result = disk_open(&overlay->base, &base, ring);
 	if (result < 0)

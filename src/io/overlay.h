@@ -62,6 +62,9 @@ int overlay_map_open(
 /* Write back what the file lacks, waiting for it, and close the file. */
 void overlay_map_close(struct overlay_map *map);
 
+/* Copy the file, and what it lacks of the bitmap, into an empty one.  0, or a negative errno. */
+int overlay_map_copy(const struct overlay_map *map, int to);
+
 static inline bool overlay_is_allocated(const struct overlay_map *map, uint64_t cluster)
 {
 	return __atomic_load_n(&map->allocated[cluster / 64], __ATOMIC_ACQUIRE) >> cluster % 64 & 1;

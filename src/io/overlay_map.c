@@ -4,11 +4,13 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <libgen.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "karma/copy_file.h"
 #include "karma/file_kind.h"
 #include "karma/log.h"
 #include "karma/util.h"
@@ -35,7 +37,12 @@ struct header_block {
 };
 
 #define REFUSE(error, options, text, ...) \
-	fail(error, "disk %s: overlay %s: " text, (options)->path, (options)->overlay, ##__VA_ARGS__)
+	fail(error, "disk %s: overlay %s: " text, (options)->path, name_of(options), ##__VA_ARGS__)
+
+static const char *name_of(const struct disk_options *options)
+{
+	return options->overlay ? options->overlay : options->from;
+}
 
 /* By words of the bitmap: a discard may be for millions of clusters. */
 uint64_t overlay_extent_end(const struct overlay_map *map, uint64_t first, uint64_t last)
@@ -217,11 +224,6 @@ static int check_header(const struct overlay_map *map, const struct disk_options
 	return 0;
 }
 
-static bool is_zero(const uint8_t *bytes, size_t length)
-{
-	return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
-}
-
 /* Skips holes and blocks of zeroes, so that they take no memory. */
 static int load_bitmap(struct overlay_map *map, const struct disk_options *options)
 {
@@ -261,15 +263,88 @@ static int allocate(struct overlay_map *map, const struct disk_options *options)
 	return map->allocated && map->block_states ? 0 : REFUSE(-ENOMEM, options, "out of memory");
 }
 
+/* --- Overlays that begin as a copy. */
+
+/* A file without a name in the directory of that path. */
+static int open_unnamed(const char *path)
+{
+	cleanup_free char *copy = strdup(path);
+
+	return copy ? open(dirname(copy), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) : -1;
+}
+
+/* A copy of the overlay `from`, without a name, where `beside` is, or else where temporary files are. */
+static int make_copy(const struct disk_options *options, const char *beside)
+{
+	cleanup_fd int from = open(options->from, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	struct stat status;
+	int to, result;
+
+	if (from < 0 || fstat(from, &status) < 0 || !S_ISREG(status.st_mode))
+		return REFUSE(from < 0 ? -errno : -EINVAL, options, "%s: %s: bring it back from a copy", options->from,
+			from < 0 ? strerror(errno) : "is no file");
+	to = open_unnamed(beside);
+	if (to < 0 && !options->overlay)
+		to = open_unnamed("/var/tmp/overlay");
+	if (to < 0)
+		return REFUSE(-errno, options, "can't make a copy of %s: %s: make it by `cp`, or give overlay=FILE on another "
+					       "file system",
+			options->from, strerror(errno));
+	result = copy_file(from, to);
+	if (result == 0)
+		return to;
+	close(to);
+	return REFUSE(result, options, "can't copy %s: %s: make room for it", options->from, strerror(-result));
+}
+
+/* It gets its name once it is complete, and on the disk. */
+static int make_named_copy(const struct disk_options *options)
+{
+	cleanup_fd int fd = make_copy(options, options->overlay);
+	char path[32];
+
+	if (fd < 0)
+		return fd;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (fsync(fd) < 0 || (linkat(AT_FDCWD, path, AT_FDCWD, options->overlay, AT_SYMLINK_FOLLOW) < 0 && errno != EEXIST))
+		return REFUSE(-errno, options, "can't make it: %s: make room for it", strerror(errno));
+	sync_directory(options->overlay);
+	return 0;
+}
+
+int overlay_map_copy(const struct overlay_map *map, int to)
+{
+	int result = copy_file(map->fd, to);
+
+	/* As in the file itself: the bitmap's space is there in advance. */
+	if (result == 0 && fallocate(to, FALLOC_FL_KEEP_SIZE, 0, map->data_start) < 0 && errno == ENOSPC)
+		result = -errno;
+	for (size_t i = 0; i < map->blocks && result == 0; i++) {
+		if (map->block_states[i] != BLOCK_CLEAN)
+			result = write_all_at(to, (uint8_t *)map->allocated + i * OVERLAY_BLOCK, OVERLAY_BLOCK,
+				OVERLAY_MAP_START + i * OVERLAY_BLOCK);
+	}
+	return result;
+}
+
+/* --- Opening. */
+
 static int open_map(struct overlay_map *map, const struct disk_options *options)
 {
 	struct header header = make_header(map, options);
 	struct stat status;
 	int result;
 
-	map->fd = open_file(options, &status);
+	if (options->from && options->overlay && access(options->overlay, F_OK) < 0) {
+		result = make_named_copy(options);
+		if (result < 0)
+			return result;
+	}
+	map->fd = options->overlay ? open_file(options, &status) : make_copy(options, options->from);
 	if (map->fd < 0)
 		return map->fd;
+	if (!options->overlay && fstat(map->fd, &status) < 0)
+		return REFUSE(-errno, options, "%s", strerror(errno));
 	if (is_new(map, status.st_size) && !options->read_only)
 		result = create(map, options, &header);
 	else

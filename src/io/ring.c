@@ -369,6 +369,12 @@ idle_path unsigned io_ring_reap(struct io_ring *ring, bool wait)
 	return all;
 }
 
+void io_ring_reap_bound(void)
+{
+	if (bound_ring && io_ring_ready(bound_ring))
+		io_ring_reap(bound_ring, false);
+}
+
 /* --- The I/O thread. */
 
 static void eventfd_raised(struct io_op *op, int result)

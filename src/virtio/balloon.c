@@ -8,6 +8,7 @@
 
 #include "karma/devices.h"
 #include "karma/log.h"
+#include "karma/snapshot.h"
 #include "karma/util.h"
 
 /* Linux reports up to 32 blocks in a chain, and wants room for as many descriptors. */
@@ -119,6 +120,12 @@ static uint32_t serve(
 	return 0;
 }
 
+static void count_actual(struct balloon *balloon)
+{
+	__atomic_store_n(&balloon->counters[ACTUAL_BYTES].value,
+		(uint64_t)le32toh(balloon->config.actual) * PAGE_BYTES, __ATOMIC_RELAXED);
+}
+
 /* The driver says how large the balloon is (section 5.5.6); it may say anything. */
 static int balloon_write_config(
 	struct virtio_device *device, size_t offset, const void *from, size_t length)
@@ -129,9 +136,14 @@ static int balloon_write_config(
 		length != sizeof(balloon->config.actual))
 		return -EPERM;
 	memcpy(&balloon->config.actual, from, length);
-	__atomic_store_n(&balloon->counters[ACTUAL_BYTES].value,
-		(uint64_t)le32toh(balloon->config.actual) * PAGE_BYTES, __ATOMIC_RELAXED);
+	count_actual(balloon);
 	return 0;
+}
+
+static void set_target(struct balloon *balloon, uint64_t bytes)
+{
+	balloon->config.num_pages = htole32(bytes / PAGE_BYTES);
+	__atomic_store_n(&balloon->counters[TARGET_BYTES].value, bytes, __ATOMIC_RELAXED);
 }
 
 void balloon_set(struct virtio_device *device, uint64_t bytes)
@@ -139,16 +151,37 @@ void balloon_set(struct virtio_device *device, uint64_t bytes)
 	struct balloon *balloon = container_of(device, struct balloon, device);
 
 	pthread_mutex_lock(&device->lock);
-	balloon->config.num_pages = htole32(bytes / PAGE_BYTES);
-	__atomic_store_n(&balloon->counters[TARGET_BYTES].value, bytes, __ATOMIC_RELAXED);
+	set_target(balloon, bytes);
 	virtio_config_changed(device);
 	pthread_mutex_unlock(&device->lock);
+}
+
+static void balloon_save(const struct virtio_device *device, struct snapshot_writer *to)
+{
+	const struct balloon *balloon = container_of(device, struct balloon, device);
+
+	snapshot_put_number(to, le32toh(balloon->config.num_pages));
+	snapshot_put_number(to, le32toh(balloon->config.actual));
+}
+
+/* The size that was asked for is asked for still. */
+static int balloon_restore(struct virtio_device *device, struct snapshot_reader *from)
+{
+	struct balloon *balloon = container_of(device, struct balloon, device);
+	uint32_t pages = snapshot_get_number(from);
+
+	set_target(balloon, (uint64_t)pages * PAGE_BYTES);
+	balloon->config.actual = htole32(snapshot_get_number(from));
+	count_actual(balloon);
+	return 0;
 }
 
 static const struct virtio_device_ops balloon_ops = {
 	.device_id = VIRTIO_ID_BALLOON,
 	.serve = serve,
 	.write_config = balloon_write_config,
+	.save = balloon_save,
+	.restore = balloon_restore,
 	.release = virtio_device_free,
 };
 

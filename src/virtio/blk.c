@@ -10,6 +10,7 @@
 #include "karma/rate_limiter.h"
 #include "karma/log.h"
 #include "karma/queue_scheduler.h"
+#include "karma/snapshot.h"
 #include "karma/util.h"
 
 #define SECTOR_BYTES 512u
@@ -436,6 +437,37 @@ static void blk_update_counters(struct virtio_device *device)
 	}
 }
 
+/* No request is in flight, and none was taken that waits: what a limit holds back is in the ring. */
+static void blk_save(const struct virtio_device *device, struct snapshot_writer *to)
+{
+	const struct disk *disk = container_of(device, struct blk, device)->disk;
+
+	snapshot_put_number(to, disk->size);
+	snapshot_put_number(to, disk->block_size);
+	snapshot_put_number(to, disk->read_only);
+}
+
+/* The guest's driver asks for the size again, when it is told so, and for nothing else. */
+static int blk_restore(struct virtio_device *device, struct snapshot_reader *from)
+{
+	const struct disk *disk = container_of(device, struct blk, device)->disk;
+	uint64_t size = snapshot_get_number(from), block_size = snapshot_get_number(from);
+	bool read_only = snapshot_get_number(from);
+
+	if (disk->size < size)
+		return fail(-EINVAL,
+			"snapshot: disk %s: has only %llu bytes of the %llu that it had: give one that is as large",
+			device->name, (unsigned long long)disk->size, (unsigned long long)size);
+	if (disk->block_size != block_size)
+		return fail(-EINVAL,
+			"snapshot: disk %s: has blocks of %u bytes, and had blocks of %llu: give one of the same kind",
+			device->name, disk->block_size, (unsigned long long)block_size);
+	if (disk->read_only && !read_only)
+		return fail(-EINVAL, "snapshot: disk %s: is read-only, and was not: give it without ,ro",
+			device->name);
+	return 0;
+}
+
 static void blk_end(struct virtio_device *device)
 {
 	disk_end(container_of(device, struct blk, device)->disk);
@@ -455,6 +487,8 @@ static const struct virtio_device_ops blk_ops = {
 	.reset = blk_reset,
 	.measure = blk_measure,
 	.update_counters = blk_update_counters,
+	.save = blk_save,
+	.restore = blk_restore,
 	.end = blk_end,
 	.release = blk_release,
 };

@@ -5,6 +5,7 @@
 
 #include "karma/abi.h"
 #include "karma/devices.h"
+#include "karma/snapshot.h"
 #include "karma/util.h"
 
 #define QUEUE_SIZE 64
@@ -20,8 +21,8 @@ struct console {
 	/* A chain of the transmit queue that the terminal has not taken all of. */
 	struct iovec iov[CHAIN_BUFFERS];
 	struct virtq_chain chain;
-	size_t sent;
 	bool sending;
+	size_t sent;		/* of that chain, or of the next one, if the device is restored */
 	bool prints;		/* the guest has printed something since its driver's start */
 };
 
@@ -54,10 +55,8 @@ static bool next_chain(struct console *console)
 {
 	if (!console->sending &&
 		virtio_pop(&console->device, &console->device.queues[TRANSMIT], console->iov,
-			ARRAY_SIZE(console->iov), &console->chain)) {
+			ARRAY_SIZE(console->iov), &console->chain))
 		console->sending = true;
-		console->sent = 0;
-	}
 	return console->sending;
 }
 
@@ -84,6 +83,7 @@ static enum virtio_step transmit_chain(struct virtq *queue)
 	if (!send_chain(console))
 		return VIRTIO_BLOCKED;
 	console->sending = false;
+	console->sent = 0;
 	virtq_push(queue, console->chain.head, 0);
 	return VIRTIO_SERVED;
 }
@@ -160,7 +160,28 @@ static void console_driver_ok(struct virtio_device *device)
 
 static void console_reset(struct virtio_device *device)
 {
-	console_of(device)->sending = false;
+	struct console *console = console_of(device);
+
+	console->sending = false;
+	console->sent = 0;
+}
+
+static void console_save(const struct virtio_device *device, struct snapshot_writer *to)
+{
+	const struct console *console = container_of(device, struct console, device);
+
+	snapshot_put_number(to, console->sent);
+	snapshot_put_number(to, console->prints);
+}
+
+static int console_restore(struct virtio_device *device, struct snapshot_reader *from)
+{
+	struct console *console = console_of(device);
+
+	console->sent = snapshot_get_number(from);
+	console->prints = snapshot_get_number(from);
+	terminal_escape_sysrq(console->terminal, device->accepted & (1ull << KARMA_CONSOLE_F_SYSRQ));
+	return 0;
 }
 
 static const struct virtio_device_ops console_ops = {
@@ -168,6 +189,8 @@ static const struct virtio_device_ops console_ops = {
 	.driver_ok = console_driver_ok,
 	.notify = console_notify,
 	.reset = console_reset,
+	.save = console_save,
+	.restore = console_restore,
 	.release = virtio_device_free,
 };
 

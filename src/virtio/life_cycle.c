@@ -101,6 +101,17 @@ void virtio_unlock(struct virtio_device *device)
 	pthread_mutex_unlock(&device->lock);
 }
 
+/* What the driver, a timer or the backend told of before or during the pause was put aside. */
+static void go_on(struct virtio_device *device)
+{
+	if (device->ops->resume)
+		device->ops->resume(device);
+	for (unsigned i = 0; i < device->queue_count && virtio_running(device); i++) {
+		if (device->queues[i].size)
+			virtio_reschedule(&device->queues[i]);
+	}
+}
+
 void virtio_start(struct virtio_device *device)
 {
 	virtio_lock(device);
@@ -108,6 +119,9 @@ void virtio_start(struct virtio_device *device)
 	device->state = VIRTIO_RUNNING;
 	if (device->ops->start)
 		device->ops->start(device);
+	/* It is restored, then. */
+	if (device->status & VIRTIO_CONFIG_S_DRIVER_OK)
+		go_on(device);
 	virtio_unlock(device);
 }
 
@@ -131,13 +145,7 @@ void virtio_resume(struct virtio_device *device)
 	virtio_lock(device);
 	debug_assert(device->state == VIRTIO_PAUSED);
 	device->state = VIRTIO_RUNNING;
-	if (device->ops->resume)
-		device->ops->resume(device);
-	/* What the driver, a timer or the backend told of before or during the pause was put aside. */
-	for (unsigned i = 0; i < device->queue_count && virtio_running(device); i++) {
-		if (device->queues[i].size)
-			virtio_reschedule(&device->queues[i]);
-	}
+	go_on(device);
 	virtio_unlock(device);
 }
 
@@ -147,17 +155,28 @@ static bool is_drained(struct virtio_device *device)
 
 	virtio_lock(device);
 	drained = device->in_flight == 0 && !device->resetting;
+	for (unsigned i = 0; i < device->queue_count; i++)
+		drained &= !device->queues[i].interrupt_deferred;
 	virtio_unlock(device);
+	return drained;
+}
+
+bool virtio_drain_within(struct virtio_device *device, unsigned milliseconds)
+{
+	const struct timespec interval = { .tv_nsec = 1000 * 1000 };
+	int64_t end = nanoseconds() + milliseconds * 1000000ll;
+	bool drained;
+
+	debug_assert(device->state == VIRTIO_PAUSED || device->state == VIRTIO_ENDING);
+	while (!(drained = is_drained(device)) && nanoseconds() < end)
+		nanosleep(&interval, NULL);
 	return drained;
 }
 
 void virtio_drain(struct virtio_device *device)
 {
-	const struct timespec interval = { .tv_nsec = 1000 * 1000 };
-
-	debug_assert(device->state == VIRTIO_PAUSED || device->state == VIRTIO_ENDING);
-	while (!is_drained(device))
-		nanosleep(&interval, NULL);
+	while (!virtio_drain_within(device, UINT32_MAX))
+		;
 }
 
 /* The state is changed without a lock: who holds one may wait for what end() is to hurry. */

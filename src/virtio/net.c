@@ -2,9 +2,12 @@
 /* The network device: its features, its configuration, its control queue; its life. */
 #include <errno.h>
 #include <linux/if_tun.h>
+#include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 #include <string.h>
 
+#include "karma/log.h"
+#include "karma/snapshot.h"
 #include "net.h"
 
 #ifndef TUN_F_USO4
@@ -200,6 +203,35 @@ static void net_reset(struct virtio_device *virtio)
 	set_offloads(device, 0);
 }
 
+/*
+ * A frame that waits for buffers, or for room at the other end's, stays the saved guest's: a network may lose it.
+ */
+static void net_save(const struct virtio_device *virtio, struct snapshot_writer *to)
+{
+	const struct net_device *device = container_of(virtio, struct net_device, device);
+
+	snapshot_put_number(to, device->pairs_used);
+	snapshot_put_number(to, device->offloads);
+}
+
+static int net_restore(struct virtio_device *virtio, struct snapshot_reader *from)
+{
+	struct net_device *device = device_of(virtio);
+	uint64_t pairs = snapshot_get_number(from), offloads = snapshot_get_number(from);
+	int result;
+
+	if (pairs < 1 || pairs > (net_accepted(device, VIRTIO_NET_F_MQ) ? device->pairs : 1) ||
+		(offloads & ~(possible_offloads(device->net) & virtio->accepted)))
+		return fail(-EINVAL, "snapshot: device %s: its state is damaged: make the snapshot anew", virtio->name);
+	if (!(virtio->status & VIRTIO_CONFIG_S_DRIVER_OK))
+		return 0;
+	result = set_offloads(device, offloads);
+	if (result == 0)
+		result = use_pairs(device, pairs);
+	return result < 0 ? fail(result, "snapshot: device %s: can't set up %s as it was: %s: give the same --net",
+				    virtio->name, device->net->name, strerror(-result)) : 0;
+}
+
 static void readable(void *context, unsigned pair)
 {
 	struct net_device *device = context;
@@ -263,6 +295,8 @@ static const struct virtio_device_ops net_device_ops = {
 	.notify = net_notify,
 	.serve = control,
 	.resume = net_resume,
+	.save = net_save,
+	.restore = net_restore,
 	.reset = net_reset,
 	.release = net_release,
 };

@@ -4,8 +4,14 @@
 #include <linux/virtio_config.h>
 #include <string.h>
 
+#include "karma/debug.h"
+#include "karma/snapshot.h"
 #include "karma/util.h"
 #include "karma/virtq.h"
+
+/* Of the calling thread: the queue whose notification it answers, and whether an interrupt was due. */
+static _Thread_local const struct virtq *answered_queue;
+static _Thread_local bool answer_due;
 
 #define LOAD(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
 #define LOAD_ACQUIRE(field) __atomic_load_n(&(field), __ATOMIC_ACQUIRE)
@@ -262,9 +268,26 @@ void virtq_interrupt(struct virtq *queue)
 	queue->signalled_used = queue->next_used;
 	if (!wanted)
 		return;
+	if (queue == answered_queue) {
+		count_up(&queue->answers, !answer_due);
+		answer_due = true;
+		return;
+	}
 	count_up(&queue->interrupts, 1);
 	if (queue->interrupt.address)
 		queue->send(queue->send_context, &queue->interrupt);
+}
+
+void virtq_begin_answer(struct virtq *queue)
+{
+	answered_queue = queue;
+	answer_due = false;
+}
+
+bool virtq_end_answer(void)
+{
+	answered_queue = NULL;
+	return answer_due;
 }
 
 static uint16_t *avail_event(struct virtq *queue)
@@ -300,4 +323,76 @@ bool virtq_notify_at(struct virtq *queue, unsigned waiting)
 		FULL_BARRIER();
 	}
 	return (uint16_t)(LOAD(queue->avail->idx) - queue->next_avail) >= waiting;
+}
+
+/* --- Interrupts that a guest may ask for, and the state in a snapshot. */
+
+/* Intel SDM volume 3, section 11.11, and the bits that KVM_FEATURE_MSI_EXT_DEST_ID adds. */
+#define MESSAGE_ADDRESS 0xfee00000u
+#define MESSAGE_ADDRESS_FREE 0xffffcu	/* destination, its mode, redirection */
+#define MESSAGE_DATA_FREE 0x41ffu	/* vector, fixed or lowest priority, level (ignored) */
+#define VECTOR_MIN 16u
+
+bool virtq_interrupt_valid(const struct karma_interrupt *interrupt)
+{
+	if (interrupt->reserved)
+		return false;
+	if (!interrupt->address)
+		return !interrupt->data;
+	return (interrupt->address & ~(uint64_t)MESSAGE_ADDRESS_FREE) == MESSAGE_ADDRESS &&
+		!(interrupt->data & ~MESSAGE_DATA_FREE) &&
+		(uint8_t)interrupt->data >= VECTOR_MIN;
+}
+
+static uint64_t address_of(const struct virtq *queue, const void *ring)
+{
+	return queue->size ? guest_memory_gpa(queue->memory, ring).value : 0;
+}
+
+void virtq_save(const struct virtq *queue, struct snapshot_writer *to)
+{
+	/* The guest was interrupted for all that it wants to be interrupted for. */
+	debug_assert(queue->next_used == queue->signalled_used);
+	snapshot_put_number(to, queue->size);
+	snapshot_put_number(to, address_of(queue, queue->descriptors));
+	snapshot_put_number(to, address_of(queue, queue->avail));
+	snapshot_put_number(to, address_of(queue, queue->used));
+	snapshot_put_number(to, queue->next_used);
+	snapshot_put_number(to, queue->broken != NULL);
+	snapshot_put_number(to, queue->interrupt.address);
+	snapshot_put_number(to, queue->interrupt.data);
+}
+
+static struct karma_interrupt restore_interrupt(struct snapshot_reader *from)
+{
+	struct karma_interrupt interrupt = { .address = snapshot_get_number(from) };
+
+	interrupt.data = snapshot_get_number(from);
+	return interrupt;
+}
+
+const char *virtq_restore(struct virtq *queue, uint64_t features, struct snapshot_reader *from)
+{
+	uint64_t size = snapshot_get_number(from);
+	struct karma_queue_setup setup = { .size = size };
+	struct karma_interrupt interrupt;
+	uint16_t index;
+	bool broken;
+
+	setup.descriptors = snapshot_get_number(from);
+	setup.driver = snapshot_get_number(from);
+	setup.device = snapshot_get_number(from);
+	index = snapshot_get_number(from);
+	broken = snapshot_get_number(from);
+	interrupt = restore_interrupt(from);
+	if (!virtq_interrupt_valid(&interrupt))
+		return "has an interrupt that no guest can have asked for";
+	queue->interrupt = interrupt;
+	if (size == 0)
+		return NULL;
+	if (size > queue->size_max || virtq_enable(queue, &setup, features) < 0)
+		return "has rings that no guest can have set up";
+	queue->next_avail = queue->next_used = queue->signalled_used = index;
+	queue->broken = broken ? "it was broken when its state was saved" : NULL;
+	return NULL;
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The device's side of the virtio transport: features, status, configuration, queues, reset. */
+/* The device's side of the virtio transport: features, status, configuration, queues, reset; its state. */
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <stdatomic.h>
 #include <string.h>
 
 #include "karma/debug.h"
+#include "karma/log.h"
+#include "karma/snapshot.h"
 #include "karma/util.h"
 #include "karma/virtio.h"
 
@@ -158,23 +160,28 @@ int64_t virtio_queue_interrupt(
 	return 0;
 }
 
-int64_t virtio_queue_notify(struct virtio_device *device, unsigned index)
+int64_t virtio_queue_notify(struct virtio_device *device, unsigned index, bool takes_answer)
 {
 	struct virtq *queue;
-	int64_t result = 0;
 
 	if (index >= device->queue_count)
 		return -EINVAL;
 	queue = &device->queues[index];
 	pthread_mutex_lock(queue->lock);
 	if (!queue->size) {
-		result = -EINVAL;
-	} else {
-		count_up(&queue->notifications, 1);
-		virtio_notify(queue);
+		pthread_mutex_unlock(queue->lock);
+		return -EINVAL;
 	}
+	if (takes_answer)
+		virtq_begin_answer(queue);
+	count_up(&queue->notifications, 1);
+	virtio_notify(queue);
 	pthread_mutex_unlock(queue->lock);
-	return result;
+	if (!takes_answer)
+		return 0;
+	/* What has completed by now is answered, too. */
+	io_ring_reap_bound();
+	return virtq_end_answer();
 }
 
 void virtio_request_started(struct virtio_device *device)
@@ -200,4 +207,145 @@ void virtio_request_done(struct virtio_device *device)
 	device->reset_op.done = reset_done;
 	io_ring_nop(device->ring, &device->reset_op);
 	io_ring_submit(device->ring);
+}
+
+/* --- The state in a snapshot. */
+
+#define STATE_VERSION 1u
+
+int virtio_save(struct virtio_device *device, unsigned number, struct snapshot_writer *to)
+{
+	const char *why;
+
+	virtio_lock(device);
+	debug_assert(device->state == VIRTIO_PAUSED && device->in_flight == 0 && !device->resetting);
+	why = device->ops->unsavable ? device->ops->unsavable(device) : NULL;
+	if (!why) {
+		snapshot_begin(to, SNAPSHOT_DEVICE, number, STATE_VERSION);
+		snapshot_put_number(to, device->status);
+		snapshot_put_number(to, device->accepted);
+		snapshot_put_number(to, device->generation);
+		for (unsigned i = 0; i < device->queue_count; i++)
+			virtq_save(&device->queues[i], to);
+		snapshot_put_number(to, device->config_size);
+		if (device->config_size)
+			snapshot_put(to, device->config, device->config_size);
+		snapshot_end(to);
+	}
+	if (!why && device->ops->save) {
+		snapshot_begin(to, SNAPSHOT_DEVICE_OWN, number, STATE_VERSION);
+		device->ops->save(device, to);
+		snapshot_end(to);
+	}
+	virtio_unlock(device);
+	return why ? fail(-ENOTSUP, "device %s: can't be in a snapshot, since %s", device->name, why) : 0;
+}
+
+static int is_damaged(const struct virtio_device *device, const char *part, const char *what)
+{
+	return fail(-EINVAL, "snapshot: device %s: the %s %s: its state is damaged: make the snapshot anew",
+		device->name, part, what);
+}
+
+static int restore_status(struct virtio_device *device, struct snapshot_reader *from)
+{
+	uint64_t status = snapshot_get_number(from), missing;
+
+	device->accepted = snapshot_get_number(from);
+	device->generation = snapshot_get_number(from);
+	if ((status & ~(uint64_t)STATUS_KNOWN) ||
+		((status & VIRTIO_CONFIG_S_DRIVER_OK) && !(status & VIRTIO_CONFIG_S_FEATURES_OK)))
+		return is_damaged(device, "status", "is none that a driver can have set");
+	device->status = status;
+	missing = device->accepted & ~device->offered;
+	if (!(status & VIRTIO_CONFIG_S_FEATURES_OK) || features_acceptable(device))
+		return 0;
+	if (!missing)
+		return is_damaged(device, "driver", "has accepted features of no version of virtio that there is");
+	return fail(-ENOTSUP,
+		"snapshot: device %s: lacks the features 0x%llx here, which its guest uses: give what is behind it as "
+		"when the snapshot was made, with the same options",
+		device->name, (unsigned long long)missing);
+}
+
+static int restore_queues(struct virtio_device *device, struct snapshot_reader *from)
+{
+	for (unsigned i = 0; i < device->queue_count; i++) {
+		struct virtq *queue = &device->queues[i];
+		const char *wrong = virtq_restore(queue, device->accepted, from);
+
+		if (!wrong && queue->size && !(device->status & VIRTIO_CONFIG_S_FEATURES_OK))
+			wrong = "is set up before its features are accepted";
+		if (wrong)
+			return is_damaged(device, queue->name, wrong);
+		if (device->ops->set_interrupt)
+			device->ops->set_interrupt(device, i);
+	}
+	return 0;
+}
+
+/* What the guest knows of the configuration, which is as long as it was when the guest's driver started. */
+struct known_config {
+	size_t size;
+	uint8_t bytes[KARMA_CONFIG_MAX];
+};
+
+static int restore_config(
+	struct virtio_device *device, struct snapshot_reader *from, struct known_config *known)
+{
+	known->size = snapshot_get_number(from);
+	if (known->size > sizeof(known->bytes))
+		return is_damaged(device, "configuration", "is longer than a guest can read");
+	snapshot_get(from, known->bytes, known->size);
+	return 0;
+}
+
+static bool is_known(const struct virtio_device *device, const struct known_config *known)
+{
+	size_t length = known->size < device->config_size ? known->size : device->config_size;
+
+	return length == 0 || memcmp(device->config, known->bytes, length) == 0;
+}
+
+static int restore_transport(struct virtio_device *device, unsigned number, struct snapshot_reader *from,
+	struct known_config *known)
+{
+	int result = snapshot_open(from, SNAPSHOT_DEVICE, number, STATE_VERSION);
+
+	if (result < 0)
+		return result;
+	result = restore_status(device, from);
+	if (result == 0)
+		result = restore_queues(device, from);
+	if (result == 0)
+		result = restore_config(device, from, known);
+	return result == 0 ? snapshot_close(from) : result;
+}
+
+static int restore_own(struct virtio_device *device, unsigned number, struct snapshot_reader *from)
+{
+	int result = 0;
+
+	if (device->ops->restore)
+		result = snapshot_open(from, SNAPSHOT_DEVICE_OWN, number, STATE_VERSION);
+	if (!device->ops->restore || result < 0)
+		return result;
+	result = device->ops->restore(device, from);
+	return result < 0 ? result : snapshot_close(from);
+}
+
+int virtio_restore(struct virtio_device *device, unsigned number, struct snapshot_reader *from)
+{
+	struct known_config known;
+	int result;
+
+	virtio_lock(device);
+	debug_assert(device->state == VIRTIO_CREATED);
+	result = restore_transport(device, number, from, &known);
+	if (result == 0)
+		result = restore_own(device, number, from);
+	if (result == 0 && !is_known(device, &known))
+		virtio_config_changed(device);
+	virtio_unlock(device);
+	return result;
 }

@@ -216,6 +216,27 @@ static void pause_device(struct virtio_device *device)
 	stop_queues(front_of(device));
 }
 
+/*
+ * What a server has of a guest is out of reach; it has nothing before the first chain.  So another can serve a
+ * device that had none: a file system that is not mounted yet.
+ */
+static const char *unsavable(const struct virtio_device *device)
+{
+	const struct front *front = container_of(device, struct front, device);
+
+	if (!(device->status & VIRTIO_CONFIG_S_DRIVER_OK))
+		return NULL;
+	if (device->ops->device_id != VIRTIO_ID_FS)
+		return "its server has a state of its own: start the guest without it";
+	if (front->server.why)
+		return "its server has ended: start the guest anew";
+	for (unsigned i = 0; i < device->queue_count; i++) {
+		if (front->passages[i].base)
+			return "its server has files open for the guest: make the snapshot before it is mounted";
+	}
+	return NULL;
+}
+
 static void resume(struct virtio_device *device)
 {
 	if (virtio_running(device))
@@ -246,7 +267,7 @@ static void release(struct virtio_device *device)
 	{ \
 		.device_id = id, .driver_ok = driver_ok, .notify = notify, \
 		.set_interrupt = set_interrupt, .reset = reset, .start = start, \
-		.pause = pause_device, .resume = resume, .end = end, .release = release, \
+		.pause = pause_device, .resume = resume, .unsavable = unsavable, .end = end, .release = release, \
 	}
 
 static const struct virtio_device_ops fs_ops = OPS(VIRTIO_ID_FS), blk_ops = OPS(VIRTIO_ID_BLOCK),

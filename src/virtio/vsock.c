@@ -16,6 +16,8 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
+#include "karma/log.h"
+#include "karma/snapshot.h"
 #include "vsock.h"
 
 #define MESSAGES_AT_A_TIME 64u
@@ -36,13 +38,58 @@ static void go_on(struct vsock *vsock)
 	}
 }
 
+/* --- The event queue (section 5.10.6.7), for a guest that is restored. */
+
+static void arm_connector(struct vsock *vsock);
+
+static enum virtio_step put_event(struct virtq *queue)
+{
+	struct vsock *vsock = container_of(queue->device, struct vsock, device);
+	const struct virtio_vsock_event event = { .id = htole32(VIRTIO_VSOCK_EVENT_TRANSPORT_RESET) };
+	struct iovec iov[VSOCK_CHAIN_BUFFERS];
+	struct virtq_chain chain;
+
+	if (!vsock->event_due)
+		return VIRTIO_BLOCKED;
+	if (!virtio_pop(&vsock->device, queue, iov, ARRAY_SIZE(iov), &chain))
+		return VIRTIO_NO_CHAIN;
+	virtq_push(queue, chain.head, iov_write(iov + chain.out_count, chain.in_count, 0, &event, sizeof(event)));
+	vsock->event_due = false;
+	return VIRTIO_SERVED;
+}
+
+/* Ask for a notification of the next buffer, however many there are. */
+static void wait_for_buffer(struct virtq *queue)
+{
+	unsigned waiting = 1;
+
+	while (waiting <= queue->size && virtq_notify_at(queue, waiting))
+		waiting++;
+}
+
+/* The guest has taken note when it offers the buffer again, behind the event; one without buffers never does. */
+static void serve_event_queue(struct vsock *vsock)
+{
+	struct virtq *queue = &vsock->device.queues[VSOCK_EVENT];
+	bool was_due = vsock->event_due;
+
+	virtio_serve_chains(queue, put_event);
+	if (was_due && !vsock->event_due) {
+		wait_for_buffer(queue);
+	} else if (vsock->connections_held) {
+		vsock->connections_held = false;
+		arm_connector(vsock);
+	}
+}
+
 static void vsock_notify(struct virtio_device *device, unsigned queue)
 {
 	struct vsock *vsock = container_of(device, struct vsock, device);
 
 	if (vsock->resumed)
 		go_on(vsock);
-	/* The event queue is for guests that have moved to another host. */
+	if (queue == VSOCK_EVENT && (vsock->event_due || vsock->connections_held))
+		serve_event_queue(vsock);
 	if (queue == VSOCK_TRANSMIT)
 		virtio_serve_chains(&device->queues[VSOCK_TRANSMIT], vsock_transmit_step);
 	if (queue != VSOCK_EVENT)
@@ -96,8 +143,6 @@ static void serve_offer(struct vsock *vsock, const struct vsock_message *offer, 
 	vsock_wait_readable(connection);
 }
 
-static void arm_connector(struct vsock *vsock);
-
 /* The supervisor's messages, as many at a time as there may be. */
 static void serve_connector(struct vsock *vsock)
 {
@@ -132,7 +177,7 @@ static void connector_done(struct io_op *op, int result)
 
 static void arm_connector(struct vsock *vsock)
 {
-	if (vsock->connector_armed)
+	if (vsock->connector_armed || vsock->connections_held)
 		return;
 	vsock->connector_armed = true;
 	vsock->connector_op.done = connector_done;
@@ -168,6 +213,63 @@ static void vsock_reset(struct virtio_device *device)
 	vsock->reset_count = 0;
 	vsock->chain_count = 0;
 	vsock->transmit_blocked = false;
+	vsock->event_due = vsock->connections_held = false;
+	arm_connector(vsock);
+}
+
+/* --- Snapshots: the connections stay the saved guest's, and the restored one has them reset. */
+
+static void save_reset(struct snapshot_writer *to, struct vsock_reset_packet reset)
+{
+	snapshot_put_number(to, reset.host_cid);
+	snapshot_put_number(to, reset.host_port);
+	snapshot_put_number(to, reset.guest_port);
+	snapshot_put_number(to, reset.type);
+}
+
+static void vsock_save(const struct virtio_device *device, struct snapshot_writer *to)
+{
+	const struct vsock *vsock = container_of(device, struct vsock, device);
+	unsigned known = 0;
+
+	for (unsigned i = 0; i < vsock->used; i++)
+		known += vsock_is_known(&vsock->connections[i]);
+	snapshot_put_number(to, vsock->next_id);
+	snapshot_put_number(to, known || vsock->event_due || vsock->connections_held);
+	snapshot_put_number(to, vsock->reset_count + known);
+	for (unsigned i = 0; i < vsock->reset_count; i++)
+		save_reset(to, vsock->resets[(vsock->first_reset + i) % VSOCK_RESETS_MAX]);
+	for (unsigned i = 0; i < vsock->used; i++) {
+		if (vsock_is_known(&vsock->connections[i]))
+			save_reset(to, vsock_reset_of(&vsock->connections[i]));
+	}
+}
+
+static void restore_reset(struct vsock *vsock, struct snapshot_reader *from)
+{
+	struct vsock_reset_packet reset = { .host_cid = snapshot_get_number(from) };
+
+	reset.host_port = snapshot_get_number(from);
+	reset.guest_port = snapshot_get_number(from);
+	reset.type = snapshot_get_number(from);
+	vsock_add_reset(vsock, reset);
+}
+
+static int vsock_restore(struct virtio_device *device, struct snapshot_reader *from)
+{
+	struct vsock *vsock = container_of(device, struct vsock, device);
+	uint64_t resets;
+
+	/* So that no connection is taken for one that the guest knew. */
+	vsock->next_id = snapshot_get_number(from);
+	vsock->event_due = snapshot_get_number(from);
+	vsock->connections_held = vsock->event_due && device->queues[VSOCK_EVENT].size;
+	resets = snapshot_get_number(from);
+	if (resets > VSOCK_RESETS_MAX)
+		return fail(-EINVAL, "snapshot: device %s: its state is damaged: make the snapshot anew", device->name);
+	for (uint64_t i = 0; i < resets; i++)
+		restore_reset(vsock, from);
+	return 0;
 }
 
 static void vsock_release(struct virtio_device *device)
@@ -188,6 +290,8 @@ static const struct virtio_device_ops vsock_ops = {
 	.reset = vsock_reset,
 	.start = vsock_start,
 	.resume = vsock_resume,
+	.save = vsock_save,
+	.restore = vsock_restore,
 	.release = vsock_release,
 };
 

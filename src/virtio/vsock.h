@@ -101,6 +101,11 @@ struct vsock {
 	struct io_op connector_op;
 	bool connector_armed;
 	bool resumed;		/* and go_on() is due */
+	/*
+	 * After a restore the guest is told that its connections are gone, and ends all that it has then: no new one is
+	 * made before it has taken note.
+	 */
+	bool event_due, connections_held;
 
 	/* Chains of the receive queue that nothing was written to yet, each with its part of iov. */
 	struct iovec iov[VSOCK_CHAINS_BUFFERS];
@@ -165,6 +170,7 @@ void vsock_end_lost_offer(struct vsock_connection *connection);
 
 /* Have a reset sent to the guest; that of a connection, which goes on. */
 void vsock_add_reset(struct vsock *vsock, struct vsock_reset_packet reset);
+struct vsock_reset_packet vsock_reset_of(const struct vsock_connection *connection);
 void vsock_add_reset_of(const struct vsock_connection *connection);
 
 /* Payload, which the guest has credit for: to the socket, and what that does not take to the buffer. */

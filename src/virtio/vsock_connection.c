@@ -142,11 +142,15 @@ void vsock_add_reset(struct vsock *vsock, struct vsock_reset_packet reset)
 	vsock_count(vsock, VSOCK_RESETS, 1);
 }
 
+struct vsock_reset_packet vsock_reset_of(const struct vsock_connection *connection)
+{
+	return (struct vsock_reset_packet){ VMADDR_CID_HOST, connection->host_port, connection->guest_port,
+		VIRTIO_VSOCK_TYPE_STREAM };
+}
+
 void vsock_add_reset_of(const struct vsock_connection *connection)
 {
-	vsock_add_reset(connection->vsock,
-		(struct vsock_reset_packet){ VMADDR_CID_HOST, connection->host_port,
-			connection->guest_port, VIRTIO_VSOCK_TYPE_STREAM });
+	vsock_add_reset(connection->vsock, vsock_reset_of(connection));
 }
 
 void vsock_reset_connection(struct vsock_connection *connection)

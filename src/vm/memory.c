@@ -5,13 +5,21 @@
 #include <inttypes.h>
 #include <linux/memfd.h>
 #include <linux/mman.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 
+#include "karma/copy_file.h"
 #include "karma/log.h"
 #include "karma/memory.h"
+#include "karma/status.h"
 #include "karma/util.h"
+
+/* At most so many mappings of a file: the host allows a process 65,530 (vm.max_map_count). */
+#define FILE_MAPPINGS_MAX 1024u
 
 /* Where the kernel tells about its pool of huge pages. */
 #define POOL "/sys/kernel/mm/hugepages/hugepages-2048kB/"
@@ -112,6 +120,82 @@ static int map(struct guest_memory *memory, const struct memory_options *options
 	return 0;
 }
 
+/* --- The contents of a file. */
+
+/* SIGBUS, for a page of the file that is no longer there. */
+static void file_was_cut(int signal)
+{
+	(void)signal;
+	fail(-EIO, "guest memory: the file that it was restored from was cut, or can't be read: ended: the files of a "
+		   "snapshot have to stay as they are while guests run that were restored from it");
+	syscall(SYS_exit_group, STATUS_FAILURE);
+}
+
+static int map_extent(const struct guest_memory *memory, int file, uint64_t start, uint64_t end)
+{
+	void *at = mmap(memory->base + start, end - start, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, file, start);
+
+	return at == MAP_FAILED ? fail(-errno, "guest memory: can't map the file that it is restored from: %s",
+					  strerror(errno)) :
+				  0;
+}
+
+static int read_extent(const struct guest_memory *memory, int file, uint64_t start, uint64_t end)
+{
+	int result = read_all_at(file, memory->base + start, end - start, start);
+
+	return result < 0 ? fail(result, "guest memory: can't read the file that it is restored from: %s",
+				    strerror(-result)) :
+			    0;
+}
+
+/*
+ * Where the file has data: in whole blocks, so that there are not too many.  All else stays as it is, zeroes: of a
+ * hole in a file, the host would have a page of zeroes in its page cache, and no huge pages for what the guest writes.
+ */
+static int for_each_extent(const struct guest_memory *memory, const struct memory_options *options,
+	int (*take)(const struct guest_memory *memory, int file, uint64_t start, uint64_t end))
+{
+	uint64_t block = GUEST_HUGE_PAGE;
+	int result = 0;
+
+	while (options->size / block > FILE_MAPPINGS_MAX)
+		block *= 2;
+	for (uint64_t start, end = 0; end < options->size && result == 0;) {
+		off_t data = lseek(options->file, end, SEEK_DATA), hole;
+
+		if (data < 0 && errno == ENXIO)
+			break;
+		hole = data < 0 ? data : lseek(options->file, data, SEEK_HOLE);
+		if (hole < 0)
+			return fail(-errno, "guest memory: can't find the data of the file that it is restored from: %s",
+				strerror(errno));
+		start = align_down(data, block) > end ? align_down(data, block) : end;
+		if (!align_up(hole, block, &end) || end > options->size)
+			end = options->size;
+		result = take(memory, options->file, start, end);
+	}
+	return result;
+}
+
+static int restore(const struct guest_memory *memory, const struct memory_options *options)
+{
+	const struct sigaction action = { .sa_handler = file_was_cut };
+	struct stat status;
+
+	if (fstat(options->file, &status) < 0 || !S_ISREG(status.st_mode) || (uint64_t)status.st_size != options->size)
+		return fail(-EINVAL,
+			"guest memory: the file that it is restored from does not have its size, %" PRIu64 " bytes: it "
+			"was cut, or belongs to another snapshot: bring it back from a copy",
+			options->size);
+	if (!memory_is_mapped_from_file(options))
+		return for_each_extent(memory, options, read_extent);
+	if (sigaction(SIGBUS, &action, NULL) < 0)
+		return -errno;
+	return for_each_extent(memory, options, map_extent);
+}
+
 int guest_memory_init(struct guest_memory *memory, const struct memory_options *options)
 {
 	uint64_t size = options->size;
@@ -124,8 +208,11 @@ int guest_memory_init(struct guest_memory *memory, const struct memory_options *
 			return memory->fd;
 	}
 	result = map(memory, options);
+	if (result == 0 && options->restored && (result = restore(memory, options)) < 0)
+		munmap(memory->base, size);
 	if (result < 0) {
 		close_fd(&memory->fd);
+		memory->base = NULL;
 		return result;
 	}
 	/* A guest's secrets do not belong into the monitor's core dump. */

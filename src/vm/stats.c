@@ -100,7 +100,7 @@ static void visit_queue_counter(const struct virtio_device *device, const char *
 static void visit_queues(
 	const struct virtio_device *device, unsigned first, const struct visitor *visitor)
 {
-	uint64_t chains = 0, notifications = 0, interrupts = 0;
+	uint64_t chains = 0, notifications = 0, interrupts = 0, answers = 0;
 	const char *name = device->queues[first].name;
 
 	for (unsigned i = 0; i < device->queue_count; i++) {
@@ -111,10 +111,12 @@ static void visit_queues(
 		chains += count_of(&device->queues[i].chains);
 		notifications += count_of(&device->queues[i].notifications);
 		interrupts += count_of(&device->queues[i].interrupts);
+		answers += count_of(&device->queues[i].answers);
 	}
 	visit_queue_counter(device, name, "chains", chains, visitor);
 	visit_queue_counter(device, name, "notifications", notifications, visitor);
 	visit_queue_counter(device, name, "interrupts", interrupts, visitor);
+	visit_queue_counter(device, name, "answers", answers, visitor);
 }
 
 static void visit_latency(const struct virtio_device *device, const struct virtio_latency *kind,

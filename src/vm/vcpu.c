@@ -297,8 +297,36 @@ static void after_exit(struct vcpu *vcpu)
 		io_ring_disarm_eventfd(&vcpu->ring);
 }
 
+/* Until its next exit, which is served; false if there was none. */
+idle_path static bool run_once(struct vcpu *vcpu)
+{
+	int result = ioctl(vcpu->fd, KVM_RUN, 0);
+
+	after_exit(vcpu);
+	if (result == 0) {
+		handle_exit(vcpu);
+	} else if (errno != EINTR && errno != EAGAIN) {
+		vcpu_failed(vcpu, "run it");
+		vm_end(vcpu->vm, VM_FAILURE, 0);
+	}
+	return result == 0;
+}
+
+/*
+ * Have KVM take the result of the last exit, and all that follows of the same instruction, without entering the guest:
+ * registers are those between two instructions then, which can be saved.
+ */
+static void complete_exit(struct vcpu *vcpu)
+{
+	do {
+		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	} while (!atomic_load(&vcpu->vm->stopping) && run_once(vcpu));
+}
+
 static void wait_while_paused(struct vcpu *vcpu)
 {
+	complete_exit(vcpu);
+	before_entry(vcpu);
 	vm_wait_while_paused(vcpu->vm);
 	after_exit(vcpu);
 	/* Linux's watchdogs do not take the pause for a lockup then, if its clock is kvm-clock. */
@@ -308,8 +336,6 @@ static void wait_while_paused(struct vcpu *vcpu)
 idle_path static void run_vcpu(struct vcpu *vcpu)
 {
 	for (;;) {
-		int result;
-
 		before_entry(vcpu);
 		if (atomic_load(&vcpu->vm->stopping))
 			return;
@@ -317,14 +343,7 @@ idle_path static void run_vcpu(struct vcpu *vcpu)
 			wait_while_paused(vcpu);
 			continue;
 		}
-		result = ioctl(vcpu->fd, KVM_RUN, 0);
-		after_exit(vcpu);
-		if (result == 0) {
-			handle_exit(vcpu);
-		} else if (errno != EINTR && errno != EAGAIN) {
-			vcpu_failed(vcpu, "run it");
-			vm_end(vcpu->vm, VM_FAILURE, 0);
-		}
+		run_once(vcpu);
 	}
 }
 

@@ -362,7 +362,7 @@ int vm_prepare(struct vm *vm, const struct boot_entry *entry)
 {
 	int result = make_rings(vm);
 
-	for (unsigned i = 0; i < vm->vcpu_count && result == 0; i++)
+	for (unsigned i = 0; entry && i < vm->vcpu_count && result == 0; i++)
 		result = vcpu_set_entry(&vm->vcpus[i], entry);
 	for (unsigned i = 0; i < vm->vcpu_count && vm->stats; i++)
 		vm->vcpus[i].stats_fd = ioctl(vm->vcpus[i].fd, KVM_GET_STATS_FD, NULL);
@@ -413,6 +413,8 @@ void vm_end(struct vm *vm, enum vm_end end, unsigned status)
 
 bool vm_guest_knows_karma(const struct vm *vm)
 {
+	if (vm->known)
+		return true;
 	for (unsigned i = 0; i < vm->vcpu_count; i++) {
 		const struct hypercall_counters *counters = &vm->vcpus[i].hypercalls;
 

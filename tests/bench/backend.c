@@ -298,7 +298,7 @@ static void notify(struct bench *bench)
 	if (bench->options.way == HANDED)
 		check(eventfd_write(bench->notify_fd, 1) == 0, "can't notify");
 	else
-		check(virtio_queue_notify(bench->device, 0) == 0, "can't notify");
+		check(virtio_queue_notify(bench->device, 0, false) == 0, "can't notify");
 }
 
 /* Before all others, as Linux does for a partition table. */
@@ -359,7 +359,7 @@ static void notified(struct io_op *op, int result)
 
 	check(result == sizeof(bench->notify_count), "can't be notified");
 	wait_for_notification(bench);
-	virtio_queue_notify(bench->device, 0);
+	virtio_queue_notify(bench->device, 0, false);
 }
 
 static void *io_thread(void *argument)

@@ -95,6 +95,26 @@ static int connect_guest(void *context, uint32_t id, uint32_t port, int *fd)
 	return 0;
 }
 
+/* A client can't send a descriptor here. */
+static int begin_snapshot(void *context, const struct control_snapshot *request, const char **why)
+{
+	(void)context;
+	(void)request;
+	(void)why;
+	abort();
+}
+
+static void release_snapshot(void *context)
+{
+	(void)context;
+}
+
+static void tell_snapshots(void *context, struct control_snapshots *snapshots)
+{
+	(void)context;
+	*snapshots = (struct control_snapshots){ 0 };
+}
+
 static const struct control_ops ops = {
 	.status = tell_status,
 	.order = take_order,
@@ -103,6 +123,9 @@ static const struct control_ops ops = {
 	.measure = measure,
 	.balloon = set_balloon,
 	.connect = connect_guest,
+	.snapshot = begin_snapshot,
+	.release_snapshot = release_snapshot,
+	.snapshots = tell_snapshots,
 };
 
 static void turn(void)

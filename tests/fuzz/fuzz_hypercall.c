@@ -387,7 +387,9 @@ static void do_step(struct script *script, bool first)
 		break;
 	case 10:
 	case 11:
-		call(KARMA_CALL_queue_notify, KARMA_ARG(device, take(script, 1) % QUEUES_EACH), 0);
+		call(KARMA_CALL_queue_notify,
+			KARMA_ARG(device, take(script, 1) % QUEUES_EACH) | (operation & 1 ? KARMA_NOTIFY_ANSWER : 0),
+			0);
 		break;
 	case 12:
 		fill_memory(script);

@@ -227,7 +227,8 @@ void notify_device(struct virtio_device *device, unsigned queue)
 	struct virtq *virtq = &device->queues[queue];
 	uint64_t before = virtq->chains;
 
-	virtio_queue_notify(device, queue);
+	/* Only one that takes an answer gets it. */
+	check(virtio_queue_notify(device, queue, before % 2) <= (int64_t)(before % 2));
 	check(virtq->chains - before <= virtq->size_max);
 	/* Nothing is given back that was not taken, whatever the rings say. */
 	check((uint16_t)(virtq->next_avail - virtq->next_used) <= virtq->size);

@@ -286,6 +286,19 @@ test_no_mmio_and_only_the_stock_kernels_port_probes() {
 	[ "$(counter hypercall.unknown)" = 0 ] || die "unknown calls: $(counter hypercall.unknown)"
 }
 
+# What the host has in memory is done when the notification returns, which then says so.
+test_reads_one_by_one_take_no_interrupt() {
+	truncate -s 4M disk
+	cat disk >/dev/null
+	for cpus in 1 2; do
+		guest --cpus $cpus --disk disk --cmdline root= --stats -- \
+			dd if=/dev/vda of=/dev/null bs=4k count=1000 iflag=direct
+		expect_status 0
+		[ "$(counter vda.request.answers)" -ge 950 ] || die "answers: $(counter vda.request.answers)"
+		[ "$(counter vda.request.interrupts)" -le 50 ] || die "interrupts: $(counter vda.request.interrupts)"
+	done
+}
+
 # By the guest's clock, and a lower bound alone: a slow host makes it only longer.
 test_limit_of_requests_holds_a_disk_back() {
 	truncate -s 4M disk

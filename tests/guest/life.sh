@@ -312,6 +312,14 @@ test_watchdog_notices_one_hung_cpu() {
 	expect_in err "vCPU 1 is at 0x"
 }
 
+test_guest_knows_who_it_is() {
+	guest --name who -- sh -c '
+		cd /sys/kernel/karma && cat name generation
+		ls -d /sys/bus/*/drivers/vmgenid/KRMA0002:00 >/dev/null'
+	expect_status 0
+	expect_out "$(printf '%s\n' who 0)"
+}
+
 # The console goes with the driver; without it, only ACPI is left to end the guest.
 test_driver_stops_the_watchdog_when_it_goes() {
 	guest --watchdog 4 --stats -- sh -c '

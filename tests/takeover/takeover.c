@@ -105,6 +105,7 @@ static const struct call calls[] = {
 	/* On a descriptor that it has, in a way that it may not. */
 	{ "request", SYS_ioctl, { 0, TIOCSTI, AT("x") } },
 	{ "run_another", SYS_ioctl, { 0, KVM_RUN, 0 } },
+	{ "set_msrs", SYS_ioctl, { 0, KVM_SET_MSRS, AT(page) } },
 };
 
 static void make_call(const struct call *call)

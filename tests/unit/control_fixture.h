@@ -21,6 +21,7 @@
 /* The parts of the suite. */
 void control_console_tests(Suite *suite);
 void control_names_tests(Suite *suite);
+void control_snapshot_tests(Suite *suite);
 
 #define DISK_BYTES 1048576u
 
@@ -104,6 +105,34 @@ static inline int connect_guest(void *context, uint32_t id, uint32_t port, int *
 	return 0;
 }
 
+static struct control_snapshot snapshot;	/* the last that was asked for, its directory open; or -1 */
+static int snapshot_result;
+static unsigned releases;
+
+static inline int begin_snapshot(void *context, const struct control_snapshot *request, const char **why)
+{
+	(void)context;
+	*why = "it has a thing that can't be saved";
+	if (snapshot_result < 0) {
+		close(request->directory);
+		return snapshot_result;
+	}
+	snapshot = *request;
+	return 0;
+}
+
+static inline void release_snapshot(void *context)
+{
+	(void)context;
+	releases++;
+}
+
+static inline void tell_snapshots(void *context, struct control_snapshots *snapshots)
+{
+	(void)context;
+	*snapshots = (struct control_snapshots){ .count = 2, .bytes = 4096, .rounds = 3, .pause = 1500000 };
+}
+
 static const struct control_ops ops = {
 	.status = tell_status,
 	.order = take_order,
@@ -112,6 +141,9 @@ static const struct control_ops ops = {
 	.measure = measure,
 	.balloon = set_balloon,
 	.connect = connect_guest,
+	.snapshot = begin_snapshot,
+	.release_snapshot = release_snapshot,
+	.snapshots = tell_snapshots,
 };
 
 static inline void setup(void)
@@ -121,7 +153,9 @@ static inline void setup(void)
 	ck_assert_ptr_nonnull(report);
 	report_set_state(report, GUEST_RUNNING);
 	control_init(&control, "web", &ops, NULL, &terminal, report);
-	orders = stops = forced = kills = 0;
+	orders = stops = forced = kills = releases = 0;
+	snapshot = (struct control_snapshot){ .directory = -1 };
+	snapshot_result = 0;
 	order_result = 0;
 	received_used = 0;
 }
@@ -130,6 +164,7 @@ static inline void teardown(void)
 {
 	control_detach_consoles(&control);
 	control_end(&control, 0);
+	close_fd(&snapshot.directory);
 	report_release(report);
 	terminal_close(&terminal);
 }

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "guest.h"
+#include "karma/snapshot.h"
 
 #define ALLOC_START 0x100000ull
 #define SECOND 1000000000ll
@@ -446,6 +447,120 @@ void sim_start_device(struct sim *sim, unsigned device, uint64_t features,
 	for (unsigned i = 0; i < queue_count; i++)
 		driver_queue_setup(&queues[i], sim, device, i, size);
 	sim_driver_ok(sim, device);
+}
+
+/* --- Snapshots. */
+
+static uint8_t snapshot[256 * KIB], changed_snapshot[sizeof(snapshot)];
+static size_t snapshot_size;
+
+static bool is_quiesced(void *context)
+{
+	const struct machine *machine = context;
+	bool quiesced = true;
+
+	for (unsigned i = 0; i < machine->device_count; i++)
+		quiesced &= virtio_drain_within(machine->devices[i], 0);
+	return quiesced;
+}
+
+void sim_save(struct sim *sim)
+{
+	struct snapshot_writer writer;
+	int64_t size;
+
+	machine_pause_devices(&sim->machine);
+	ck_assert_msg(sim_run_until(sim, is_quiesced, &sim->machine), "the devices do not come to rest");
+	ck_assert_int_eq(machine_drain_devices(&sim->machine), 0);
+	snapshot_writer_init(&writer, snapshot, sizeof(snapshot));
+	ck_assert_int_eq(machine_save(&sim->machine, &writer), 0);
+	size = snapshot_finish(&writer);
+	ck_assert_int_gt(size, 0);
+	snapshot_size = size;
+}
+
+void sim_change_process(struct sim *sim)
+{
+	io_ring_release(&sim->ring);
+	machine_release(&sim->machine);
+	machine_init(&sim->machine, &sim->memory, &recorder);
+	ck_assert_int_eq(io_ring_init(&sim->ring, SIM_RING_ENTRIES), 0);
+}
+
+static void open_state(struct snapshot_reader *reader)
+{
+	ck_assert_int_eq(snapshot_reader_init(reader, snapshot, snapshot_size), 0);
+}
+
+int sim_restore(struct sim *sim)
+{
+	struct snapshot_reader reader;
+	int result;
+
+	open_state(&reader);
+	result = machine_restore(&sim->machine, &reader);
+	if (result == 0)
+		machine_start_devices(&sim->machine);
+	return result;
+}
+
+/* Copy a part, with one number changed if index is not NULL.  Not each device has a part of its own. */
+static void copy_part(struct snapshot_reader *from, struct snapshot_writer *to, unsigned kind, unsigned device,
+	const size_t *index, uint64_t number)
+{
+	static uint8_t bytes[sizeof(snapshot)];
+	int version = snapshot_open(from, kind, device, UINT16_MAX);
+	size_t size;
+
+	if (version < 0)
+		return;
+	size = snapshot_left(from);
+	snapshot_get(from, bytes, size);
+	ck_assert_int_eq(snapshot_close(from), 0);
+	if (index)
+		memcpy(bytes + *index * sizeof(number), &number, sizeof(number));
+	snapshot_begin(to, kind, device, version);
+	snapshot_put(to, bytes, size);
+	snapshot_end(to);
+}
+
+void sim_change_state(unsigned kind, unsigned device, size_t index, uint64_t number)
+{
+	static const unsigned kinds[] = { SNAPSHOT_MACHINE, SNAPSHOT_DEVICE, SNAPSHOT_DEVICE_OWN };
+	struct snapshot_reader reader;
+	struct snapshot_writer writer;
+
+	open_state(&reader);
+	snapshot_writer_init(&writer, changed_snapshot, sizeof(changed_snapshot));
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		for (unsigned j = 0; j < snapshot_count(&reader, SNAPSHOT_DEVICE); j++)
+			copy_part(&reader, &writer, kinds[i], j, kinds[i] == kind && j == device ? &index : NULL,
+				number);
+	}
+	snapshot_size = snapshot_finish(&writer);
+	memcpy(snapshot, changed_snapshot, snapshot_size);
+}
+
+bool sim_has_number(unsigned kind, unsigned device, size_t index)
+{
+	struct snapshot_reader reader;
+
+	open_state(&reader);
+	return snapshot_open(&reader, kind, device, UINT16_MAX) > 0 &&
+		(index + 1) * sizeof(uint64_t) <= snapshot_left(&reader);
+}
+
+uint64_t sim_state_number(unsigned kind, unsigned device, size_t index)
+{
+	struct snapshot_reader reader;
+	uint64_t number = 0;
+
+	ck_assert(sim_has_number(kind, device, index));
+	open_state(&reader);
+	snapshot_open(&reader, kind, device, UINT16_MAX);
+	for (size_t i = 0; i <= index; i++)
+		number = snapshot_get_number(&reader);
+	return number;
 }
 
 static int messages_fd = -1, messages_saved = -1;

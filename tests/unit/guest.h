@@ -25,12 +25,14 @@ Suite *memory_suite(void);
 Suite *queue_suite(void);
 Suite *transport_suite(void);
 Suite *life_cycle_suite(void);
+Suite *device_state_suite(void);
 Suite *ring_suite(void);
 Suite *blk_suite(void);
 Suite *console_suite(void);
 Suite *rng_suite(void);
 Suite *balloon_suite(void);
 Suite *hypercall_suite(void);
+Suite *generation_suite(void);
 Suite *kernel_log_suite(void);
 Suite *options_suite(void);
 Suite *root_suite(void);
@@ -60,6 +62,11 @@ Suite *agent_suite(void);
 Suite *oci_suite(void);
 Suite *share_suite(void);
 Suite *vhost_user_suite(void);
+Suite *state_suite(void);
+Suite *snapshot_memory_suite(void);
+Suite *vm_state_suite(void);
+Suite *restore_suite(void);
+Suite *saved_disks_suite(void);
 
 /*
  * A case of a suite: its tests run in processes of their own, between set_up() and tear_down(), for so many
@@ -181,6 +188,20 @@ struct vring_used_elem driver_wait(struct driver_queue *queue);
 uint64_t driver_interrupts(struct driver_queue *queue);
 uint16_t *driver_used_event(struct driver_queue *queue);
 uint16_t *driver_avail_event(struct driver_queue *queue);
+
+/*
+ * A snapshot of the machine without its memory, of which there is one at a time: its devices are paused for it and
+ * stay so, until machine_resume_devices().
+ */
+void sim_save(struct sim *sim);
+/* Then the machine's process is another one: guest memory is all that is left, without devices in it. */
+void sim_change_process(struct sim *sim);
+/* The devices were made again, and machine_add()ed: 0, and they are started, or a negative errno. */
+int sim_restore(struct sim *sim);
+/* The numbers in a part of the snapshot, which tests change. */
+bool sim_has_number(unsigned kind, unsigned device, size_t index);
+uint64_t sim_state_number(unsigned kind, unsigned device, size_t index);
+void sim_change_state(unsigned kind, unsigned device, size_t index, uint64_t number);
 
 /* A device started in one go, with its first queue. */
 void sim_start_device(struct sim *sim, unsigned device, uint64_t features,

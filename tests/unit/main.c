@@ -39,12 +39,14 @@ int main(void)
 		queue_suite,
 		transport_suite,
 		life_cycle_suite,
+		device_state_suite,
 		ring_suite,
 		blk_suite,
 		console_suite,
 		rng_suite,
 		balloon_suite,
 		hypercall_suite,
+		generation_suite,
 		kernel_log_suite,
 		options_suite,
 		root_suite,
@@ -73,6 +75,11 @@ int main(void)
 		oci_suite,
 		share_suite,
 		vhost_user_suite,
+		state_suite,
+		snapshot_memory_suite,
+		vm_state_suite,
+		restore_suite,
+		saved_disks_suite,
 	};
 	SRunner *runner = srunner_create(NULL);
 	int failed;

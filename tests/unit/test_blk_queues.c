@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* How a disk's queues are served: notifications, interrupts, and vCPUs with rings of their own. */
+#include <errno.h>
+
 #include "blk_fixture.h"
 
 START_TEST(busy_queue_is_served_many_at_a_time)
@@ -53,7 +55,7 @@ START_TEST(wait_for_more_is_over_when_many_have_come)
 	}
 	/* A guest that notifies at any time is served at once. */
 	publish_read(&queue, 1);
-	virtio_queue_notify(blk, 0);
+	virtio_queue_notify(blk, 0, false);
 	ck_assert_uint_eq(blk->queues[0].next_avail, queue.avail->idx);
 	driver_wait(&queue);
 	/* Then it looks in vain, and asks to be notified. */
@@ -288,6 +290,124 @@ START_TEST(vcpus_with_rings_of_their_own_share_a_disk)
 }
 END_TEST
 
+/* What a notification with KARMA_NOTIFY_ANSWER returns. */
+static int64_t notify_for_answer(const struct driver_queue *to)
+{
+	return sim_call(&sim, KARMA_CALL_queue_notify,
+		KARMA_ARG(to->device, to->index) | KARMA_NOTIFY_ANSWER, 0);
+}
+
+/* The test's thread is a vCPU with a ring of its own. */
+static struct io_ring own_ring;
+
+static void answers_setup(void)
+{
+	setup_memory();
+	add_disk_of_queues();
+	sim_start_device(
+		&sim, 0, FEATURES_INDIRECT | FEATURES_EVENT | blk->offered, queues, QUEUES, QUEUES_SIZE);
+	ck_assert_int_eq(io_ring_init_thread(&own_ring, &sim.ring, QUEUES * QUEUES_SIZE, NULL), 0);
+	io_ring_bind(&own_ring);
+}
+
+static void answers_teardown(void)
+{
+	io_ring_unbind(&own_ring);
+	io_ring_release_thread(&own_ring);
+	teardown();
+}
+
+START_TEST(answer_stands_for_the_interrupt_of_what_completes_at_once)
+{
+	uint64_t status;
+
+	for (unsigned i = 1; i <= 3; i++) {
+		status = publish_read(&queues[0], i);
+		*driver_used_event(&queues[0]) = queues[0].last_used;
+		ck_assert_int_eq(notify_for_answer(&queues[0]), 1);
+		ck_assert_uint_eq(driver_used(&queues[0]), 1);
+		queues[0].last_used++;
+		ck_assert_uint_eq(status_at(status), VIRTIO_BLK_S_OK);
+		ck_assert_uint_eq(blk->queues[0].answers, i);
+	}
+	sim_run_moment(&sim);
+	ck_assert_uint_eq(driver_interrupts(&queues[0]), 0);
+	ck_assert_uint_eq(blk->queues[0].interrupts, 0);
+	/* Nothing new: nothing to tell. */
+	ck_assert_int_eq(notify_for_answer(&queues[0]), 0);
+}
+END_TEST
+
+START_TEST(driver_that_takes_no_answer_gets_the_interrupt)
+{
+	publish_read(&queues[0], 0);
+	driver_kick(&queues[0]);
+	ck_assert_uint_eq(driver_interrupts(&queues[0]), 0);
+	io_ring_reap(&own_ring, false);
+	ck_assert_uint_eq(driver_used(&queues[0]), 1);
+	ck_assert_uint_eq(driver_interrupts(&queues[0]), 1);
+	ck_assert_uint_eq(blk->queues[0].answers, 0);
+}
+END_TEST
+
+START_TEST(driver_that_suppresses_interrupts_gets_no_answer)
+{
+	*driver_used_event(&queues[0]) = queues[0].last_used + 5;
+	publish_read(&queues[0], 0);
+	ck_assert_int_eq(notify_for_answer(&queues[0]), 0);
+	ck_assert_uint_eq(driver_used(&queues[0]), 1);
+	ck_assert_uint_eq(driver_interrupts(&queues[0]), 0);
+}
+END_TEST
+
+START_TEST(answer_tells_of_its_own_queue_alone)
+{
+	/* Both are complete when the second is notified. */
+	publish_read(&queues[0], 0);
+	driver_kick(&queues[0]);
+	publish_read(&queues[1], 1);
+	ck_assert_int_eq(notify_for_answer(&queues[1]), 1);
+	ck_assert_uint_eq(driver_used(&queues[0]), 1);
+	ck_assert_uint_eq(driver_used(&queues[1]), 1);
+	ck_assert_uint_eq(driver_interrupts(&queues[0]), 1);
+	ck_assert_uint_eq(driver_interrupts(&queues[1]), 0);
+}
+END_TEST
+
+static bool own_ring_gave_back(void *of)
+{
+	io_ring_reap(&own_ring, false);
+	return driver_used(of);
+}
+
+START_TEST(what_completes_later_interrupts)
+{
+	uint64_t status = status_place();
+
+	/* A worker of io_uring does a flush. */
+	driver_publish(&queues[0], driver_chain(&queues[0],
+					   (struct part[]){ { header(VIRTIO_BLK_T_FLUSH, 0), 16, false },
+						   { status, 1, true } },
+					   2));
+	if (notify_for_answer(&queues[0]) == 0) {
+		ck_assert(sim_run_until(&sim, own_ring_gave_back, &queues[0]));
+		ck_assert_uint_eq(driver_interrupts(&queues[0]), 1);
+	}
+	ck_assert_uint_eq(status_at(status), VIRTIO_BLK_S_OK);
+}
+END_TEST
+
+START_TEST(answer_of_a_queue_that_is_not_there_is_an_error)
+{
+	const struct driver_queue none = { .sim = &sim, .index = QUEUES };
+
+	ck_assert_int_eq(notify_for_answer(&none), -EINVAL);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_queue_notify, KARMA_NOTIFY_ANSWER << 1, 0), -EINVAL);
+	sim_reset(&sim, 0);
+	ck_assert_int_eq(notify_for_answer(&queues[0]), -EINVAL);
+}
+END_TEST
+
 START_TEST(queues_share_one_limit)
 {
 	unsigned sum = 0;
@@ -372,6 +492,16 @@ void blk_queues_tests(Suite *suite)
 		vcpus_with_rings_of_their_own_share_a_limit,
 	};
 
+	const TTest *const answers[] = {
+		answer_stands_for_the_interrupt_of_what_completes_at_once,
+		driver_that_takes_no_answer_gets_the_interrupt,
+		driver_that_suppresses_interrupts_gets_no_answer,
+		answer_tells_of_its_own_queue_alone,
+		what_completes_later_interrupts,
+		answer_of_a_queue_that_is_not_there_is_an_error,
+	};
+
 	add_case(suite, "requests", setup, teardown, 30, writable, ARRAY_SIZE(writable));
+	add_case(suite, "answers", answers_setup, answers_teardown, 30, answers, ARRAY_SIZE(answers));
 	add_case(suite, "opening", setup_memory, teardown, 30, opening, ARRAY_SIZE(opening));
 }

@@ -115,6 +115,8 @@ static void check_fadt(const uint8_t *fadt)
 	check_gas(fadt + 256, ACPI_SLEEP_STATUS_PORT);
 	dsdt = acpi_table(field64(fadt + 140), "DSDT", 2);
 	ck_assert_ptr_nonnull(memmem(dsdt, field32(dsdt + 4), "KRMA0001", 9));
+	ck_assert_ptr_nonnull(memmem(dsdt, field32(dsdt + 4), "VM_Gen_Counter", 15));
+	ck_assert_ptr_nonnull(memmem(dsdt, field32(dsdt + 4), "\x0c\x00\xf0\x09\x00", 5));
 }
 
 static void check_madt(const uint8_t *madt, unsigned cpus)

@@ -74,6 +74,7 @@ static const char everything[] =
 	"# a comment\n"
 	"; another\n"
 	"name = web-1\n"
+	"restore = /srv/snap\n"
 	"kernel = /boot/vm linuz\n"
 	"initrd = a\n"
 	"initrd = b,c\n"
@@ -116,6 +117,8 @@ static const char everything[] =
 	"direct = on\n"
 	"raw = on\n"
 	"overlay = o\n"
+	"from = f\n"
+	"generation = file-1\n"
 	"serial = S 1\n"
 	"iops = 5\n"
 	"bps = 20M\n"
@@ -142,6 +145,7 @@ static const char everything[] =
 static void check_guest(void)
 {
 	ck_assert_str_eq(options.guest.name, "web-1");
+	ck_assert_str_eq(options.guest.restore.directory, "/srv/snap");
 	ck_assert_str_eq(options.guest.kernel, "/boot/vm linuz");
 	ck_assert_uint_eq(options.guest.initrd_count, 2);
 	ck_assert_str_eq(options.guest.initrds[1], "b,c");

@@ -507,5 +507,6 @@ Suite *control_suite(void)
 	add_case(suite, "requests", setup, teardown, 4, requests, ARRAY_SIZE(requests));
 	control_console_tests(suite);
 	control_names_tests(suite);
+	control_snapshot_tests(suite);
 	return suite;
 }

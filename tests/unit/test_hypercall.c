@@ -68,7 +68,7 @@ START_TEST(numbers_of_the_calls_never_change)
 		const char *name;
 	} calls[] = { { 0, "version" }, { 1, "features" }, { 2, "console_write" }, { 3, "exit" },
 		{ 4, "power" }, { 5, "panic" }, { 6, "ready" }, { 7, "event" },
-		{ 8, "watchdog" },
+		{ 8, "watchdog" }, { 9, "generation" },
 		{ 16, "device_info" }, { 17, "device_accept" }, { 18, "device_status" },
 		{ 19, "device_set_status" }, { 20, "config_generation" }, { 21, "config_read" },
 		{ 22, "config_write" }, { 23, "queue_info" }, { 24, "queue_setup" },
@@ -583,7 +583,7 @@ static void storm_call(void)
 			random_next(&random_state) & KARMA_ARGUMENT_MASK, storm_address());
 		break;
 	case 2:
-		sim_call(&sim, dice(9), dice(2) ? dice(5000) : 0, dice(2) ? storm_address() : 0);
+		sim_call(&sim, dice(10), dice(2) ? dice(5000) : 0, dice(2) ? storm_address() : 0);
 		break;
 	case 3:
 		sim_call(&sim, 16 + dice(10), argument, dice(2) ? storm_address() : dice(256));

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -322,19 +323,6 @@ START_TEST(all_devices_are_paused_and_resumed_together)
 }
 END_TEST
 
-START_TEST(no_device_can_be_saved_yet)
-{
-	struct virtio_device *rng = rng_create(&sim.environment);
-	struct virtio_device *balloon = balloon_create(&sim.environment, 0);
-
-	ck_assert(!virtio_can_save(device));
-	ck_assert(!virtio_can_save(rng));
-	ck_assert(!virtio_can_save(balloon));
-	rng->ops->release(rng);
-	balloon->ops->release(balloon);
-}
-END_TEST
-
 /* --- A disk whose reads end when the test says so. */
 
 static uint64_t status_gpa;
@@ -407,6 +395,37 @@ START_TEST(drain_waits_for_what_is_in_flight)
 	virtio_end(device);
 	io_ring_stop(&sim.ring);
 	pthread_join(io_thread, NULL);
+}
+END_TEST
+
+static atomic_bool clock_runs;
+
+static void *run_clock_fast(void *unused)
+{
+	for (int64_t ns = 0; clock_runs; ns += 1000000)
+		sim_set_clock(ns);
+	return unused;
+}
+
+START_TEST(drain_of_a_disk_that_hangs_ends)
+{
+	const char *messages;
+	pthread_t clock;
+
+	publish_read();
+	driver_kick(&queue);
+	machine_pause_devices(&sim.machine);
+	clock_runs = true;
+	ck_assert_int_eq(pthread_create(&clock, NULL, run_clock_fast, NULL), 0);
+	messages_begin();
+	ck_assert_int_eq(machine_drain_devices(&sim.machine), -EBUSY);
+	messages = messages_end();
+	clock_runs = false;
+	pthread_join(clock, NULL);
+	ck_assert_ptr_nonnull(strstr(messages, "its requests in flight take more than 2 seconds"));
+	end_reads(1);
+	sim_run_moment(&sim);
+	ck_assert_int_eq(machine_drain_devices(&sim.machine), 0);
 }
 END_TEST
 
@@ -611,11 +630,11 @@ Suite *life_cycle_suite(void)
 		broken_device_stays_so_over_a_pause,
 		what_the_user_changes_in_a_pause_is_told,
 		all_devices_are_paused_and_resumed_together,
-		no_device_can_be_saved_yet,
 	};
 	const TTest *const disk_tests[] = {
 		request_in_flight_completes_in_a_pause,
 		drain_waits_for_what_is_in_flight,
+		drain_of_a_disk_that_hangs_ends,
 		reset_in_a_pause_waits_for_what_is_in_flight,
 		paused_disk_ends_with_what_is_in_flight,
 		requests_of_many_pauses_all_complete,

@@ -340,6 +340,7 @@ START_TEST(disks_on_nbd_servers)
 	ck_assert(options.guest.disks[0].raw);
 	assert_refused("--kernel k --disk nbd:unix:/s,raw", "raw goes with a file");
 	assert_refused("--kernel k --disk nbd:unix:/s,overlay=o", "overlay goes with a file");
+	assert_refused("--kernel k --disk nbd:unix:/s,from=f", "from goes with a file");
 	assert_refused("--kernel k --disk a,timeout=5", "timeout goes with an NBD server");
 	assert_refused("--kernel k --disk nbd:unix:/s,timeout=0", "from 1 to 86400");
 	assert_refused("--kernel k --disk nbd:unix:/s,timeout=86401", "from 1 to 86400");

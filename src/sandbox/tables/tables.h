@@ -76,6 +76,20 @@
 	CALL(tgkill, "make a vCPU leave the guest", PROCESS(OWN_PID)) \
 	CALL(ioctl, "send interrupts", FD(VM_FD), REQUEST(KVM_SIGNAL_MSI)) \
 	CALL(ioctl, "the terminal's size", FD(TERMINAL_FD), REQUEST(TIOCGWINSZ)) \
+	CALL(ioctl, "a snapshot: the guest's clock", FD(VM_FD), REQUEST(KVM_GET_CLOCK)) \
+	CALL(ioctl, "a snapshot: how large the FPU's state is", FD(VM_FD), REQUEST(KVM_CHECK_EXTENSION)) \
+	CALL(ioctl, "a snapshot: which MSRs there are", REQUEST(KVM_GET_MSR_INDEX_LIST)) \
+	CALL(ioctl, "a snapshot: a vCPU's MSRs", REQUEST(KVM_GET_MSRS)) \
+	CALL(ioctl, "a snapshot: the frequency of its TSC", REQUEST(KVM_GET_TSC_KHZ)) \
+	CALL(ioctl, "a snapshot: its features", REQUEST(KVM_GET_CPUID2)) \
+	CALL(ioctl, "a snapshot: whether it runs, is halted or was not started", REQUEST(KVM_GET_MP_STATE)) \
+	CALL(ioctl, "a snapshot: its registers", REQUEST(KVM_GET_REGS)) \
+	CALL(ioctl, "a snapshot: its system registers", REQUEST(KVM_GET_SREGS2)) \
+	CALL(ioctl, "a snapshot: its FPU's state", REQUEST(KVM_GET_XSAVE2)) \
+	CALL(ioctl, "a snapshot: its extended control registers", REQUEST(KVM_GET_XCRS)) \
+	CALL(ioctl, "a snapshot: its debug registers", REQUEST(KVM_GET_DEBUGREGS)) \
+	CALL(ioctl, "a snapshot: its local APIC", REQUEST(KVM_GET_LAPIC)) \
+	CALL(ioctl, "a snapshot: its pending events", REQUEST(KVM_GET_VCPU_EVENTS)) \
 	CALL(io_uring_enter, "end the I/O thread", ANY) \
 	CALL(madvise, "unmap what only the start needed", ADVICE(MADV_DONTNEED)) \
 	CALL(brk, "memory that is freed", ANY) \

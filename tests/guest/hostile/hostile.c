@@ -295,7 +295,8 @@ static void rings(unsigned cpu)
 			start_device(device, random_next(&seed), &setup, 3, 0);
 		for (unsigned i = 0; i < 4; i++) {
 			write_lies(area, &seed);
-			call(KARMA_CALL_queue_notify, device | (i % 3) << 8, 0);
+			call(KARMA_CALL_queue_notify,
+				device | (i % 3) << 8 | (round & 1 ? KARMA_NOTIFY_ANSWER : 0), 0);
 		}
 	}
 }
@@ -372,7 +373,9 @@ static void storm(unsigned cpu)
 	uint64_t seed = cpu + 1;
 
 	for (unsigned i = 0; i < 20000; i++)
-		call(KARMA_CALL_queue_notify, random_next(&seed) % 4 ? i % 4 | (i / 4 % 8) << 8 : random_next(&seed),
+		call(KARMA_CALL_queue_notify,
+			random_next(&seed) % 4 ? i % 4 | (i / 4 % 8) << 8 | (i / 32 % 2 ? KARMA_NOTIFY_ANSWER : 0) :
+						 random_next(&seed),
 			0);
 }
 
@@ -396,7 +399,7 @@ static void resets(unsigned cpu)
 		}
 		avail->idx = 20;
 		start_device(0, VERSION_1, &setup, 1, 0);
-		call(KARMA_CALL_queue_notify, 0, 0);
+		call(KARMA_CALL_queue_notify, round & 1 ? KARMA_NOTIFY_ANSWER : 0, 0);
 		call(KARMA_CALL_device_set_status, 0, 0);
 	}
 }
