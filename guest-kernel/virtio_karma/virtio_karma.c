@@ -807,10 +807,10 @@ static void karma_announce_networks(void)
 	u8 mac[ETH_ALEN] __aligned(2);
 	u32 i;
 
-	for (i = 0; i < KARMA_DEVICES_MAX && karma_devices[i]; i++) {
-		struct virtio_device *vdev = &karma_devices[i]->vdev;
+	for (i = 0; i < KARMA_DEVICES_MAX; i++) {
+		struct virtio_device *vdev = karma_devices[i] ? &karma_devices[i]->vdev : NULL;
 
-		if (vdev->id.device != VIRTIO_ID_NET)
+		if (!vdev || vdev->id.device != VIRTIO_ID_NET)
 			continue;
 		eth_zero_addr(mac);
 		if (virtio_has_feature(vdev, VIRTIO_NET_F_MAC))
@@ -1270,6 +1270,7 @@ static void __exit karma_exit(void)
 	unregister_pm_notifier(&karma_sleep_block);
 	unregister_syscore(&karma_syscore);
 	karma_remove_watchdog();
+	karma_remove_events();
 	if (karma_panic_text)
 		atomic_notifier_chain_unregister(&panic_notifier_list, &karma_panic_block);
 	unregister_sys_off_handler(karma_restart_handler);
@@ -1277,7 +1278,6 @@ static void __exit karma_exit(void)
 	if (karma_kobj)
 		sysfs_remove_group(karma_kobj, &karma_attribute_group);
 	kobject_put(karma_kobj);
-	karma_remove_events();
 	karma_remove_devices();
 	karma_remove_irq_domain();
 	root_device_unregister(karma_root);

@@ -34,6 +34,7 @@ struct run_options {
 	/* With guest.restore: the guest as the snapshot has it.  Disks, networks, initrds and the command are malloc'ed. */
 	struct guest_options saved;
 	void *state;			/* malloc'ed: what guest.restore has */
+	struct touched *touched;	/* malloc'ed: what guest.memory has to read ahead */
 	struct text_copy *texts;
 };
 

@@ -63,6 +63,7 @@ struct restore_options {
 	const char *directory;		/* of the snapshot, for messages; NULL: there is none */
 	const void *state;		/* the file `state` of a snapshot, karma-snapshot(5), unchecked; NULL: none */
 	size_t state_bytes;
+	bool notes_touched;		/* the directory does not have the file `touched` yet */
 };
 
 /* All that a guest is to have.  Strings and arrays are the caller's, and stay until guest_run() returns. */

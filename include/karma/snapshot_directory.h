@@ -17,6 +17,7 @@
 #define SNAPSHOT_CONFIG "config"	/* karma.conf(5) */
 #define SNAPSHOT_STATE "state"
 #define SNAPSHOT_MEMORY "memory"
+#define SNAPSHOT_TOUCHED "touched"	/* karma/snapshot_touched.h */
 
 /* --- For a restore.  Hostile: whoever could write there decides which files of ours a guest gets. */
 
@@ -45,7 +46,8 @@ int snapshot_aside_publish(struct snapshot_aside *aside);
 /* Remove it with all that is in it, unless it was published, and close it. */
 void snapshot_aside_release(struct snapshot_aside *aside);
 
-/* Remove the files in a directory.  No message. */
+/* Remove the files in a directory; what they take on disk, without holes.  No message. */
 void snapshot_directory_empty(int directory);
+uint64_t snapshot_directory_bytes(int directory);
 
 #endif

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* --restore: a guest as its snapshot has it, and what of that may be given anew. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "config.h"
 #include "karma/copy_file.h"
 #include "karma/log.h"
+#include "karma/own_file.h"
 #include "karma/snapshot.h"
 #include "karma/snapshot_directory.h"
+#include "karma/snapshot_touched.h"
 #include "karma/util.h"
 #include "options.h"
 
@@ -128,7 +131,10 @@ static int check_unchanged(const struct run_options *options)
 	return 0;
 }
 
-/* The saved list, with those that were given in the place of the first ones.  Takes both; NULL, with a message, if they don't fit. */
+/*
+ * The saved list, with those that were given in the place of the first ones.  Takes both; NULL, with a message, if they
+ * don't fit.
+ */
 static void *by_position(const struct run_options *options, const char *name, void *given, size_t given_count,
 	void *saved, size_t saved_count, size_t size)
 {
@@ -151,6 +157,11 @@ static int take_disks(struct run_options *options)
 
 	if (!saved->disk_count && !guest->disk_count)
 		return 0;
+	/* A new overlay begins with what the guest had in the one before. */
+	for (size_t i = 0; i < guest->disk_count && i < saved->disk_count; i++) {
+		if (guest->disks[i].overlay && !guest->disks[i].from)
+			guest->disks[i].from = saved->disks[i].from;
+	}
 	disks = by_position(options, "disk", guest->disks, guest->disk_count, saved->disks, saved->disk_count,
 		sizeof(*disks));
 	if (!disks)
@@ -229,6 +240,25 @@ static int read_state(struct run_options *options, int fd, uint64_t size)
 	return result < 0 ? fail(result, "%s/" SNAPSHOT_STATE ": %s", directory, strerror(-result)) : 0;
 }
 
+/* A hint, which may be missing: the guest that is restored now makes it then. */
+static int read_touched(struct run_options *options, int directory)
+{
+	struct guest_options *guest = &options->guest;
+	cleanup_fd int fd = openat(directory, SNAPSHOT_TOUCHED, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	struct stat status;
+
+	guest->restore.notes_touched = fd < 0 && errno == ENOENT;
+	if (fd < 0 || fstat(fd, &status) < 0 || !is_own_file(&status))
+		return 0;
+	options->touched = malloc(sizeof(*options->touched));
+	if (!options->touched)
+		return fail(-ENOMEM, "out of memory");
+	touched_read(options->touched, fd);
+	guest->memory.ahead = options->touched->ranges;
+	guest->memory.ahead_count = options->touched->count;
+	return 0;
+}
+
 int restore_open(struct run_options *options)
 {
 	struct guest_options *guest = &options->guest;
@@ -250,12 +280,13 @@ int restore_open(struct run_options *options)
 	/* Until the process ends. */
 	guest->memory.file = snapshot_file_open(directory, guest->restore.directory, SNAPSHOT_MEMORY, &size);
 	guest->memory.restored = true;
-	return guest->memory.file < 0 ? guest->memory.file : 0;
+	return guest->memory.file < 0 ? guest->memory.file : read_touched(options, directory);
 }
 
 void restore_release(struct run_options *options)
 {
 	free(options->state);
+	free(options->touched);
 	free(options->saved.disks);
 	free(options->saved.nets);
 	free(options->saved.initrds);

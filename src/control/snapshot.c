@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* karma snapshot: have a guest saved in a directory. */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include "client.h"
 #include "karma/commands.h"
@@ -17,7 +15,6 @@
 #include "karma/util.h"
 
 #define PROGRESS_MILLISECONDS 200
-#define BLOCK_BYTES 512u	/* of st_blocks, stat(2) */
 
 static const struct command command = { "snapshot",
 	"usage: karma snapshot NAME DIR [--stop]\n"
@@ -32,13 +29,9 @@ static const struct command command = { "snapshot",
 
 static void show_progress(const struct snapshot_aside *aside)
 {
-	struct size_text size;
-	struct stat status;
+	struct size_text size = size_text(snapshot_directory_bytes(aside->directory));
 
-	if (fstatat(aside->directory, SNAPSHOT_MEMORY, &status, AT_SYMLINK_NOFOLLOW) < 0)
-		return;
-	size = size_text((uint64_t)status.st_blocks * BLOCK_BYTES);
-	fprintf(stderr, "\r%s: %s of memory saved\033[K", aside->path, size.text);
+	fprintf(stderr, "\r%s: %s saved\033[K", aside->path, size.text);
 }
 
 /* Until the reply can be read.  False after a signal that ends us. */
@@ -63,7 +56,8 @@ static bool wait_for_reply(const struct connection *connection, const struct sna
 	return watched[0].revents;
 }
 
-static int save(struct connection *connection, const struct snapshot_aside *aside, const char *option, json_t **figures)
+static int save(
+	struct connection *connection, const struct snapshot_aside *aside, const char *option, json_t **figures)
 {
 	json_t *request = json_pack("{s:s}", "request", "snapshot");
 	cleanup_fd int signals = client_signals(false);
@@ -82,7 +76,8 @@ static int save(struct connection *connection, const struct snapshot_aside *asid
 	return *figures ? 0 : -EIO;
 }
 
-int snapshot_take(struct connection *connection, const char *path, const char *option, struct snapshot_figures *figures)
+int snapshot_take(
+	struct connection *connection, const char *path, const char *option, struct snapshot_figures *figures)
 {
 	struct ucred peer;
 	socklen_t length = sizeof(peer);

@@ -132,7 +132,8 @@ static int connect_command(void *context)
 int agent_choose(struct guest *guest)
 {
 	struct guest_options *options = &guest->options;
-	bool there = options->command && has_agent(guest);
+	/* A command that goes on does so on the console that it had. */
+	bool there = options->command && !guest_restores(guest) && has_agent(guest);
 
 	if (options->container.command && !there)
 		return fail(-ENOENT, "the initramfs has no karma-agent, which runs the container's process: build it anew "

@@ -136,6 +136,9 @@ static int make_vm(struct guest *guest)
 		result = vm_init(&guest->vm, &memory, options->cpus, options->pmu);
 	if (result < 0)
 		return result;
+	/* It is mapped; the supervisor keeps it, for a snapshot of this guest. */
+	if (guest->options.memory.restored)
+		close(guest->options.memory.file);
 	report_set_memory(guest->report, guest->vm.memory.base);
 	guest->vm.ring = &guest->ring;
 	guest->vm.terminal = &guest->terminal;

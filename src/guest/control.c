@@ -195,11 +195,13 @@ void operations_started(struct guest *guest)
 {
 	guest->process_running = true;
 	guest->process_started_at = nanoseconds();
+	note_touched_start(guest);
 }
 
 void operations_ended(struct guest *guest)
 {
 	guest->process_running = false;
+	guest->note_touched_at = 0;
 	control_process_ended(&guest->control);
 	saver_guest_ended(guest);
 }

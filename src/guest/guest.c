@@ -64,7 +64,7 @@ static int open_all(struct guest *guest)
 		result = notify_open(&guest->notify);
 	if (result == 0)
 		result = map_shared(guest);
-	if (result == 0)
+	if (result == 0 && !guest_restores(guest))
 		result = guest_find_initramfs(&guest->options, &guest->initramfs);
 	if (result == 0)
 		result = agent_choose(guest);

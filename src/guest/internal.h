@@ -86,6 +86,7 @@ struct guest {
 	bool stop_requested;		/* no more starts; in the guest's process: don't wait for output */
 	int stop_signal;		/* whose number is the exit status then */
 	struct saver saver;	/* under way, and figures of the last one */
+	int64_t note_touched_at;
 	bool stopped_by_client;		/* asked to power off by `karma stop`: one SIGTERM more says nothing new */
 
 	/* The guest's process's, made anew for each start; the kernel is opened before the fork. */
@@ -215,6 +216,13 @@ int guest_process_main(struct guest *guest);
 
 /* Print the kernel's log, if the guest has no driver that would have shown it: once, over all starts. */
 void print_kernel_log(struct guest *guest);
+
+/* --- note_touched.c: in the supervisor, which pages a restored guest touches first, for those that follow. */
+
+/* Its process has started: note them in a moment, if the snapshot does not tell yet. */
+void note_touched_start(struct guest *guest);
+/* If it is time. */
+void note_touched_serve(struct guest *guest);
 
 /* --- snapshot.c: the guest's state, saved and restored. */
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The saver: writes the files of a snapshot, in a process of its own. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -8,43 +7,19 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include "internal.h"
 #include "karma/log.h"
 #include "karma/snapshot_directory.h"
 #include "karma/snapshot_memory.h"
 
-#define BLOCK_BYTES 512u	/* of st_blocks, stat(2) */
-
-/* What the files take so far. */
-static uint64_t measure(int directory)
-{
-	int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *entries = fd < 0 ? NULL : fdopendir(fd);
-	const struct dirent *entry;
-	uint64_t blocks = 0;
-	struct stat status;
-
-	if (!entries) {
-		close_fd(&fd);
-		return 0;
-	}
-	while ((entry = readdir(entries))) {
-		if (fstatat(directory, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(status.st_mode))
-			blocks += status.st_blocks;
-	}
-	closedir(entries);
-	return blocks * BLOCK_BYTES;
-}
-
-static int tell(const struct guest *guest, const struct snapshot_memory *memory, int socket, enum saver_message_kind kind,
-	int error)
+static int tell(const struct guest *guest, const struct snapshot_memory *memory, int socket,
+	enum saver_message_kind kind, int error)
 {
 	const struct saver_message message = {
 		.kind = kind,
 		.error = error,
-		.bytes = measure(guest->saver.request.directory),
+		.bytes = snapshot_directory_bytes(guest->saver.request.directory),
 		.rounds = memory->progress->rounds,
 	};
 
@@ -52,7 +27,8 @@ static int tell(const struct guest *guest, const struct snapshot_memory *memory,
 }
 
 /* Have the guest pause.  0 once it does. */
-static int pause_guest(const struct guest *guest, const struct snapshot_memory *memory, int socket, enum saver_message_kind how)
+static int pause_guest(const struct guest *guest, const struct snapshot_memory *memory, int socket,
+	enum saver_message_kind how)
 {
 	struct saver_message answer;
 	int result = tell(guest, memory, socket, how, 0);
@@ -64,7 +40,8 @@ static int pause_guest(const struct guest *guest, const struct snapshot_memory *
 
 static int write_config(const struct guest *guest)
 {
-	int fd = openat(guest->saver.request.directory, SNAPSHOT_CONFIG, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int fd = openat(guest->saver.request.directory, SNAPSHOT_CONFIG,
+		O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
 	int result;
 

@@ -65,6 +65,7 @@ idle_path static int next_timeout(const struct guest *guest, int64_t until)
 	int timeout = shorter_timeout(control_timeout(&guest->control), notify_timeout(&guest->notify));
 
 	timeout = shorter_timeout(timeout, nbd_connectors_timeout());
+	timeout = shorter_timeout(timeout, timeout_until(guest->note_touched_at));
 	return shorter_timeout(timeout, timeout_until(until));
 }
 
@@ -88,6 +89,7 @@ idle_path static void serve(struct guest *guest, const struct pollfd polls[POLLS
 		saver_serve(guest);
 	control_serve(&guest->control, polls + POLL_CONTROL, clients);
 	nbd_connectors_serve(polls + POLL_NBD);
+	note_touched_serve(guest);
 }
 
 idle_path void supervise(struct guest *guest, int pidfd, int64_t until)

@@ -273,6 +273,17 @@ static int open_unnamed(const char *path)
 	return copy ? open(dirname(copy), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) : -1;
 }
 
+/* The same where temporary files are, on any file system. */
+static int open_temporary(void)
+{
+	char path[] = "/var/tmp/karma-overlay-XXXXXX";
+	int fd = mkostemp(path, O_CLOEXEC);
+
+	if (fd >= 0)
+		unlink(path);
+	return fd;
+}
+
 /* A copy of the overlay `from`, without a name, where `beside` is, or else where temporary files are. */
 static int make_copy(const struct disk_options *options, const char *beside)
 {
@@ -285,7 +296,7 @@ static int make_copy(const struct disk_options *options, const char *beside)
 			from < 0 ? strerror(errno) : "is no file");
 	to = open_unnamed(beside);
 	if (to < 0 && !options->overlay)
-		to = open_unnamed("/var/tmp/overlay");
+		to = open_temporary();
 	if (to < 0)
 		return REFUSE(-errno, options, "can't make a copy of %s: %s: make it by `cp`, or give overlay=FILE on another "
 					       "file system",

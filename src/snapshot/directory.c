@@ -18,6 +18,7 @@
 
 #define ASIDE ".karma-"
 #define NUMBER_DIGITS 16
+#define BLOCK_BYTES 512u	/* of st_blocks, stat(2) */
 
 static int refuse_owner(const char *path, const char *name)
 {
@@ -61,19 +62,42 @@ int snapshot_file_open(int directory, const char *path, const char *name, uint64
 
 /* --- A new one. */
 
-void snapshot_directory_empty(int directory)
+/* NULL, without a message, if it can't be read. */
+static DIR *open_entries(int directory)
 {
 	int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *entries = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!entries)
+		close_fd(&fd);
+	return entries;
+}
+
+void snapshot_directory_empty(int directory)
+{
+	DIR *entries = open_entries(directory);
 	const struct dirent *entry;
 
-	if (!entries) {
-		close_fd(&fd);
-		return;
-	}
-	while ((entry = readdir(entries)))
+	while (entries && (entry = readdir(entries)))
 		unlinkat(directory, entry->d_name, 0);
-	closedir(entries);
+	if (entries)
+		closedir(entries);
+}
+
+uint64_t snapshot_directory_bytes(int directory)
+{
+	DIR *entries = open_entries(directory);
+	const struct dirent *entry;
+	uint64_t blocks = 0;
+	struct stat status;
+
+	while (entries && (entry = readdir(entries))) {
+		if (fstatat(directory, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(status.st_mode))
+			blocks += status.st_blocks;
+	}
+	if (entries)
+		closedir(entries);
+	return blocks * BLOCK_BYTES;
 }
 
 /* Whether a name is that of one made aside for DIR, whose last part is given. */
@@ -99,19 +123,15 @@ static void remove_unlocked(int parent, const char *name)
 
 static void remove_left(int parent, const char *base)
 {
-	int fd = openat(parent, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *entries = fd < 0 ? NULL : fdopendir(fd);
+	DIR *entries = open_entries(parent);
 	const struct dirent *entry;
 
-	if (!entries) {
-		close_fd(&fd);
-		return;
-	}
-	while ((entry = readdir(entries))) {
+	while (entries && (entry = readdir(entries))) {
 		if (is_aside(entry->d_name, base))
 			remove_unlocked(parent, entry->d_name);
 	}
-	closedir(entries);
+	if (entries)
+		closedir(entries);
 }
 
 /* Where DIR is to be: its parent, and its last part, which is in path.  False, without a message, if it has none. */

@@ -21,7 +21,9 @@
 #define MSRS_MAX 1024u
 #define MSRS_AT_ONCE 255u		/* KVM takes no more */
 
+#define MSR_TSC 0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
+#define TSC_FAR_OFF (1ull << 40)	/* more than a second's cycles */
 /* Hyper-V's, of which no guest of Karma's is told. */
 #define MSR_HYPERV_FIRST 0x40000000u
 #define MSR_HYPERV_LAST 0x400001ffu
@@ -332,9 +334,29 @@ static int set_msrs(struct vcpu *vcpu, unsigned count)
 	return 0;
 }
 
+/*
+ * KVM takes a TSC that is within a second of the last one that was set for the same, and a new VM's was set when it was
+ * made: one of a guest that is younger would go back.  So KVM first hears of another.  Those of the other vCPUs are to be
+ * the same as the first's, and are.
+ */
+static int part_from_new_tsc(struct vcpu *vcpu, unsigned count)
+{
+	int result = 0;
+
+	for (unsigned i = 0; vcpu->id == 0 && i < count && result >= 0; i++) {
+		struct kvm_msr_entry other = scratch.msrs[i];
+
+		other.data += TSC_FAR_OFF;
+		if (other.index == MSR_TSC)
+			result = transfer_msrs(vcpu, KVM_SET_MSRS, &other, 1);
+	}
+	return result < 0 ? result : 0;
+}
+
 static int restore_msrs(struct vcpu *vcpu, struct snapshot_reader *from)
 {
 	uint64_t count = snapshot_get_number(from);
+	int result;
 
 	if (count > MSRS_MAX)
 		return impossible(vcpu, "MSRs");
@@ -348,7 +370,8 @@ static int restore_msrs(struct vcpu *vcpu, struct snapshot_reader *from)
 				"CPU and kernel",
 				vcpu->id, scratch.msrs[i].index);
 	}
-	return set_msrs(vcpu, count);
+	result = part_from_new_tsc(vcpu, count);
+	return result == 0 ? set_msrs(vcpu, count) : result;
 }
 
 int vcpu_save(struct vcpu *vcpu, struct snapshot_writer *to)

@@ -7,6 +7,29 @@
 struct io_ring ring;
 struct driver driver;
 
+/* Of the first byte; and then the operation that is a snapshot. */
+#define KIND_SAVED 0x80u
+#define OPERATION_SNAPSHOT 0xffu
+
+/* The guest goes on in another process, with what a snapshot has of the device, or what it should not have. */
+static void save_and_restore(uint8_t kind, struct script *script)
+{
+	struct virtio_device *device;
+
+	state_save(driver.device, &ring);
+	state_change(script);
+	fuzzer.release();
+	device = fuzzer.create(kind);
+	if (state_restore(device)) {
+		driver.device = device;
+		return;
+	}
+	driver.device = device;
+	fuzzer.release();
+	driver_init(&driver, fuzzer.create(kind), &ring);
+	driver_start(&driver, script);
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -32,7 +55,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++) {
 		uint8_t operation = take(&script, 1);
 
-		if (!driver_step(&driver, operation, &script))
+		if ((kind & KIND_SAVED) && operation == OPERATION_SNAPSHOT)
+			save_and_restore(kind, &script);
+		else if (!driver_step(&driver, operation, &script))
 			fuzzer.step(operation, &script);
 		if (fuzzer.check)
 			fuzzer.check();

@@ -7,7 +7,7 @@
 
 /*
  * The main loop of a device's fuzzer, in device.c.  The first byte of an input says what kind of guest it is,
- * and whether its memory changes meanwhile; the others are steps.
+ * whether its memory changes meanwhile, and whether there are snapshots; the others are steps.
  */
 extern struct io_ring ring;
 extern struct driver driver;
@@ -22,7 +22,7 @@ struct device_fuzzer {
 	void (*step)(uint8_t operation, struct script *script);
 	/* Checks what holds after each step; or NULL. */
 	void (*check)(void);
-	/* Releases the device, which was reset, and what create() has made. */
+	/* Releases the device, which was reset, is paused or was never started, and what create() has made. */
 	void (*release)(void);
 };
 

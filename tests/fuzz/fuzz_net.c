@@ -4,7 +4,7 @@
  * other end.  Nothing is touched outside of guest memory, and no frame gets out whose header tells
  * of what is not in it.
  *
- * If the first byte says so, guest memory changes all the time, and the device has limits.  What
+ * If the first byte says so, guest memory changes all the time, the device has limits, and there are snapshots.  What
  * follows is a list of steps, each a byte that says what to do and what that takes.
  */
 #include <errno.h>
@@ -36,11 +36,18 @@
 #define STEPS_MAX 300u
 /* Of the first byte; rarely, since a limit's waits take time. */
 #define KIND_LIMITED(kind) (((kind)&0x1e) == 0x02)
+/* There are snapshots, each a step. */
+#define KIND_SAVED 0x80u
+#define STEP_SNAPSHOT 0xffu
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct net end;
+static struct machine machine;
+static struct io_ring ring;
+static struct virtio_device *device;
+static struct rate_limiter received, sent;
 static const uint8_t *frame;
 static size_t frame_size;
 static bool busy;
@@ -107,15 +114,32 @@ static const struct net_ops end_ops = {
 	.gone = gone,
 };
 
-static void interrupt(struct machine *machine, const struct karma_interrupt *message)
+static void interrupt(struct machine *of, const struct karma_interrupt *message)
 {
-	(void)machine;
+	(void)of;
 	(void)message;
 }
 
 static const struct machine_ops machine_ops = { .interrupt = interrupt };
 
-static void start(struct virtio_device *device, uint64_t features)
+static void make_device(uint8_t kind)
+{
+	static const uint8_t mac[ETH_ALEN] = { 2 };
+	const struct virtio_environment environment = { &memory, &ring };
+
+	device = net_create(&environment, "eth0", &end, mac, 1500);
+	check(device && machine_add(&machine, device) == 0);
+	if (KIND_LIMITED(kind))
+		net_device_limit(device, &received, &sent);
+}
+
+static void release_device(void)
+{
+	device->ops->release(device);
+	machine.device_count = 0;
+}
+
+static void start(uint64_t features)
 {
 	static const uint8_t steps[] = {
 		VIRTIO_CONFIG_S_ACKNOWLEDGE,
@@ -140,11 +164,26 @@ static void start(struct virtio_device *device, uint64_t features)
 	virtio_set_status(device, 15);
 }
 
-static void reset(struct virtio_device *device, struct io_ring *ring)
+static void reset(void)
 {
 	virtio_set_status(device, 0);
 	while (device->resetting)
-		io_ring_reap(ring, true);
+		io_ring_reap(&ring, true);
+}
+
+/* The guest goes on in another process, with what a snapshot has of the device, or what it should not have. */
+static void save_and_restore(uint8_t kind, struct script *script)
+{
+	state_save(device, &ring);
+	state_change(script);
+	release_device();
+	make_device(kind);
+	if (state_restore(device))
+		return;
+	release_device();
+	make_device(kind);
+	virtio_start(device);
+	start(~take(script, 8));
 }
 
 /* Mostly few; at times as many as can be. */
@@ -191,7 +230,7 @@ static void receive_frame(struct script *script, unsigned pair)
 	net_wait_readable(&end, pair);
 }
 
-static void run_step(struct script *script, struct virtio_device *device, struct io_ring *ring)
+static void run_step(struct script *script)
 {
 	uint8_t step = take(script, 1);
 	const uint8_t *bytes;
@@ -211,7 +250,7 @@ static void run_step(struct script *script, struct virtio_device *device, struct
 		break;
 	case 3:
 		receive_frame(script, step / 8 % PAIRS);
-		io_ring_reap(ring, false);
+		io_ring_reap(&ring, false);
 		break;
 	case 4:
 		/* Anything in the rings. */
@@ -221,14 +260,14 @@ static void run_step(struct script *script, struct virtio_device *device, struct
 		break;
 	case 5:
 		net_wait_writable(&end, step / 8 % PAIRS);
-		io_ring_reap(ring, false);
+		io_ring_reap(&ring, false);
 		break;
 	case 6:
 		net_set_link(&end, step & 8);
 		break;
 	default:
-		reset(device, ring);
-		start(device, ~take(script, 8));
+		reset();
+		start(~take(script, 8));
 	}
 }
 
@@ -242,14 +281,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const uint8_t mac[ETH_ALEN] = { 2 };
 	struct script script = { data, data + size };
 	uint8_t kind = take(&script, 1);
-	struct rate_limiter received, sent;
-	struct machine machine;
-	struct io_ring ring;
-	struct virtio_environment environment = { &memory, &ring };
-	struct virtio_device *device;
 
 	check(io_ring_init(&ring, 64) == 0);
 	machine_init(&machine, &memory, &machine_ops);
@@ -262,19 +295,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	busy = false;
 	for (unsigned i = 0; i < PAIRS; i++)
 		end.queues[i].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	device = net_create(&environment, "eth0", &end, mac, 1500);
-	check(device && machine_add(&machine, device) == 0);
-	virtio_start(device);
 	limit_init_short(&received);
 	limit_init_short(&sent);
-	if (KIND_LIMITED(kind))
-		net_device_limit(device, &received, &sent);
-	start(device, ~0ull);
+	make_device(kind);
+	virtio_start(device);
+	start(~0ull);
 	meddling_start(kind, DRIVER_AREA);
-	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++)
-		run_step(&script, device, &ring);
+	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++) {
+		if ((kind & KIND_SAVED) && *script.at == STEP_SNAPSHOT && take(&script, 1))
+			save_and_restore(kind, &script);
+		else
+			run_step(&script);
+	}
 	meddling_stop();
-	reset(device, &ring);
+	reset();
 	io_ring_release(&ring);
 	machine_release(&machine);
 	rate_limiter_release(&received);

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "guest.h"
+#include "karma/snapshot.h"
 #include "karma/util.h"
 
 struct guest_memory memory;
@@ -53,6 +54,87 @@ void limit_init_short(struct rate_limiter *limit)
 
 	rate_limiter_init(limit, &options);
 	rate_limiter_consume(limit, options.bytes);
+}
+
+/* --- Snapshots. */
+
+#define STATE_BYTES (64 * KIB)
+#define CHANGES_MAX 4u
+
+static uint8_t state[STATE_BYTES], changed_state[STATE_BYTES];
+static size_t state_size;
+
+void state_save(struct virtio_device *device, struct io_ring *ring)
+{
+	struct snapshot_writer writer;
+	int64_t size;
+
+	virtio_pause(device);
+	while (!virtio_drain_within(device, 0))
+		io_ring_reap(ring, false);
+	snapshot_writer_init(&writer, state, sizeof(state));
+	check(virtio_save(device, 0, &writer) == 0);
+	size = snapshot_finish(&writer);
+	check(size > 0);
+	state_size = size;
+}
+
+/* Not each device has a part of its own. */
+static void change_part(
+	struct snapshot_reader *from, struct snapshot_writer *to, enum snapshot_kind kind, struct script *script)
+{
+	static uint8_t contents[STATE_BYTES];
+	const unsigned changes = take(script, 1) % (CHANGES_MAX + 1);
+	size_t size;
+
+	if (!snapshot_count(from, kind))
+		return;
+	check(snapshot_open(from, kind, 0, UINT32_MAX) > 0);
+	size = snapshot_left(from);
+	snapshot_get(from, contents, size);
+	for (unsigned i = 0; i < changes; i++) {
+		uint64_t at = take(script, 2) * sizeof(uint64_t), value = take(script, take(script, 1) % 9);
+
+		if (at + sizeof(value) <= size)
+			memcpy(contents + at, &value, sizeof(value));
+		else
+			size = size < at ? size : at;
+	}
+	snapshot_begin(to, kind, 0, 1);
+	snapshot_put(to, contents, size);
+	snapshot_end(to);
+}
+
+void state_change(struct script *script)
+{
+	struct snapshot_reader reader;
+	struct snapshot_writer writer;
+
+	check(snapshot_reader_init(&reader, state, state_size) == 0);
+	snapshot_writer_init(&writer, changed_state, sizeof(changed_state));
+	change_part(&reader, &writer, SNAPSHOT_DEVICE, script);
+	change_part(&reader, &writer, SNAPSHOT_DEVICE_OWN, script);
+	state_size = snapshot_finish(&writer);
+	memcpy(state, changed_state, state_size);
+}
+
+static void send_nowhere(void *context, const struct karma_interrupt *interrupt)
+{
+	(void)context;
+	check(virtq_interrupt_valid(interrupt) && interrupt->address);
+}
+
+bool state_restore(struct virtio_device *device)
+{
+	struct snapshot_reader reader;
+
+	for (unsigned i = 0; i < device->queue_count; i++)
+		device->queues[i].send = send_nowhere;
+	check(snapshot_reader_init(&reader, state, state_size) == 0);
+	if (virtio_restore(device, 0, &reader) < 0)
+		return false;
+	virtio_start(device);
+	return true;
 }
 
 /* --- Memory that changes. */

@@ -34,6 +34,14 @@ void limit_init_short(struct rate_limiter *limit);
 /* Notify, and check that the device keeps its bounds. */
 void notify_device(struct virtio_device *device, unsigned queue);
 
+/*
+ * A snapshot of one device, which is brought to rest for it and stays paused: then as the script changes it, and in
+ * the place of what a device that was just made has.  The latter is running then, or of no use: false.
+ */
+void state_save(struct virtio_device *device, struct io_ring *ring);
+void state_change(struct script *script);
+bool state_restore(struct virtio_device *device);
+
 /* Where a queue's rings and data are if its driver is a good one; all within DRIVER_MEMORY. */
 #define DRIVER_MEMORY (256 * 1024u)
 #define DRIVER_QUEUES_MAX 3u

@@ -4,42 +4,82 @@
 #
 # Guests that are saved, restored and forked.
 
-# A guest that counts the lines that it is sent.
-counting() {	# OPTION...
-	operated --console stdio "$@" -- sh -c 'i=0; while read -r line; do i=$((i + 1)); echo "$line is $i"; done'
+# counting [OPTION]...: a guest that counts the lines that it is sent, and writes the last one to its disk.
+counting() {
+	truncate -s 1M base
+	operated --console stdio --memory 128M --disk base,overlay=over --cmdline root= "$@" -- sh -c 'i=0
+		while read -r line; do
+			i=$((i + 1)); echo "$line is $i, behind $(head -c 16 /dev/vda | tr -d "\0")"
+			echo "$line" >/dev/vda; sync
+		done'
 	send first
 	wait_for '^first is 1' 100
 }
 
-# restored NAME [OPTION]...: go on from `saved`, and say something.
+# restored NAME: go on from `saved`, and say something.
 restored() {
-	local name=$1 end=$((SECONDS + 60))
-	shift
-	: >"$name.out"
-	{ echo "$name"; sleep 1000; } | "$KARMA" run --restore saved --name "$name" --timeout "$LIMIT" "$@" >"$name.out" 2>"$name.err" &
-	until printed "^$name is " "$name.out"; do
+	local name=$1 end=$((SECONDS + 60)) input
+	mkfifo "$name.in"
+	"$KARMA" run --restore saved --name "$name" --timeout "$LIMIT" <"$name.in" >"$name.out" 2>"$name.err" &
+	exec {input}>"$name.in"
+	echo "$name" >&"$input"
+	until printed "^$name is" "$name.out"; do
 		[ $SECONDS -lt $end ] || die "$name does not go on: $(cat "$name.out" "$name.err")"
 		nap 0.1
 	done
 }
 
+# With two CPUs, one of which idles at any moment.
 test_snapshot_goes_on_where_it_was() {
-	counting
+	counting --cpus 2
 	"$KARMA" snapshot web saved >told || die "no snapshot: $(cat err)"
 	expect_in told '^saved: [0-9.]+M, for which the guest was paused [0-9.]+ ms$'
 	[ "$(stat -c %a saved)" = 700 ] || die "mode $(stat -c %a saved)"
 	[ -z "$(ls -d saved.*)" ] || die "left over: $(ls -d saved.*)"
 	# The guest has gone on, and its copies don't know.
 	send second
-	wait_for '^second is 2' 30
+	wait_for '^second is 2, behind first' 30
 	restored one
 	restored two
-	expect_in one.out '^one is 2'
-	expect_in two.out '^two is 2'
+	expect_in one.out '^one is 2, behind first'
+	expect_in two.out '^two is 2, behind first'
 	"$KARMA" ps >list
 	expect_in list '^one .*, from saved$'
-	"$KARMA" stats web >stats
-	expect_in stats 'snapshots\.count +1$'
+	"$KARMA" stats web >figures
+	expect_in figures 'snapshots\.count +1$'
+	# One that goes on no further than its snapshot.
+	"$KARMA" snapshot one again --stop || die "no snapshot: $(cat one.err)"
+	[ -z "$(state_of one)" ] || die "it runs on"
+	[ -s again/overlay-0 ] || die "no overlay: $(ls again)"
+	"$KARMA" stop --force two web
+	guest_pid=
+}
+
+# Sets date and random to what a restored guest found.
+found() {	# NAME
+	local line
+	line=$(sed -nE "s/^$1 is 1 ([0-9]+) ([0-9a-f]{64}).*/\1 \2/p" "$1.out")
+	date=${line% *} random=${line#* }
+	[ -n "$line" ] || die "$1: $(cat "$1.out")"
+	[ $(($(date +%s) - date)) -le 60 ] || die "$1 has the date $(date -d "@$date")"
+}
+
+test_clones_are_guests_of_their_own() {
+	operated --cpus 2 --console stdio -- sh -c 'cd /sys/kernel/karma
+		date -s "2001-01-01 00:00:00" >/dev/null
+		echo up
+		while [ "$(cat generation)" = 0 ]; do usleep 10000; done
+		number=$(head -c 32 /dev/urandom | hexdump -v -e "32/1 \"%02x\"")
+		echo "$(cat name) is $(cat generation) $(date +%s) $number"
+		sleep 1000'
+	wait_for '^up' 100
+	"$KARMA" snapshot web saved >told || die "no snapshot: $(cat err)"
+	restored one
+	restored two
+	found one
+	other=$random
+	found two
+	[ "$random" != "$other" ] || die "both drew $random"
 	"$KARMA" stop --force one two web
 	guest_pid=
 }
@@ -56,34 +96,33 @@ test_fork_starts_guests_beside_theirs() {
 	guest_pid=
 }
 
-# A guest's process that is stopped holds up its snapshot.
-test_snapshot_whose_makers_are_killed_leaves_nothing() {
-	counting
-	local process end
-	process=$(guest_process)
-	kill -STOP "$process"
+# held_up: a snapshot of a guest whose process is stopped, which holds it up; sets $snapshot.
+held_up() {
+	local end=$((SECONDS + 30))
+	kill -STOP "$(guest_process)"
 	"$KARMA" snapshot web saved 2>snapshot.err &
-	end=$((SECONDS + 30))
-	until [ -e saved.karma-*/config ]; do
+	snapshot=$!
+	until compgen -G 'saved.karma-*/memory' >/dev/null; do
 		[ $SECONDS -lt $end ] || die "nothing begins: $(cat snapshot.err)"
 		nap 0.1
 	done
-	kill -9 $!
-	wait $! || true
-	kill -CONT "$process"
+}
+
+test_snapshot_whose_makers_are_killed_leaves_nothing() {
+	local snapshot
+	counting
+	held_up
+	kill -9 "$snapshot"
+	wait "$snapshot" || true
+	kill -CONT "$(guest_process)"
 	send second
 	wait_for '^second is 2' 30
 	[ ! -e saved ] || die "there is one"
 	# What the client has left goes with the next.
-	kill -STOP "$process"
-	"$KARMA" snapshot web saved 2>snapshot.err &
-	until [ -e saved.karma-*/config ]; do
-		[ $SECONDS -lt $end ] || die "nothing begins: $(cat snapshot.err)"
-		nap 0.1
-	done
+	held_up
 	kill -9 "$guest_pid"
 	status=0
-	wait $! || status=$?
+	wait "$snapshot" || status=$?
 	[ $status = 125 ] || die "status $status: $(cat snapshot.err)"
 	[ -z "$(ls -d saved*)" ] || die "left over: $(ls -d saved*)"
 	guest_pid=

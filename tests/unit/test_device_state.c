@@ -241,14 +241,16 @@ static void add_balloon(void)
 START_TEST(device_that_is_missing_is_named)
 {
 	sim_save(&sim);
-	expect_restore_refused(&sim, add_nothing, "snapshot: has the entropy source rng, which this guest lacks: give the same options");
+	expect_restore_refused(&sim, add_nothing,
+		"snapshot: has the entropy source rng, which this guest lacks: give the same options");
 }
 END_TEST
 
 START_TEST(device_that_is_one_more_is_named)
 {
 	sim_save(&sim);
-	expect_restore_refused(&sim, add_two, "snapshot: lacks the balloon balloon, which this guest has: give the same --balloon");
+	expect_restore_refused(&sim, add_two,
+		"snapshot: lacks the balloon balloon, which this guest has: give the same --balloon");
 }
 END_TEST
 
@@ -279,7 +281,7 @@ START_TEST(rings_outside_of_memory_are_refused)
 {
 	sim_save(&sim);
 	sim_change_state(SNAPSHOT_DEVICE, 0, 4, SIM_MEMORY);
-	expect_restore_refused(&sim, add_rng, "snapshot: device rng: the request has rings that no guest can have set up");
+	expect_restore_refused(&sim, add_rng, "snapshot: device rng: its request queue has rings that no guest can have set up");
 }
 END_TEST
 

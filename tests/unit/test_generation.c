@@ -95,7 +95,6 @@ START_TEST(restored_guest_is_another_one)
 }
 END_TEST
 
-/* Before anything else it is to do; once, however often it was restored. */
 START_TEST(generation_is_saved)
 {
 	ck_assert_int_eq(machine_restored(&sim.machine), 0);
@@ -103,11 +102,15 @@ START_TEST(generation_is_saved)
 	sim_change_process(&sim);
 	ck_assert_uint_eq(sim.machine.generation, 0);
 	ck_assert_int_eq(sim_restore(&sim), 0);
+	sim_interrupts(&sim, SIM_EVENT_VECTOR);
 	ck_assert_int_eq(machine_restored(&sim.machine), 0);
 	ck_assert_uint_eq(sim.machine.generation, 2);
+	/* The interrupt that the guest chose is in the snapshot, too. */
+	ck_assert_uint_eq(sim_interrupts(&sim, SIM_EVENT_VECTOR), 1);
 }
 END_TEST
 
+/* Before anything else it is to do; once, however often it was restored. */
 START_TEST(restore_is_the_first_event)
 {
 	machine_press_power_button(&sim.machine);

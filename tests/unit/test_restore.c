@@ -348,7 +348,7 @@ END_TEST
 
 Suite *restore_suite(void)
 {
-	static const TTest *const tests[] = {
+	const TTest *const tests[] = {
 		guest_is_as_it_was_saved,
 		what_is_given_wins_by_position,
 		what_the_guest_has_counted_stays,

@@ -59,6 +59,7 @@ static struct kvm_state {
 	bool scales;			/* the TSC */
 	unsigned long order[ORDER_MAX];	/* requests that set something of vCPU 0 */
 	unsigned ordered;
+	bool tsc_was_far_off;		/* as KVM has to see it, or it would be that of the new VM */
 } kvm, before;
 
 int __real_ioctl(int fd, unsigned long request, ...);
@@ -93,6 +94,8 @@ static int transfer_msrs(struct kept *kept, struct kvm_msrs *msrs, bool set)
 			return i;
 		if (set)
 			kept->msrs[at] = entry->data;
+		if (set && entry->index == MSR_TSC)
+			kvm.tsc_was_far_off |= kept == kvm.vcpus && entry->data > 0x1234567 + (1ull << 36);
 		else
 			entry->data = kept->msrs[at];
 		/* The deadline means nothing without the time that it is of. */
@@ -262,6 +265,7 @@ START_TEST(what_is_saved_is_set_again)
 	save_and_start_anew();
 	ck_assert_int_eq(vm_restore(&vm, &reader), 0);
 	ck_assert_uint_eq(kvm.clock, before.clock);
+	ck_assert(kvm.tsc_was_far_off);
 	ck_assert(vm.known);
 	for (unsigned i = 0; i < VCPUS; i++) {
 		struct kept *is = &kvm.vcpus[i], *was = &before.vcpus[i];
@@ -281,7 +285,7 @@ START_TEST(order_is_that_which_kvm_needs)
 {
 	static const unsigned long order[] = { KVM_SET_TSC_KHZ, KVM_SET_CPUID2, KVM_SET_MP_STATE, KVM_SET_REGS,
 		KVM_SET_SREGS2, KVM_SET_XSAVE, KVM_SET_XCRS, KVM_SET_DEBUGREGS, KVM_SET_LAPIC, KVM_SET_MSRS,
-		KVM_SET_MSRS, KVM_SET_MSRS, KVM_SET_VCPU_EVENTS };
+		KVM_SET_MSRS, KVM_SET_MSRS, KVM_SET_MSRS, KVM_SET_VCPU_EVENTS };
 
 	save_and_start_anew();
 	kvm.scales = true;
