@@ -29,7 +29,7 @@ LIB_LDLIBS = $(shell pkg-config --static --libs $(LIBS))
 SOURCES := $(wildcard src/*.c src/*/*.c hypercalls/*.c)
 # The guest's agent; what is not its own alone is in karma, too.
 AGENT_SOURCES := $(wildcard src/agent/*.c)
-AGENT_OWN := $(addprefix src/agent/,command.c enter.c main.c request.c run.c serve.c user.c)
+AGENT_OWN := $(addprefix src/agent/,command.c enter.c listen.c main.c process.c request.c run.c serve.c start.c user.c)
 AGENT_OBJECTS := $(AGENT_SOURCES:%.c=$(BUILD)/obj/agent/%.o)
 OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(AGENT_OWN),$(SOURCES)))
 # All but main(): what tests link with.
@@ -68,7 +68,7 @@ help:
 	@echo 'make guest         the guest driver and initramfs, for KVER=RELEASE'
 	@echo 'make guest-kernel  build/guest/bzImage: a small kernel with the driver built in'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall'
-	@echo 'make deb           Debian packages: karma, karma-agent, karma-guest, -guest-dkms'
+	@echo 'make deb           Debian packages: karma, karma-oci, karma-agent, -guest...'
 	@echo 'make iso           build/karma.iso, which boots to a guest; check-iso tries it'
 	@echo 'make dist          build/karma-$(VERSION).tar.xz, the source'
 	@echo 'make clean         remove build/'

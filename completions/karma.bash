@@ -143,7 +143,7 @@ _karma() {
 	local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
 	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		_karma_words run check config ps stats console log pause resume stop wait resize balloon connect exec cp snapshot fork --help --version
+		_karma_words run check config ps stats console log pause resume stop wait resize balloon connect exec cp snapshot fork oci --help --version
 		return
 	fi
 	case ${COMP_WORDS[1]} in

@@ -14,6 +14,7 @@ install_text = sed 's|/usr/local/|$(PREFIX)/|g; s|/etc/karma|$(SYSCONFDIR)/karma
 .PHONY: install
 install: all docs
 	install -D -m 755 $(BUILD)/karma $(INSTALLED)/bin/karma
+	ln -sf karma $(INSTALLED)/bin/karma-oci
 	install -D -m 755 $(BUILD)/karma-agent $(INSTALLED)/lib/karma/karma-agent
 	for page in $(MAN_PAGES); do \
 		$(call install_text,$$page,$(INSTALLED)/share/man/man$${page##*.}/$${page##*/}) || exit 1; \
@@ -47,7 +48,7 @@ install: all docs
 # What is the user's stays: /etc/karma and /var/lib/karma.
 .PHONY: uninstall
 uninstall:
-	rm -f $(INSTALLED)/bin/karma $(INSTALLED)/lib/karma/karma-agent \
+	rm -f $(INSTALLED)/bin/karma $(INSTALLED)/bin/karma-oci $(INSTALLED)/lib/karma/karma-agent \
 		$(foreach page,$(MAN_PAGES),$(INSTALLED)/share/man/man$(subst .,,$(suffix $(page)))/$(notdir $(page))) \
 		$(INSTALLED)/include/karma/abi.h \
 		$(INSTALLED)/share/bash-completion/completions/karma \

@@ -193,6 +193,14 @@ check-vtx: all guest $(TINY) $(BUILD)/test/hostile
 	scripts/soft-host --cpu intel --kernel $$release --memory 1536 --env KARMA_KERNEL=$$kernel -- \
 		tests/vtx/guest $(TESTS)
 
+# What containers do, with crun and with karma-oci side by side, by podman: not part of check.  TESTS=NAME... picks some.
+.PHONY: check-oci
+check-oci: all guest
+	scripts/dependencies test oci
+	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	scripts/soft-host --memory 4096 -- tests/oci/run \
+		$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(BUILD)/guest/$$release/initramfs.img $(TESTS)
+
 # Hundreds of starts, which takes a quarter of an hour in the soft host: not part of check.
 .PHONY: soak
 soak: all guest

@@ -9,6 +9,7 @@
 #ifndef KARMA_AGENT_CLIENT_H
 #define KARMA_AGENT_CLIENT_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -20,11 +21,30 @@ struct agent_command {
 	size_t environment_count;
 	const char *directory;		/* the guest's; NULL: the user's home */
 	const char *user;		/* a name or number of the guest's; NULL: root */
+	const void *process;		/* process_length bytes: the payload of PROCESS, instead of user and login; or NULL */
+	size_t process_length;
+	bool all_signals;		/* any signal to us is the command's, however many come, before it has started too */
 	bool terminal;			/* a terminal of the guest's instead of pipes; takes input, too */
 	bool guest_ends_it;		/* no message if the guest ends before the command: it says why itself */
 	bool input;			/* false: the command's input is /dev/null */
 	int fds[3];			/* input, output and error output: any files, blocking or not; they stay open */
 };
+
+/* Those of all_signals. */
+static inline void agent_signals(sigset_t *set)
+{
+	sigfillset(set);
+	/* Of our own processes, and of our own writes. */
+	sigdelset(set, SIGCHLD);
+	sigdelset(set, SIGPIPE);
+	sigdelset(set, SIGXFSZ);
+}
+
+/*
+ * Connect to the agent of a guest that is about to start, or runs, as soon as the agent listens: a socket, which the caller
+ * closes.  Waits as long as it takes, so for who ends with the guest.
+ */
+int agent_await(const char *guest);
 
 /*
  * Run a command, and return its exit status as a shell tells it: 128 + n for signal n, 126 or 127 after a message if it
@@ -38,7 +58,8 @@ struct agent_command {
  * Blocks.  The socket stays the caller's, and is non-blocking from then on.  SIGPIPE is ignored, and SIGINT, SIGTERM,
  * SIGHUP, SIGQUIT and SIGWINCH are blocked and taken by a signalfd: without a terminal the first four are passed on to
  * the command, and the third one that comes ends this with status 128 + n; with one they end this at once.  Those that
- * are blocked at the call are taken, too; the mask stays changed.
+ * are blocked at the call are taken, too; the mask stays changed.  With all_signals these are those
+ * of agent_signals(), and go to the command always.
  *
  * With a terminal, if fds[0] is one of the user's, and we are in its foreground, it is in raw mode meanwhile, and its
  * size is the command's, whose TERM is ours.

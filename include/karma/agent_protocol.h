@@ -41,6 +41,7 @@ enum agent_type {
 	AGENT_SIGNAL = 20,	/* u32 number */
 	AGENT_SIZE = 21,	/* u16 rows, u16 columns: of the terminal */
 	AGENT_EXIT = 22,	/* u32 exit status, u32 signal or 0 */
+	AGENT_PROCESS = 23,	/* struct agent_process, groups, limits: of the EXEC that follows */
 	/* [Copies] */
 	AGENT_PUT = 32,		/* path, name: a copy to the guest */
 	AGENT_GET = 33,		/* path: a copy from it */
@@ -60,6 +61,26 @@ struct agent_exec {
 };
 #define AGENT_EXEC_INPUT 1u
 #define AGENT_EXEC_TERMINAL 2u
+
+/*
+ * Then group_count groups, u32 each, and limit_count of struct agent_limit.  Capabilities are bits by their numbers
+ * (capabilities(7)).
+ */
+struct agent_process {
+	uint32_t flags;
+	uint32_t uid, gid;
+	uint32_t umask;
+	uint64_t bounding, effective, inheritable, permitted, ambient;
+	uint32_t group_count, limit_count;
+};
+#define AGENT_PROCESS_NO_NEW_PRIVILEGES 1u
+
+/* Of setrlimit(2). */
+struct agent_limit {
+	uint32_t resource;
+	uint32_t zero;
+	uint64_t soft, hard;
+};
 
 /* Then the name and, of a link, its target, each with a NUL behind it. */
 struct agent_entry {

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "karma/agent_client.h"
 #include "karma/disk.h"
 #include "karma/memory.h"
 #include "karma/net.h"
@@ -45,6 +46,16 @@ struct root_options {
 };
 
 /*
+ * A container as what the guest is for: a share with the tag GUEST_ROOT_TAG is its root, and may be written as far as the
+ * host lets it; the agent runs its first process there, whose exit status is guest_run()'s, with no number kept for Karma;
+ * and signals to the supervisor are that process's.
+ */
+struct container_options {
+	const struct agent_command *command;	/* NULL: there is no container */
+	const char *setup;		/* a script for the guest's init, which runs before the process starts */
+};
+
+/*
  * A saved guest to go on from, in the place of booting a kernel.  Its memory is that of memory_options, and it has as
  * many CPUs and devices, of the same kinds and in the same order, as the options give it.
  */
@@ -72,6 +83,7 @@ struct guest_options {
 	struct share_options *shares;
 	size_t share_count;
 	struct root_options root;
+	struct container_options container;
 	const char *modules;		/* a directory with those of the kernel; NULL: the initramfs has them */
 	struct vhost_user_options *vhost_users;
 	size_t vhost_user_count;
@@ -103,5 +115,8 @@ struct guest_options {
  * it is Karma's own.  Once a process, before it has other threads: blocks signals, and forks.
  */
 int guest_run(const struct guest_options *options);
+
+/* Print a text as one word of a script for the guest's init. */
+void guest_print_word(FILE *file, const char *text);
 
 #endif

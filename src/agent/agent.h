@@ -6,23 +6,46 @@
 #ifndef KARMA_AGENT_H
 #define KARMA_AGENT_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "karma/agent_link.h"
 
 #define AGENT_TEXT_MAX 512u	/* bytes of a message, with its NUL */
 
+/* A container, which is a guest's whole purpose. */
+struct container {
+	const char *root;	/* its root directory */
+};
+
+/* Where the agent serves, and for whom. */
+struct agent_place {
+	const char *root;	/* the root directory of what is run; NULL: as it is */
+	int pid_namespace;	/* the container's, which what is run joins; or -1 */
+};
+
 /*
- * Serve the host at a connected socket, in a process of its own that leads no process group, with root as its root
- * directory (NULL: as it is).  The exit status.
+ * Listen on the agent's port: a descriptor; -EADDRINUSE if somebody does, or another negative errno, with a message
+ * printed but for that.
  */
-int agent_serve(int socket, const char *root);
+int agent_listen(void);
+/* Serve there in the background, by a process of its own.  0, or a negative errno with a message printed. */
+int agent_serve_all(int listener, const struct agent_place *place);
+
+/* Serve the host at a connected socket, in a process of its own that leads no process group.  The exit status. */
+int agent_serve(int socket, const struct agent_place *place);
 
 /*
  * Serve one EXEC there, but run this program, which ends with NULL, as we are: user, directory and environment.  Its
  * exit status as a shell tells it; STATUS_FAILURE if it was not run, which the host has heard.
  */
 int agent_serve_program(int socket, char **program);
+
+/*
+ * Serve one EXEC with its PROCESS there: the first process of the container.  When it runs, the agent listens, for others
+ * in there.  Its exit status, or 125, 126 or 127 if it was not run, which the host has heard.
+ */
+int agent_serve_container(int socket, const struct container *container);
 
 /* --- request.c */
 
@@ -33,6 +56,8 @@ struct exec_request {
 	const char *user, *directory;	/* empty: root; its home */
 	char **arguments, **environment;
 	char **program;		/* instead, as we are; or NULL */
+	const struct process *process;	/* instead of the user and what a login gives; or NULL */
+	const struct container *container;	/* to be its first process; or NULL */
 };
 
 /* 0, -EPROTO or -ENOMEM.  exec_request_release() in any case. */
@@ -42,10 +67,38 @@ void exec_request_release(struct exec_request *request);
 /* --- command.c */
 
 /*
- * Run it, or the program instead as for agent_serve_program() unless that is NULL, from its start until the host knows
- * its end, or has gone.  The exit status, likewise.
+ * Run what the frame asks for, from its start until the host knows its end, or has gone.  The request has what the frame
+ * does not: the program, the process, the container.  The exit status as a shell tells it; 125, 126 or 127 if it was not
+ * run, which the host has heard.
  */
-int command_serve(struct agent_link *link, const struct agent_frame *frame, char **program);
+int command_serve(struct agent_link *link, const struct agent_frame *frame, struct exec_request *request);
+
+/* --- process.c */
+
+#define PROCESS_GROUPS_MAX 1024u
+#define PROCESS_LIMITS_MAX 16u
+
+/* What PROCESS says. */
+struct process {
+	bool no_new_privileges;
+	uid_t uid;
+	gid_t gid;
+	mode_t umask;
+	uint64_t bounding, effective, inheritable, permitted, ambient;
+	gid_t groups[PROCESS_GROUPS_MAX];
+	size_t group_count;
+	struct agent_limit limits[PROCESS_LIMITS_MAX];
+	size_t limit_count;
+};
+
+/* 0 or -EPROTO. */
+int process_parse(struct process *process, const struct agent_frame *frame);
+/* Be that user, with these rights and limits, and no others.  0 or a negative errno. */
+int process_become(const struct process *process);
+/* In the container's first process: its root, with the /proc of its own process IDs.  0 or a negative errno. */
+int container_enter(const struct container *container);
+/* It runs: have the agent listen for what else is to run in there. */
+void container_started(const struct container *container, pid_t pid);
 
 /* --- user.c */
 

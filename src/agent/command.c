@@ -4,13 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pty.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
 
@@ -18,9 +15,8 @@
 #include "karma/agent_stream.h"
 #include "karma/status.h"
 #include "karma/util.h"
+#include "start.h"
 
-#define CANNOT_RUN 126		/* as of a shell */
-#define NOT_FOUND 127
 #define SIGNAL_MAX 64u
 #define HANGUP_NANOSECONDS 5000000000ll	/* between SIGHUP and SIGKILL */
 /* More than the kernel holds of a terminal's output. */
@@ -30,6 +26,7 @@ struct command {
 	struct agent_link *link;
 	bool terminal;
 	pid_t pid;			/* and its process group */
+	bool alone;			/* signals are for it, not for the group */
 	int signal_fd;			/* SIGCHLD */
 	int slave;			/* of the terminal: with us it does not hang up before all output was read; or -1 */
 	struct agent_sink input;	/* these two share a terminal's descriptor */
@@ -39,21 +36,7 @@ struct command {
 	size_t left[2];			/* what is to be read yet of each output, once it has exited */
 };
 
-/* Where the start of a command failed, in its process. */
-enum stage { STAGE_NONE, STAGE_USER, STAGE_DIRECTORY, STAGE_SETUP, STAGE_RUN };
-
-struct failure {
-	enum stage stage;
-	int error;
-};
-
 /* --- The start. */
-
-/* The command's ends, in its process, which become 0, 1 and 2; and ours. */
-struct ends {
-	int theirs[3];
-	int input, outputs[2];
-};
 
 static void close_theirs(struct ends *ends, int keep)
 {
@@ -62,156 +45,6 @@ static void close_theirs(struct ends *ends, int keep)
 			close_fd(&ends->theirs[i]);
 		ends->theirs[i] = -1;
 	}
-}
-
-static int open_terminal(struct ends *ends, const struct exec_request *request, const struct user *user)
-{
-	struct winsize size = { .ws_row = request->rows, .ws_col = request->columns };
-	int master, slave;
-
-	if (openpty(&master, &slave, NULL, NULL, &size) < 0)
-		return -errno;
-	fcntl(master, F_SETFD, FD_CLOEXEC);
-	fcntl(slave, F_SETFD, FD_CLOEXEC);
-	fcntl(master, F_SETFL, O_RDWR | O_NONBLOCK);
-	ends->input = ends->outputs[0] = master;
-	for (unsigned i = 0; i < 3; i++)
-		ends->theirs[i] = slave;
-	/* Whoever runs there may open it by its name.  Not on all file systems. */
-	if (fchown(slave, user->uid, -1) < 0)
-		return errno == EROFS || errno == EPERM ? 0 : -errno;
-	return ioctl(slave, TIOCSCTTY, 0) < 0 ? -errno : 0;
-}
-
-static int open_pipes(struct ends *ends, bool input)
-{
-	int fds[2];
-
-	if (input) {
-		if (pipe2(fds, O_CLOEXEC) < 0)
-			return -errno;
-		ends->theirs[0] = fds[0];
-		ends->input = fds[1];
-		fcntl(ends->input, F_SETFL, O_WRONLY | O_NONBLOCK);
-	} else {
-		ends->theirs[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-		if (ends->theirs[0] < 0)
-			return -errno;
-	}
-	for (unsigned i = 0; i < 2; i++) {
-		if (pipe2(fds, O_CLOEXEC) < 0)
-			return -errno;
-		ends->outputs[i] = fds[0];
-		ends->theirs[1 + i] = fds[1];
-		fcntl(ends->outputs[i], F_SETFL, O_RDONLY | O_NONBLOCK);
-	}
-	return 0;
-}
-
-static void set_default_signals(void)
-{
-	sigset_t none;
-
-	for (int number = 1; number < (int)SIGNAL_MAX; number++)
-		signal(number, SIG_DFL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-static int enter_directory(const struct exec_request *request, const struct user *user)
-{
-	if (request->directory[0])
-		return chdir(request->directory) < 0 ? -errno : 0;
-	/* As a login does where the home is missing. */
-	return chdir(user->home) < 0 && chdir("/") < 0 ? -errno : 0;
-}
-
-/* In the command's process, up to the program.  Returns if that fails. */
-static struct failure become_command(const struct exec_request *request, const struct user *user,
-	const struct ends *ends)
-{
-	int result;
-
-	/* To take the terminal as a background process would stop us. */
-	signal(SIGTTOU, SIG_IGN);
-	if (setpgid(0, 0) < 0 ||
-		(request->flags & AGENT_EXEC_TERMINAL && tcsetpgrp(ends->theirs[0], getpid()) < 0))
-		return (struct failure){ STAGE_SETUP, errno };
-	for (int fd = 0; fd < 3; fd++) {
-		if (dup2(ends->theirs[fd], fd) < 0)
-			return (struct failure){ STAGE_SETUP, errno };
-	}
-	set_default_signals();
-	if (request->program) {
-		execvp(request->program[0], request->program);
-		return (struct failure){ STAGE_RUN, errno };
-	}
-	umask(022);
-	result = user_set_environment(user);
-	for (char **variable = request->environment; result == 0 && *variable; variable++)
-		result = putenv(*variable) ? -ENOMEM : 0;
-	if (result == 0)
-		result = user_become(user);
-	if (result < 0)
-		return (struct failure){ STAGE_USER, -result };
-	result = enter_directory(request, user);
-	if (result < 0)
-		return (struct failure){ STAGE_DIRECTORY, -result };
-	execvp(request->arguments[0], request->arguments);
-	return (struct failure){ STAGE_RUN, errno };
-}
-
-static int refuse(struct agent_link *link, const struct exec_request *request, const struct failure *failure)
-{
-	const char *what = failure->stage == STAGE_DIRECTORY ? request->directory :
-		failure->stage == STAGE_RUN && request->program ? request->program[0] :
-		failure->stage == STAGE_RUN		     ? request->arguments[0] :
-		failure->stage == STAGE_USER && request->user[0] ? request->user :
-								   "can't start a command";
-	unsigned status = failure->stage != STAGE_RUN ? STATUS_FAILURE :
-		failure->error == ENOENT	      ? NOT_FOUND :
-							CANNOT_RUN;
-	char text[AGENT_TEXT_MAX];
-
-	if (failure->stage == STAGE_USER && failure->error == ENOENT)
-		snprintf(text, sizeof(text), "%s: no such user in /etc/passwd", what);
-	else
-		snprintf(text, sizeof(text), "%s: %s", what, strerror(failure->error));
-	agent_link_put_error(link, status, failure->error, text);
-	return -failure->error;
-}
-
-/* What the process says before it is the program; nothing if it is. */
-static struct failure hear(int fd)
-{
-	struct failure failure = { STAGE_NONE, 0 };
-
-	while (read(fd, &failure, sizeof(failure)) < 0 && errno == EINTR)
-		;
-	return failure;
-}
-
-static struct failure fork_command(struct command *command, const struct exec_request *request,
-	const struct user *user, const struct ends *ends)
-{
-	struct failure failure;
-	int fds[2];
-
-	if (pipe2(fds, O_CLOEXEC) < 0)
-		return (struct failure){ STAGE_SETUP, errno };
-	command->pid = fork();
-	if (command->pid == 0) {
-		failure = become_command(request, user, ends);
-		_exit(write(fds[1], &failure, sizeof(failure)) < 0);
-	}
-	failure = command->pid < 0 ? (struct failure){ STAGE_SETUP, errno } : (struct failure){ STAGE_NONE, 0 };
-	close(fds[1]);
-	if (command->pid > 0)
-		failure = hear(fds[0]);
-	close(fds[0]);
-	if (command->pid > 0 && failure.stage != STAGE_NONE)
-		waitpid(command->pid, NULL, 0);
-	return failure;
 }
 
 static int watch_children(void)
@@ -228,27 +61,30 @@ static int watch_children(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* 0; or a negative errno, with an ERROR queued. */
-static int start(struct command *command, const struct exec_request *request)
+/* 0; or an exit status, with an ERROR queued. */
+static unsigned start(struct command *command, const struct exec_request *request)
 {
 	struct ends ends = { .theirs = { -1, -1, -1 }, .input = -1, .outputs = { -1, -1 } };
 	struct failure failure = { STAGE_NONE, 0 };
-	struct user user;
-	int result;
+	struct user user = { 0 };
+	int result = 0;
 
 	command->terminal = request->flags & AGENT_EXEC_TERMINAL;
+	command->alone = request->container;
 	command->signal_fd = watch_children();
-	result = user_find(&user, request->user);
+	if (request->process)
+		user.uid = request->process->uid;
+	else
+		result = user_find(&user, request->user);
 	if (result < 0)
-		return refuse(command->link, request, &(struct failure){ STAGE_USER, -result });
-	result = command->terminal ? open_terminal(&ends, request, &user) :
-				     open_pipes(&ends, request->flags & AGENT_EXEC_INPUT);
+		return start_refuse(command->link, request, &(struct failure){ STAGE_USER, -result });
+	result = start_open(&ends, request, &user);
 	if (result < 0 || command->signal_fd < 0)
 		failure = (struct failure){ STAGE_SETUP, result < 0 ? -result : EMFILE };
 	else
-		failure = fork_command(command, request, &user, &ends);
+		failure = start_fork(&command->pid, request, &user, &ends);
 	if (failure.stage != STAGE_NONE)
-		return refuse(command->link, request, &failure);
+		return start_refuse(command->link, request, &failure);
 	command->slave = command->terminal ? ends.theirs[0] : -1;
 	close_theirs(&ends, command->slave);
 	agent_sink_init(&command->input, ends.input, AGENT_INPUT);
@@ -336,7 +172,7 @@ static int take_frame(struct command *command, const struct agent_frame *frame)
 	number = agent_number(frame->payload);
 	if (frame->type == AGENT_SIGNAL && number >= 1 && number <= SIGNAL_MAX) {
 		if (!command->exited)
-			kill(-command->pid, number);
+			kill(command->alone ? command->pid : -command->pid, number);
 		return 0;
 	}
 	if (frame->type != AGENT_SIZE || !command->terminal)
@@ -478,21 +314,22 @@ static void hang_up(struct command *command)
 		waitpid(command->pid, NULL, 0);
 }
 
-int command_serve(struct agent_link *link, const struct agent_frame *frame, char **program)
+int command_serve(struct agent_link *link, const struct agent_frame *frame, struct exec_request *request)
 {
 	static struct command command;
-	struct exec_request request;
-	int result = exec_request_parse(&request, frame);
+	int result = exec_request_parse(request, frame);
+	unsigned status = STATUS_FAILURE;
 
 	command = (struct command){ .link = link, .slave = -1 };
 	if (result < 0)
 		agent_link_put_error(link, STATUS_FAILURE, result, "the request to run a command is malformed");
-	request.program = program;
-	if (result == 0)
-		result = start(&command, &request);
-	exec_request_release(&request);
-	if (result < 0)
-		return STATUS_FAILURE;
+	else
+		status = start(&command, request);
+	exec_request_release(request);
+	if (result < 0 || status)
+		return status;
+	if (request->container)
+		container_started(request->container, command.pid);
 	if (serve(&command) < 0)
 		hang_up(&command);
 	return WIFSIGNALED(command.status) ? STATUS_SIGNAL + WTERMSIG(command.status) : WEXITSTATUS(command.status);

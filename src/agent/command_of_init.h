@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* How Karma's init runs the command of `karma run`: karma-agent run, karma-agent enter. */
+/* How Karma's init runs the command of `karma run`: karma-agent run, enter or contain. */
 #ifndef KARMA_AGENT_COMMAND_OF_INIT_H
 #define KARMA_AGENT_COMMAND_OF_INIT_H
 
@@ -15,5 +15,11 @@ int agent_run(int argc, char **argv);
  * prints why not and returns an exit status: 123, or 126 and 127 as a shell.
  */
 int agent_enter(int argc, char **argv);
+
+/*
+ * argv: "contain" and a root.  Connects to the host as above, and runs what that asks for as the first process of a
+ * container, in process IDs of its own.  Its exit status, or as above.
+ */
+int agent_contain(int argc, char **argv);
 
 #endif

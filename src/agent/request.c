@@ -28,7 +28,7 @@ int exec_request_parse(struct exec_request *request, const struct agent_frame *f
 	struct agent_exec head;
 	uint32_t argument_count;
 
-	*request = (struct exec_request){ 0 };
+	request->arguments = request->environment = NULL;
 	if (frame->length < sizeof(head))
 		return -EPROTO;
 	memcpy(&head, frame->payload, sizeof(head));

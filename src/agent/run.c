@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* karma-agent run: the command of `karma run`, joined to its standard streams by the host. */
+/* karma-agent run and contain: the command of `karma run`, joined to its standard streams by the host. */
 #include <errno.h>
 #include <linux/vm_sockets.h>
 #include <stdio.h>
@@ -23,17 +23,43 @@ static int refuse(const char *what, const char *cure)
 	return STATUS_GUEST_MAX;
 }
 
-int agent_run(int argc, char **argv)
+/* A connected socket; or -1 after a message. */
+static int connect_host(void)
 {
 	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
+	if (fd < 0) {
+		refuse("the kernel has no vsock", "build it with CONFIG_VSOCKETS and CONFIG_VIRTIO_VSOCKETS");
+		return -1;
+	}
+	if (connect(fd, (const struct sockaddr *)&host, sizeof(host)) == 0)
+		return fd;
+	if (errno == ENODEV)
+		refuse("the kernel has no driver of vsock", "build it with CONFIG_VIRTIO_VSOCKETS");
+	else
+		refuse(strerror(errno), "see the messages of karma");
+	close(fd);
+	return -1;
+}
+
+int agent_run(int argc, char **argv)
+{
+	int fd;
+
 	if (argc < 2)
 		return refuse("there is none", "give a command");
-	if (fd < 0)
-		return refuse("the kernel has no vsock", "build it with CONFIG_VSOCKETS and CONFIG_VIRTIO_VSOCKETS");
-	if (connect(fd, (const struct sockaddr *)&host, sizeof(host)) < 0)
-		return errno == ENODEV ? refuse("the kernel has no driver of vsock",
-						 "build it with CONFIG_VIRTIO_VSOCKETS") :
-					 refuse(strerror(errno), "see the messages of karma");
-	return agent_serve_program(fd, argv + 1);
+	fd = connect_host();
+	return fd < 0 ? STATUS_GUEST_MAX : agent_serve_program(fd, argv + 1);
+}
+
+int agent_contain(int argc, char **argv)
+{
+	struct container container;
+	int fd;
+
+	if (argc != 2)
+		return refuse("the container has no root", "give one");
+	container.root = argv[1];
+	fd = connect_host();
+	return fd < 0 ? STATUS_GUEST_MAX : agent_serve_container(fd, &container);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* A connection: the greeting, and its one operation. */
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -78,15 +79,33 @@ static void serve_copy(struct agent_link *link, const struct agent_frame *frame)
 	}
 }
 
+/* Take PROCESS, which comes before EXEC: that is in *frame then, and the process in *request. */
+static int take_process(struct agent_link *link, struct agent_frame *frame, struct exec_request *request)
+{
+	static struct process process;
+
+	if (process_parse(&process, frame) < 0)
+		return refuse(link, -EPROTO, "the request for a process is malformed");
+	request->process = &process;
+	if (agent_link_await(link, frame) <= 0)
+		return -EPIPE;
+	return frame->type == AGENT_EXEC ? 0 : refuse(link, -EPROTO, "the request for a process has no command");
+}
+
 static void serve_operation(struct agent_link *link)
 {
+	struct exec_request request = { 0 };
 	struct agent_frame frame;
 
 	if (agent_link_await(link, &frame) <= 0)
 		return;
 	switch (frame.type) {
+	case AGENT_PROCESS:
+		if (take_process(link, &frame, &request) == 0)
+			command_serve(link, &frame, &request);
+		break;
 	case AGENT_EXEC:
-		command_serve(link, &frame, NULL);
+		command_serve(link, &frame, &request);
 		break;
 	case AGENT_PUT:
 	case AGENT_GET:
@@ -97,14 +116,16 @@ static void serve_operation(struct agent_link *link)
 	}
 }
 
-int agent_serve(int socket, const char *root)
+int agent_serve(int socket, const struct agent_place *place)
 {
 	static struct agent_link link;
 	int result = setsid() < 0 ? -errno : 0;
 
 	agent_link_init(&link, socket);
+	if (result == 0 && place->pid_namespace >= 0 && setns(place->pid_namespace, CLONE_NEWPID) < 0)
+		result = -errno;
 	if (result == 0)
-		result = enter_root(root);
+		result = enter_root(place->root);
 	if (result < 0)
 		return 1;
 	if (greet(&link) == 0)
@@ -114,15 +135,34 @@ int agent_serve(int socket, const char *root)
 	return 0;
 }
 
-int agent_serve_program(int socket, char **program)
+/* EXEC, and PROCESS before it if the request is for a container. */
+static int serve_one(int socket, struct exec_request *request)
 {
 	static struct agent_link link;
 	struct agent_frame frame;
 	int status = STATUS_FAILURE;
 
 	agent_link_init(&link, socket);
-	if (greet(&link) == 0 && agent_link_await(&link, &frame) > 0 && frame.type == AGENT_EXEC)
-		status = command_serve(&link, &frame, program);
+	if (greet(&link) == 0 && agent_link_await(&link, &frame) > 0) {
+		if (frame.type == AGENT_PROCESS && request->container && take_process(&link, &frame, request) < 0)
+			frame.type = 0;
+		if (frame.type == AGENT_EXEC)
+			status = command_serve(&link, &frame, request);
+	}
 	agent_link_settle(&link, true);
 	return status;
+}
+
+int agent_serve_program(int socket, char **program)
+{
+	struct exec_request request = { .program = program };
+
+	return serve_one(socket, &request);
+}
+
+int agent_serve_container(int socket, const struct container *container)
+{
+	struct exec_request request = { .container = container };
+
+	return serve_one(socket, &request);
 }

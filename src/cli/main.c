@@ -9,6 +9,7 @@
 #include "karma/cli.h"
 #include "karma/commands.h"
 #include "karma/log.h"
+#include "karma/oci.h"
 #include "karma/status.h"
 #include "karma/util.h"
 
@@ -34,6 +35,7 @@ static const struct {
 	{ "log", command_log },
 	{ "snapshot", command_snapshot },
 	{ "fork", command_fork },
+	{ "oci", command_oci },
 };
 
 /* A screen of 24 lines, with that of the shell's prompt. */
@@ -56,6 +58,7 @@ static const char help[] =
 	"  connect NAME PORT          standard input and output on a vsock port of it\n"
 	"  resize NAME --disk vda     let it know that a disk has grown\n"
 	"  balloon NAME [SIZE]        have it give up memory\n"
+	"  oci COMMAND ...            containers as guests, for their engines: karma-oci(8)\n"
 	"\n"
 	"  karma run --kernel /boot/vmlinuz-6.1.0-9-amd64 --disk debian.img\n"
 	"  karma run --kernel bzImage --initrd initramfs.img -- uname -a\n"
@@ -76,6 +79,8 @@ int main(int argc, char **argv)
 {
 	if (open_standard_streams() < 0)
 		return STATUS_FAILURE;
+	if (argc > 0 && strcmp(basename(argv[0]), "karma-oci") == 0)
+		return command_oci(argc, argv);
 	if (argc < 2) {
 		fputs(help, stderr);
 		return STATUS_FAILURE;

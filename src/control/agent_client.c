@@ -119,7 +119,8 @@ static int request(struct client *client)
 	uint8_t *room;
 
 	agent_link_put_number(&client->link, AGENT_HELLO, 0, AGENT_VERSION);
-	room = agent_link_reserve(&client->link, length);
+	room = !client->command->process || agent_link_put(&client->link, AGENT_PROCESS, 0, client->command->process,
+		client->command->process_length) ? agent_link_reserve(&client->link, length) : NULL;
 	if (!room)
 		return end(client, -E2BIG, "the command and its environment are longer than 128 KiB: pass them in a "
 					   "file, or by standard input");
@@ -137,6 +138,10 @@ static void take_signal(struct client *client)
 		return;
 	if (signal.ssi_signo == SIGWINCH) {
 		client->size_due = client->command->terminal;
+		return;
+	}
+	if (client->command->all_signals) {
+		agent_link_put_number(&client->link, AGENT_SIGNAL, 0, signal.ssi_signo);
 		return;
 	}
 	if (client->command->terminal || !client->greeted || client->exited ||
@@ -353,7 +358,7 @@ int agent_run_command(int socket, const char *guest, const struct agent_command 
 	client.input.ended = client.input.told = !command->input && !command->terminal;
 	for (unsigned i = 0; i < 2; i++)
 		agent_sink_init(&client.outputs[i], command->fds[1 + i], AGENT_OUTPUT + i);
-	client.signal_fd = client_signals();
+	client.signal_fd = client_signals(command->all_signals);
 	if (command->terminal)
 		keys = raw_mode_enter(command->fds[0], &client.saved, true);
 	client.keys = keys > 0;

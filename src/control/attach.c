@@ -295,7 +295,7 @@ int command_console(int argc, char **argv)
 	name = command_name(&command, argc, argv);
 	if (!name)
 		return STATUS_FAILURE;
-	attached.signal_fd = client_signals();
+	attached.signal_fd = client_signals(false);
 	status = attach(&attached, name, read_only, only_replay);
 	connection_close(&attached.connection);
 	close_fd(&attached.signal_fd);

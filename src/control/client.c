@@ -12,11 +12,14 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include "karma/agent_client.h"
+#include "karma/agent_protocol.h"
 #include "karma/log.h"
 #include "karma/pass_fd.h"
 #include "karma/status.h"
 #include "karma/util.h"
 
+#define AWAIT_MICROSECONDS 50000	/* from one try to connect to the next */
 #define REPLY_MILLISECONDS 10000
 #define READ_BYTES 65536u
 /* A bound for what is received without a newline: more than any reply has. */
@@ -199,15 +202,18 @@ json_t *connection_call(struct connection *connection, json_t *request)
 	return connection_result(connection, reply);
 }
 
-/* The socket comes with the reply. */
+/* The reply, which the socket comes with; NULL: there is none. */
+static json_t *ask_for_port(struct connection *connection, unsigned port)
+{
+	json_t *request = json_pack("{s:s, s:I}", "request", "connect", "port", (json_int_t)port);
+
+	return connection_send(connection, request) == 0 ? connection_receive(connection, -1) : NULL;
+}
+
 static int request_port(struct connection *connection, unsigned port, const char *refused)
 {
-	json_t *reply = NULL, *value;
-	bool is_refused;
-
-	if (connection_send(connection, json_pack("{s:s, s:I}", "request", "connect", "port", (json_int_t)port)) == 0)
-		reply = connection_receive(connection, -1);
-	is_refused = strcmp(string_of(json_object_get(reply, "error"), "code"), "refused") == 0;
+	json_t *reply = ask_for_port(connection, port), *value;
+	bool is_refused = strcmp(string_of(json_object_get(reply, "error"), "code"), "refused") == 0;
 	if (is_refused && refused) {
 		json_decref(reply);
 		return fail(-ECONNREFUSED, "%s: %s", connection->name, refused);
@@ -234,6 +240,24 @@ int connect_port(const char *name, unsigned port, const char *refused)
 	}
 	connection_close(&connection);
 	return result;
+}
+
+int agent_await(const char *name)
+{
+	for (;;) {
+		struct connection connection;
+		int socket = -1;
+
+		if (connection_open(&connection, name, true) == 0) {
+			json_decref(ask_for_port(&connection, AGENT_PORT));
+			socket = connection.passed_fd;
+			connection.passed_fd = -1;
+		}
+		connection_close(&connection);
+		if (socket >= 0)
+			return socket;
+		usleep(AWAIT_MICROSECONDS);
+	}
 }
 
 void connection_wait_end(const struct connection *connection)
@@ -322,7 +346,7 @@ int raw_mode_enter(int fd, struct termios *saved, bool output)
 	return 1;
 }
 
-int client_signals(void)
+int client_signals(bool all)
 {
 	sigset_t set;
 
@@ -332,6 +356,8 @@ int client_signals(void)
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGQUIT);
 	sigaddset(&set, SIGWINCH);
+	if (all)
+		agent_signals(&set);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	return signalfd(-1, &set, SFD_CLOEXEC);

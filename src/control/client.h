@@ -104,8 +104,11 @@ const char *command_name(const struct command *command, int argc, char **argv);
  */
 int raw_mode_enter(int fd, struct termios *saved, bool output);
 
-/* A signalfd of what ends us, so that the terminal is restored first, and of SIGWINCH.  SIGPIPE is ignored. */
-int client_signals(void);
+/*
+ * A signalfd of what ends us, so that the terminal is restored first, and of SIGWINCH; or of all that may be passed on
+ * (agent_signals()).  SIGPIPE is ignored.
+ */
+int client_signals(bool all);
 
 /* A member of a JSON object; 0 or "" if there is none of that type. */
 int64_t integer_of(const json_t *object, const char *name);

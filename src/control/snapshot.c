@@ -60,7 +60,7 @@ static int save(
 	struct connection *connection, const struct snapshot_aside *aside, const char *option, json_t **figures)
 {
 	json_t *request = json_pack("{s:s}", "request", "snapshot");
-	cleanup_fd int signals = client_signals();
+	cleanup_fd int signals = client_signals(false);
 
 	if (signals < 0) {
 		json_decref(request);

@@ -65,6 +65,7 @@ static bool takes_input(void)
 /* In the process of the client. */
 static void run_client(const struct guest *guest, int socket)
 {
+	const struct agent_command *container = guest->options.container.command;
 	const struct agent_command command = {
 		/* Init knows all of it; the name is for messages. */
 		.arguments = (const char *const *)guest->options.command,
@@ -75,11 +76,30 @@ static void run_client(const struct guest *guest, int socket)
 	};
 
 	prctl(PR_SET_NAME, "karma-command");
-	/* Keys that make signals are the supervisor's. */
-	setsid();
+	/* Keys that make signals are the supervisor's; or the container's, whose terminal this serves. */
+	if (!container)
+		setsid();
 	if (dup2(socket, STDERR_FILENO + 1) < 0 || close_range(STDERR_FILENO + 2, ~0u, 0) < 0)
 		_exit(1);
-	_exit(agent_run_command(STDERR_FILENO + 1, guest->name, &command));
+	_exit(agent_run_command(STDERR_FILENO + 1, container ? NULL : guest->name, container ? container : &command));
+}
+
+/* Signals for a container are blocked in both processes, and its client takes them. */
+static void send_pending(struct agent_client *client)
+{
+	for (int number = 1; client->pid > 0 && number <= 64; number++) {
+		if (client->pending >> (number - 1) & 1)
+			kill(client->pid, number);
+	}
+	client->pending = 0;
+}
+
+void agent_signal(struct agent_client *client, int number)
+{
+	if (client->pid > 0)
+		kill(client->pid, number);
+	else
+		client->pending |= 1ull << (number - 1);
 }
 
 /* For the connector: the guest's end, once for each start. */
@@ -96,6 +116,7 @@ static int connect_command(void *context)
 	client->pid = fork();
 	if (client->pid == 0)
 		run_client(guest, ends[0]);
+	send_pending(client);
 	result = client->pid < 0 ? -errno : ends[1];
 	close(ends[0]);
 	if (result < 0) {
@@ -114,10 +135,14 @@ int agent_choose(struct guest *guest)
 	/* A command that goes on does so on the console that it had. */
 	bool there = options->command && !guest_restores(guest) && has_agent(guest);
 
+	if (options->container.command && !there)
+		return fail(-ENOENT, "the initramfs has no karma-agent, which runs the container's process: build it anew "
+				     "with `make guest`");
 	if (options->root.directory && !there)
 		return fail(-ENOENT, "--root: the initramfs has no karma-agent, which runs the command there: build it "
 				     "anew with `make guest`");
-	options->agent = there && !(options->console && has_input(options->console)) && !are_one_terminal();
+	options->agent = options->container.command ||
+		(there && !(options->console && has_input(options->console)) && !are_one_terminal());
 	if (!options->console)
 		options->console = options->agent ? "stderr" : "stdio";
 	if (!options->agent)

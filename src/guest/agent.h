@@ -6,6 +6,7 @@
 #ifndef KARMA_GUEST_AGENT_H
 #define KARMA_GUEST_AGENT_H
 
+#include <stdint.h>
 #include <sys/types.h>
 
 struct guest;
@@ -13,6 +14,7 @@ struct guest;
 struct agent_client {
 	pid_t pid;		/* -1: none */
 	int pidfd;
+	uint64_t pending;	/* signals for a container that came before it: bit 0 is number 1 */
 };
 
 #define AGENT_CLIENT_NONE ((struct agent_client){ .pid = -1, .pidfd = -1 })
@@ -22,6 +24,9 @@ struct agent_client {
  * guest has a vsock device, whose connector this serves.  0, or a negative errno with a message printed.
  */
 int agent_choose(struct guest *guest);
+
+/* Pass on a signal to a container's first process, now or when it is there. */
+void agent_signal(struct agent_client *client, int number);
 
 /* After the end of the guest's process: wait until all that the command has printed is written, and not for long. */
 void agent_end(struct agent_client *client);

@@ -256,11 +256,13 @@ static int command_status(unsigned status)
 	return STATUS_GUEST_MAX;
 }
 
-static int exit_status(const struct vm *vm)
+static int exit_status(const struct guest *guest)
 {
+	const struct vm *vm = &guest->vm;
+
 	switch (atomic_load(&vm->end)) {
 	case VM_EXIT:
-		return command_status(vm->end_status);
+		return guest->options.container.command ? (int)vm->end_status : command_status(vm->end_status);
 	case VM_POWER_OFF:
 		return 0;
 	case VM_RESET:
@@ -324,7 +326,7 @@ int guest_process_main(struct guest *guest)
 	if (atomic_load(&guest->vm.end) == VM_HANG)
 		vm_log_positions(&guest->vm);
 	drain_console(guest);
-	status = exit_status(&guest->vm);
+	status = exit_status(guest);
 	print_kernel_log(guest);
 	guest->shared->end = outcome(guest);
 	policy = end_policy(guest, guest->shared->end);

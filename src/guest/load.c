@@ -29,7 +29,8 @@ static char *make_cmdline(const struct guest_options *options)
 	char root[32] = "", disk[8];
 	char *cmdline;
 
-	if (options->disk_count && !options->root.directory && !boot_has_option(options->cmdline, "root=")) {
+	if (options->disk_count && !options->root.directory && !options->container.command &&
+		!boot_has_option(options->cmdline, "root=")) {
 		guest_disk_name(options, 0, disk, sizeof(disk));
 		snprintf(root, sizeof(root), " root=/dev/%s %s", disk, options->disks[0].read_only ? "ro" : "rw");
 	}
@@ -39,8 +40,7 @@ static char *make_cmdline(const struct guest_options *options)
 	return cmdline;
 }
 
-/* As one word of a shell. */
-static void print_quoted(FILE *file, const char *text)
+void guest_print_word(FILE *file, const char *text)
 {
 	putc('\'', file);
 	for (; *text; text++) {
@@ -79,9 +79,9 @@ static void print_shares(const struct guest_options *options, FILE *file)
 		if (!share->guest_path)
 			continue;
 		fputs("\tmount_share ", file);
-		print_quoted(file, share->tag);
+		guest_print_word(file, share->tag);
 		fprintf(file, " %s ", share->read_only ? "ro" : "rw");
-		print_quoted(file, share->guest_path);
+		guest_print_word(file, share->guest_path);
 		putc('\n', file);
 	}
 	fputs("}\n", file);
@@ -99,7 +99,7 @@ static void print_environment(FILE *file)
 		if (!value)
 			continue;
 		fprintf(file, "\texport %s=", names[i]);
-		print_quoted(file, value);
+		guest_print_word(file, value);
 		putc('\n', file);
 	}
 	fputs("}\n", file);
@@ -108,9 +108,9 @@ static void print_environment(FILE *file)
 static void print_root(const struct root_options *root, FILE *file)
 {
 	fputs("karma_root=" GUEST_ROOT_TAG "\nkarma_user=", file);
-	print_quoted(file, root->user);
+	guest_print_word(file, root->user);
 	fputs("\nkarma_directory=", file);
-	print_quoted(file, root->working_directory);
+	guest_print_word(file, root->working_directory);
 	putc('\n', file);
 	print_environment(file);
 }
@@ -124,7 +124,7 @@ static void print_command(
 	unsigned columns, rows;
 
 	fprintf(file, "karma_tty=%d\nkarma_term=", tty);
-	print_quoted(file, tty && term ? term : "dumb");
+	guest_print_word(file, tty && term ? term : "dumb");
 	putc('\n', file);
 	if (tty && terminal_size(terminal, &columns, &rows))
 		fprintf(file, "karma_columns=%u\nkarma_rows=%u\n", columns, rows);
@@ -135,12 +135,14 @@ static void print_command(
 		print_shares(options, file);
 	if (options->root.directory)
 		print_root(&options->root, file);
+	if (options->container.command)
+		fprintf(file, "karma_root=" GUEST_ROOT_TAG "\nkarma_container() {\n\t:\n%s}\n", options->container.setup);
 	if (!options->command)
 		return;
 	fputs("set --", file);
 	for (char **word = options->command; *word; word++) {
 		putc(' ', file);
-		print_quoted(file, *word);
+		guest_print_word(file, *word);
 	}
 	putc('\n', file);
 }

@@ -24,6 +24,8 @@ static int block_signals(struct guest *guest)
 		sigaddset(&set, numbers[i]);
 	if (guest->options.die_with_parent)
 		sigaddset(&set, PARENT_SIGNAL);
+	if (guest->options.container.command)
+		agent_signals(&set);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	/* Instead, a write to a closed pipe or beyond the limit of file sizes fails. */
 	signal(SIGPIPE, SIG_IGN);
@@ -114,6 +116,10 @@ void signals_serve(struct guest *guest)
 	if (read(guest->signal_fd, &info, sizeof(info)) != sizeof(info))
 		return;
 	number = info.ssi_signo;
+	if (guest->options.container.command) {
+		agent_signal(&guest->agent, number);
+		return;
+	}
 	if (number == PARENT_SIGNAL && !parent_ended(guest))
 		return;
 	if (number == PARENT_SIGNAL)

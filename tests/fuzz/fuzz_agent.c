@@ -73,10 +73,16 @@ static bool is_within(const struct agent_frame *frame, const char *string)
 
 static void request(void)
 {
+	static struct process process;
 	struct agent_frame frame;
 	struct exec_request request;
 
 	while (agent_link_await(connection, &frame) > 0) {
+		if (process_parse(&process, &frame) == 0) {
+			check(process.group_count <= PROCESS_GROUPS_MAX && process.limit_count <= PROCESS_LIMITS_MAX);
+			check(frame.length == sizeof(struct agent_process) + process.group_count * sizeof(uint32_t) +
+					process.limit_count * sizeof(struct agent_limit));
+		}
 		if (exec_request_parse(&request, &frame) == 0) {
 			check(is_within(&frame, request.user) && is_within(&frame, request.directory));
 			check(request.arguments[0]);

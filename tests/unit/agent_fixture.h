@@ -36,7 +36,7 @@ static inline void start_agent(void)
 	ck_assert_int_ge(agent_pid, 0);
 	if (agent_pid == 0) {
 		close(ends[0]);
-		_exit(agent_serve(ends[1], NULL));
+		_exit(agent_serve(ends[1], &(struct agent_place){ .pid_namespace = -1 }));
 	}
 	close(ends[1]);
 	agent_socket = ends[0];

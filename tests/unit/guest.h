@@ -60,6 +60,7 @@ Suite *passt_suite(void);
 Suite *control_suite(void);
 Suite *vsock_suite(void);
 Suite *agent_suite(void);
+Suite *oci_suite(void);
 Suite *share_suite(void);
 Suite *vhost_user_suite(void);
 Suite *state_suite(void);

@@ -73,6 +73,7 @@ int main(void)
 		control_suite,
 		vsock_suite,
 		agent_suite,
+		oci_suite,
 		share_suite,
 		vhost_user_suite,
 		state_suite,
