@@ -170,7 +170,8 @@ static inline void disk_end(struct disk *disk)
 }
 
 /*
- * For snapshots.  The descriptor of what a disk writes to, a file or block device, or of its overlay; -1: there is none.
+ * For snapshots and mappings.  The descriptor, which stays the disk's, of what a disk writes to, a file or block
+ * device, or of its overlay; -1: there is none.
  */
 static inline int disk_descriptor(const struct disk *disk)
 {
@@ -204,9 +205,6 @@ void disk_generation(const struct disk *disk, char text[DISK_GENERATION_BYTES]);
 void disk_set_blocking_counter(atomic_uint *counter);
 void disk_blocking_call_begin(void);
 void disk_blocking_call_end(void);
-
-/* The descriptor of a disk that is a file or block device, for a mapping of it; stays the disk's. */
-int file_descriptor(struct disk *disk);
 
 /* The name of the image format that a file is in, if it is known and not raw; NULL: none. */
 const char *disk_image_format(int fd);

@@ -181,7 +181,7 @@ static int make_pmem(struct guest *guest, const struct virtio_environment *envir
 {
 	const struct file_memory file = {
 		.path = options->path,
-		.fd = file_descriptor(disk),
+		.fd = disk_descriptor(disk),
 		.bytes = disk->size,
 		.writable = is_written(options),
 		.read_only = options->read_only,

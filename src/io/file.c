@@ -46,11 +46,6 @@ void file_complete(struct disk_request *request, int error)
 	}
 }
 
-int file_descriptor(struct disk *disk)
-{
-	return file_of(disk)->fd;
-}
-
 /* --- Flush: an fdatasync(2). */
 
 static void flush(struct disk_request *request);
