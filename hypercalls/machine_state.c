@@ -65,6 +65,7 @@ static const struct {
 	const char *what, *option;
 } kinds[] = {
 	{ VIRTIO_ID_BLOCK, "disk", "--disk" },
+	{ VIRTIO_ID_PMEM, "disk", "--disk" },
 	{ VIRTIO_ID_NET, "network", "--net" },
 	{ VIRTIO_ID_CONSOLE, "console", "options" },
 	{ VIRTIO_ID_RNG, "entropy source", "options" },

@@ -169,8 +169,8 @@ void control_reply_ready(struct control *control);
 /* The guest's process has answered a request to connect; it may have made up both. */
 void control_connected(struct control *control, uint32_t id, int result);
 /*
- * Send an order of the supervisor's own, as soon as the pending one was served; done is called with its result, on this thread,
- * and may send another.  One at a time.
+ * Send an order of the supervisor's own, as soon as the pending one was served; done is called with its result, on this
+ * thread, and may send another.  One at a time.
  */
 void control_order(struct control *control, enum order_kind kind, void (*done)(void *context, int result));
 /* Have clients' orders wait, or let them go. */

@@ -28,12 +28,20 @@ typedef struct {
 
 #define GPA(address) ((gpa_t){ address })
 
+/* Pages of guest memory, numbered from its start, in the monitor's mapping. */
+struct page_range {
+	uint32_t first, count;
+};
+
 struct memory_options {
 	uint64_t size;		/* bytes, a multiple of the page size */
 	bool shared;		/* a file that other processes can map, not the monitor's alone */
 	bool huge_pages;	/* of the host's pool; size is a multiple of GUEST_HUGE_PAGE then */
 	bool restored;		/* begin with the contents of a file, the memory of a snapshot */
 	int file;		/* it, open for reading, the caller's; only valid with restored */
+	/* Pages of the file that the guest will touch soon: read and mapped in one go.  Any numbers; the caller's. */
+	const struct page_range *ahead;
+	unsigned ahead_count;
 };
 
 /*

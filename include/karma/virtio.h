@@ -337,6 +337,9 @@ unsigned virtio_serve_chains(struct virtq *queue, enum virtio_step (*step)(struc
 /* The same by the device's serve(), for chains of as many buffers as the queue has entries, up to 32. */
 void virtio_serve_queue(struct virtq *queue);
 
+/* For restore(): what it found wrong, as a sentence of the device.  -EINVAL, with a message printed. */
+int virtio_state_damaged(const struct virtio_device *device, const char *what);
+
 /* The configuration was changed by the device. */
 void virtio_config_changed(struct virtio_device *device);
 

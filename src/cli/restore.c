@@ -128,7 +128,10 @@ static int check_unchanged(const struct run_options *options)
 	return 0;
 }
 
-/* The saved list, with those that were given in the place of the first ones.  Takes both; NULL, with a message, if they don't fit. */
+/*
+ * The saved list, with those that were given in the place of the first ones.  Takes both; NULL, with a message, if they
+ * don't fit.
+ */
 static void *by_position(const struct run_options *options, const char *name, void *given, size_t given_count,
 	void *saved, size_t saved_count, size_t size)
 {

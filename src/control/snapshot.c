@@ -56,7 +56,8 @@ static bool wait_for_reply(const struct connection *connection, const struct sna
 	return watched[0].revents;
 }
 
-static int save(struct connection *connection, const struct snapshot_aside *aside, const char *option, json_t **figures)
+static int save(
+	struct connection *connection, const struct snapshot_aside *aside, const char *option, json_t **figures)
 {
 	json_t *request = json_pack("{s:s}", "request", "snapshot");
 	cleanup_fd int signals = client_signals();
@@ -75,7 +76,8 @@ static int save(struct connection *connection, const struct snapshot_aside *asid
 	return *figures ? 0 : -EIO;
 }
 
-int snapshot_take(struct connection *connection, const char *path, const char *option, struct snapshot_figures *figures)
+int snapshot_take(
+	struct connection *connection, const char *path, const char *option, struct snapshot_figures *figures)
 {
 	struct ucred peer;
 	socklen_t length = sizeof(peer);

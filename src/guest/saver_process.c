@@ -13,8 +13,8 @@
 #include "karma/snapshot_directory.h"
 #include "karma/snapshot_memory.h"
 
-static int tell(const struct guest *guest, const struct snapshot_memory *memory, int socket, enum saver_message_kind kind,
-	int error)
+static int tell(const struct guest *guest, const struct snapshot_memory *memory, int socket,
+	enum saver_message_kind kind, int error)
 {
 	const struct saver_message message = {
 		.kind = kind,
@@ -27,7 +27,8 @@ static int tell(const struct guest *guest, const struct snapshot_memory *memory,
 }
 
 /* Have the guest pause.  0 once it does. */
-static int pause_guest(const struct guest *guest, const struct snapshot_memory *memory, int socket, enum saver_message_kind how)
+static int pause_guest(const struct guest *guest, const struct snapshot_memory *memory, int socket,
+	enum saver_message_kind how)
 {
 	struct saver_message answer;
 	int result = tell(guest, memory, socket, how, 0);
@@ -39,7 +40,8 @@ static int pause_guest(const struct guest *guest, const struct snapshot_memory *
 
 static int write_config(const struct guest *guest)
 {
-	int fd = openat(guest->saver.request.directory, SNAPSHOT_CONFIG, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int fd = openat(guest->saver.request.directory, SNAPSHOT_CONFIG,
+		O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
 	int result;
 

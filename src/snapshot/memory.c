@@ -7,17 +7,11 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "internal.h"
 #include "karma/copy_file.h"
 #include "karma/log.h"
 #include "karma/snapshot_memory.h"
 #include "karma/util.h"
-
-/* Entries of /proc/PID/pagemap: Documentation/admin-guide/mm/pagemap.rst. */
-#define SOFT_DIRTY (1ull << 55)
-#define EXCLUSIVE (1ull << 56)	/* mapped once; never set for the page of zeroes */
-#define OF_FILE (1ull << 61)
-#define SWAPPED (1ull << 62)
-#define PRESENT (1ull << 63)
 
 #define CLEAR_SOFT_DIRTY "4"		/* proc(5), /proc/PID/clear_refs */
 
@@ -116,7 +110,7 @@ static bool kernel_tracks(void)
 	if (pagemap >= 0)
 		result = read_all_at(pagemap, &entry, sizeof(entry), (uintptr_t)page / PAGE_BYTES * sizeof(entry));
 	munmap(page, PAGE_BYTES);
-	return result == 0 && entry & SOFT_DIRTY;
+	return result == 0 && entry & PAGE_SOFT_DIRTY;
 }
 
 static int allocate(struct snapshot_memory *copy)
@@ -196,7 +190,7 @@ void snapshot_memory_close(struct snapshot_memory *copy)
 /* Whether the page has contents of its own: else they are those of the file, or zeroes. */
 static bool is_private(uint64_t entry)
 {
-	return entry & (PRESENT | SWAPPED) && !(entry & OF_FILE);
+	return entry & (PAGE_PRESENT | PAGE_SWAPPED) && !(entry & PAGE_OF_FILE);
 }
 
 static bool has_changed(const struct snapshot_memory *copy, uint64_t page, uint64_t entry)
@@ -205,7 +199,7 @@ static bool has_changed(const struct snapshot_memory *copy, uint64_t page, uint6
 	if (!is_private(entry))
 		return has(copy->differs, page);
 	/* A page that was given back, and then read, is the page of zeroes, which is not soft-dirty. */
-	return !copy->begun || !copy->tracks || entry & SOFT_DIRTY || (entry & (PRESENT | EXCLUSIVE)) == PRESENT;
+	return !copy->begun || !copy->tracks || entry & PAGE_SOFT_DIRTY || (entry & (PAGE_PRESENT | PAGE_EXCLUSIVE)) == PAGE_PRESENT;
 }
 
 /* How many pages; and if note is set, note them. */

@@ -222,7 +222,7 @@ static int net_restore(struct virtio_device *virtio, struct snapshot_reader *fro
 
 	if (pairs < 1 || pairs > (net_accepted(device, VIRTIO_NET_F_MQ) ? device->pairs : 1) ||
 		(offloads & ~(possible_offloads(device->net) & virtio->accepted)))
-		return fail(-EINVAL, "snapshot: device %s: its state is damaged: make the snapshot anew", virtio->name);
+		return virtio_state_damaged(virtio, "it uses queues or offloads that its driver has not accepted");
 	if (!(virtio->status & VIRTIO_CONFIG_S_DRIVER_OK))
 		return 0;
 	result = set_offloads(device, offloads);

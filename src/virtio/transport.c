@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "karma/debug.h"
@@ -236,10 +237,9 @@ int virtio_save(struct virtio_device *device, unsigned number, struct snapshot_w
 	return why ? fail(-ENOTSUP, "device %s: can't be in a snapshot, since %s", device->name, why) : 0;
 }
 
-static int is_damaged(const struct virtio_device *device, const char *part, const char *what)
+int virtio_state_damaged(const struct virtio_device *device, const char *what)
 {
-	return fail(-EINVAL, "snapshot: device %s: the %s %s: its state is damaged: make the snapshot anew",
-		device->name, part, what);
+	return fail(-EINVAL, "snapshot: device %s: %s: the state is damaged: make the snapshot anew", device->name, what);
 }
 
 static int restore_status(struct virtio_device *device, struct snapshot_reader *from)
@@ -250,17 +250,25 @@ static int restore_status(struct virtio_device *device, struct snapshot_reader *
 	device->generation = snapshot_get_number(from);
 	if ((status & ~(uint64_t)STATUS_KNOWN) ||
 		((status & VIRTIO_CONFIG_S_DRIVER_OK) && !(status & VIRTIO_CONFIG_S_FEATURES_OK)))
-		return is_damaged(device, "status", "is none that a driver can have set");
+		return virtio_state_damaged(device, "it has a status that no driver can have set");
 	device->status = status;
 	missing = device->accepted & ~device->offered;
 	if (!(status & VIRTIO_CONFIG_S_FEATURES_OK) || features_acceptable(device))
 		return 0;
 	if (!missing)
-		return is_damaged(device, "driver", "has accepted features of no version of virtio that there is");
+		return virtio_state_damaged(device, "its driver has not accepted VIRTIO_F_VERSION_1");
 	return fail(-ENOTSUP,
 		"snapshot: device %s: lacks the features 0x%llx here, which its guest uses: give what is behind it as "
 		"when the snapshot was made, with the same options",
 		device->name, (unsigned long long)missing);
+}
+
+static int queue_damaged(const struct virtq *queue, const char *wrong)
+{
+	char what[120];
+
+	snprintf(what, sizeof(what), "its %s queue %s", queue->name, wrong);
+	return virtio_state_damaged(queue->device, what);
 }
 
 static int restore_queues(struct virtio_device *device, struct snapshot_reader *from)
@@ -272,7 +280,7 @@ static int restore_queues(struct virtio_device *device, struct snapshot_reader *
 		if (!wrong && queue->size && !(device->status & VIRTIO_CONFIG_S_FEATURES_OK))
 			wrong = "is set up before its features are accepted";
 		if (wrong)
-			return is_damaged(device, queue->name, wrong);
+			return queue_damaged(queue, wrong);
 		if (device->ops->set_interrupt)
 			device->ops->set_interrupt(device, i);
 	}
@@ -290,7 +298,7 @@ static int restore_config(
 {
 	known->size = snapshot_get_number(from);
 	if (known->size > sizeof(known->bytes))
-		return is_damaged(device, "configuration", "is longer than a guest can read");
+		return virtio_state_damaged(device, "its configuration is longer than a guest can read");
 	snapshot_get(from, known->bytes, known->size);
 	return 0;
 }

@@ -16,7 +16,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-#include "karma/log.h"
 #include "karma/snapshot.h"
 #include "vsock.h"
 
@@ -266,7 +265,7 @@ static int vsock_restore(struct virtio_device *device, struct snapshot_reader *f
 	vsock->connections_held = vsock->event_due && device->queues[VSOCK_EVENT].size;
 	resets = snapshot_get_number(from);
 	if (resets > VSOCK_RESETS_MAX)
-		return fail(-EINVAL, "snapshot: device %s: its state is damaged: make the snapshot anew", device->name);
+		return virtio_state_damaged(device, "it has more resets than there can be");
 	for (uint64_t i = 0; i < resets; i++)
 		restore_reset(vsock, from);
 	return 0;

@@ -179,10 +179,31 @@ static int for_each_extent(const struct guest_memory *memory, const struct memor
 	return result;
 }
 
+/* All are asked for before the first is waited for.  What fails, the guest's faults do. */
+static void read_ahead(const struct guest_memory *memory, const struct memory_options *options)
+{
+	const uint64_t pages = options->size / PAGE_BYTES;
+
+	for (unsigned pass = 0; pass < 2; pass++) {
+		for (unsigned i = 0; i < options->ahead_count; i++) {
+			const struct page_range *range = &options->ahead[i];
+			const uint64_t start = (uint64_t)range->first * PAGE_BYTES, length = (uint64_t)range->count * PAGE_BYTES;
+
+			if (range->first >= pages || range->count > pages - range->first)
+				continue;
+			if (pass == 0)
+				posix_fadvise(options->file, start, length, POSIX_FADV_WILLNEED);
+			else
+				madvise(memory->base + start, length, MADV_POPULATE_READ);
+		}
+	}
+}
+
 static int restore(const struct guest_memory *memory, const struct memory_options *options)
 {
 	const struct sigaction action = { .sa_handler = file_was_cut };
 	struct stat status;
+	int result;
 
 	if (fstat(options->file, &status) < 0 || !S_ISREG(status.st_mode) || (uint64_t)status.st_size != options->size)
 		return fail(-EINVAL,
@@ -193,7 +214,10 @@ static int restore(const struct guest_memory *memory, const struct memory_option
 		return for_each_extent(memory, options, read_extent);
 	if (sigaction(SIGBUS, &action, NULL) < 0)
 		return -errno;
-	return for_each_extent(memory, options, map_extent);
+	result = for_each_extent(memory, options, map_extent);
+	if (result == 0)
+		read_ahead(memory, options);
+	return result;
 }
 
 int guest_memory_init(struct guest_memory *memory, const struct memory_options *options)

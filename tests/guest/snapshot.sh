@@ -64,7 +64,7 @@ found() {	# NAME
 }
 
 test_clones_are_guests_of_their_own() {
-	operated --console stdio -- sh -c 'cd /sys/kernel/karma
+	operated --cpus 2 --console stdio -- sh -c 'cd /sys/kernel/karma
 		date -s "2001-01-01 00:00:00" >/dev/null
 		echo up
 		while [ "$(cat generation)" = 0 ]; do usleep 10000; done

@@ -281,7 +281,7 @@ START_TEST(rings_outside_of_memory_are_refused)
 {
 	sim_save(&sim);
 	sim_change_state(SNAPSHOT_DEVICE, 0, 4, SIM_MEMORY);
-	expect_restore_refused(&sim, add_rng, "snapshot: device rng: the request has rings that no guest can have set up");
+	expect_restore_refused(&sim, add_rng, "snapshot: device rng: its request queue has rings that no guest can have set up");
 }
 END_TEST
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -15,6 +16,7 @@
 #include "guest.h"
 #include "karma/copy_file.h"
 #include "karma/snapshot_memory.h"
+#include "karma/snapshot_touched.h"
 #include "karma/status.h"
 
 #define PAGES (2 * BATCH + 77)	/* no multiple of anything */
@@ -449,6 +451,118 @@ START_TEST(a_file_that_is_cut_ends_the_process)
 }
 END_TEST
 
+/* --- Reading ahead. */
+
+static struct touched touched;
+
+static bool is_touched(uint64_t page)
+{
+	for (unsigned i = 0; i < touched.count; i++) {
+		if (page >= touched.ranges[i].first && page - touched.ranges[i].first < touched.ranges[i].count)
+			return true;
+	}
+	return false;
+}
+
+START_TEST(what_a_guest_has_touched_is_found)
+{
+	struct touched found;
+	int fd = make_file();
+
+	set_up(RESTORED);
+	ask(LOOK, 0, 20, 0);
+	ask(FILL, 60, 20, 7);
+	ask(LOOK, 2200, 1, 0);
+	/* The file has a hole there. */
+	ask(FILL, 5000, 1, 7);
+	ck_assert_int_eq(touched_find(&touched, pid, address, &options), 0);
+	for (unsigned i = 0; i < 20; i++)
+		ck_assert(is_touched(i) && is_touched(60 + i));
+	ck_assert(is_touched(2200) && !is_touched(800) && !is_touched(5000) && !is_touched(PAGES));
+	found = touched;
+	ck_assert_int_eq(touched_write(&touched, fd), 0);
+	touched_read(&touched, fd);
+	ck_assert_uint_eq(touched.count, found.count);
+	ck_assert_mem_eq(touched.ranges, found.ranges, found.count * sizeof(found.ranges[0]));
+}
+END_TEST
+
+START_TEST(too_many_ranges_are_joined)
+{
+	const unsigned apart = TOUCHED_GAP * 4;
+
+	file = make_file();
+	options = (struct memory_options){ .size = (TOUCHED_RANGES_MAX + 1ull) * apart * PAGE_BYTES, .restored = true, .file = file };
+	ck_assert_int_eq(ftruncate(file, options.size), 0);
+	for (uint64_t i = 0; i < options.size / PAGE_BYTES; i += apart)
+		ck_assert_int_eq(write_all_at(file, "x", 1, i * PAGE_BYTES), 0);
+	ck_assert_int_eq(guest_memory_init(&restored, &options), 0);
+	for (uint64_t i = 0; i < options.size; i += apart * PAGE_BYTES)
+		restored.base[i] = 1;
+	ck_assert_int_eq(touched_find(&touched, getpid(), (uintptr_t)restored.base, &options), 0);
+	ck_assert_uint_ge(touched.count, 1);
+	for (uint64_t i = 0; i < options.size / PAGE_BYTES; i += apart)
+		ck_assert(is_touched(i));
+	guest_memory_release(&restored);
+}
+END_TEST
+
+static long faults_of_a_look(unsigned ahead_count)
+{
+	const struct memory_options from = {
+		.size = SIZE, .restored = true, .file = file, .ahead = touched.ranges, .ahead_count = ahead_count
+	};
+	struct rusage before, after;
+
+	ck_assert_int_eq(guest_memory_init(&restored, &from), 0);
+	getrusage(RUSAGE_SELF, &before);
+	for (uint64_t i = 0; i < 1024; i++)
+		ck_assert_uint_eq(*(volatile uint8_t *)(restored.base + i * PAGE_BYTES), (i | 1) & 0xff);
+	getrusage(RUSAGE_SELF, &after);
+	guest_memory_release(&restored);
+	return after.ru_minflt - before.ru_minflt;
+}
+
+START_TEST(what_is_read_ahead_takes_no_faults)
+{
+	uint8_t page[PAGE_BYTES];
+
+	file = make_file();
+	ck_assert_int_eq(ftruncate(file, SIZE), 0);
+	for (uint64_t i = 0; i < 1024; i++) {
+		memset(page, i | 1, sizeof(page));
+		ck_assert_int_eq(write_all_at(file, page, sizeof(page), i * PAGE_BYTES), 0);
+	}
+	touched = (struct touched){ .count = 1, .ranges = { { 0, 1024 } } };
+	/* Around a fault, the host maps 16 pages. */
+	ck_assert_int_ge(faults_of_a_look(0), 1024 / 16);
+	ck_assert_int_lt(faults_of_a_look(1), 1024 / 16 / 4);
+}
+END_TEST
+
+START_TEST(ranges_of_no_sense_do_no_harm)
+{
+	const struct page_range ahead[] = { { UINT32_MAX, 1 }, { 0, UINT32_MAX }, { PAGES - 1, 2 }, { PAGES, 0 }, { PAGES - 1, 1 },
+		{ 0, 0 } };
+	struct memory_options from = { .size = SIZE, .restored = true, .ahead = ahead, .ahead_count = ARRAY_SIZE(ahead) };
+	int fd = make_file();
+
+	make_contents(SIZE);
+	from.file = file;
+	ck_assert_int_eq(guest_memory_init(&restored, &from), 0);
+	ck_assert_uint_eq(compare(restored.base, file), PAGES);
+	guest_memory_release(&restored);
+	touched_read(&touched, fd);
+	ck_assert_uint_eq(touched.count, 0);
+	ck_assert_int_eq(write_all_at(fd, "123456789", 9, 0), 0);
+	touched_read(&touched, fd);
+	ck_assert_uint_eq(touched.count, 0);
+	ck_assert_int_eq(ftruncate(fd, sizeof(touched.ranges) + 8), 0);
+	touched_read(&touched, fd);
+	ck_assert_uint_eq(touched.count, 0);
+}
+END_TEST
+
 Suite *snapshot_memory_suite(void)
 {
 	const TTest *const copying[] = {
@@ -462,6 +576,10 @@ Suite *snapshot_memory_suite(void)
 		what_is_given_back_is_as_in_the_file,
 		a_large_sparse_file_takes_few_mappings,
 		a_file_that_is_cut_ends_the_process,
+		what_a_guest_has_touched_is_found,
+		too_many_ranges_are_joined,
+		what_is_read_ahead_takes_no_faults,
+		ranges_of_no_sense_do_no_harm,
 	};
 	Suite *suite = suite_create("snapshot_memory");
 	TCase *memory_case = add_case(suite, "memory", NULL, tear_down, 60, copying, ARRAY_SIZE(copying));
