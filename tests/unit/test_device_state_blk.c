@@ -131,7 +131,7 @@ END_TEST
 
 static void drive(void)
 {
-	virtio_queue_notify(blk, 0);
+	virtio_queue_notify(blk, 0, false);
 	run_what_is_due(&sim);
 }
 

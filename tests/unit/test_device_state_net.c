@@ -201,7 +201,7 @@ END_TEST
 static void drive(void)
 {
 	for (unsigned i = 0; i < device->queue_count; i++)
-		virtio_queue_notify(device, i);
+		virtio_queue_notify(device, i, false);
 	run_what_is_due(&sim);
 	while (host_frame(0) >= 0)
 		;

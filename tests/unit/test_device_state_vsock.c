@@ -199,7 +199,7 @@ END_TEST
 static void drive(void)
 {
 	for (unsigned i = 0; i < 3; i++)
-		virtio_queue_notify(vsock, i);
+		virtio_queue_notify(vsock, i, false);
 	run_what_is_due(&sim);
 }
 
