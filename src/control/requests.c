@@ -288,6 +288,10 @@ static void serve_connect(struct control *control, struct control_client *client
 		request_refuse(client, "bad-request", "port: is from 0 to %u", UINT32_MAX - 1);
 		return;
 	}
+	if (report_state(control->report) == GUEST_PAUSED && !control->held) {
+		request_refuse(client, "paused", "the guest is paused: `karma resume %s` lets it go on", control->name);
+		return;
+	}
 	client->connection = ++control->connection_number;
 	result = control->ops->connect(control->context, client->connection, port, &client->passed_fd);
 	client->connecting = result == 0;

@@ -266,6 +266,9 @@ START_TEST(connection_that_fails_is_told)
 	assert_error("{\"request\":\"connect\",\"port\":-1}", "bad-request");
 	assert_error("{\"request\":\"connect\",\"port\":4294967295}", "bad-request");
 	assert_error("{\"request\":\"connect\",\"port\":9}", "no-vsock");
+	report_set_state(report, GUEST_PAUSED);
+	assert_error("{\"request\":\"connect\",\"port\":22}", "paused");
+	report_set_state(report, GUEST_RUNNING);
 	hear(fd);
 	for (unsigned i = 0; i < ARRAY_SIZE(answers); i++) {
 		say(fd, "{\"request\":\"connect\",\"port\":22}\n");
