@@ -55,7 +55,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < STEPS_MAX && !script_over(&script); i++) {
 		uint8_t operation = take(&script, 1);
 
-		if ((kind & KIND_SAVED) && operation == OPERATION_SNAPSHOT)
+		if ((kind & KIND_SAVED) && operation == OPERATION_SNAPSHOT && !driver.device->ops->unsavable)
 			save_and_restore(kind, &script);
 		else if (!driver_step(&driver, operation, &script))
 			fuzzer.step(operation, &script);
