@@ -84,13 +84,14 @@ $(BUILD)/test/installed: $(BUILD)/karma $(BUILD)/man/karma-hypercalls.7 $(wildca
 unit: unit-asan unit-tsan
 
 # At the end of each test, LeakSanitizer goes through all static data and what is kept of what was freed: so
-# little is kept, and large buffers of a test are on its stack.  One of the two runs on a machine that has
-# just started, the other on one that is up for ten years.
+# little is kept, and large buffers of a test are on its stack.  TSan has what threads share, or what depends
+# on the clock.  One of the two runs on a machine that has just started, the other on one that is up for ten
+# years.
 unit-asan: $(BUILD)/test/unit-asan
 	ASAN_OPTIONS=quarantine_size_mb=16:$$ASAN_OPTIONS tests/with-uptime 1 $<
 
 unit-tsan: $(BUILD)/test/unit-tsan
-	TSAN_OPTIONS=suppressions=tests/unit/tsan.supp tests/with-uptime 315360000 $<
+	KARMA_TEST_THREADS=1 TSAN_OPTIONS=suppressions=tests/unit/tsan.supp tests/with-uptime 315360000 $<
 
 # The tests with whole guests, in soft hosts where this machine has no KVM that works.
 # $(1): options of tests/guest/check, $(2): tests.

@@ -34,54 +34,60 @@ static void silence_messages(void)
 
 int main(void)
 {
-	Suite *(*const suites[])(void) = {
-		memory_suite,
-		queue_suite,
-		transport_suite,
-		life_cycle_suite,
-		device_state_suite,
-		ring_suite,
-		blk_suite,
-		console_suite,
-		rng_suite,
-		pmem_suite,
-		balloon_suite,
-		hypercall_suite,
-		generation_suite,
-		kernel_log_suite,
-		options_suite,
-		root_suite,
-		modules_suite,
-		options_share_suite,
-		config_suite,
-		log_suite,
-		getent_suite,
-		cpuid_suite,
-		boot_suite,
-		load_suite,
-		watchdog_suite,
-		notify_suite,
-		unpack_suite, kaslr_suite,
-		limit_suite,
-		file_suite,
-		direct_suite,
-		overlay_suite,
-		overlay_death_suite,
-		net_suite,
-		nbd_suite,
-		passt_suite,
-		control_suite,
-		vsock_suite,
-		agent_suite,
-		oci_suite,
-		share_suite,
-		vhost_user_suite,
-		state_suite,
-		snapshot_memory_suite,
-		vm_state_suite,
-		restore_suite,
-		saved_disks_suite,
+	/* Those of what several threads share, or what depends on the clock, are run under TSan, too. */
+	static const struct {
+		Suite *(*make)(void);
+		bool threads;
+	} suites[] = {
+		{ memory_suite, false },
+		{ queue_suite, true },
+		{ transport_suite, true },
+		{ life_cycle_suite, true },
+		{ device_state_suite, false },
+		{ ring_suite, true },
+		{ blk_suite, true },
+		{ console_suite, true },
+		{ rng_suite, false },
+		{ pmem_suite, false },
+		{ balloon_suite, true },
+		{ hypercall_suite, true },
+		{ generation_suite, false },
+		{ kernel_log_suite, false },
+		{ options_suite, false },
+		{ root_suite, false },
+		{ modules_suite, false },
+		{ options_share_suite, false },
+		{ config_suite, false },
+		{ log_suite, false },
+		{ getent_suite, false },
+		{ cpuid_suite, false },
+		{ boot_suite, false },
+		{ load_suite, false },
+		{ watchdog_suite, true },
+		{ notify_suite, false },
+		{ unpack_suite, false },
+		{ kaslr_suite, false },
+		{ limit_suite, true },
+		{ file_suite, true },
+		{ direct_suite, true },
+		{ overlay_suite, true },
+		{ overlay_death_suite, false },
+		{ net_suite, true },
+		{ nbd_suite, true },
+		{ passt_suite, false },
+		{ control_suite, false },
+		{ vsock_suite, true },
+		{ agent_suite, false },
+		{ oci_suite, false },
+		{ share_suite, true },
+		{ vhost_user_suite, true },
+		{ state_suite, false },
+		{ snapshot_memory_suite, false },
+		{ vm_state_suite, false },
+		{ restore_suite, false },
+		{ saved_disks_suite, false },
 	};
+	const bool threads_only = getenv("KARMA_TEST_THREADS");
 	SRunner *runner = srunner_create(NULL);
 	int failed;
 
@@ -94,8 +100,10 @@ int main(void)
 	/* As the monitor does: what can't be written is an error, not an end. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
-	for (size_t i = 0; i < ARRAY_SIZE(suites); i++)
-		srunner_add_suite(runner, suites[i]());
+	for (size_t i = 0; i < ARRAY_SIZE(suites); i++) {
+		if (suites[i].threads || !threads_only)
+			srunner_add_suite(runner, suites[i].make());
+	}
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);
