@@ -301,10 +301,10 @@ static inline bool virtio_ending(const struct virtio_device *device)
 /* Ask the driver for a reset.  False if it was asked already. */
 bool virtio_request_reset(struct virtio_device *device);
 
-/* A queue broke the specification: say so, and ask the driver for a reset. */
-void virtio_needs_reset(struct virtio_device *device, const struct virtq *queue);
+/* A queue broke the specification, which is why (a literal): say so, and ask the driver for a reset. */
+void virtio_break_queue(struct virtq *queue, const char *why);
 
-/* virtq_pop() that turns a broken queue into virtio_needs_reset(); true if there is a chain. */
+/* virtq_pop() that has the driver of a broken queue asked for a reset, too; true if there is a chain. */
 bool virtio_pop(struct virtio_device *device, struct virtq *queue, struct iovec *iov,
 	unsigned capacity, struct virtq_chain *chain);
 

@@ -162,7 +162,7 @@ static bool is_up(const struct place *place, int pidfd)
 
 static int start_clone(const struct place *place, const char *name, const char *console)
 {
-	int messages[2], pidfd;
+	int messages[2], pidfd, error;
 	pid_t pid;
 	bool up;
 
@@ -171,12 +171,15 @@ static int start_clone(const struct place *place, const char *name, const char *
 	pid = fork();
 	if (pid == 0)
 		run_clone(place, name, console, messages[1]);
-	close(messages[1]);
 	pidfd = pid < 0 ? -1 : syscall(SYS_pidfd_open, pid, 0);
+	error = errno;
+	close(messages[1]);
 	if (pidfd < 0) {
 		close(messages[0]);
-		return fail(-errno, "can't start %s: %s: raise the limits of processes and open files (ulimit -u, -n)", name,
-			strerror(errno));
+		if (pid > 0)
+			kill(pid, SIGTERM);
+		return fail(-error, "can't start %s: %s: raise the limits of processes and open files (ulimit -u, -n)", name,
+			strerror(error));
 	}
 	up = is_up(place, pidfd);
 	if (!up)

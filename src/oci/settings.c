@@ -153,8 +153,8 @@ static int find_kernel(struct oci_settings *settings)
 		if (access(path, R_OK) == 0)
 			return set_text(&settings->kernel, path);
 	}
-	return fail(-ENOENT, "%s: has no kernel for containers: install the package karma-guest-kernel, or name one as "
-			     "`kernel` in oci.conf", directory);
+	return fail(-ENOENT, "%s: has no vmlinux or bzImage for containers: put one there that `make guest-kernel` has "
+			     "built, or name one as `kernel` in oci.conf", directory);
 }
 
 static int find_initramfs(struct oci_settings *settings)

@@ -285,8 +285,7 @@ static void start_request(struct blk *blk, struct virtq *queue, struct blk_reque
 
 	if (iov_read(chain->iov, chain->out_count, 0, &header, sizeof(header)) < sizeof(header) ||
 		chain->in_bytes == 0) {
-		queue->broken = "a request without header or status";
-		virtio_needs_reset(&blk->device, queue);
+		virtio_break_queue(queue, "a request without header or status");
 		return;
 	}
 	last = &chain->iov[chain->out_count + chain->in_count - 1];
@@ -307,8 +306,7 @@ static struct blk_request *find_request(struct blk *blk, struct virtq *queue, ui
 
 	if (!request->busy)
 		return request;
-	queue->broken = "a descriptor made available again while in use";
-	virtio_needs_reset(&blk->device, queue);
+	virtio_break_queue(queue, "a descriptor made available again while in use");
 	return NULL;
 }
 

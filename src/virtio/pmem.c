@@ -91,24 +91,18 @@ static void flush(struct pmem_request *request)
 	disk_submit(pmem->disk, &request->disk);
 }
 
-static void set_broken(struct virtq *queue, const char *why)
-{
-	queue->broken = why;
-	virtio_needs_reset(queue->device, queue);
-}
-
 static void start_request(struct pmem *pmem, struct virtq *queue, const struct virtq_chain *chain)
 {
 	struct pmem_request *request = &pmem->requests[chain->head];
 	struct virtio_pmem_req type;
 
 	if (request->busy) {
-		set_broken(queue, "a descriptor made available again while in use");
+		virtio_break_queue(queue, "a descriptor made available again while in use");
 		return;
 	}
 	if (iov_read(chain->iov, chain->out_count, 0, &type, sizeof(type)) < sizeof(type) ||
 		chain->in_bytes < sizeof(struct virtio_pmem_resp)) {
-		set_broken(queue, "a request without type or room for its result");
+		virtio_break_queue(queue, "a request without type or room for its result");
 		return;
 	}
 	request->pmem = pmem;

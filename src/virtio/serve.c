@@ -28,12 +28,18 @@ bool virtio_request_reset(struct virtio_device *device)
 	return true;
 }
 
-void virtio_needs_reset(struct virtio_device *device, const struct virtq *queue)
+static void ask_for_reset(struct virtio_device *device, const struct virtq *queue)
 {
 	if (virtio_request_reset(device) && device->errors_logged++ < ERRORS_LOGGED_MAX)
 		note("device %s: its driver broke the %s queue (%s): it is stopped until the guest "
 		     "resets it",
 			device->name, queue->name, queue->broken);
+}
+
+void virtio_break_queue(struct virtq *queue, const char *why)
+{
+	queue->broken = why;
+	ask_for_reset(queue->device, queue);
 }
 
 bool virtio_pop(struct virtio_device *device, struct virtq *queue, struct iovec *iov,
@@ -42,7 +48,7 @@ bool virtio_pop(struct virtio_device *device, struct virtq *queue, struct iovec 
 	int result = virtq_pop(queue, iov, capacity, chain);
 
 	if (result < 0)
-		virtio_needs_reset(device, queue);
+		ask_for_reset(device, queue);
 	return result == 1;
 }
 

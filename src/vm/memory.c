@@ -165,7 +165,8 @@ static int for_each_extent(const struct guest_memory *memory, const struct memor
 	for (uint64_t start, end = 0; end < options->size && result == 0;) {
 		off_t data = lseek(options->file, end, SEEK_DATA), hole;
 
-		if (data < 0 && errno == ENXIO)
+		/* What follows is a hole; or the file has grown meanwhile. */
+		if (data < 0 ? errno == ENXIO : (uint64_t)data >= options->size)
 			break;
 		hole = data < 0 ? data : lseek(options->file, data, SEEK_HOLE);
 		if (hole < 0)

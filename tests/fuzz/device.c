@@ -30,6 +30,14 @@ static void save_and_restore(uint8_t kind, struct script *script)
 	driver_start(&driver, script);
 }
 
+static void take_step(uint8_t operation, struct script *script)
+{
+	if (fuzzer.step)
+		fuzzer.step(operation, script);
+	else
+		driver_any_chain(&driver, 0, script);
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -58,7 +66,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if ((kind & KIND_SAVED) && operation == OPERATION_SNAPSHOT && !driver.device->ops->unsavable)
 			save_and_restore(kind, &script);
 		else if (!driver_step(&driver, operation, &script))
-			fuzzer.step(operation, &script);
+			take_step(operation, &script);
 		if (fuzzer.check)
 			fuzzer.check();
 	}

@@ -18,7 +18,7 @@ struct device_fuzzer {
 	void (*prepare)(void);
 	/* Makes the device; of a kind, such as with a limit. */
 	struct virtio_device *(*create)(uint8_t kind);
-	/* A step that driver_step() does not know. */
+	/* A step that driver_step() does not know; NULL: a chain for the first queue. */
 	void (*step)(uint8_t operation, struct script *script);
 	/* Checks what holds after each step; or NULL. */
 	void (*check)(void);

@@ -32,12 +32,6 @@ static struct virtio_device *create(uint8_t kind)
 	return pmem_create(&environment, "pmem0", disk, &place, kind & 1);
 }
 
-static void step(uint8_t operation, struct script *script)
-{
-	(void)operation;
-	driver_any_chain(&driver, 0, script);
-}
-
 static void release(void)
 {
 	driver.device->ops->release(driver.device);
@@ -47,6 +41,5 @@ const struct device_fuzzer fuzzer = {
 	.ring_entries = 64,
 	.prepare = prepare,
 	.create = create,
-	.step = step,
 	.release = release,
 };

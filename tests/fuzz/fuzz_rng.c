@@ -14,12 +14,6 @@ static struct virtio_device *create(uint8_t kind)
 	return rng_create(&environment);
 }
 
-static void step(uint8_t operation, struct script *script)
-{
-	(void)operation;
-	driver_any_chain(&driver, 0, script);
-}
-
 static void release(void)
 {
 	driver.device->ops->release(driver.device);
@@ -28,6 +22,5 @@ static void release(void)
 const struct device_fuzzer fuzzer = {
 	.ring_entries = 64,
 	.create = create,
-	.step = step,
 	.release = release,
 };
