@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Calls on the machine as a whole: version, console, the ways to end, events, the watchdog, its identity. */
+/* Calls on the machine as a whole: version, console, the ways to end, events, the watchdog, identity, copies, its command. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -17,12 +17,16 @@ int64_t call_version(struct machine *machine, uint32_t argument, uint64_t value)
 	return KARMA_ABI_VERSION;
 }
 
+uint32_t machine_features(const struct machine *machine)
+{
+	return KARMA_FEATURES | (machine->checkpoints ? KARMA_FEATURE_CHECKPOINT : 0);
+}
+
 int64_t call_features(struct machine *machine, uint32_t argument, uint64_t value)
 {
-	(void)machine;
 	if (argument || value)
 		return -EINVAL;
-	return KARMA_FEATURES;
+	return machine_features(machine);
 }
 
 int64_t call_console_write(struct machine *machine, uint32_t length, uint64_t address)
@@ -105,6 +109,30 @@ int64_t call_generation(struct machine *machine, uint32_t argument, uint64_t add
 	if (machine->name)
 		snprintf(generation.name, sizeof(generation.name), "%s", machine->name);
 	return guest_memory_write(machine->memory, GPA(address), &generation, sizeof(generation));
+}
+
+int64_t call_checkpoint(struct machine *machine, uint32_t argument, uint64_t value)
+{
+	if (argument || value)
+		return -EINVAL;
+	if (machine->checkpoints && machine->ops->checkpoint)
+		machine->ops->checkpoint(machine);
+	return 0;
+}
+
+int64_t call_command(struct machine *machine, uint32_t piece, uint64_t address)
+{
+	uint64_t offset = (uint64_t)piece * KARMA_TEXT_MAX;
+	size_t length;
+	int result;
+
+	if (!machine->command || offset >= machine->command_bytes)
+		return 0;
+	length = machine->command_bytes - offset;
+	if (length > KARMA_TEXT_MAX)
+		length = KARMA_TEXT_MAX;
+	result = guest_memory_write(machine->memory, GPA(address), machine->command + offset, length);
+	return result < 0 ? result : (int64_t)length;
 }
 
 int64_t call_event(struct machine *machine, uint32_t argument, uint64_t value)

@@ -96,6 +96,10 @@ __extension__ typedef unsigned long long __u64;
 	  "Feed the watchdog, or stop it; return its period in seconds, 0 if there is none.") \
 	X(9, generation, "0", "address of struct karma_generation", \
 	  "Say which copy of the guest this is, and what time it is.") \
+	X(10, checkpoint, "0", "0", \
+	  "The guest may be copied now: return when it has been, in it and in each copy.") \
+	X(11, command, "piece, from 0 on", "address of 4096 bytes", \
+	  "Copy a piece of the text for the guest's init; return its bytes, or 0.") \
 	X(16, device_info, "device", "address of struct karma_device_info", \
 	  "Describe a device; -ENODEV past the last one.") \
 	X(17, device_accept, "device, half << 8", "32 feature bits", \
@@ -129,9 +133,12 @@ enum karma_call {
 #define KARMA_FEATURE_QUOTES	(1u << 2)	/* ready takes 2 */
 #define KARMA_FEATURE_GENERATION (1u << 3)	/* generation, and its event */
 #define KARMA_FEATURE_ANSWERS	(1u << 4)	/* queue_notify takes KARMA_NOTIFY_ANSWER */
+#define KARMA_FEATURE_CHECKPOINT (1u << 5)	/* checkpoint is wanted; not on each start */
+#define KARMA_FEATURE_COMMAND	(1u << 6)	/* command */
+/* Those that each start has. */
 #define KARMA_FEATURES \
 	(KARMA_FEATURE_CONSOLE | KARMA_FEATURE_EVENTS | KARMA_FEATURE_QUOTES | KARMA_FEATURE_GENERATION | \
-		KARMA_FEATURE_ANSWERS)
+		KARMA_FEATURE_ANSWERS | KARMA_FEATURE_COMMAND)
 
 /* Fields of the argument. */
 #define KARMA_ARG_DEVICE(arg)	((arg) & 0xffu)
@@ -148,7 +155,7 @@ enum karma_call {
  */
 #define KARMA_NOTIFY_ANSWER	(1u << 24)
 
-#define KARMA_TEXT_MAX		4096u		/* bytes in console_write and panic */
+#define KARMA_TEXT_MAX		4096u		/* bytes in console_write and panic, and a piece of command */
 #define KARMA_CONFIG_MAX	2048u		/* bytes in config_read and config_write */
 #define KARMA_DEVICES_MAX	64u		/* device numbers are 0 to 63, without gaps */
 #define KARMA_QUEUES_MAX	64u		/* of a device */

@@ -38,6 +38,11 @@ struct machine_ops {
 	void (*up)(struct machine *machine);
 	/* Send an interrupt that the guest chose.  On any thread. */
 	void (*interrupt)(struct machine *machine, const struct karma_interrupt *interrupt);
+	/*
+	 * The guest has called `checkpoint`, and waits in this call until it may go on: here, or in a copy of it.  Maybe on
+	 * several threads, and again.  NULL: nobody copies it.
+	 */
+	void (*checkpoint)(struct machine *machine);
 };
 
 struct machine {
@@ -57,6 +62,9 @@ struct machine {
 	_Atomic uint64_t feeds;		/* of the watchdog; 0: the guest is not watched */
 
 	/* They stay the same while the guest runs. */
+	bool checkpoints;		/* the guest is asked to call `checkpoint` */
+	const char *command;		/* the caller's: a text for the guest's init, or NULL */
+	size_t command_bytes;		/* of that, with no NUL */
 	const char *name;		/* the caller's; at most KARMA_NAME_BYTES with its NUL, or NULL */
 	uint64_t generation;		/* 0, or how many restores led to this guest */
 	uint8_t id[KARMA_ID_BYTES];
@@ -64,6 +72,8 @@ struct machine {
 
 void machine_init(
 	struct machine *machine, struct guest_memory *memory, const struct machine_ops *ops);
+/* KARMA_FEATURE_*: what the guest finds by the call `features`, and in CPUID. */
+uint32_t machine_features(const struct machine *machine);
 /* Releases the devices too. */
 void machine_release(struct machine *machine);
 

@@ -121,9 +121,10 @@ struct vm {
 /*
  * Open KVM and make the VM, its memory, interrupt controller and vCPUs.  0, or a negative
  * errno with a message printed.  They are there until the process ends: each start of a guest has
- * one of its own.  Devices are added to vm->machine (machine_add()) before vm_prepare().
+ * one of its own.  Devices are added to vm->machine (machine_add()) before vm_prepare().  CPUID has the
+ * machine's features, so checkpoints (struct machine) are decided here.
  */
-int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, bool pmu);
+int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, bool pmu, bool checkpoints);
 
 /*
  * Have the guest see a file as memory, at *place; before vm_prepare().  If the file is cut meanwhile, or
@@ -239,12 +240,12 @@ void stats_visit(struct vm *vm, void (*visit)(void *context, const struct stats_
 	void *context);
 
 /*
- * CPUID for a vCPU: KVM's, with what Karma adds.  cpuid has
+ * CPUID for a vCPU: KVM's, with what Karma adds, and KARMA_FEATURE_* as the machine has them.  cpuid has
  * room for CPUID_ENTRIES_ADDED more entries.
  */
 #define CPUID_ENTRIES_MAX 256
 #define CPUID_ENTRIES_ADDED 4
-void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned vcpu_count);
+void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned vcpu_count, uint32_t features);
 /* Take the performance counters out. */
 void cpuid_hide_pmu(struct kvm_cpuid2 *cpuid);
 /*

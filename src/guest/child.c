@@ -133,7 +133,7 @@ static int make_vm(struct guest *guest)
 	memory.restored &= guest_restores(guest);
 	result = io_ring_init(&guest->ring, in_flight);
 	if (result == 0)
-		result = vm_init(&guest->vm, &memory, options->cpus, options->pmu);
+		result = vm_init(&guest->vm, &memory, options->cpus, options->pmu, false);
 	if (result < 0)
 		return result;
 	/* It is mapped; the supervisor keeps it, for a snapshot of this guest. */

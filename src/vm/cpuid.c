@@ -93,7 +93,7 @@ static void append_topology(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned co
 	});
 }
 
-static void append_karma(struct kvm_cpuid2 *cpuid)
+static void append_karma(struct kvm_cpuid2 *cpuid, uint32_t features)
 {
 	append(cpuid, (struct kvm_cpuid_entry2){
 		.function = KARMA_CPUID_BASE,
@@ -105,7 +105,7 @@ static void append_karma(struct kvm_cpuid2 *cpuid)
 	append(cpuid, (struct kvm_cpuid_entry2){
 		.function = KARMA_CPUID_ABI,
 		.eax = KARMA_ABI_VERSION,
-		.ebx = KARMA_FEATURES,
+		.ebx = features,
 		.ecx = KARMA_WINDOW_BASE,
 	});
 }
@@ -136,7 +136,7 @@ void cpuid_hide_pmu(struct kvm_cpuid2 *cpuid)
 	}
 }
 
-void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned count)
+void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned count, uint32_t features)
 {
 	unsigned kept = 0;
 
@@ -150,5 +150,5 @@ void cpuid_adjust(struct kvm_cpuid2 *cpuid, unsigned vcpu, unsigned count)
 	}
 	cpuid->nent = kept;
 	append_topology(cpuid, vcpu, count);
-	append_karma(cpuid);
+	append_karma(cpuid, features);
 }

@@ -143,7 +143,7 @@ static int make_vcpus(struct vm *vm, unsigned cpus)
 
 		memcpy(cpuid, supported,
 			sizeof(*cpuid) + supported->nent * sizeof(cpuid->entries[0]));
-		cpuid_adjust(cpuid, i, cpus);
+		cpuid_adjust(cpuid, i, cpus, machine_features(&vm->machine));
 		result = vcpu_init(&vm->vcpus[i], vm, i, cpuid);
 		if (result < 0)
 			return result;
@@ -233,7 +233,7 @@ static int make_vm(struct vm *vm)
 	return set_up_vm(vm);
 }
 
-int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, bool pmu)
+int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, bool pmu, bool checkpoints)
 {
 	int result;
 
@@ -248,6 +248,7 @@ int vm_init(struct vm *vm, const struct memory_options *memory, unsigned cpus, b
 	pthread_mutex_init(&vm->park_lock, NULL);
 	pthread_cond_init(&vm->park_changed, NULL);
 	machine_init(&vm->machine, &vm->memory, &machine_ops);
+	vm->machine.checkpoints = checkpoints;
 	result = make_vm(vm);
 	if (result < 0)
 		return result;

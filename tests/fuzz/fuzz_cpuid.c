@@ -123,7 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	make_entries(&script);
 	after = before;
-	cpuid_adjust(&after.header, vcpu, count);
+	cpuid_adjust(&after.header, vcpu, count, KARMA_FEATURES);
 	check(after.header.nent <= before.header.nent + CPUID_ENTRIES_ADDED);
 	for (unsigned i = 0; i < before.header.nent; i++) {
 		const struct kvm_cpuid_entry2 *entry = &before.header.entries[i];

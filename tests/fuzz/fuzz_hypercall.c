@@ -48,6 +48,7 @@ static _Thread_local struct hypercall_counters counters;
 static struct terminal terminal;
 static struct net end;
 static int file, frame_fd;
+static const char command[KARMA_TEXT_MAX + 1];
 static const uint8_t *frame;
 static size_t frame_size;
 
@@ -87,12 +88,18 @@ static void interrupt(struct machine *of, const struct karma_interrupt *message)
 	check((message->data & 0xff) >= 16 && !(message->data & ~0x41ffu));
 }
 
+static void checkpoint(struct machine *of)
+{
+	check(of == &machine && of->checkpoints);
+}
+
 static const struct machine_ops machine_ops = {
 	.console_write = console_write,
 	.end = machine_end,
 	.ready = ready,
 	.up = up,
 	.interrupt = interrupt,
+	.checkpoint = checkpoint,
 };
 
 static ssize_t receive(struct net *net, unsigned queue, const struct iovec *iov, unsigned count)
@@ -158,6 +165,9 @@ static void make_machine(void)
 	frame = NULL;
 	machine_init(&machine, &memory, &machine_ops);
 	machine.watchdog = 60;
+	machine.checkpoints = true;
+	machine.command = command;
+	machine.command_bytes = sizeof(command);
 	add(blk_create(&environment, "vda", disk, "serial", 1));
 	add(net_create(&environment, "eth0", &end, mac, 1500));
 	add(console_create(&environment, &terminal));

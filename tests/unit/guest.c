@@ -164,12 +164,18 @@ static void record_interrupt(struct machine *machine, const struct karma_interru
 	sim->interrupts[interrupt->data & 0xff]++;
 }
 
+static void record_checkpoint(struct machine *machine)
+{
+	container_of(machine, struct sim, machine)->checkpoints++;
+}
+
 static const struct machine_ops recorder = {
 	.console_write = record_console,
 	.end = record_end,
 	.ready = record_ready,
 	.up = record_up,
 	.interrupt = record_interrupt,
+	.checkpoint = record_checkpoint,
 };
 
 static void set_interrupt(struct sim *sim, uint32_t argument, uint8_t vector)

@@ -108,7 +108,7 @@ struct sim {
 	char console[SIM_CONSOLE_BYTES];
 	size_t console_length;
 	size_t console_takes; /* bytes of one write that the console takes at most */
-	unsigned ends, readies, ups;
+	unsigned ends, readies, ups, checkpoints;
 	uint32_t ready;
 	enum machine_end end;
 	unsigned end_status;

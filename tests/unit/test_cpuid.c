@@ -65,7 +65,7 @@ static void setup(void)
 static void adjust(unsigned vcpu, unsigned count)
 {
 	setup();
-	cpuid_adjust(&cpuid.header, vcpu, count);
+	cpuid_adjust(&cpuid.header, vcpu, count, KARMA_FEATURES);
 }
 
 /* The one entry for a leaf. */
@@ -101,6 +101,9 @@ START_TEST(karma_is_found)
 	ck_assert_uint_eq(abi->eax, 1);
 	ck_assert_uint_eq(abi->ecx, KARMA_WINDOW_BASE);
 	ck_assert_uint_eq(abi->ebx, KARMA_FEATURES);
+	setup();
+	cpuid_adjust(&cpuid.header, 0, 1, KARMA_FEATURES | KARMA_FEATURE_CHECKPOINT);
+	ck_assert_uint_eq(find(KARMA_CPUID_ABI, 0)->ebx, KARMA_FEATURES | KARMA_FEATURE_CHECKPOINT);
 }
 END_TEST
 
@@ -229,11 +232,11 @@ START_TEST(one_vcpu_has_no_siblings)
 {
 	setup();
 	cpuid.header.entries[1].edx &= ~(1u << 28);
-	cpuid_adjust(&cpuid.header, 0, 1);
+	cpuid_adjust(&cpuid.header, 0, 1, KARMA_FEATURES);
 	ck_assert_uint_eq(find(1, 0)->edx & 1u << 28, 0);
 	setup();
 	cpuid.header.entries[1].edx &= ~(1u << 28);
-	cpuid_adjust(&cpuid.header, 0, 2);
+	cpuid_adjust(&cpuid.header, 0, 2, KARMA_FEATURES);
 	ck_assert_uint_eq(find(1, 0)->edx & 1u << 28, 1u << 28);
 }
 END_TEST
@@ -249,7 +252,7 @@ END_TEST
 START_TEST(entries_added_are_as_many_as_announced)
 {
 	cpuid.header.nent = 0;
-	cpuid_adjust(&cpuid.header, 0, 1);
+	cpuid_adjust(&cpuid.header, 0, 1, KARMA_FEATURES);
 	ck_assert_uint_eq(cpuid.header.nent, CPUID_ENTRIES_ADDED);
 }
 END_TEST

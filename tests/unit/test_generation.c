@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What a guest learns of itself, and of a restore: the call `generation`, its event, and ACPI's VMGENID. */
+/*
+ * What a guest learns of itself and of a restore, by the call `generation`, its event and ACPI's VMGENID; that it may be
+ * copied; and what it is to do.
+ */
 #include <errno.h>
 #include <linux/virtio_ids.h>
 #include <string.h>
@@ -153,6 +156,58 @@ START_TEST(wrong_calls_are_refused)
 }
 END_TEST
 
+START_TEST(checkpoint_is_passed_on_where_it_is_wanted)
+{
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_features, 0, 0), KARMA_FEATURES);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_checkpoint, 0, 0), 0);
+	ck_assert_uint_eq(sim.checkpoints, 0);
+	sim.machine.checkpoints = true;
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_features, 0, 0), KARMA_FEATURES | KARMA_FEATURE_CHECKPOINT);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_checkpoint, 1, 0), -EINVAL);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_checkpoint, 0, 1), -EINVAL);
+	ck_assert_uint_eq(sim.checkpoints, 0);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_checkpoint, 0, 0), 0);
+	ck_assert_uint_eq(sim.checkpoints, 1);
+}
+END_TEST
+
+START_TEST(command_comes_in_pieces)
+{
+	static char text[2 * KARMA_TEXT_MAX + 3];
+	uint64_t address = sim_alloc(&sim, KARMA_TEXT_MAX, 1);
+	const char *piece = sim_at(&sim, address, KARMA_TEXT_MAX);
+
+	for (size_t i = 0; i < sizeof(text); i++)
+		text[i] = 'a' + i % 23;
+	sim.machine.command = text;
+	sim.machine.command_bytes = sizeof(text);
+	for (unsigned i = 0; i < 2; i++) {
+		ck_assert_int_eq(sim_call(&sim, KARMA_CALL_command, i, address), KARMA_TEXT_MAX);
+		ck_assert_mem_eq(piece, text + i * KARMA_TEXT_MAX, KARMA_TEXT_MAX);
+	}
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_command, 2, address), 3);
+	ck_assert_mem_eq(piece, text + 2 * KARMA_TEXT_MAX, 3);
+	/* The rest of the buffer is as it was. */
+	ck_assert_mem_eq(piece + 3, text + KARMA_TEXT_MAX + 3, KARMA_TEXT_MAX - 3);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_command, 3, address), 0);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_command, KARMA_ARGUMENT_MASK, address), 0);
+	sim.machine.command_bytes = 2 * KARMA_TEXT_MAX;
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_command, 2, address), 0);
+}
+END_TEST
+
+START_TEST(command_goes_to_memory_alone)
+{
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_command, 0, UINT64_MAX), 0);
+	sim.machine.command = "exit 3\n";
+	sim.machine.command_bytes = 7;
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_command, 0, SIM_MEMORY - 6), -EFAULT);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_command, 0, UINT64_MAX), -EFAULT);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_command, 1, UINT64_MAX), 0);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_command, 0, SIM_MEMORY - 7), 7);
+}
+END_TEST
+
 Suite *generation_suite(void)
 {
 	const TTest *const tests[] = {
@@ -164,6 +219,9 @@ Suite *generation_suite(void)
 		restore_is_the_first_event,
 		restore_has_networks_looked_at,
 		wrong_calls_are_refused,
+		checkpoint_is_passed_on_where_it_is_wanted,
+		command_comes_in_pieces,
+		command_goes_to_memory_alone,
 	};
 	Suite *suite = suite_create("generation");
 

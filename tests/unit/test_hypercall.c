@@ -68,7 +68,7 @@ START_TEST(numbers_of_the_calls_never_change)
 		const char *name;
 	} calls[] = { { 0, "version" }, { 1, "features" }, { 2, "console_write" }, { 3, "exit" },
 		{ 4, "power" }, { 5, "panic" }, { 6, "ready" }, { 7, "event" },
-		{ 8, "watchdog" }, { 9, "generation" },
+		{ 8, "watchdog" }, { 9, "generation" }, { 10, "checkpoint" }, { 11, "command" },
 		{ 16, "device_info" }, { 17, "device_accept" }, { 18, "device_status" },
 		{ 19, "device_set_status" }, { 20, "config_generation" }, { 21, "config_read" },
 		{ 22, "config_write" }, { 23, "queue_info" }, { 24, "queue_setup" },
