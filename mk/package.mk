@@ -39,7 +39,7 @@ install: all docs
 		$(call install_text,systemd/$$unit,$(INSTALLED)/share/doc/karma/examples/$$unit) || exit 1; \
 	done
 	install -d $(MODULE_SOURCE)/karma
-	install -m 644 $(addprefix guest-kernel/virtio_karma/,virtio_karma.c Kbuild Makefile) $(MODULE_SOURCE)
+	install -m 644 $(wildcard guest-kernel/virtio_karma/*.[ch]) $(addprefix guest-kernel/virtio_karma/,Kbuild Makefile) $(MODULE_SOURCE)
 	sed 's/#MODULE_VERSION#/$(VERSION)/' guest-kernel/virtio_karma/dkms.conf >$(MODULE_SOURCE)/dkms.conf
 	install -m 644 include/karma/abi.h $(MODULE_SOURCE)/karma
 	install -D -m 755 guest-kernel/initramfs-tools/karma \
