@@ -161,6 +161,7 @@ int machine_restored(struct machine *machine)
 	if (result < 0)
 		return result;
 	machine->generation++;
+	atomic_store(&machine->checkpointed, true);
 	pthread_mutex_lock(&machine->event_lock);
 	machine->restored = true;
 	/* Another network may have another link. */

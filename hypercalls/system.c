@@ -24,9 +24,11 @@ uint32_t machine_features(const struct machine *machine)
 
 int64_t call_features(struct machine *machine, uint32_t argument, uint64_t value)
 {
+	uint32_t features = machine_features(machine);
+
 	if (argument || value)
 		return -EINVAL;
-	return machine_features(machine);
+	return atomic_load(&machine->checkpointed) ? features & ~KARMA_FEATURE_CHECKPOINT : features;
 }
 
 int64_t call_console_write(struct machine *machine, uint32_t length, uint64_t address)
@@ -115,7 +117,7 @@ int64_t call_checkpoint(struct machine *machine, uint32_t argument, uint64_t val
 {
 	if (argument || value)
 		return -EINVAL;
-	if (machine->checkpoints && machine->ops->checkpoint)
+	if (machine->checkpoints && !atomic_exchange(&machine->checkpointed, true))
 		machine->ops->checkpoint(machine);
 	return 0;
 }

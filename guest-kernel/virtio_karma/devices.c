@@ -53,15 +53,23 @@ static int karma_add_device(u32 number)
 	return 0;
 }
 
+static bool karma_devices_added;
+
 void karma_add_devices(void)
 {
 	int ret = 0;
 	u32 i;
 
+	karma_devices_added = true;
 	for (i = 0; i < KARMA_DEVICES_MAX && !ret; i++)
 		ret = karma_add_device(i);
 	if (ret && ret != -ENODEV)
 		pr_err("cannot add device %u: %d\n", i - 1, ret);
+}
+
+bool karma_have_devices(void)
+{
+	return karma_devices_added;
 }
 
 /*

@@ -77,6 +77,7 @@ void karma_reset(struct virtio_device *vdev);
 extern struct karma_device *karma_devices[KARMA_DEVICES_MAX];
 
 void karma_add_devices(void);
+bool karma_have_devices(void);
 void karma_remove_devices(void);
 /* In a crash kernel, before the devices are added. */
 void karma_stop_devices(void);
@@ -93,6 +94,11 @@ void karma_restored(void);
 u64 karma_known_generation(void);
 /* Have the guest's name, KARMA_NAME_BYTES with its NUL. */
 int karma_get_name(char *name);
+/*
+ * Let the monitor copy the guest, and go on as it or as a copy; then add the devices.  Process context.  0, or -EBUSY if
+ * they are there already, or what the call says.
+ */
+int karma_checkpoint(void);
 
 /* events.c */
 

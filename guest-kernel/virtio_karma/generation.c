@@ -5,7 +5,8 @@
  *
  * A restore from a snapshot is an event.  The driver then sets the clock, has the kernel's driver of VMGENID
  * reseed the random numbers, takes over the MAC addresses of networks and announces these, and last tells
- * who waits for /sys/kernel/karma/generation.
+ * who waits for /sys/kernel/karma/generation.  A guest that is a copy of one which called `checkpoint` does so before that
+ * call's caller goes on.
  */
 
 #include "driver.h"
@@ -14,8 +15,10 @@
 #include <linux/etherdevice.h>
 #include <linux/io.h>
 #include <linux/netdevice.h>
+#include <linux/random.h>
 #include <linux/rtnetlink.h>
 #include <linux/slab.h>
+#include <linux/stop_machine.h>
 #include <linux/timekeeping.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_net.h>
@@ -109,6 +112,38 @@ void karma_restored(void)
 		karma_notify_generation();
 	}
 	mutex_unlock(&karma_generation_lock);
+}
+
+/*
+ * With all CPUs here and interrupts off: what comes next in a copy finds that its random numbers have had its id.  They
+ * are reseeded by karma_restored(), before any program runs.
+ */
+static int karma_call_checkpoint(void *unused)
+{
+	long ret = karma_call(KARMA_CALL_checkpoint, 0, 0);
+
+	if (ret >= 0 && karma_ask_generation() &&
+	    karma_generation_buffer->generation != karma_generation_known)
+		add_device_randomness(karma_generation_buffer->id, sizeof(karma_generation_buffer->id));
+	return ret;
+}
+
+static DEFINE_MUTEX(karma_checkpoint_lock);
+
+int karma_checkpoint(void)
+{
+	int ret = -EBUSY;
+
+	mutex_lock(&karma_checkpoint_lock);
+	if (!karma_have_devices()) {
+		mutex_lock(&karma_generation_lock);
+		ret = stop_machine(karma_call_checkpoint, NULL, NULL);
+		mutex_unlock(&karma_generation_lock);
+		karma_restored();
+		karma_add_devices();
+	}
+	mutex_unlock(&karma_checkpoint_lock);
+	return ret;
 }
 
 /* Before there are events. */

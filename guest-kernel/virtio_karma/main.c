@@ -66,6 +66,9 @@ int karma_discover(void)
 	karma_version = eax;
 	karma_features = ebx;
 	karma_window = ecx;
+	/* In CPUID it is for the guest's first kernel. */
+	if (karma_features & KARMA_FEATURE_CHECKPOINT)
+		karma_features = karma_call(KARMA_CALL_features, 0, 0);
 	return 0;
 }
 
@@ -103,7 +106,9 @@ static int __init karma_init(void)
 	karma_add_sysfs();
 	if (is_kdump_kernel())
 		karma_stop_devices();
-	karma_add_devices();
+	/* Else they come with /sys/kernel/karma/checkpoint. */
+	if (!(karma_features & KARMA_FEATURE_CHECKPOINT))
+		karma_add_devices();
 	karma_add_generation();
 	karma_add_events();
 	karma_add_watchdog();

@@ -3,9 +3,19 @@
 
 #include "driver.h"
 
+#include <linux/gfp.h>
+#include <linux/io.h>
 #include <linux/kobject.h>
 #include <linux/kstrtox.h>
+#include <linux/minmax.h>
 #include <linux/sysfs.h>
+#include <asm/div64.h>
+
+#ifdef KARMA_BIN_ATTRIBUTE_IS_CONST
+#define KARMA_BIN_ATTRIBUTE const struct bin_attribute
+#else
+#define KARMA_BIN_ATTRIBUTE struct bin_attribute
+#endif
 
 static struct kobject *karma_kobj;
 
@@ -59,12 +69,45 @@ static ssize_t name_show(struct kobject *kobj, struct kobj_attribute *attr, char
 	return ret < 0 ? ret : sysfs_emit(buf, "%.*s\n", (int)sizeof(name), name);
 }
 
+static ssize_t checkpoint_store(struct kobject *kobj, struct kobj_attribute *attr, const char *buf,
+				size_t count)
+{
+	int ret = karma_checkpoint();
+
+	return ret < 0 ? ret : count;
+}
+
+/* In pieces as the monitor has them; who reads asks for the next one by its offset. */
+static ssize_t command_read(struct file *file, struct kobject *kobj, KARMA_BIN_ATTRIBUTE *attr,
+			    char *buf, loff_t offset, size_t count)
+{
+	char *piece;
+	u64 at = offset;
+	u32 skip = do_div(at, KARMA_TEXT_MAX);
+	ssize_t ret;
+
+	if (at > KARMA_ARGUMENT_MASK)
+		return 0;
+	piece = (char *)__get_free_page(GFP_KERNEL);
+	if (!piece)
+		return -ENOMEM;
+	ret = karma_call(KARMA_CALL_command, at, virt_to_phys(piece));
+	if (ret >= 0) {
+		ret = ret > skip ? min_t(size_t, ret - skip, count) : 0;
+		memcpy(buf, piece + skip, ret);
+	}
+	free_page((unsigned long)piece);
+	return ret;
+}
+
 static struct kobj_attribute exit_attribute = __ATTR(exit, 0200, NULL, exit_store);
 static struct kobj_attribute ready_attribute = __ATTR(ready, 0200, NULL, ready_store);
 static struct kobj_attribute version_attribute = __ATTR_RO(version);
 static struct kobj_attribute features_attribute = __ATTR_RO(features);
 static struct kobj_attribute generation_attribute = __ATTR_RO(generation);
 static struct kobj_attribute name_attribute = __ATTR_RO(name);
+static struct kobj_attribute checkpoint_attribute = __ATTR(checkpoint, 0200, NULL, checkpoint_store);
+static struct bin_attribute command_attribute = __BIN_ATTR(command, 0400, command_read, NULL, 0);
 
 static struct attribute *karma_attributes[] = {
 	&exit_attribute.attr,
@@ -73,6 +116,7 @@ static struct attribute *karma_attributes[] = {
 	&features_attribute.attr,
 	&generation_attribute.attr,
 	&name_attribute.attr,
+	&checkpoint_attribute.attr,
 	NULL,
 };
 
@@ -94,12 +138,18 @@ void __init karma_add_sysfs(void)
 		pr_err("cannot create /sys/kernel/karma\n");
 		kobject_put(karma_kobj);
 		karma_kobj = NULL;
+		return;
 	}
+	if ((karma_features & KARMA_FEATURE_COMMAND) &&
+	    sysfs_create_bin_file(karma_kobj, &command_attribute))
+		pr_err("cannot create /sys/kernel/karma/command\n");
 }
 
 void karma_remove_sysfs(void)
 {
-	if (karma_kobj)
+	if (karma_kobj) {
+		sysfs_remove_bin_file(karma_kobj, &command_attribute);
 		sysfs_remove_group(karma_kobj, &karma_attribute_group);
+	}
 	kobject_put(karma_kobj);
 }

@@ -39,8 +39,8 @@ struct machine_ops {
 	/* Send an interrupt that the guest chose.  On any thread. */
 	void (*interrupt)(struct machine *machine, const struct karma_interrupt *interrupt);
 	/*
-	 * The guest has called `checkpoint`, and waits in this call until it may go on: here, or in a copy of it.  Maybe on
-	 * several threads, and again.  NULL: nobody copies it.
+	 * The guest has called `checkpoint`, and waits in this call until it may go on: here, or in a copy of it.  Once, and
+	 * only with checkpoints.
 	 */
 	void (*checkpoint)(struct machine *machine);
 };
@@ -52,6 +52,8 @@ struct machine {
 	unsigned device_count;
 	atomic_bool tells_ready;	/* the guest says by calls whether it is ready, or is going to */
 	_Atomic uint32_t told_ready;	/* KARMA_READY_* as the guest said last, plus 1; 0: it said nothing */
+
+	atomic_bool checkpointed;	/* the guest has called `checkpoint`, here or in what it was restored from */
 
 	pthread_mutex_t event_lock;
 	uint64_t config_events;		/* a bit a device */
@@ -72,7 +74,7 @@ struct machine {
 
 void machine_init(
 	struct machine *machine, struct guest_memory *memory, const struct machine_ops *ops);
-/* KARMA_FEATURE_*: what the guest finds by the call `features`, and in CPUID. */
+/* KARMA_FEATURE_*, as CPUID has them; in what the call `features` returns, a checkpoint is not wanted twice. */
 uint32_t machine_features(const struct machine *machine);
 /* Releases the devices too. */
 void machine_release(struct machine *machine);

@@ -90,7 +90,7 @@ static void interrupt(struct machine *of, const struct karma_interrupt *message)
 
 static void checkpoint(struct machine *of)
 {
-	check(of == &machine && of->checkpoints);
+	check(of == &machine && of->checkpoints && of->checkpointed);
 }
 
 static const struct machine_ops machine_ops = {

@@ -168,6 +168,20 @@ START_TEST(checkpoint_is_passed_on_where_it_is_wanted)
 	ck_assert_uint_eq(sim.checkpoints, 0);
 	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_checkpoint, 0, 0), 0);
 	ck_assert_uint_eq(sim.checkpoints, 1);
+	/* Another kernel of the same guest, by kexec, is not to wait for a call that its init may not make. */
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_features, 0, 0), KARMA_FEATURES);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_checkpoint, 0, 0), 0);
+	ck_assert_uint_eq(sim.checkpoints, 1);
+}
+END_TEST
+
+START_TEST(copy_makes_no_checkpoint_again)
+{
+	sim.machine.checkpoints = true;
+	ck_assert_int_eq(machine_restored(&sim.machine), 0);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_features, 0, 0), KARMA_FEATURES);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_checkpoint, 0, 0), 0);
+	ck_assert_uint_eq(sim.checkpoints, 0);
 }
 END_TEST
 
@@ -220,6 +234,7 @@ Suite *generation_suite(void)
 		restore_has_networks_looked_at,
 		wrong_calls_are_refused,
 		checkpoint_is_passed_on_where_it_is_wanted,
+		copy_makes_no_checkpoint_again,
 		command_comes_in_pieces,
 		command_goes_to_memory_alone,
 	};
