@@ -4,7 +4,7 @@
 # Completion of karma's command line for bash.
 
 _karma_options='--config --print-config --restore --kernel --initrd --disk --net --root --rw --modules --cpus --memory --vsock --share --vhost-user --balloon --pmu
-	--cmdline --console --name --log-format --timeout --grace --reboot --on-panic --watchdog
+	--warm --cmdline --console --name --log-format --timeout --grace --reboot --on-panic --watchdog
 	--die-with-parent --strict --stats --user --cgroup --no-sandbox --help'
 
 _karma_words() {	# WORD...: those that begin like the current one
@@ -70,7 +70,7 @@ _karma_value() {	# OPTION
 		*) _karma_files ;;
 		esac
 		;;
-	--balloon | --pmu) _karma_words on off ;;
+	--balloon | --pmu | --warm) _karma_words on off ;;
 	--console) _karma_words stdio stderr pty none file: unix: ;;
 	--log-format) _karma_words text json ;;
 	--reboot) _karma_words exit restart ;;

@@ -2,6 +2,7 @@
 /* Calls on devices: discovery, and the virtio transport. */
 #include <errno.h>
 #include <linux/virtio_config.h>
+#include <stdatomic.h>
 
 #include "internal.h"
 
@@ -21,6 +22,8 @@ static int find_device(struct machine *machine, uint32_t argument, uint32_t vali
 		return -ENODEV;
 	if (argument & ~valid_bits)
 		return -EINVAL;
+	if (!atomic_load(&machine->individual))
+		atomic_store(&machine->individual, true);
 	*device = machine->devices[number];
 	return 0;
 }

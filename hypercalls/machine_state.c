@@ -11,10 +11,10 @@
 
 #define STATE_VERSION 1u
 
-static void save_devices(const struct machine *machine, struct snapshot_writer *to)
+static void save_devices(const struct machine *machine, struct snapshot_writer *to, unsigned count)
 {
-	snapshot_put_number(to, machine->device_count);
-	for (unsigned i = 0; i < machine->device_count; i++) {
+	snapshot_put_number(to, count);
+	for (unsigned i = 0; i < count; i++) {
 		const struct virtio_device *device = machine->devices[i];
 
 		snapshot_put_number(to, device->ops->device_id);
@@ -23,16 +23,16 @@ static void save_devices(const struct machine *machine, struct snapshot_writer *
 	}
 }
 
-static void save_machine(struct machine *machine, struct snapshot_writer *to)
+static void save_machine(struct machine *machine, struct snapshot_writer *to, unsigned device_count)
 {
 	snapshot_begin(to, SNAPSHOT_MACHINE, 0, STATE_VERSION);
-	save_devices(machine, to);
+	save_devices(machine, to, device_count);
 	snapshot_put_number(to, atomic_load(&machine->tells_ready));
 	snapshot_put_number(to, atomic_load(&machine->told_ready));
 	snapshot_put_number(to, atomic_load(&machine->feeds) != 0);
 	snapshot_put_number(to, machine->generation);
 	pthread_mutex_lock(&machine->event_lock);
-	snapshot_put_number(to, machine->config_events);
+	snapshot_put_number(to, device_count ? machine->config_events : 0);
 	snapshot_put_number(to, machine->power_button);
 	snapshot_put_number(to, machine->event_interrupt.address);
 	snapshot_put_number(to, machine->event_interrupt.data);
@@ -41,14 +41,15 @@ static void save_machine(struct machine *machine, struct snapshot_writer *to)
 }
 
 /* The events come last: what changes a device's configuration meanwhile is among them, or in what is saved of it. */
-int machine_save(struct machine *machine, struct snapshot_writer *to)
+int machine_save(struct machine *machine, struct snapshot_writer *to, bool with_devices)
 {
+	const unsigned count = with_devices ? machine->device_count : 0;
 	int result = 0;
 
-	for (unsigned i = 0; i < machine->device_count && result == 0; i++)
+	for (unsigned i = 0; i < count && result == 0; i++)
 		result = virtio_save(machine->devices[i], i, to);
 	if (result == 0)
-		save_machine(machine, to);
+		save_machine(machine, to, count);
 	return result;
 }
 
@@ -165,7 +166,7 @@ static int check_devices(const struct machine *machine, const struct saved_devic
 	return result;
 }
 
-static int restore_device_list(const struct machine *machine, struct snapshot_reader *from)
+static int restore_device_list(const struct machine *machine, struct snapshot_reader *from, bool *none)
 {
 	struct saved_device saved[KARMA_DEVICES_MAX] = { 0 };
 	uint64_t count = snapshot_get_number(from);
@@ -179,14 +180,16 @@ static int restore_device_list(const struct machine *machine, struct snapshot_re
 		saved[i].name[sizeof(saved[i].name) - 1] = '\0';
 		make_printable(saved[i].name, strlen(saved[i].name));
 	}
-	return check_devices(machine, saved, count);
+	/* Saved before its guest has looked at any: that will be at those which it has here. */
+	*none = count == 0;
+	return *none ? 0 : check_devices(machine, saved, count);
 }
 
 /* --- Restore. */
 
 /* What concerns the machine alone, read before its devices are restored and used afterwards. */
 struct saved_machine {
-	bool tells_ready, watched, power_button;
+	bool no_devices, tells_ready, watched, power_button;
 	uint32_t told_ready;
 	uint64_t generation, config_events;
 	struct karma_interrupt event_interrupt;
@@ -197,7 +200,7 @@ static int read_machine(const struct machine *machine, struct snapshot_reader *f
 	int result = snapshot_open(from, SNAPSHOT_MACHINE, 0, STATE_VERSION);
 
 	if (result >= 0)
-		result = restore_device_list(machine, from);
+		result = restore_device_list(machine, from, &saved->no_devices);
 	if (result < 0)
 		return result;
 	saved->tells_ready = snapshot_get_number(from);
@@ -234,7 +237,7 @@ int machine_restore(struct machine *machine, struct snapshot_reader *from)
 	struct saved_machine saved = { 0 };
 	int result = read_machine(machine, from, &saved);
 
-	for (unsigned i = 0; i < machine->device_count && result == 0; i++)
+	for (unsigned i = 0; i < machine->device_count && result == 0 && !saved.no_devices; i++)
 		result = virtio_restore(machine->devices[i], i, from);
 	if (result == 0)
 		restore_machine(machine, &saved);

@@ -41,6 +41,7 @@ int64_t call_console_write(struct machine *machine, uint32_t length, uint64_t ad
 	result = guest_memory_read(machine->memory, GPA(address), text, length);
 	if (result < 0)
 		return result;
+	atomic_store(&machine->individual, true);
 	return machine->ops->console_write(machine, text, length);
 }
 
@@ -117,7 +118,7 @@ int64_t call_checkpoint(struct machine *machine, uint32_t argument, uint64_t val
 {
 	if (argument || value)
 		return -EINVAL;
-	if (machine->checkpoints && !atomic_exchange(&machine->checkpointed, true))
+	if (machine->checkpoints && !atomic_load(&machine->individual) && !atomic_exchange(&machine->checkpointed, true))
 		machine->ops->checkpoint(machine);
 	return 0;
 }
@@ -128,6 +129,7 @@ int64_t call_command(struct machine *machine, uint32_t piece, uint64_t address)
 	size_t length;
 	int result;
 
+	atomic_store(&machine->individual, true);
 	if (!machine->command || offset >= machine->command_bytes)
 		return 0;
 	length = machine->command_bytes - offset;

@@ -17,6 +17,7 @@
 
 static const char *guest_name;
 static enum log_format log_format;
+static bool hushed;
 
 static struct history {
 	uint64_t written;	/* bytes, ever; byte i is at text[i % LOG_BYTES] */
@@ -26,6 +27,11 @@ static struct history {
 void log_set_name(const char *name)
 {
 	guest_name = name;
+}
+
+void log_hush(bool hush)
+{
+	hushed = hush;
 }
 
 void log_start_history(void)
@@ -182,6 +188,8 @@ static void print_message(
 	/* Lines that the user asked for are no messages. */
 	if (history && prefix[0])
 		append_to_history(prefix, message);
+	if (hushed)
+		return;
 	if (log_format == LOG_JSON)
 		print_json(level, message);
 	else

@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "karma/guest.h"
+#include "karma/snapshot_directory.h"
 
 int command_run(int argc, char **argv);
 int command_check(int argc, char **argv);
@@ -29,12 +30,12 @@ struct run_options {
 	bool print_config;
 	bool help;
 	int log_format;			/* enum log_format (karma/log.h) */
+	const char *warm;		/* on, off, or NULL: as KARMA_WARM in the environment has it */
 	const char **words;		/* malloc'ed array: the command in the file */
 	size_t word_count;
 	/* With guest.restore: the guest as the snapshot has it.  Disks, networks, initrds and the command are malloc'ed. */
 	struct guest_options saved;
-	void *state;			/* malloc'ed: what guest.restore has */
-	struct touched *touched;	/* malloc'ed: what guest.memory has to read ahead */
+	struct snapshot_files files;	/* what guest.restore has, and guest.memory */
 	struct text_copy *texts;
 };
 
@@ -56,6 +57,9 @@ int restore_open(struct run_options *options);
  * the caller and the host: user, working directory, command, kernel; initramfs.  0, or a negative errno with a message printed.
  */
 int root_complete(struct run_options *options);
+
+/* For a guest that is to run: whether it has a warm start.  0, or a negative errno with a message printed. */
+int warm_complete(struct run_options *options);
 
 /* The defaults. */
 void run_options_default(struct run_options *options);

@@ -20,6 +20,7 @@
 #include "karma/net.h"
 #include "karma/sandbox.h"
 #include "karma/share.h"
+#include "karma/snapshot_directory.h"
 #include "karma/vhost_user.h"
 #include "karma/vsock_connector.h"
 
@@ -63,7 +64,7 @@ struct restore_options {
 	const char *directory;		/* of the snapshot, for messages; NULL: there is none */
 	const void *state;		/* the file `state` of a snapshot, karma-snapshot(5), unchecked; NULL: none */
 	size_t state_bytes;
-	bool notes_touched;		/* the directory does not have the file `touched` yet */
+	const char *notes_touched;	/* a directory which does not have the file `touched` yet; NULL: none */
 };
 
 /* All that a guest is to have.  Strings and arrays are the caller's, and stay until guest_run() returns. */
@@ -74,6 +75,7 @@ struct guest_options {
 	const char **initrds;		/* ends with NULL */
 	size_t initrd_count;		/* 0: Karma's own, by the kernel's release */
 	const char *cmdline;		/* added to Karma's own; never NULL */
+	bool warm;			/* with a command: go on from a warm image, or make it */
 	bool agent;			/* guest_run()'s: the guest's agent runs the command */
 	char **command;			/* to run in the initramfs or on the disk's root; ends with NULL; or NULL */
 	struct disk_options *disks;
@@ -115,6 +117,9 @@ struct guest_options {
  * it is Karma's own.  Once a process, before it has other threads: blocks signals, and forks.
  */
 int guest_run(const struct guest_options *options);
+
+/* Have the guest go on from the files of a snapshot, in a directory of that path; both stay the caller's. */
+void guest_restore_from(struct guest_options *options, const char *path, const struct snapshot_files *files);
 
 /* Print a text as one word of a script for the guest's init. */
 void guest_print_word(FILE *file, const char *text);

@@ -8,6 +8,7 @@
 #ifndef KARMA_LOG_H
 #define KARMA_LOG_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #define LOG_BYTES 16384u	/* of the history */
@@ -31,6 +32,12 @@ void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Print a line that the user asked for, without "karma: ", of level info. */
 void print_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/*
+ * Keep messages from stderr until it is called again, for what the user has not asked for: they go to the history alone.
+ * Processes that are forked meanwhile inherit it.  One thread.
+ */
+void log_hush(bool hush);
 
 /*
  * Keep a history from here on: the last LOG_BYTES of messages, as text, in memory that this process

@@ -39,8 +39,8 @@ struct machine_ops {
 	/* Send an interrupt that the guest chose.  On any thread. */
 	void (*interrupt)(struct machine *machine, const struct karma_interrupt *interrupt);
 	/*
-	 * The guest has called `checkpoint`, and waits in this call until it may go on: here, or in a copy of it.  Once, and
-	 * only with checkpoints.
+	 * The guest has called `checkpoint`, is not individual, and waits behind this call until it may go on: here, or in a
+	 * copy of it.  Once, and only with checkpoints.
 	 */
 	void (*checkpoint)(struct machine *machine);
 };
@@ -61,6 +61,11 @@ struct machine {
 	struct karma_interrupt event_interrupt;
 
 	unsigned watchdog;		/* period in seconds, which the guest can ask for; 0: there is none */
+	/*
+	 * It has looked at a device or at its command, or has printed: others don't go the same way.  Once it has, a hostile
+	 * disk, network or command may have it.
+	 */
+	atomic_bool individual;
 	_Atomic uint64_t feeds;		/* of the watchdog; 0: the guest is not watched */
 
 	/* They stay the same while the guest runs. */
@@ -106,8 +111,11 @@ void machine_end_devices(struct machine *machine);
  * those that were saved, by kind and number, and not started; what the monitor's other side was told by then it is
  * told again by machine_start_devices(), which comes when the local APICs are restored.  0, or a negative errno
  * with a message printed.
+ *
+ * with_devices: false for a guest that is not individual yet.  A machine that is restored from that has any devices, as
+ * they were made.
  */
-int machine_save(struct machine *machine, struct snapshot_writer *to);
+int machine_save(struct machine *machine, struct snapshot_writer *to, bool with_devices);
 int machine_restore(struct machine *machine, struct snapshot_reader *from);
 
 /* The driver of a device is ready: the guest is up with that of its console, if its kernel never calls `ready`. */

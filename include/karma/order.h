@@ -16,6 +16,7 @@ enum order_kind {
 	ORDER_RESUME,
 	ORDER_QUIESCE,		/* pause, and have all requests in flight come to their end: nothing writes to memory */
 	ORDER_SNAPSHOT,		/* the same, and save the guest's state, whose size the report tells; ORDER_RESUME follows */
+	ORDER_CHECKPOINT,	/* as ORDER_SNAPSHOT, of a guest that waits in its call `checkpoint`: -ECANCELED if none does */
 	ORDER_BALLOON,		/* value: the balloon's new size in bytes */
 	ORDER_LINK,		/* value: which TAP's link has changed, and how (networks_set_link()) */
 	ORDER_CONSOLE_SIZE,	/* the console's size may have changed */

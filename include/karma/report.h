@@ -40,6 +40,7 @@ struct report {
 	uint32_t answered;	/* the number of the order that was served last */
 	int32_t result;		/* of that order: 0 or a negative errno */
 	uint64_t memory;	/* where guest memory is in the guest's process */
+	uint32_t checkpoint;	/* 1: the guest has come to its call `checkpoint` */
 	uint32_t saved_bytes;	/* of the state, as of the last ORDER_SNAPSHOT; 0: there is none */
 	uint32_t counter_count;	/* as of the last ORDER_STATISTICS */
 	/* Last, so that its pages are allocated only when it is used. */
@@ -57,6 +58,8 @@ void report_set_state(struct report *report, enum guest_state state);
 void report_collect(struct report *report, struct vm *vm);
 /* Guest memory is there. */
 void report_set_memory(struct report *report, const void *memory);
+/* The guest is at its checkpoint, and waits there.  A vCPU's thread. */
+void report_set_checkpoint(struct report *report);
 /* So many bytes of state are saved (guest_read_state()). */
 void report_set_saved(struct report *report, uint32_t bytes);
 /* The order of that number was served. */
@@ -72,6 +75,7 @@ bool report_has_result(const struct report *report, uint32_t number, int *result
 
 /* Where guest memory is in the guest's process: any number, which means nothing here. */
 uint64_t report_memory(const struct report *report);
+bool report_checkpoint(const struct report *report);
 /* SNAPSHOT_STATE_MAX at most. */
 uint32_t report_saved(const struct report *report);
 

@@ -12,12 +12,16 @@
 #define KARMA_SNAPSHOT_DIRECTORY_H
 
 #include <limits.h>
+#include <stddef.h>
 #include <stdint.h>
+
+#include "karma/snapshot_touched.h"
 
 #define SNAPSHOT_CONFIG "config"	/* karma.conf(5) */
 #define SNAPSHOT_STATE "state"
 #define SNAPSHOT_MEMORY "memory"
 #define SNAPSHOT_TOUCHED "touched"	/* karma/snapshot_touched.h */
+#define SNAPSHOT_ASIDE ".karma-"	/* behind the name of one that is being made, and before a number */
 
 /* --- For a restore.  Hostile: whoever could write there decides which files of ours a guest gets. */
 
@@ -25,6 +29,20 @@
 int snapshot_directory_open(const char *path);
 /* The same for a regular file in it, which must not be empty. */
 int snapshot_file_open(int directory, const char *path, const char *name, uint64_t *size);
+
+/* What a restore takes from it, beside the configuration. */
+struct snapshot_files {
+	void *state;			/* malloc'ed; unchecked */
+	size_t state_bytes;
+	int memory;			/* open for reading */
+	struct touched *touched;	/* malloc'ed; NULL: the directory has none yet */
+};
+
+#define SNAPSHOT_FILES_NONE ((struct snapshot_files){ .memory = -1 })
+
+/* snapshot_files_close() in any case. */
+int snapshot_files_open(struct snapshot_files *files, int directory, const char *path);
+void snapshot_files_close(struct snapshot_files *files);
 
 /* --- For a new one. */
 
@@ -45,6 +63,9 @@ int snapshot_aside_make(struct snapshot_aside *aside, const char *path, unsigned
 int snapshot_aside_publish(struct snapshot_aside *aside);
 /* Remove it with all that is in it, unless it was published, and close it. */
 void snapshot_aside_release(struct snapshot_aside *aside);
+
+/* Remove one with all that is in it, unless somebody still makes it.  No message. */
+void snapshot_directory_remove(int parent, const char *name);
 
 /* Remove the files in a directory; what they take on disk, without holes.  No message. */
 void snapshot_directory_empty(int directory);

@@ -105,6 +105,12 @@ struct vm {
 	atomic_bool stopping;
 	atomic_bool paused;		/* vCPUs are to leave the guest and wait */
 	bool devices_paused;		/* they are, and so are the devices; the main thread's own */
+	/*
+	 * The guest has made its call `checkpoint`, and is paused until vm_resume(): called on its vCPU's thread.
+	 * NULL: nobody wants to copy it there.
+	 */
+	void (*checkpoint)(struct vm *vm);
+	atomic_bool at_checkpoint;
 	int end_fd;			/* eventfd: readable once there is an end */
 
 	/*
@@ -141,9 +147,9 @@ int vm_prepare(struct vm *vm, const struct boot_entry *entry);
 
 /*
  * Save the state of a VM that is paused: vCPUs, clock, machine.  0, or a negative errno with a message printed, such as
- * -ENOTSUP: a device or KVM can't.  The main thread, within the sandbox.
+ * -ENOTSUP: a device or KVM can't.  with_devices as for machine_save().  The main thread, within the sandbox.
  */
-int vm_save(struct vm *vm, struct snapshot_writer *to);
+int vm_save(struct vm *vm, struct snapshot_writer *to, bool with_devices);
 /*
  * In the place of the entry to a kernel, before vm_start(): have the VM go on from there.  Its memory is that of the
  * snapshot, vCPUs and devices are as many and of the same kinds.  The state is hostile.  0, or a negative errno with a

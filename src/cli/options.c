@@ -260,6 +260,7 @@ static const struct setting settings[] = {
 		.repeats = true },
 	{ "balloon", "on|off", SETTING_SWITCH, AT(guest.balloon) },
 	{ "pmu", "on|off", SETTING_SWITCH, AT(guest.pmu) },
+	{ "warm", "on|off", SETTING_OTHER, .parse = parse_warm, .print = print_warm },
 	{ "console", "WHERE", SETTING_TEXT, AT(guest.console), .min = 1 },
 	{ "log-format", "text|json", SETTING_CHOICE, AT(log_format), .choices = log_formats },
 	{ "timeout", "SECONDS", SETTING_NUMBER, AT(guest.timeout), .min = 1, .max = TIMEOUT_MAX },
@@ -524,6 +525,7 @@ void run_options_default(struct run_options *options)
 			.cmdline = "",
 			.grace = GRACE_DEFAULT,
 		},
+		.files = SNAPSHOT_FILES_NONE,
 	};
 }
 

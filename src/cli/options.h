@@ -62,6 +62,10 @@ int restore_read(struct run_options *options, const char *directory);
 int restore_complete(struct run_options *options);
 void restore_release(struct run_options *options);
 
+/* Of --warm. */
+int parse_warm(void *target, const char *name, char *text);
+int print_warm(const void *target, const char *name, FILE *file);
+
 /* Whether they go together. */
 int root_check(const struct run_options *options);
 

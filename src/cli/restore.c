@@ -6,12 +6,8 @@
 #include <string.h>
 
 #include "config.h"
-#include "karma/copy_file.h"
 #include "karma/log.h"
-#include "karma/own_file.h"
-#include "karma/snapshot.h"
 #include "karma/snapshot_directory.h"
-#include "karma/snapshot_touched.h"
 #include "karma/util.h"
 #include "options.h"
 
@@ -30,6 +26,7 @@ static void set_aside(struct run_options *options)
 	guest->net_count = 0;
 	guest->vsock.service_count = 0;
 	guest->command = NULL;
+	options->warm = NULL;
 	options->words = NULL;
 	options->word_count = 0;
 }
@@ -221,72 +218,28 @@ int restore_complete(struct run_options *options)
 	return 0;
 }
 
-/* As large as it is, which is bounded: all of it, or a message. */
-static int read_state(struct run_options *options, int fd, uint64_t size)
-{
-	const char *directory = options->guest.restore.directory;
-	void *state;
-	int result;
-
-	if (size > SNAPSHOT_STATE_MAX)
-		return fail(-EFBIG, "%s/" SNAPSHOT_STATE ": has more than %u MiB: give the directory of a snapshot", directory,
-			SNAPSHOT_STATE_MAX >> 20);
-	state = malloc(size);
-	if (!state)
-		return fail(-ENOMEM, "out of memory");
-	options->guest.restore.state = options->state = state;
-	options->guest.restore.state_bytes = size;
-	result = read_all_at(fd, state, size, 0);
-	return result < 0 ? fail(result, "%s/" SNAPSHOT_STATE ": %s", directory, strerror(-result)) : 0;
-}
-
-/* A hint, which may be missing: the guest that is restored now makes it then. */
-static int read_touched(struct run_options *options, int directory)
-{
-	struct guest_options *guest = &options->guest;
-	cleanup_fd int fd = openat(directory, SNAPSHOT_TOUCHED, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	struct stat status;
-
-	guest->restore.notes_touched = fd < 0 && errno == ENOENT;
-	if (fd < 0 || fstat(fd, &status) < 0 || !is_own_file(&status))
-		return 0;
-	options->touched = malloc(sizeof(*options->touched));
-	if (!options->touched)
-		return fail(-ENOMEM, "out of memory");
-	touched_read(options->touched, fd);
-	guest->memory.ahead = options->touched->ranges;
-	guest->memory.ahead_count = options->touched->count;
-	return 0;
-}
-
 int restore_open(struct run_options *options)
 {
 	struct guest_options *guest = &options->guest;
-	cleanup_fd int directory = -1, state = -1;
-	uint64_t size;
+	struct snapshot_files *files = &options->files;
+	const char *path = guest->restore.directory;
+	cleanup_fd int directory = -1;
 	int result;
 
-	if (!guest->restore.directory)
+	if (!path)
 		return 0;
-	directory = snapshot_directory_open(guest->restore.directory);
+	directory = snapshot_directory_open(path);
 	if (directory < 0)
 		return directory;
-	state = snapshot_file_open(directory, guest->restore.directory, SNAPSHOT_STATE, &size);
-	if (state < 0)
-		return state;
-	result = read_state(options, state, size);
-	if (result < 0)
-		return result;
-	/* Until the process ends. */
-	guest->memory.file = snapshot_file_open(directory, guest->restore.directory, SNAPSHOT_MEMORY, &size);
-	guest->memory.restored = true;
-	return guest->memory.file < 0 ? guest->memory.file : read_touched(options, directory);
+	result = snapshot_files_open(files, directory, path);
+	if (result == 0)
+		guest_restore_from(guest, path, files);
+	return result;
 }
 
 void restore_release(struct run_options *options)
 {
-	free(options->state);
-	free(options->touched);
+	snapshot_files_close(&options->files);
 	free(options->saved.disks);
 	free(options->saved.nets);
 	free(options->saved.initrds);

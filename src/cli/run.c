@@ -42,6 +42,8 @@ static const char help[] =
 	"  --vhost-user PATH,type=fs|blk|net[,tag=TAG]  a device that a vhost-user server has\n"
 	"  --balloon on|off       give memory that the guest frees back to the host (on)\n"
 	"  --pmu on|off           give the guest the CPU's performance counters (off)\n"
+	"  --warm on|off          with a COMMAND: go on from the moment before it looks at the guest's\n"
+	"                         devices, as the first such start has saved it (off)\n"
 	"  --cmdline TEXT         added to the kernel's command line; root= there wins\n"
 	"  --console WHERE        stdio, stderr, pty, none, file:PATH or unix:PATH (stdio, or\n"
 	"                         stderr if the guest's agent runs COMMAND)\n"
@@ -80,7 +82,7 @@ int command_run(int argc, char **argv)
 			log_set_name(options.guest.name);
 		options.guest.parent = parent;
 		options.guest.print_snapshot = print_snapshot_config;
-		if (root_complete(&options) == 0 && restore_open(&options) == 0)
+		if (root_complete(&options) == 0 && warm_complete(&options) == 0 && restore_open(&options) == 0)
 			status = guest_run(&options.guest);
 	}
 	run_options_release(&options);

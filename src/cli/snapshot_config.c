@@ -101,7 +101,7 @@ static int print(struct run_options *options, bool copies, FILE *file)
 
 int print_snapshot_config(const struct guest_options *from, bool copies, FILE *file)
 {
-	struct run_options options = { .guest = *from };
+	struct run_options options = { .guest = *from, .files = SNAPSHOT_FILES_NONE };
 	cleanup_free void *initrds = copy_list(from->initrds, from->initrd_count, sizeof(*from->initrds));
 	cleanup_free void *disks = copy_list(from->disks, from->disk_count, sizeof(*from->disks));
 	cleanup_free void *nets = copy_list(from->nets, from->net_count, sizeof(*from->nets));

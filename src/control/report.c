@@ -54,6 +54,11 @@ void report_set_memory(struct report *report, const void *memory)
 	report->memory = (uintptr_t)memory;
 }
 
+void report_set_checkpoint(struct report *report)
+{
+	__atomic_store_n(&report->checkpoint, 1, __ATOMIC_RELEASE);
+}
+
 void report_set_saved(struct report *report, uint32_t bytes)
 {
 	report->saved_bytes = bytes;
@@ -69,6 +74,7 @@ void report_reset(struct report *report)
 {
 	report->state = GUEST_STARTING;
 	report->answered = 0;
+	report->checkpoint = 0;
 	report->saved_bytes = 0;
 	report->counter_count = 0;
 }
@@ -94,6 +100,11 @@ bool report_has_result(const struct report *report, uint32_t number, int *result
 uint64_t report_memory(const struct report *report)
 {
 	return __atomic_load_n(&report->memory, __ATOMIC_RELAXED);
+}
+
+bool report_checkpoint(const struct report *report)
+{
+	return __atomic_load_n(&report->checkpoint, __ATOMIC_ACQUIRE);
 }
 
 uint32_t report_saved(const struct report *report)

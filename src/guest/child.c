@@ -118,6 +118,15 @@ static bool has_own_init(const struct guest_options *options)
 	return options->command || options->initrd_count == 0;
 }
 
+/* On a vCPU's thread. */
+static void tell_of_checkpoint(struct vm *vm)
+{
+	const struct guest *guest = container_of(vm, struct guest, vm);
+
+	report_set_checkpoint(guest->report);
+	process_notify_reply(&guest->process);
+}
+
 static int make_vm(struct guest *guest)
 {
 	const struct guest_options *options = &guest->options;
@@ -128,12 +137,11 @@ static int make_vm(struct guest *guest)
 	if (options->vsock.on)
 		in_flight += VSOCK_IN_FLIGHT;
 	in_flight += guest->shares.count * VHOST_USER_IN_FLIGHT;
-	/* Servers map it. */
-	memory.shared |= guest->shares.count > 0;
 	memory.restored &= guest_restores(guest);
 	result = io_ring_init(&guest->ring, in_flight);
 	if (result == 0)
-		result = vm_init(&guest->vm, &memory, options->cpus, options->pmu, false);
+		result = vm_init(&guest->vm, &memory, options->cpus, options->pmu,
+			guest->warm.makes || guest->warm.restores);
 	if (result < 0)
 		return result;
 	/* It is mapped; the supervisor keeps it, for a snapshot of this guest. */
@@ -141,6 +149,7 @@ static int make_vm(struct guest *guest)
 		close(guest->options.memory.file);
 	report_set_memory(guest->report, guest->vm.memory.base);
 	guest->vm.ring = &guest->ring;
+	guest->vm.checkpoint = guest->warm.makes ? tell_of_checkpoint : NULL;
 	guest->vm.terminal = &guest->terminal;
 	guest->vm.up_fd = guest->notify.ready_fd;
 	guest->vm.strict = options->strict;
@@ -333,7 +342,9 @@ int guest_process_main(struct guest *guest)
 	if (policy == END_WAIT)
 		keep_halted(guest);
 	vm_stop(&guest->vm);
-	if (guest->options.stats && (policy != END_RESTART || guest->stop_requested))
+	if (guest->options.stats && (policy != END_RESTART || guest->stop_requested)) {
+		print_line("stats start.warm %d", guest_restores(guest) && guest->warm.restores);
 		stats_print(&guest->vm);
+	}
 	return status;
 }

@@ -78,6 +78,10 @@ static int open_all(struct guest *guest)
 		result = networks_open(&guest->networks, &guest->options, &guest->ring);
 	if (result == 0)
 		result = shares_open(&guest->shares, &guest->options);
+	/* Their servers map it. */
+	guest->options.memory.shared |= guest->shares.count > 0;
+	if (result == 0)
+		warm_open(guest);
 	if (guest->options.timeout)
 		guest->timeout_at = milliseconds() + guest->options.timeout * 1000ll;
 	return result;
@@ -170,7 +174,7 @@ static int run_once(struct guest *guest, bool *again)
 	nbd_connectors_close();
 	status = process_wait(&guest->process, STATUS_FAILURE);
 	shares_stop(&guest->shares);
-	*again = is_restarted(guest, &status);
+	*again = warm_was_refused(guest) || is_restarted(guest, &status);
 	return status;
 }
 
@@ -186,6 +190,7 @@ static void close_all(struct guest *guest, int status)
 	shares_close(&guest->shares);
 	notify_close(&guest->notify);
 	free(guest->initramfs);
+	warm_close(guest);
 	close_fd(&guest->signal_fd);
 	report_release(guest->report);
 	/* Last: a client that waits for the end may start another guest with the same files at once. */
@@ -201,12 +206,26 @@ void guest_init(struct guest *guest)
 		.vsock = { .sockets = { -1, -1 } },
 		.process = PROCESS_NONE,
 		.saver = SAVER_IDLE,
+		.warm = WARM_NONE,
 		.kernel = BOOT_KERNEL_NONE,
 		.signal_fd = -1,
 		.pid = getpid(),
 		.tty = -1,
 	};
 	control_init(&guest->control, NULL, NULL, NULL, NULL, NULL);
+}
+
+void guest_restore_from(struct guest_options *options, const char *path, const struct snapshot_files *files)
+{
+	options->restore.state = files->state;
+	options->restore.state_bytes = files->state_bytes;
+	options->restore.notes_touched = files->touched ? NULL : path;
+	options->memory.restored = true;
+	options->memory.file = files->memory;
+	if (files->touched) {
+		options->memory.ahead = files->touched->ranges;
+		options->memory.ahead_count = files->touched->count;
+	}
 }
 
 int guest_run(const struct guest_options *options)

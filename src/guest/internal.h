@@ -36,6 +36,7 @@
 #include "process.h"
 #include "shares.h"
 #include "saver.h"
+#include "warm.h"
 
 /* How one start of a guest ended, as far as the choice of another start goes. */
 enum guest_outcome { OUTCOME_END, OUTCOME_RESET, OUTCOME_PANIC };
@@ -47,6 +48,7 @@ enum guest_outcome { OUTCOME_END, OUTCOME_RESET, OUTCOME_PANIC };
 struct guest_shared {
 	unsigned char end;		/* enum guest_outcome of the last start; any other value: OUTCOME_END */
 	unsigned char kernel_log_printed;	/* bool */
+	bool image_refused;		/* of a warm start */
 	atomic_uint disk_calls;		/* disk_set_blocking_counter() */
 	struct rate_limiter limits[];		/* one for each disk: a restart brings no new burst */
 };
@@ -86,6 +88,7 @@ struct guest {
 	bool stop_requested;		/* no more starts; in the guest's process: don't wait for output */
 	int stop_signal;		/* whose number is the exit status then */
 	struct saver saver;	/* under way, and figures of the last one */
+	struct warm warm;
 	int64_t note_touched_at;
 	bool stopped_by_client;		/* asked to power off by `karma stop`: one SIGTERM more says nothing new */
 
@@ -204,6 +207,9 @@ int disks_sync_saved(const struct guest *guest, int directory);
  */
 int guest_find_initramfs(const struct guest_options *options, char **path);
 
+/* The kernel's command line, malloc'ed; NULL if memory is short. */
+char *guest_make_cmdline(const struct guest_options *options);
+
 /*
  * For each start, before its first vCPU: write to guest memory the kernel, which is open, its command line,
  * and the initramfs (or Karma's own for that kernel; or NULL) with the command in it.  Fills entry.  Files are read
@@ -235,7 +241,12 @@ void note_touched_serve(struct guest *guest);
  */
 int guest_quiesce(struct guest *guest, bool and_save);
 /*
- * In the supervisor, once ORDER_SNAPSHOT was served and until ORDER_RESUME: copy the state from the guest's process, as
+ * The same at the guest's call `checkpoint`: no driver has looked at a device yet, and none is saved.  It waits there
+ * until guest_resume(), whatever the result.  -ECANCELED: it does not wait.
+ */
+int guest_save_checkpoint(struct guest *guest);
+/*
+ * In the supervisor, once ORDER_SNAPSHOT or ORDER_CHECKPOINT was served and until ORDER_RESUME: copy the state from the guest's process, as
  * many bytes as there are, SNAPSHOT_STATE_MAX at most.  It is as hostile as that process may be.
  */
 int64_t guest_read_state(const struct guest *guest, void *to);

@@ -21,10 +21,10 @@
 #define RELEASE_BYTES 128
 
 /*
- * malloc'ed; NULL if memory is short.  karma.command tells the initramfs that there is a command: the command
+ * karma.command tells the initramfs that there is a command: the command
  * itself comes last in it, and Linux drops what no longer fits into guest memory without an error.
  */
-static char *make_cmdline(const struct guest_options *options)
+char *guest_make_cmdline(const struct guest_options *options)
 {
 	char root[32] = "", disk[8];
 	char *cmdline;
@@ -219,7 +219,7 @@ int guest_find_initramfs(const struct guest_options *options, char **path)
 int guest_load(const struct guest_options *options, const struct boot_kernel *kernel, const char *initramfs,
 	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry)
 {
-	cleanup_free char *cmdline = make_cmdline(options);
+	cleanup_free char *cmdline = guest_make_cmdline(options);
 	cleanup_free void *cpio = NULL;
 	struct boot_options boot = {
 		.kernel = kernel,

@@ -21,7 +21,7 @@ void note_touched_start(struct guest *guest)
 /* It gets its name when it is whole.  Where that can't be, restores take page faults. */
 static void note_touched(const struct guest *guest)
 {
-	cleanup_fd int directory = open(guest->options.restore.directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1;
+	cleanup_fd int directory = open(guest->options.restore.notes_touched, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1;
 	struct touched touched;
 	struct stat status;
 	char path[32];

@@ -90,6 +90,8 @@ static int serve(struct guest *guest, const struct order *order)
 	case ORDER_QUIESCE:
 	case ORDER_SNAPSHOT:
 		return guest_quiesce(guest, order->kind == ORDER_SNAPSHOT);
+	case ORDER_CHECKPOINT:
+		return guest_save_checkpoint(guest);
 	case ORDER_BALLOON:
 		guest->balloon_bytes = order->value;
 		balloon_set(guest->balloon, order->value);

@@ -125,7 +125,7 @@ static void count_pause(struct saver *saver)
 {
 	int64_t pause = nanoseconds() - saver->paused_at;
 
-	if (saver->paused && pause > saver->figures.pause)
+	if (saver->paused && !saver->image && pause > saver->figures.pause)
 		saver->figures.pause = pause;
 }
 
@@ -142,7 +142,8 @@ static void resumed(void *context, int result)
 
 static void let_go_on(struct guest *guest)
 {
-	if (guest->saver.paused && !guest->saver.was_paused)
+	/* At a checkpoint it waits, paused for us or not. */
+	if ((guest->saver.paused || guest->saver.image) && !guest->saver.was_paused)
 		give_order(guest, ORDER_RESUME, resumed);
 	else
 		resumed(guest, 0);
@@ -160,6 +161,10 @@ static void give_up(struct guest *guest, int error)
 	/* While an order is under way, its end comes first. */
 	if (!saver->ordered)
 		let_go_on(guest);
+	if (saver->image) {
+		snapshot_aside_release(&guest->warm.aside);
+		return;
+	}
 	if (error == -ESRCH)
 		snprintf(saver->why, sizeof(saver->why), "the guest has ended meanwhile");
 	else
@@ -207,7 +212,7 @@ static void pause_guest(struct guest *guest, bool last)
 	guest->saver.step = SAVER_AWAITS_PAUSE;
 	guest->saver.last = last;
 	control_hold(&guest->control, true);
-	give_order(guest, last ? ORDER_SNAPSHOT : ORDER_QUIESCE, paused);
+	give_order(guest, !last ? ORDER_QUIESCE : guest->saver.image ? ORDER_CHECKPOINT : ORDER_SNAPSHOT, paused);
 }
 
 static void synced(struct guest *guest)
@@ -222,12 +227,24 @@ static void synced(struct guest *guest)
 	control_snapshot_ended(&guest->control, 0, NULL);
 }
 
+/* It has its name. */
+static void image_made(struct guest *guest)
+{
+	end_saver(&guest->saver);
+	guest->saver.step = SAVER_NONE;
+	guest->warm.aside.name[0] = '\0';
+	snapshot_aside_release(&guest->warm.aside);
+	let_go_on(guest);
+}
+
 static void serve_message(struct guest *guest, const struct saver_message *message)
 {
 	struct saver *saver = &guest->saver;
 
-	saver->figures.bytes = message->bytes;
-	saver->figures.rounds = message->rounds;
+	if (!saver->image) {
+		saver->figures.bytes = message->bytes;
+		saver->figures.rounds = message->rounds;
+	}
 	switch (message->kind) {
 	case SAVER_PAUSE:
 	case SAVER_SAVE:
@@ -239,7 +256,10 @@ static void serve_message(struct guest *guest, const struct saver_message *messa
 			let_go_on(guest);
 		break;
 	case SAVER_SYNCED:
-		synced(guest);
+		if (saver->image)
+			image_made(guest);
+		else
+			synced(guest);
 		break;
 	default:
 		give_up(guest, message->error);
@@ -295,6 +315,45 @@ int saver_begin(struct guest *guest, const struct control_snapshot *request, con
 	directory = -1;
 	saver->step = SAVER_COPIES;
 	return 0;
+}
+
+static int begin_image(struct guest *guest)
+{
+	struct saver *saver = &guest->saver;
+	struct control_snapshots figures = { .count = saver->figures.count };
+	int result = warm_begin(guest);
+
+	if (result < 0)
+		return result;
+	*saver = SAVER_IDLE;
+	saver->figures = figures;
+	saver->image = true;
+	saver->request.directory = fcntl(guest->warm.aside.directory, F_DUPFD_CLOEXEC, 0);
+	log_hush(true);
+	result = start_saver(guest);
+	log_hush(false);
+	if (result == 0) {
+		saver->step = SAVER_COPIES;
+		return 0;
+	}
+	close_fd(&saver->request.directory);
+	saver->request.directory = -1;
+	snapshot_aside_release(&guest->warm.aside);
+	return result;
+}
+
+void saver_checkpoint(struct guest *guest)
+{
+	const struct saver *saver = &guest->saver;
+
+	if (!guest->warm.makes || !report_checkpoint(guest->report))
+		return;
+	guest->warm.makes = false;
+	if (saver->step == SAVER_NONE && !saver->ordered && begin_image(guest) == 0)
+		return;
+	/* Who has paused it, a user or a snapshot, lets it go on. */
+	if (!saver->ordered && report_state(guest->report) != GUEST_PAUSED)
+		process_send_order(&guest->process, &(struct order){ .kind = ORDER_RESUME });
 }
 
 void saver_release(struct guest *guest)

@@ -6,6 +6,9 @@
  * when the guest is to pause and to go on.  In the last pause the guest's process saves the guest's state.  Then the guest
  * goes on, and the saver syncs all files.  The supervisor's loop serves signals and clients all the time.
  *
+ * A warm image (warm.h) is made the same way, but for what it has no use for: rounds, disks, a configuration, syncs.  The
+ * guest waits meanwhile in its call `checkpoint`, which a resume ends.
+ *
  * What the guest's process tells is untrusted: it is read as bytes, wherever it says that they are.
  */
 #ifndef KARMA_GUEST_SAVER_H
@@ -34,6 +37,7 @@ struct saver {
 	struct control_snapshot request;	/* its directory is open while there is a saver */
 	pid_t pid;
 	int socket;			/* to the saver; -1: there is none */
+	bool image;			/* it is a warm image */
 	bool last;			/* the last pause has begun, in which the state is saved */
 	bool ordered;			/* an order of ours has not been served yet */
 	bool was_paused;		/* by a user, before */
@@ -48,6 +52,9 @@ struct saver {
 /* Of struct control_ops. */
 int saver_begin(struct guest *guest, const struct control_snapshot *request, const char **why);
 void saver_release(struct guest *guest);
+
+/* The guest's process has told something: if its guest is at its checkpoint, make an image, and have it go on. */
+void saver_checkpoint(struct guest *guest);
 
 /* An order of the saver's is about to be sent. */
 void saver_ordering(struct guest *guest, enum order_kind kind);

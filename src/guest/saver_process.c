@@ -108,6 +108,16 @@ static int save(const struct guest *guest, struct snapshot_memory *memory, int s
 	return result == 0 ? sync_files(guest->saver.request.directory) : result;
 }
 
+/* Nobody needs it after the host's end, so nothing is synced. */
+static int save_image(struct guest *guest, struct snapshot_memory *memory, int socket)
+{
+	int result = pause_guest(guest, memory, socket, SAVER_SAVE);
+
+	if (result == 0)
+		result = snapshot_memory_last(memory);
+	return result == 0 ? warm_image_publish(&guest->warm.aside) : result;
+}
+
 _Noreturn void saver_run(struct guest *guest, struct snapshot_memory *memory, int socket)
 {
 	int result;
@@ -118,7 +128,7 @@ _Noreturn void saver_run(struct guest *guest, struct snapshot_memory *memory, in
 		_exit(1);
 	/* What clients see as their connection's end is the supervisor's to say. */
 	control_close(&guest->control);
-	result = save(guest, memory, socket);
+	result = guest->saver.image ? save_image(guest, memory, socket) : save(guest, memory, socket);
 	tell(guest, memory, socket, result < 0 ? SAVER_FAILED : SAVER_SYNCED, result);
 	_exit(result < 0);
 }

@@ -15,13 +15,13 @@
  */
 static uint8_t saved[SNAPSHOT_STATE_MAX] __attribute__((aligned(PAGE_BYTES)));
 
-static int save(struct guest *guest)
+static int save(struct guest *guest, bool with_devices)
 {
 	struct snapshot_writer writer;
 	int64_t result;
 
 	snapshot_writer_init(&writer, saved, sizeof(saved));
-	result = vm_save(&guest->vm, &writer);
+	result = vm_save(&guest->vm, &writer, with_devices);
 	if (result < 0)
 		return result;
 	result = snapshot_finish(&writer);
@@ -48,9 +48,25 @@ int guest_quiesce(struct guest *guest, bool and_save)
 	int result = pause_and_drain(guest);
 
 	if (result == 0 && and_save)
-		result = save(guest);
+		result = save(guest, true);
 	if (result < 0 && ran)
 		guest_resume(guest);
+	return result;
+}
+
+int guest_save_checkpoint(struct guest *guest)
+{
+	int result;
+
+	/* It goes on already; or is on its way to its end, as no other guest is to be. */
+	if (!atomic_load(&guest->vm.at_checkpoint) || guest->grace_at)
+		return -ECANCELED;
+	result = guest_pause(guest);
+	log_hush(true);
+	/* One of its vCPUs may have gone on. */
+	if (result == 0)
+		result = atomic_load(&guest->vm.machine.individual) ? -ECANCELED : save(guest, false);
+	log_hush(false);
 	return result;
 }
 
@@ -76,9 +92,14 @@ int guest_restore(struct guest *guest)
 {
 	const struct restore_options *restore = &guest->options.restore;
 	struct snapshot_reader reader;
-	int result = snapshot_reader_init(&reader, restore->state, restore->state_bytes);
+	int result;
 
+	/* Without its image a guest boots: nothing is lost. */
+	log_hush(guest->warm.restores);
+	result = snapshot_reader_init(&reader, restore->state, restore->state_bytes);
 	if (result == 0)
 		result = vm_restore(&guest->vm, &reader);
+	log_hush(false);
+	guest->shared->image_refused = result < 0;
 	return result == 0 ? machine_restored(&guest->vm.machine) : result;
 }

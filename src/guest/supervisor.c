@@ -78,6 +78,7 @@ idle_path static void serve(struct guest *guest, const struct pollfd polls[POLLS
 	if (polls[POLL_REPLIES].revents) {
 		process_clear_replies(&guest->process);
 		control_reply_ready(&guest->control);
+		saver_checkpoint(guest);
 	}
 	if (polls[POLL_LINKS].revents)
 		networks_send_links(&guest->networks, &guest->process);

@@ -16,7 +16,6 @@
 #include "karma/snapshot_directory.h"
 #include "karma/util.h"
 
-#define ASIDE ".karma-"
 #define NUMBER_DIGITS 16
 #define BLOCK_BYTES 512u	/* of st_blocks, stat(2) */
 
@@ -105,13 +104,12 @@ static bool is_aside(const char *name, const char *base)
 {
 	size_t length = strlen(base);
 
-	return strncmp(name, base, length) == 0 && strncmp(name + length, ASIDE, strlen(ASIDE)) == 0 &&
-		strspn(name + length + strlen(ASIDE), "0123456789abcdef") == NUMBER_DIGITS &&
-		!name[length + strlen(ASIDE) + NUMBER_DIGITS];
+	return strncmp(name, base, length) == 0 && strncmp(name + length, SNAPSHOT_ASIDE, strlen(SNAPSHOT_ASIDE)) == 0 &&
+		strspn(name + length + strlen(SNAPSHOT_ASIDE), "0123456789abcdef") == NUMBER_DIGITS &&
+		!name[length + strlen(SNAPSHOT_ASIDE) + NUMBER_DIGITS];
 }
 
-/* Remove one that nobody makes any more. */
-static void remove_unlocked(int parent, const char *name)
+void snapshot_directory_remove(int parent, const char *name)
 {
 	cleanup_fd int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
@@ -128,7 +126,7 @@ static void remove_left(int parent, const char *base)
 
 	while (entries && (entry = readdir(entries))) {
 		if (is_aside(entry->d_name, base))
-			remove_unlocked(parent, entry->d_name);
+			snapshot_directory_remove(parent, entry->d_name);
 	}
 	if (entries)
 		closedir(entries);
@@ -167,7 +165,7 @@ static int make_directory(struct snapshot_aside *aside, const char *base, unsign
 	uint64_t number;
 
 	if (getrandom(&number, sizeof(number), 0) != sizeof(number) ||
-		snprintf(aside->name, sizeof(aside->name), "%s" ASIDE "%0*" PRIx64, base, NUMBER_DIGITS, number) >=
+		snprintf(aside->name, sizeof(aside->name), "%s" SNAPSHOT_ASIDE "%0*" PRIx64, base, NUMBER_DIGITS, number) >=
 			(int)sizeof(aside->name))
 		return -ENAMETOOLONG;
 	if (mkdirat(aside->parent, aside->name, 0700) < 0)

@@ -22,7 +22,7 @@ static int save_clock(const struct vm *vm, struct snapshot_writer *to)
 	return 0;
 }
 
-int vm_save(struct vm *vm, struct snapshot_writer *to)
+int vm_save(struct vm *vm, struct snapshot_writer *to, bool with_devices)
 {
 	int result;
 
@@ -33,7 +33,7 @@ int vm_save(struct vm *vm, struct snapshot_writer *to)
 	result = save_clock(vm, to);
 	snapshot_end(to);
 	if (result == 0)
-		result = machine_save(&vm->machine, to);
+		result = machine_save(&vm->machine, to, with_devices);
 	/* Behind the devices, whose last interrupts are in the local APICs by now. */
 	for (unsigned i = 0; i < vm->vcpu_count && result == 0; i++)
 		result = vcpu_save(&vm->vcpus[i], to);

@@ -193,6 +193,18 @@ static void machine_up(struct machine *machine)
 		return;
 }
 
+/* The vCPU pauses as it leaves the call; the others do when who is told has them pause. */
+static void pause_at_checkpoint(struct machine *machine)
+{
+	struct vm *vm = container_of(machine, struct vm, machine);
+
+	if (!vm->checkpoint)
+		return;
+	atomic_store(&vm->at_checkpoint, true);
+	atomic_store(&vm->paused, true);
+	vm->checkpoint(vm);
+}
+
 static void interrupt_guest(struct machine *machine, const struct karma_interrupt *interrupt)
 {
 	struct vm *vm = container_of(machine, struct vm, machine);
@@ -211,6 +223,7 @@ static const struct machine_ops machine_ops = {
 	.end = machine_ended,
 	.ready = machine_ready,
 	.up = machine_up,
+	.checkpoint = pause_at_checkpoint,
 	.interrupt = interrupt_guest,
 };
 
@@ -472,10 +485,11 @@ void vm_resume(struct vm *vm)
 {
 	resume_devices(vm);
 	pthread_mutex_lock(&vm->park_lock);
+	atomic_store(&vm->at_checkpoint, false);
 	atomic_store(&vm->paused, false);
 	pthread_cond_broadcast(&vm->park_changed);
-	/* The next pause must not count a vCPU that has not left this one yet. */
-	while (vm->paused_vcpus && !atomic_load(&vm->stopping))
+	/* The next pause must not count a vCPU that has not left this one yet; one has come to its checkpoint already. */
+	while (vm->paused_vcpus && !atomic_load(&vm->paused) && !atomic_load(&vm->stopping))
 		wait_for_park(vm);
 	pthread_mutex_unlock(&vm->park_lock);
 }

@@ -479,7 +479,7 @@ void sim_save(struct sim *sim)
 	ck_assert_msg(sim_run_until(sim, is_quiesced, &sim->machine), "the devices do not come to rest");
 	ck_assert_int_eq(machine_drain_devices(&sim->machine), 0);
 	snapshot_writer_init(&writer, snapshot, sizeof(snapshot));
-	ck_assert_int_eq(machine_save(&sim->machine, &writer), 0);
+	ck_assert_int_eq(machine_save(&sim->machine, &writer, true), 0);
 	size = snapshot_finish(&writer);
 	ck_assert_int_gt(size, 0);
 	snapshot_size = size;

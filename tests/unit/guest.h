@@ -68,6 +68,7 @@ Suite *snapshot_memory_suite(void);
 Suite *vm_state_suite(void);
 Suite *restore_suite(void);
 Suite *saved_disks_suite(void);
+Suite *warm_images_suite(void);
 
 /*
  * A case of a suite: its tests run in processes of their own, between set_up() and tear_down(), for so many

@@ -86,6 +86,7 @@ int main(void)
 		{ vm_state_suite, false },
 		{ restore_suite, false },
 		{ saved_disks_suite, false },
+		{ warm_images_suite, false },
 	};
 	const bool threads_only = getenv("KARMA_TEST_THREADS");
 	SRunner *runner = srunner_create(NULL);

@@ -92,6 +92,7 @@ static const char everything[] =
 	"vhost-user = s,type=fs,tag=t\n"
 	"balloon = off\n"
 	"pmu = on\n"
+	"warm = on\n"
 	"console = pty\n"
 	"log-format = json\n"
 	"timeout = 30\n"
@@ -163,6 +164,7 @@ static void check_guest(void)
 	ck_assert_uint_eq(options.guest.memory.size, GIB);
 	ck_assert(options.guest.memory.huge_pages && options.guest.memory.shared && !options.guest.balloon);
 	ck_assert(options.guest.pmu);
+	ck_assert_str_eq(options.warm, "on");
 	ck_assert(options.guest.vsock.on);
 	ck_assert_str_eq(vsock_find_service(&options.guest.vsock, 1025)->path, "b");
 	ck_assert_uint_eq(options.guest.share_count, 2);

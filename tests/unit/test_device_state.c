@@ -366,7 +366,7 @@ START_TEST(device_that_cannot_be_saved_says_why)
 	machine_pause_devices(&sim.machine);
 	snapshot_writer_init(&writer, bytes, sizeof(bytes));
 	messages_begin();
-	ck_assert_int_eq(machine_save(&sim.machine, &writer), -ENOTSUP);
+	ck_assert_int_eq(machine_save(&sim.machine, &writer, true), -ENOTSUP);
 	messages = messages_end();
 	ck_assert_ptr_nonnull(strstr(messages, "device tested: can't be in a snapshot, since it is Friday"));
 }

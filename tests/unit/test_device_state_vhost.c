@@ -12,7 +12,7 @@ static void expect_refusal(const char *text)
 	machine_pause_devices(&sim.machine);
 	snapshot_writer_init(&writer, bytes, sizeof(bytes));
 	messages_begin();
-	ck_assert_int_eq(machine_save(&sim.machine, &writer), -ENOTSUP);
+	ck_assert_int_eq(machine_save(&sim.machine, &writer, true), -ENOTSUP);
 	messages = messages_end();
 	ck_assert_msg(strstr(messages, text), "%s", messages);
 }

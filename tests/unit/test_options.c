@@ -262,6 +262,32 @@ START_TEST(pmu_is_off_unless_it_is_switched_on)
 }
 END_TEST
 
+static bool parse_warm_of(const char *line, const char *environment)
+{
+	setenv("KARMA_WARM", environment, 1);
+	ck_assert_int_eq(parse(line), 0);
+	ck_assert_int_eq(warm_complete(&options), 0);
+	return options.guest.warm;
+}
+
+START_TEST(warm_starts_are_chosen_by_option_or_else_by_the_environment)
+{
+	ck_assert(!parse_warm_of("--kernel k -- true", ""));
+	ck_assert(!parse_warm_of("--kernel k -- true", "0"));
+	ck_assert(parse_warm_of("--kernel k -- true", "1"));
+	ck_assert(!parse_warm_of("--kernel k --warm off -- true", "1"));
+	/* Without use, which is told, since it was typed. */
+	messages_begin();
+	ck_assert(parse_warm_of("--kernel k --warm on", "0"));
+	ck_assert_ptr_nonnull(strstr(messages_end(), "is for guests with a COMMAND"));
+	setenv("KARMA_WARM", "yes", 1);
+	ck_assert_int_eq(parse("--kernel k"), 0);
+	ck_assert_int_eq(warm_complete(&options), -EINVAL);
+	unsetenv("KARMA_WARM");
+	assert_refused("--kernel k --warm auto", "give on or off");
+}
+END_TEST
+
 START_TEST(vsock_is_off_unless_it_is_switched_on_or_has_services)
 {
 	const struct vsock_options *vsock = &options.guest.vsock;
@@ -644,6 +670,7 @@ Suite *options_suite(void)
 		memory_with_flags,
 		bad_memory_flags_are_refused,
 		pmu_is_off_unless_it_is_switched_on,
+		warm_starts_are_chosen_by_option_or_else_by_the_environment,
 		vsock_is_off_unless_it_is_switched_on_or_has_services,
 		balloon_is_on_unless_it_is_switched_off,
 		disks_with_flags,

@@ -229,7 +229,7 @@ static size_t save(void)
 	int64_t size;
 
 	snapshot_writer_init(&writer, state, sizeof(state));
-	ck_assert_int_eq(vm_save(&vm, &writer), 0);
+	ck_assert_int_eq(vm_save(&vm, &writer, true), 0);
 	size = snapshot_finish(&writer);
 	ck_assert_int_gt(size, 0);
 	return size;
@@ -410,7 +410,7 @@ START_TEST(old_kvm_is_told)
 
 	kvm.xsave_bytes = 0;
 	snapshot_writer_init(&writer, state, sizeof(state));
-	ck_assert_int_eq(vm_save(&vm, &writer), -ENOTSUP);
+	ck_assert_int_eq(vm_save(&vm, &writer, true), -ENOTSUP);
 }
 END_TEST
 
