@@ -118,7 +118,7 @@ int64_t call_checkpoint(struct machine *machine, uint32_t argument, uint64_t val
 {
 	if (argument || value)
 		return -EINVAL;
-	if (machine->checkpoints && !atomic_load(&machine->individual) && !atomic_exchange(&machine->checkpointed, true))
+	if (machine->checkpoints && !atomic_exchange(&machine->checkpointed, true) && !atomic_load(&machine->individual))
 		machine->ops->checkpoint(machine);
 	return 0;
 }

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "guest.h"
+#include "karma/snapshot.h"
 
 static struct sim sim;
 
@@ -185,6 +186,60 @@ START_TEST(copy_makes_no_checkpoint_again)
 }
 END_TEST
 
+/* What a hostile disk or command could have had it do is not to be the beginning of another guest. */
+START_TEST(guest_that_has_looked_at_anything_is_not_copied)
+{
+	const struct {
+		enum karma_call call;
+		uint32_t argument;
+	} looks[] = {
+		{ KARMA_CALL_console_write, 1 },
+		{ KARMA_CALL_command, 0 },
+		{ KARMA_CALL_device_info, 0 },
+		{ KARMA_CALL_device_status, 0 },
+		{ KARMA_CALL_config_read, KARMA_ARG_CONFIG(0, 0, 1) },
+		{ KARMA_CALL_queue_info, 0 },
+	};
+	uint64_t address = sim_alloc(&sim, KARMA_TEXT_MAX, 8);
+
+	machine_add(&sim.machine, rng_create(&sim.environment));
+	sim.machine.checkpoints = true;
+	for (size_t i = 0; i < ARRAY_SIZE(looks); i++) {
+		atomic_store(&sim.machine.individual, false);
+		atomic_store(&sim.machine.checkpointed, false);
+		sim_call(&sim, looks[i].call, looks[i].argument, address);
+		ck_assert_int_eq(sim_call(&sim, KARMA_CALL_checkpoint, 0, 0), 0);
+		ck_assert_msg(sim.checkpoints == 0, "call %d", looks[i].call);
+		ck_assert_int_eq(sim_call(&sim, KARMA_CALL_features, 0, 0), KARMA_FEATURES);
+	}
+}
+END_TEST
+
+/* Saved there without devices, it goes on with any. */
+START_TEST(copy_finds_the_devices_that_it_has)
+{
+	static uint8_t bytes[4096];
+	struct snapshot_writer writer;
+	struct snapshot_reader reader;
+
+	machine_add(&sim.machine, rng_create(&sim.environment));
+	sim.machine.config_events = 1;
+	machine_start_devices(&sim.machine);
+	machine_pause_devices(&sim.machine);
+	snapshot_writer_init(&writer, bytes, sizeof(bytes));
+	ck_assert_int_eq(machine_save(&sim.machine, &writer, false), 0);
+	ck_assert_int_eq(snapshot_reader_init(&reader, bytes, snapshot_finish(&writer)), 0);
+	ck_assert_uint_eq(snapshot_count(&reader, SNAPSHOT_DEVICE), 0);
+	sim_change_process(&sim);
+	for (unsigned i = 0; i < 2; i++)
+		machine_add(&sim.machine, rng_create(&sim.environment));
+	ck_assert_int_eq(machine_restore(&sim.machine, &reader), 0);
+	machine_start_devices(&sim.machine);
+	ck_assert_int_eq(sim_call(&sim, KARMA_CALL_device_status, 1, 0), 0);
+	ck_assert_int_eq(next_event(), 0);
+}
+END_TEST
+
 START_TEST(command_comes_in_pieces)
 {
 	static char text[2 * KARMA_TEXT_MAX + 3];
@@ -235,6 +290,8 @@ Suite *generation_suite(void)
 		wrong_calls_are_refused,
 		checkpoint_is_passed_on_where_it_is_wanted,
 		copy_makes_no_checkpoint_again,
+		guest_that_has_looked_at_anything_is_not_copied,
+		copy_finds_the_devices_that_it_has,
 		command_comes_in_pieces,
 		command_goes_to_memory_alone,
 	};
