@@ -8,7 +8,7 @@
 checkpoint() {	# OPTION...
 	mkdir -p -m 700 cache
 	[ -f nothing ] || echo nothing >nothing
-	KARMA_CACHE_DIR=$PWD/cache tiny checkpoint --initrd nothing --memory 32M --console stdio "$@" -- true </dev/null
+	KARMA_CACHE_DIR=$PWD/cache tiny checkpoint --initrd nothing --memory 32M --cmdline root= --console stdio "$@" -- true </dev/null
 	expect_status 3
 	[ ! -s err ] || [[ $* == *--stats* ]] || die "messages: $(cat err)"
 }
