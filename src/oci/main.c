@@ -81,7 +81,7 @@ static int add_file_option(struct oci_command_line *line, const char *option, in
 
 /* --- create and run. */
 
-static int translate(json_t *config, struct oci_settings *settings)
+static int translate(json_t *config, struct oci_settings *settings, const char *bundle)
 {
 	char program[PATH_MAX];
 	ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
@@ -90,7 +90,9 @@ static int translate(json_t *config, struct oci_settings *settings)
 	if (length < 0)
 		return fail(-errno, "/proc/self/exe: %s: mount /proc", strerror(errno));
 	program[length] = '\0';
-	result = oci_settings_annotate(settings, json_object_get(config, "annotations"));
+	result = oci_check_program(config, bundle);
+	if (result == 0)
+		result = oci_settings_annotate(settings, json_object_get(config, "annotations"));
 	if (result == 0)
 		result = oci_settings_complete(settings);
 	return result == 0 ? oci_translate(config, settings, program) : result;
@@ -110,7 +112,7 @@ static int create(struct oci_command_line *line, struct oci_settings *settings)
 	config = read_json(path);
 	if (!config)
 		return -EINVAL;
-	result = oci_is_sandbox(config) ? 0 : translate(config, settings);
+	result = oci_is_sandbox(config) ? 0 : translate(config, settings, bundle);
 	if (result == 0)
 		result = add_file_option(line, "config", pass_json(config, line->preserved));
 	json_decref(config);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the parts of karma-oci share: main.c (the command line), settings.c, and bundle.c with setup.c and process.c (the
- * translation) on the host; container.c and process.c in the container.
+ * What the parts of karma-oci share: main.c (the command line), settings.c, program.c, and bundle.c with setup.c and process.c
+ * (the translation) on the host; container.c and process.c in the container.
  *
  * One thread.  Functions that return int return 0, or a negative errno with a message printed.  JSON of others' is checked
  * where it is used: a member of another type is refused, or is as if it were not there.
@@ -75,6 +75,14 @@ char *oci_setup_script(const json_t *config);
 const json_t *oci_find_mount(const json_t *config, const char *destination);
 /* Whether it has an option; NULL has none. */
 bool oci_mount_has(const json_t *mount, const char *option);
+
+/* --- program.c */
+
+/*
+ * Look for the program of a container in its root, before it is made.  0: it is there, or may be in a volume, which can't be
+ * seen from here; -ENOENT or -EACCES with a message that engines know.  bundle: the directory of config.json.
+ */
+int oci_check_program(const json_t *config, const char *bundle);
 
 /* --- process.c */
 

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* karma-oci: from the configuration of a container to that of Karma in one; and a process of one, by the agent. */
+#include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "../../src/oci/command_line.h"
 #include "../../src/oci/oci.h"
@@ -291,6 +295,68 @@ START_TEST(exec_in_what_is_no_guest_is_as_given)
 }
 END_TEST
 
+/* --- The program of a container. */
+
+static char root[32];
+
+static void root_setup(void)
+{
+	strcpy(root, "/tmp/karma-oci-XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(root));
+	ck_assert_int_eq(chdir(root), 0);
+	ck_assert_int_eq(mkdir("rootfs", 0755) | mkdir("rootfs/bin", 0755) | mkdir("rootfs/etc", 0755) |
+				 mkdir("rootfs/tmp", 0755), 0);
+	close(open("rootfs/bin/tool", O_CREAT | O_WRONLY, 0755));
+	close(open("rootfs/etc/passwd", O_CREAT | O_WRONLY, 0644));
+	ck_assert_int_eq(symlink("/bin/tool", "rootfs/etc/link"), 0);
+	/* On the host, there is one. */
+	ck_assert_int_eq(symlink("/../../../../../../bin/sh", "rootfs/etc/out"), 0);
+}
+
+static void root_teardown(void)
+{
+	unlink("rootfs/etc/out");
+	unlink("rootfs/etc/link");
+	unlink("rootfs/etc/passwd");
+	unlink("rootfs/bin/tool");
+	rmdir("rootfs/etc");
+	rmdir("rootfs/tmp");
+	rmdir("rootfs/bin");
+	rmdir("rootfs");
+	ck_assert_int_eq(chdir("/"), 0);
+	rmdir(root);
+}
+
+static const struct {
+	const char *arguments, *mounts;
+	int result;
+} programs[] = {
+	{ "['tool']", NULL, 0 },
+	{ "['/bin/tool']", NULL, 0 },
+	{ "['../bin/tool']", NULL, 0 },
+	{ "['/etc/link']", NULL, 0 },
+	{ "['nowhere']", NULL, -ENOENT },
+	{ "['/no/where']", NULL, -ENOENT },
+	{ "['/bin/tool/x']", NULL, -ENOENT },
+	{ "['/etc/out']", NULL, -ENOENT },
+	{ "['/etc/passwd']", NULL, -EACCES },
+	{ "['/etc']", NULL, -EACCES },
+	{ "['nowhere']", "[{'destination': '/run/secrets'}]", -ENOENT },
+	{ "['nowhere']", "[{'destination': '/usr'}]", 0 },
+	{ "['nowhere']", "[{'destination': '/running'}]", 0 },
+};
+
+START_TEST(a_program_that_is_not_there_is_told_before)
+{
+	json_t *config = changed("process", "args", programs[_i].arguments);
+
+	if (programs[_i].mounts)
+		json_object_set_new(config, "mounts", parse(programs[_i].mounts));
+	ck_assert_int_eq(oci_check_program(config, root), programs[_i].result);
+	json_decref(config);
+}
+END_TEST
+
 static char *const wrong_lines[][6] = {
 	{ "karma-oci" },
 	{ "karma-oci", "--nothing", "list" },
@@ -395,9 +461,11 @@ Suite *oci_suite(void)
 	};
 	Suite *suite = suite_create("oci");
 	TCase *one = add_case(suite, "translation", NULL, NULL, 20, translation, ARRAY_SIZE(translation));
+	TCase *program = add_case(suite, "program", root_setup, root_teardown, 20, NULL, 0);
 
 	tcase_add_loop_test(one, what_a_guest_cannot_have_is_refused, 0, ARRAY_SIZE(refused));
 	tcase_add_loop_test(one, wrong_lines_are_refused, 0, ARRAY_SIZE(wrong_lines));
+	tcase_add_loop_test(program, a_program_that_is_not_there_is_told_before, 0, ARRAY_SIZE(programs));
 	add_case(suite, "process", setup, teardown, 20, processes, ARRAY_SIZE(processes));
 	oci_add_network(suite);
 	return suite;
