@@ -58,13 +58,23 @@ bool oci_is_sandbox(const json_t *config);
  */
 int oci_translate(json_t *config, const struct oci_settings *settings, const char *program);
 
+/* A limit of memory, raised by what Karma takes beside the guest's memory; as it is if it is none (0 and below). */
+json_int_t oci_with_own_memory(json_int_t limit);
+/* The same for the limits of a configuration's "resources"."memory", or NULL.  0 or -ENOMEM. */
+int oci_raise_limits(json_t *memory);
+/* The same for a limit of processes, and for that of "resources"."pids", which the guest has as it was. */
+json_int_t oci_with_own_pids(json_int_t limit);
+int oci_raise_pids(json_t *pids);
+
 /*
  * Turn a process into Karma's in the container, which does in the guest what `task` says, an object whose reference this
  * takes: "process" of it is the process as it was.  word tells Karma what to be there.
  */
 int oci_translate_process(json_t *process, json_t *task, const char *word);
 
-/* The process of a container as it was before its translation; a reference of the caller's.  NULL: it is no guest's. */
+/* What a container was translated to do ("process", "memory" and others); a reference of the caller's.  NULL: it is no guest's. */
+json_t *oci_task(const json_t *config);
+/* Its "process", as that was before; a reference of the caller's.  NULL: it is no guest's. */
 json_t *oci_original_process(const json_t *config);
 
 /* --- setup.c */
@@ -103,5 +113,7 @@ void oci_process_release(struct oci_process *process);
 int oci_guest(void);
 /* What `exec` runs in there: a client of the guest's agent. */
 int oci_join(void);
+/* What `update` runs in there: has the guest give up memory, and waits until it has. */
+int oci_balloon(void);
 
 #endif

@@ -29,7 +29,7 @@ static const char configuration[] = "{'ociVersion': '1.0.0',"
 	" {'destination': '/dev', 'type': 'tmpfs', 'source': 'tmpfs'},"
 	" {'destination': '/dev/shm', 'type': 'tmpfs', 'options': ['nosuid', 'size=4m', 'size=$(reboot)']},"
 	" {'destination': '/sys/fs/cgroup', 'type': 'cgroup', 'options': ['ro']}],"
-	"'linux': {'seccomp': {}, 'sysctl': {'kernel.msgmax': '8192'}, 'resources': {'memory': {'limit': 134217728, 'swap': 134217728},"
+	"'linux': {'seccomp': {}, 'sysctl': {'kernel.msgmax': '8192'}, 'resources': {'memory': {'limit': 134217728, 'swap': 134217728}, 'pids': {'limit': 20},"
 	" 'cpu': {'quota': 150000, 'period': 100000}}, 'devices': [{'path': '/dev/null', 'type': 'c'}],"
 	" 'namespaces': [{'type': 'pid'}, {'type': 'mount'}, {'type': 'network', 'path': '/run/netns/x'}]}}";
 
@@ -153,6 +153,9 @@ START_TEST(the_guest_has_the_containers_size)
 	memory = json_object_get(json_object_get(json_object_get(config, "linux"), "resources"), "memory");
 	ck_assert_int_eq(json_integer_value(json_object_get(memory, "limit")), 134217728 + 64 * MIB);
 	ck_assert_int_eq(json_integer_value(json_object_get(memory, "swap")), 134217728 + 64 * MIB);
+	/* Karma's threads come on top. */
+	ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(
+		json_object_get(json_object_get(config, "linux"), "resources"), "pids"), "limit")), 20 + 256);
 	json_decref(task);
 	json_decref(config);
 }
@@ -163,7 +166,7 @@ START_TEST(the_guest_is_set_up_by_quoted_words)
 	json_t *config = parse(configuration);
 	char *script = oci_setup_script(config);
 
-	ck_assert_str_eq(script, "\tprepare_container mode=1777,size=65536k,size=4m ro\n\thostname 'it'\\''s'\n"
+	ck_assert_str_eq(script, "\tprepare_container mode=1777,size=65536k,size=4m ro\n\tlimit_processes 20\n\thostname 'it'\\''s'\n"
 				 "\tset_kernel_parameter 'kernel.msgmax' '8192'\n");
 	free(script);
 	json_decref(config);
@@ -295,6 +298,29 @@ START_TEST(exec_in_what_is_no_guest_is_as_given)
 }
 END_TEST
 
+START_TEST(an_update_leaves_room_for_karma)
+{
+	char *argv[] = { "karma-oci", "--root=/r", "update", "--cpu-quota", "5", "--memory", "134217728", "--memory-swap=-1",
+		"--pids-limit=7", "one", NULL };
+	const char *const words[] = { "crun", "--root=/r", "update", "--cpu-quota=5", "--memory=201326592", "--memory-swap=-1",
+		"--pids-limit=263", "one", NULL };
+	const char *const given[] = { "crun", "--root=/r", "update", "--cpu-quota", "5", "--memory", "134217728",
+		"--memory-swap=-1", "--pids-limit=7", "one", NULL };
+	struct oci_command_line line;
+
+	ck_assert_int_eq(command_line_parse(&line, ARRAY_SIZE(argv) - 1, argv), 0);
+	ck_assert_int_eq(line.kind, OCI_UPDATE);
+	ck_assert_int_eq(line.memory, 134217728);
+	ck_assert_str_eq(line.id, "one");
+	ck_assert_int_eq(command_line_finish(&line), 0);
+	expect_words(&line, words);
+	/* What crun runs as it is. */
+	ck_assert_int_eq(command_line_as_given(&line), 0);
+	expect_words(&line, given);
+	command_line_release(&line);
+}
+END_TEST
+
 /* --- The program of a container. */
 
 static char root[32];
@@ -366,6 +392,9 @@ static char *const wrong_lines[][6] = {
 	{ "karma-oci", "create", "--preserve-fds", "-1", "one" },
 	{ "karma-oci", "exec", "--user" },
 	{ "karma-oci", "events", "one" },
+	{ "karma-oci", "update", "--memory", "1M", "one" },
+	{ "karma-oci", "update", "--memory=-2", "one" },
+	{ "karma-oci", "update" },
 };
 
 START_TEST(wrong_lines_are_refused)
@@ -454,6 +483,7 @@ Suite *oci_suite(void)
 		what_is_cruns_is_passed_on,
 		exec_changes_the_containers_process,
 		exec_in_what_is_no_guest_is_as_given,
+		an_update_leaves_room_for_karma,
 	};
 	const TTest *const processes[] = {
 		a_process_is_its_user_with_its_rights,
