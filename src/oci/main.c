@@ -314,7 +314,7 @@ static int prepare(struct oci_command_line *line, struct oci_settings *settings)
 /* Engines read it where the runtime has failed. */
 static void write_log(const struct oci_command_line *line)
 {
-	char text[LOG_BYTES + 1];
+	char text[LOG_BYTES + 1], *message = text;
 	size_t length;
 	FILE *file;
 	json_t *entry;
@@ -323,14 +323,18 @@ static void write_log(const struct oci_command_line *line)
 		return;
 	length = log_read_history(text, LOG_BYTES);
 	text[length] = '\0';
+	/* The one message, without its time. */
+	message += strcspn(message, " ");
+	message += *message == ' ';
+	message[strcspn(message, "\n")] = '\0';
 	file = fopen(line->log, "ae");
 	if (!file)
 		return;
-	entry = line->log_json ? json_pack("{ss ss}", "level", "error", "msg", text) : NULL;
+	entry = line->log_json ? json_pack("{ss ss}", "level", "error", "msg", message) : NULL;
 	if (entry && json_dumpf(entry, file, JSON_COMPACT) == 0)
 		putc('\n', file);
 	else if (!line->log_json)
-		fputs(text, file);
+		fprintf(file, "%s\n", message);
 	json_decref(entry);
 	fclose(file);
 }
