@@ -102,10 +102,11 @@ char *oci_setup_script(const json_t *config)
 
 	if (!file)
 		return NULL;
+	/* First, since a file system of control groups that is mounted read-only stays so. */
+	print_process_limit(file, config);
 	fputs("\tprepare_container ", file);
 	print_shm(file, oci_find_mount(config, "/dev/shm"));
 	fprintf(file, " %s\n", control_groups(config));
-	print_process_limit(file, config);
 	if (hostname) {
 		fputs("\thostname ", file);
 		guest_print_word(file, hostname);

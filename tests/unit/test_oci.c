@@ -166,7 +166,7 @@ START_TEST(the_guest_is_set_up_by_quoted_words)
 	json_t *config = parse(configuration);
 	char *script = oci_setup_script(config);
 
-	ck_assert_str_eq(script, "\tprepare_container mode=1777,size=65536k,size=4m ro\n\tlimit_processes 20\n\thostname 'it'\\''s'\n"
+	ck_assert_str_eq(script, "\tlimit_processes 20\n\tprepare_container mode=1777,size=65536k,size=4m ro\n\thostname 'it'\\''s'\n"
 				 "\tset_kernel_parameter 'kernel.msgmax' '8192'\n");
 	free(script);
 	json_decref(config);
