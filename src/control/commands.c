@@ -12,6 +12,10 @@
 #include "karma/status.h"
 #include "karma/util.h"
 
+/* How long a guest has to give up memory, and how often it is looked at. */
+#define BALLOON_NANOSECONDS 30000000000ll
+#define BALLOON_MICROSECONDS 20000
+
 static const struct option only_help[] = {
 	{ "help", no_argument, NULL, 'h' },
 	{ 0 },
@@ -225,22 +229,38 @@ static const struct command balloon = { "balloon",
 	"in bytes, and what it says that it has given up.\n"
 	"Exit status: 0, or 125 if karma failed.\n" };
 
-static int show_balloon(const char *name)
+static bool set_balloon(const char *name, uint64_t bytes)
+{
+	json_t *result = call(name, json_pack("{s:s, s:I}", "request", "balloon", "bytes", (json_int_t)bytes));
+
+	json_decref(result);
+	return result;
+}
+
+/* Its counters; NULL with a message printed. */
+static json_t *balloon_counters(const char *name)
 {
 	json_t *stats = call(name, json_pack("{s:s}", "request", "stats"));
-	const json_t *counters = json_object_get(
-		json_object_get(json_object_get(stats, "devices"), "balloon"), "counters");
-	int status;
+	json_t *counters = json_incref(json_object_get(
+		json_object_get(json_object_get(stats, "devices"), "balloon"), "counters"));
 
 	if (stats && !counters)
 		fail(-ENOTSUP, "%s: the guest has no balloon: start it without --balloon off, and without huge "
 			       "pages",
 			name);
-	else if (stats)
+	json_decref(stats);
+	return counters;
+}
+
+static int show_balloon(const char *name)
+{
+	json_t *counters = balloon_counters(name);
+	int status = counters ? 0 : STATUS_FAILURE;
+
+	if (counters)
 		printf("target %" PRId64 "\nactual %" PRId64 "\n", integer_of(counters, "target_bytes"),
 			integer_of(counters, "actual_bytes"));
-	status = counters ? 0 : STATUS_FAILURE;
-	json_decref(stats);
+	json_decref(counters);
 	return status;
 }
 
@@ -249,7 +269,6 @@ int command_balloon(int argc, char **argv)
 	int status = parse_only_help(&balloon, argc, argv);
 	const char *name, *size = NULL;
 	uint64_t bytes;
-	json_t *result;
 
 	if (status >= 0)
 		return status;
@@ -262,9 +281,35 @@ int command_balloon(int argc, char **argv)
 		return show_balloon(name);
 	if (!parse_size(size, &bytes) || bytes > INT64_MAX)
 		return command_misused(&balloon, "%s: is no size: give one like 256M or 1G, or 0", size);
-	result = call(name, json_pack("{s:s, s:I}", "request", "balloon", "bytes", (json_int_t)bytes));
-	json_decref(result);
-	return result ? 0 : STATUS_FAILURE;
+	return set_balloon(name, bytes) ? 0 : STATUS_FAILURE;
+}
+
+int balloon_await(const char *name, uint64_t bytes, bool grow)
+{
+	int64_t end = nanoseconds() + BALLOON_NANOSECONDS;
+	json_t *counters = balloon_counters(name);
+	uint64_t before = integer_of(counters, "target_bytes"), actual = integer_of(counters, "actual_bytes");
+
+	if (!counters)
+		return -EIO;
+	json_decref(counters);
+	if (bytes == before || (bytes < before) != grow)
+		return 0;
+	if (!set_balloon(name, bytes))
+		return -EIO;
+	while (!grow && actual < bytes && nanoseconds() < end) {
+		usleep(BALLOON_MICROSECONDS);
+		counters = balloon_counters(name);
+		if (!counters)
+			return -EIO;
+		actual = integer_of(counters, "actual_bytes");
+		json_decref(counters);
+	}
+	if (grow || actual >= bytes)
+		return 0;
+	set_balloon(name, before);
+	return fail(-ETIMEDOUT, "%s: the guest needs its memory, and has given up only %s of %s: ask for less", name,
+		size_text(actual).text, size_text(bytes).text);
 }
 
 /* --- log. */

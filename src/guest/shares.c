@@ -19,7 +19,7 @@
 #include "shares.h"
 
 #define SERVER_SOCKET 3		/* the only descriptor that a server of Karma's has beside stdio */
-#define END_MILLISECONDS 2000	/* that a server has to end by itself, and again after a SIGKILL */
+#define END_MILLISECONDS 10000	/* that a server has to end by itself, and again after a SIGKILL */
 
 static void name_server(struct share_server *server, const char *option, const char *kind, const char *path)
 {

@@ -18,6 +18,8 @@
 #define MEMORY_DEFAULT GIB
 /* What the monitor and the servers of files take beside the guest's memory, page tables included. */
 #define MEMORY_OWN (64 * MIB)
+/* Its threads and processes, and io_uring's workers. */
+#define PIDS_OWN 256
 #define CPUS_DEFAULT 1
 
 static int out_of_memory(void)
@@ -218,24 +220,37 @@ static uint64_t choose_memory(const struct oci_settings *settings, const json_t 
 	return memory < GUEST_MEMORY_MAX ? align_down(memory, PAGE_BYTES) : GUEST_MEMORY_MAX;
 }
 
-/* Raise a limit of the control group by the monitor's own part; of swap, too, since its limit has memory in it. */
-static int raise_limit(json_t *memory, const char *name)
+json_int_t oci_with_own_memory(json_int_t limit)
 {
-	json_int_t limit = integer_of(memory, name);
+	json_int_t raised;
 
-	if (limit <= 0 || __builtin_add_overflow(limit, (json_int_t)MEMORY_OWN, &limit))
-		return 0;
-	return set(memory, name, json_integer(limit));
+	return limit > 0 && !__builtin_add_overflow(limit, (json_int_t)MEMORY_OWN, &raised) ? raised : limit;
 }
 
-static int raise_limits(json_t *memory)
+int oci_raise_limits(json_t *memory)
 {
+	/* The limit of swap has memory in it. */
 	static const char *const names[] = { "limit", "swap", "reservation" };
 	int result = 0;
 
-	for (size_t i = 0; i < ARRAY_SIZE(names) && result == 0; i++)
-		result = raise_limit(memory, names[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(names) && result == 0; i++) {
+		if (json_is_integer(json_object_get(memory, names[i])))
+			result = set(memory, names[i], json_integer(oci_with_own_memory(integer_of(memory, names[i]))));
+	}
 	return result;
+}
+
+json_int_t oci_with_own_pids(json_int_t limit)
+{
+	json_int_t raised;
+
+	return limit > 0 && !__builtin_add_overflow(limit, PIDS_OWN, &raised) ? raised : limit;
+}
+
+int oci_raise_pids(json_t *pids)
+{
+	return json_is_integer(json_object_get(pids, "limit")) ?
+		set(pids, "limit", json_integer(oci_with_own_pids(integer_of(pids, "limit")))) : 0;
 }
 
 /* --- What Karma needs in the container. */
@@ -312,7 +327,9 @@ int oci_translate(json_t *config, const struct oci_settings *settings, const cha
 		"memory", (json_int_t)choose_memory(settings, resources), "setup", script);
 	result = oci_translate_process(process, task, "guest");
 	if (result == 0)
-		result = raise_limits(json_object_get(resources, "memory"));
+		result = oci_raise_limits(json_object_get(resources, "memory"));
+	if (result == 0)
+		result = oci_raise_pids(json_object_get(resources, "pids"));
 	/* A guest's system calls are its own kernel's. */
 	json_object_del(json_object_get(config, "linux"), "seccomp");
 	if (result == 0)
@@ -326,20 +343,26 @@ int oci_translate(json_t *config, const struct oci_settings *settings, const cha
 	return result == 0 ? add_file(config, settings->initrd, OCI_INITRD) : result;
 }
 
-json_t *oci_original_process(const json_t *config)
+json_t *oci_task(const json_t *config)
 {
 	const size_t length = strlen(OCI_VARIABLE "=");
 	const json_t *variables = json_object_get(json_object_get(config, "process"), "env");
+	json_t *task = NULL;
 
-	for (size_t i = 0; i < json_array_size(variables); i++) {
+	for (size_t i = 0; i < json_array_size(variables) && !task; i++) {
 		const char *variable = json_string_value(json_array_get(variables, i));
-		json_t *task = variable && strncmp(variable, OCI_VARIABLE "=", length) == 0 ?
-			json_loads(variable + length, 0, NULL) : NULL;
-		json_t *process = json_incref(json_object_get(task, "process"));
 
-		json_decref(task);
-		if (process)
-			return process;
+		if (variable && strncmp(variable, OCI_VARIABLE "=", length) == 0)
+			task = json_loads(variable + length, 0, NULL);
 	}
-	return NULL;
+	return task;
+}
+
+json_t *oci_original_process(const json_t *config)
+{
+	json_t *task = oci_task(config);
+	json_t *process = json_incref(json_object_get(task, "process"));
+
+	json_decref(task);
+	return process;
 }

@@ -10,6 +10,7 @@
 
 #include "karma/log.h"
 #include "karma/util.h"
+#include "oci.h"
 
 static int out_of_memory(void)
 {
@@ -91,6 +92,25 @@ static const struct option exec_options[] = {
 	{ "detach", no_argument, NULL, 'd' },
 	{ "apparmor", required_argument, NULL, 'i' },
 	{ "process-label", required_argument, NULL, 'i' },
+	{ 0 },
+};
+
+static const struct option update_options[] = {
+	{ "resources", required_argument, NULL, 'r' },
+	{ "memory", required_argument, NULL, 'm' },
+	{ "memory-reservation", required_argument, NULL, 's' },
+	{ "memory-swap", required_argument, NULL, 's' },
+	{ "blkio-weight", required_argument, NULL, 'o' },
+	{ "cpu-period", required_argument, NULL, 'o' },
+	{ "cpu-quota", required_argument, NULL, 'o' },
+	{ "cpu-rt-period", required_argument, NULL, 'o' },
+	{ "cpu-rt-runtime", required_argument, NULL, 'o' },
+	{ "cpu-share", required_argument, NULL, 'o' },
+	{ "cpuset-cpus", required_argument, NULL, 'o' },
+	{ "cpuset-mems", required_argument, NULL, 'o' },
+	{ "kernel-memory", required_argument, NULL, 'o' },
+	{ "kernel-memory-tcp", required_argument, NULL, 'o' },
+	{ "pids-limit", required_argument, NULL, 'p' },
 	{ 0 },
 };
 
@@ -232,11 +252,51 @@ static int parse_exec(struct oci_command_line *line, int argc, char **argv)
 			return refuse_option(code, argv);
 		result = take_exec_option(line, code, index);
 	}
-	line->options = argv + 1;
-	line->option_count = argc - 1;
 	if (result == 0 && optind < argc) {
 		line->arguments = argv + optind + 1;
 		line->argument_count = argc - optind - 1;
+	}
+	return result;
+}
+
+/* A limit, -1 for none: crun's is higher by what Karma takes itself. */
+static int take_limit(struct oci_command_line *line, const char *name, json_int_t (*with_own)(json_int_t), json_int_t *limit)
+{
+	char *end;
+
+	errno = 0;
+	*limit = strtoll(optarg, &end, 10);
+	if (end == optarg || *end || errno || *limit < -1)
+		return fail(-EINVAL, "--%s %s: is no number: give one, or -1 for no limit", name, optarg);
+	return command_line_add(line, "--%s=%lld", name, (long long)with_own(*limit));
+}
+
+static int parse_update(struct oci_command_line *line, int argc, char **argv)
+{
+	int code, index = 0, result = 0;
+	json_int_t other;
+
+	optind = 0;
+	while (result == 0 && (code = getopt_long(argc, argv, "+:r:", update_options, &index)) != -1) {
+		const struct option *option = &update_options[index];
+
+		switch (code) {
+		case 'r':
+			line->resources = optarg;
+			break;
+		case 'm':
+		case 's':
+			result = take_limit(line, option->name, oci_with_own_memory, code == 'm' ? &line->memory : &other);
+			break;
+		case 'p':
+			result = take_limit(line, option->name, oci_with_own_pids, &other);
+			break;
+		case 'o':
+			result = add_option(line, option);
+			break;
+		default:
+			return refuse_option(code, argv);
+		}
 	}
 	return result;
 }
@@ -249,7 +309,7 @@ static int take_id(struct oci_command_line *line, const char *command, int argc,
 	if (strchr(line->id, '/') || line->id[0] == '.' || !line->id[0])
 		return fail(-EINVAL, "%s: is no ID of a container: give one without `/` that begins with a letter or digit",
 			line->id);
-	if (line->kind == OCI_CREATE && optind + 1 < argc)
+	if (line->kind != OCI_EXEC && optind + 1 < argc)
 		return fail(-EINVAL, "%s: is too much: give one ID", argv[optind + 1]);
 	return 0;
 }
@@ -281,6 +341,9 @@ int command_line_parse(struct oci_command_line *line, int argc, char **argv)
 	if (argc == 0)
 		return fail(-EINVAL, "no command: see `karma-oci --help`");
 	command = argv[0];
+	line->global_count = line->word_count;
+	line->options = argv + 1;
+	line->option_count = argc - 1;
 	result = command_line_add(line, "%s", command);
 	if (result < 0)
 		return result;
@@ -290,6 +353,9 @@ int command_line_parse(struct oci_command_line *line, int argc, char **argv)
 	} else if (strcmp(command, "exec") == 0) {
 		line->kind = OCI_EXEC;
 		result = parse_exec(line, argc, argv);
+	} else if (strcmp(command, "update") == 0) {
+		line->kind = OCI_UPDATE;
+		result = parse_update(line, argc, argv);
 	} else {
 		return parse_other(line, argc, argv);
 	}
@@ -299,14 +365,10 @@ int command_line_parse(struct oci_command_line *line, int argc, char **argv)
 int command_line_as_given(struct oci_command_line *line)
 {
 	int result = 0;
-	size_t i = 0;
 
-	/* Up to the command. */
-	while (strcmp(line->words[i], "exec") != 0)
-		i++;
-	while (line->word_count > i + 1)
+	while (line->word_count > line->global_count + 1)
 		free(line->words[--line->word_count]);
-	for (i = 0; i < line->option_count && result == 0; i++)
+	for (size_t i = 0; i < line->option_count && result == 0; i++)
 		result = command_line_add(line, "%s", line->options[i]);
 	/* They have the container. */
 	line->kind = OCI_OTHER;

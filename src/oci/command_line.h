@@ -16,18 +16,19 @@ enum oci_command_kind {
 	OCI_OTHER,	/* crun's alone */
 	OCI_CREATE,	/* or run */
 	OCI_EXEC,
+	OCI_UPDATE,
 };
 
 /* Strings point into argv, but for the words, which are malloc'ed. */
 struct oci_command_line {
 	enum oci_command_kind kind;
 	char **words;		/* for crun, with NULL at their end */
-	size_t word_count;
+	size_t word_count, global_count;	/* all of them; those before the command */
 
 	const char *root, *log;
 	bool log_json;
 
-	/* create, run and exec. */
+	/* create, run, exec and update. */
 	const char *id;
 	const char *bundle, *config;
 	unsigned preserved;
@@ -38,8 +39,11 @@ struct oci_command_line {
 	const char **environment, **capabilities;
 	size_t environment_count, capability_count;
 	bool terminal, no_new_privileges;
+	/* update: resources in a file, or the limit of memory that is asked for, in bytes; 0: none. */
+	const char *resources;
+	json_int_t memory;
 
-	char **options;		/* exec's, as they were given: option_count of them */
+	char **options;		/* the command's, as they were given: option_count of them */
 	size_t option_count;
 };
 
@@ -49,9 +53,9 @@ void command_line_release(struct oci_command_line *line);
 
 /* Add a word for crun. */
 int command_line_add(struct oci_command_line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* exec: pass all on, as for crun alone. */
+/* exec and update: pass all on, as for crun alone. */
 int command_line_as_given(struct oci_command_line *line);
-/* After the options of create, run and exec: the container. */
+/* After the options of create, run, exec and update: the container. */
 int command_line_finish(struct oci_command_line *line);
 
 /* exec without a file: change the container's process to the one that is asked for. */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "karma/agent_protocol.h"
+#include "karma/commands.h"
 #include "karma/guest.h"
 #include "karma/log.h"
 #include "karma/status.h"
@@ -157,6 +158,18 @@ int oci_join(void)
 		}
 	}
 	oci_process_release(&process);
+	json_decref(task);
+	return status;
+}
+
+int oci_balloon(void)
+{
+	json_t *task = take_task();
+	int status = STATUS_FAILURE;
+
+	if (task)
+		status = balloon_await(OCI_GUEST_NAME, json_integer_value(json_object_get(task, "balloon")),
+			json_is_true(json_object_get(task, "grow"))) == 0 ? 0 : STATUS_FAILURE;
 	json_decref(task);
 	return status;
 }

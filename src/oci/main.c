@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "command_line.h"
@@ -15,6 +16,7 @@
 #include "karma/oci.h"
 #include "karma/status.h"
 #include "karma/util.h"
+#include "karma/vm.h"
 #include "oci.h"
 
 #define SETTINGS_PATH KARMA_CONFIG_DIR "/oci.conf"
@@ -28,7 +30,8 @@ static const char help[] =
 	"\n"
 	"  create, run [--bundle DIR] ID   make a container, which start starts; or run one\n"
 	"  exec [--process FILE] ID [COMMAND]...  run a process in its guest\n"
-	"  start, state, kill, delete, list, pause, resume, ps, update, spec  as with crun\n"
+	"  update [OPTION]... ID           change its limits, and the guest's memory with them\n"
+	"  start, state, kill, delete, list, pause, resume, ps, spec  as with crun\n"
 	"\n"
 	"  podman --runtime /usr/bin/karma-oci run --rm IMAGE COMMAND\n"
 	"\n"
@@ -81,7 +84,7 @@ static int add_file_option(struct oci_command_line *line, const char *option, in
 
 /* --- create and run. */
 
-static int translate(json_t *config, struct oci_settings *settings)
+static int translate(json_t *config, struct oci_settings *settings, const char *bundle)
 {
 	char program[PATH_MAX];
 	ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
@@ -90,7 +93,9 @@ static int translate(json_t *config, struct oci_settings *settings)
 	if (length < 0)
 		return fail(-errno, "/proc/self/exe: %s: mount /proc", strerror(errno));
 	program[length] = '\0';
-	result = oci_settings_annotate(settings, json_object_get(config, "annotations"));
+	result = oci_check_program(config, bundle);
+	if (result == 0)
+		result = oci_settings_annotate(settings, json_object_get(config, "annotations"));
 	if (result == 0)
 		result = oci_settings_complete(settings);
 	return result == 0 ? oci_translate(config, settings, program) : result;
@@ -110,7 +115,7 @@ static int create(struct oci_command_line *line, struct oci_settings *settings)
 	config = read_json(path);
 	if (!config)
 		return -EINVAL;
-	result = oci_is_sandbox(config) ? 0 : translate(config, settings);
+	result = oci_is_sandbox(config) ? 0 : translate(config, settings, bundle);
 	if (result == 0)
 		result = add_file_option(line, "config", pass_json(config, line->preserved));
 	json_decref(config);
@@ -156,12 +161,17 @@ static json_t *make_process(const struct oci_command_line *line, const json_t *o
 	return NULL;
 }
 
-static int exec_in_guest(struct oci_command_line *line, const json_t *original)
+static int exec_in_guest(struct oci_command_line *line, json_t *config, const json_t *original)
 {
 	json_t *process = make_process(line, original), *task;
 	struct oci_process parsed = { 0 };
 	int result = process ? oci_process_parse(&parsed, process) : -EINVAL;
 
+	if (result == 0) {
+		json_object_set(config, "process", process);
+		/* Where the root is told by its full path, as it is of most engines. */
+		result = oci_check_program(config, "");
+	}
 	if (result == 0) {
 		task = json_pack("{so}", "process", json_deep_copy(process));
 		result = oci_translate_process(process, task, "join");
@@ -181,15 +191,113 @@ static int exec(struct oci_command_line *line)
 	if (!config)
 		return -ENOENT;
 	original = oci_original_process(config);
-	json_decref(config);
-	/* One that crun runs as it is. */
-	if (!original)
-		return command_line_as_given(line);
-	result = exec_in_guest(line, original);
+	/* Without one, crun runs it as it is. */
+	result = original ? exec_in_guest(line, config, original) : command_line_as_given(line);
 	json_decref(original);
+	json_decref(config);
 	return result;
 }
 
+/* --- update. */
+
+/* Run crun, and wait for it.  0, or a negative errno; what it says is for the user. */
+static int run_crun(const char *crun, char *const *words)
+{
+	int status;
+	pid_t child = fork();
+
+	if (child == 0) {
+		execvp(crun ? crun : "crun", words);
+		_exit(STATUS_FAILURE);
+	}
+	if (child < 0)
+		return fail(-errno, "crun can't be started: %s", strerror(errno));
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		;
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO;
+}
+
+/* Have the guest give up so much of its memory, or, with `grow`, take back what is above that. */
+static int balloon(const struct oci_command_line *line, const char *crun, const json_t *config, json_int_t bytes, bool grow)
+{
+	json_t *process = json_deep_copy(json_object_get(config, "process"));
+	struct oci_command_line child = { 0 };
+	int fd = -1, result = 0;
+
+	json_object_set_new(process, "terminal", json_false());
+	for (size_t i = 0; i < line->global_count && result == 0; i++)
+		result = command_line_add(&child, "%s", line->words[i]);
+	if (result == 0)
+		result = command_line_add(&child, "exec");
+	if (result == 0)
+		result = oci_translate_process(process, json_pack("{sI sb}", "balloon", bytes, "grow", grow), "balloon");
+	if (result == 0) {
+		fd = pass_json(process, 0);
+		result = add_file_option(&child, "process", fd);
+	}
+	if (result == 0)
+		result = command_line_add(&child, "%s", line->id);
+	if (result == 0)
+		result = run_crun(crun, child.words);
+	if (fd >= 0)
+		close(fd);
+	command_line_release(&child);
+	json_decref(process);
+	return result;
+}
+
+/* The guest has less memory before the control group has, and more after that. */
+static int update_memory(struct oci_command_line *line, const char *crun, const json_t *config, json_int_t guest_memory)
+{
+	json_int_t limit = line->memory < (json_int_t)GUEST_MEMORY_MIN ? (json_int_t)GUEST_MEMORY_MIN : line->memory;
+	json_int_t bytes = line->memory > 0 && limit < guest_memory ? guest_memory - limit : 0;
+	int result = balloon(line, crun, config, bytes, false);
+
+	if (result == 0)
+		result = run_crun(crun, line->words);
+	return result == 0 ? balloon(line, crun, config, bytes, true) : result;
+}
+
+static int take_resources(struct oci_command_line *line)
+{
+	json_t *resources = read_json(strcmp(line->resources, "-") == 0 ? "/dev/stdin" : line->resources);
+	json_t *memory = json_object_get(resources, "memory");
+	int result = resources ? 0 : -EINVAL;
+
+	line->memory = json_integer_value(json_object_get(memory, "limit"));
+	if (result == 0)
+		result = oci_raise_limits(memory);
+	if (result == 0)
+		result = oci_raise_pids(json_object_get(resources, "pids"));
+	if (result == 0)
+		result = add_file_option(line, "resources", pass_json(resources, 0));
+	json_decref(resources);
+	return result;
+}
+
+/* Leaves the line to be done by crun, unless it returns 1: it is done. */
+static int update(struct oci_command_line *line, const char *crun)
+{
+	json_t *config = read_state(line), *task = config ? oci_task(config) : NULL;
+	int result = config ? 0 : -ENOENT;
+
+	if (result == 0 && !task) {
+		result = command_line_as_given(line);
+	} else if (result == 0) {
+		result = line->resources ? take_resources(line) : 0;
+		if (result == 0 && line->memory) {
+			result = command_line_finish(line);
+			if (result == 0)
+				result = update_memory(line, crun, config, json_integer_value(json_object_get(task, "memory")));
+			result = result == 0 ? 1 : result;
+		}
+	}
+	json_decref(task);
+	json_decref(config);
+	return result;
+}
+
+/* 0: crun is to go on; 1: all is done. */
 static int prepare(struct oci_command_line *line, struct oci_settings *settings)
 {
 	int result = 0;
@@ -198,13 +306,15 @@ static int prepare(struct oci_command_line *line, struct oci_settings *settings)
 		result = create(line, settings);
 	else if (line->kind == OCI_EXEC)
 		result = exec(line);
+	else if (line->kind == OCI_UPDATE)
+		result = update(line, settings->crun);
 	return result == 0 ? command_line_finish(line) : result;
 }
 
 /* Engines read it where the runtime has failed. */
 static void write_log(const struct oci_command_line *line)
 {
-	char text[LOG_BYTES + 1];
+	char text[LOG_BYTES + 1], *message = text;
 	size_t length;
 	FILE *file;
 	json_t *entry;
@@ -213,14 +323,18 @@ static void write_log(const struct oci_command_line *line)
 		return;
 	length = log_read_history(text, LOG_BYTES);
 	text[length] = '\0';
+	/* The one message, without its time. */
+	message += strcspn(message, " ");
+	message += *message == ' ';
+	message[strcspn(message, "\n")] = '\0';
 	file = fopen(line->log, "ae");
 	if (!file)
 		return;
-	entry = line->log_json ? json_pack("{ss ss}", "level", "error", "msg", text) : NULL;
+	entry = line->log_json ? json_pack("{ss ss}", "level", "error", "msg", message) : NULL;
 	if (entry && json_dumpf(entry, file, JSON_COMPACT) == 0)
 		putc('\n', file);
 	else if (!line->log_json)
-		fputs(text, file);
+		fprintf(file, "%s\n", message);
 	json_decref(entry);
 	fclose(file);
 }
@@ -235,6 +349,8 @@ int command_oci(int argc, char **argv)
 		return oci_guest();
 	if (argc == 2 && strcmp(argv[1], "join") == 0)
 		return oci_join();
+	if (argc == 2 && strcmp(argv[1], "balloon") == 0)
+		return oci_balloon();
 	log_start_history();
 	result = command_line_parse(&line, argc, argv);
 	if (result == 0 && line.kind == OCI_HELP) {

@@ -25,6 +25,7 @@
 #include "netlink.h"
 
 #define TUN_PATH "/dev/net/tun"
+#define BRIDGE_PREFIX "karma-br"
 
 struct interface {
 	int index;
@@ -57,6 +58,8 @@ static int take_link(void *context, const struct nlmsghdr *message)
 	if (link->ifi_type != ARPHRD_ETHER || !(link->ifi_flags & IFF_UP) || !name || !mac || !mtu ||
 		RTA_PAYLOAD(mac) != ETH_ALEN)
 		return 0;
+	if (strncmp(RTA_DATA(name), BRIDGE_PREFIX, strlen(BRIDGE_PREFIX)) == 0)
+		return -EBUSY;
 	if (survey->count == OCI_NETS_MAX)
 		return -E2BIG;
 	to->index = link->ifi_index;
@@ -239,7 +242,7 @@ static int hand_over(struct survey *survey, unsigned number, struct net_options 
 	uint8_t mac[ETH_ALEN];
 	int result;
 
-	snprintf(bridge, sizeof(bridge), "karma-br%u", number);
+	snprintf(bridge, sizeof(bridge), BRIDGE_PREFIX "%u", number);
 	snprintf(tap, sizeof(tap), "karma-tap%u", number);
 	make_mac(mac);
 	survey->interface = interface;
@@ -268,6 +271,9 @@ int oci_network(struct net_options nets[OCI_NETS_MAX], size_t *count, FILE *scri
 	*count = 0;
 	for (unsigned i = 0; i < survey.count && result == 0; i++)
 		result = describe(&survey, i);
+	if (result == -EBUSY)
+		return fail(result, "the container is to share a network that another guest has: give it one of its own, "
+				    "not a pod's or --network container:");
 	if (result == -E2BIG)
 		return fail(result, "the container has more than %u networks: give fewer", OCI_NETS_MAX);
 	if (result < 0)

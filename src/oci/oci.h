@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the parts of karma-oci share: main.c (the command line), settings.c, and bundle.c with setup.c and process.c (the
- * translation) on the host; container.c and process.c in the container.
+ * What the parts of karma-oci share: main.c (the command line), settings.c, program.c, and bundle.c with setup.c and process.c
+ * (the translation) on the host; container.c and process.c in the container.
  *
  * One thread.  Functions that return int return 0, or a negative errno with a message printed.  JSON of others' is checked
  * where it is used: a member of another type is refused, or is as if it were not there.
@@ -58,13 +58,23 @@ bool oci_is_sandbox(const json_t *config);
  */
 int oci_translate(json_t *config, const struct oci_settings *settings, const char *program);
 
+/* A limit of memory, raised by what Karma takes beside the guest's memory; as it is if it is none (0 and below). */
+json_int_t oci_with_own_memory(json_int_t limit);
+/* The same for the limits of a configuration's "resources"."memory", or NULL.  0 or -ENOMEM. */
+int oci_raise_limits(json_t *memory);
+/* The same for a limit of processes, and for that of "resources"."pids", which the guest has as it was. */
+json_int_t oci_with_own_pids(json_int_t limit);
+int oci_raise_pids(json_t *pids);
+
 /*
  * Turn a process into Karma's in the container, which does in the guest what `task` says, an object whose reference this
  * takes: "process" of it is the process as it was.  word tells Karma what to be there.
  */
 int oci_translate_process(json_t *process, json_t *task, const char *word);
 
-/* The process of a container as it was before its translation; a reference of the caller's.  NULL: it is no guest's. */
+/* What a container was translated to do ("process", "memory" and others); a reference of the caller's.  NULL: it is no guest's. */
+json_t *oci_task(const json_t *config);
+/* Its "process", as that was before; a reference of the caller's.  NULL: it is no guest's. */
 json_t *oci_original_process(const json_t *config);
 
 /* --- setup.c */
@@ -75,6 +85,14 @@ char *oci_setup_script(const json_t *config);
 const json_t *oci_find_mount(const json_t *config, const char *destination);
 /* Whether it has an option; NULL has none. */
 bool oci_mount_has(const json_t *mount, const char *option);
+
+/* --- program.c */
+
+/*
+ * Look for the program of a container in its root, before it is made.  0: it is there, or may be in a volume, which can't be
+ * seen from here; -ENOENT or -EACCES with a message that engines know.  bundle: the directory of config.json.
+ */
+int oci_check_program(const json_t *config, const char *bundle);
 
 /* --- process.c */
 
@@ -95,5 +113,7 @@ void oci_process_release(struct oci_process *process);
 int oci_guest(void);
 /* What `exec` runs in there: a client of the guest's agent. */
 int oci_join(void);
+/* What `update` runs in there: has the guest give up memory, and waits until it has. */
+int oci_balloon(void);
 
 #endif

@@ -84,6 +84,15 @@ static void print_parameters(FILE *file, const json_t *config)
 	}
 }
 
+static void print_process_limit(FILE *file, const json_t *config)
+{
+	const json_t *resources = json_object_get(json_object_get(config, "linux"), "resources");
+	json_int_t limit = json_integer_value(json_object_get(json_object_get(resources, "pids"), "limit"));
+
+	if (limit > 0)
+		fprintf(file, "\tlimit_processes %lld\n", (long long)limit);
+}
+
 char *oci_setup_script(const json_t *config)
 {
 	const char *hostname = json_string_value(json_object_get(config, "hostname"));
@@ -93,6 +102,8 @@ char *oci_setup_script(const json_t *config)
 
 	if (!file)
 		return NULL;
+	/* First, since a file system of control groups that is mounted read-only stays so. */
+	print_process_limit(file, config);
 	fputs("\tprepare_container ", file);
 	print_shm(file, oci_find_mount(config, "/dev/shm"));
 	fprintf(file, " %s\n", control_groups(config));

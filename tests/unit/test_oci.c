@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* karma-oci: from the configuration of a container to that of Karma in one; and a process of one, by the agent. */
+#include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "../../src/oci/command_line.h"
 #include "../../src/oci/oci.h"
@@ -25,7 +29,7 @@ static const char configuration[] = "{'ociVersion': '1.0.0',"
 	" {'destination': '/dev', 'type': 'tmpfs', 'source': 'tmpfs'},"
 	" {'destination': '/dev/shm', 'type': 'tmpfs', 'options': ['nosuid', 'size=4m', 'size=$(reboot)']},"
 	" {'destination': '/sys/fs/cgroup', 'type': 'cgroup', 'options': ['ro']}],"
-	"'linux': {'seccomp': {}, 'sysctl': {'kernel.msgmax': '8192'}, 'resources': {'memory': {'limit': 134217728, 'swap': 134217728},"
+	"'linux': {'seccomp': {}, 'sysctl': {'kernel.msgmax': '8192'}, 'resources': {'memory': {'limit': 134217728, 'swap': 134217728}, 'pids': {'limit': 20},"
 	" 'cpu': {'quota': 150000, 'period': 100000}}, 'devices': [{'path': '/dev/null', 'type': 'c'}],"
 	" 'namespaces': [{'type': 'pid'}, {'type': 'mount'}, {'type': 'network', 'path': '/run/netns/x'}]}}";
 
@@ -149,6 +153,9 @@ START_TEST(the_guest_has_the_containers_size)
 	memory = json_object_get(json_object_get(json_object_get(config, "linux"), "resources"), "memory");
 	ck_assert_int_eq(json_integer_value(json_object_get(memory, "limit")), 134217728 + 64 * MIB);
 	ck_assert_int_eq(json_integer_value(json_object_get(memory, "swap")), 134217728 + 64 * MIB);
+	/* Karma's threads come on top. */
+	ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(
+		json_object_get(json_object_get(config, "linux"), "resources"), "pids"), "limit")), 20 + 256);
 	json_decref(task);
 	json_decref(config);
 }
@@ -159,7 +166,7 @@ START_TEST(the_guest_is_set_up_by_quoted_words)
 	json_t *config = parse(configuration);
 	char *script = oci_setup_script(config);
 
-	ck_assert_str_eq(script, "\tprepare_container mode=1777,size=65536k,size=4m ro\n\thostname 'it'\\''s'\n"
+	ck_assert_str_eq(script, "\tlimit_processes 20\n\tprepare_container mode=1777,size=65536k,size=4m ro\n\thostname 'it'\\''s'\n"
 				 "\tset_kernel_parameter 'kernel.msgmax' '8192'\n");
 	free(script);
 	json_decref(config);
@@ -291,6 +298,91 @@ START_TEST(exec_in_what_is_no_guest_is_as_given)
 }
 END_TEST
 
+START_TEST(an_update_leaves_room_for_karma)
+{
+	char *argv[] = { "karma-oci", "--root=/r", "update", "--cpu-quota", "5", "--memory", "134217728", "--memory-swap=-1",
+		"--pids-limit=7", "one", NULL };
+	const char *const words[] = { "crun", "--root=/r", "update", "--cpu-quota=5", "--memory=201326592", "--memory-swap=-1",
+		"--pids-limit=263", "one", NULL };
+	const char *const given[] = { "crun", "--root=/r", "update", "--cpu-quota", "5", "--memory", "134217728",
+		"--memory-swap=-1", "--pids-limit=7", "one", NULL };
+	struct oci_command_line line;
+
+	ck_assert_int_eq(command_line_parse(&line, ARRAY_SIZE(argv) - 1, argv), 0);
+	ck_assert_int_eq(line.kind, OCI_UPDATE);
+	ck_assert_int_eq(line.memory, 134217728);
+	ck_assert_str_eq(line.id, "one");
+	ck_assert_int_eq(command_line_finish(&line), 0);
+	expect_words(&line, words);
+	/* What crun runs as it is. */
+	ck_assert_int_eq(command_line_as_given(&line), 0);
+	expect_words(&line, given);
+	command_line_release(&line);
+}
+END_TEST
+
+/* --- The program of a container. */
+
+static char root[32];
+
+static void root_setup(void)
+{
+	strcpy(root, "/tmp/karma-oci-XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(root));
+	ck_assert_int_eq(chdir(root), 0);
+	ck_assert_int_eq(mkdir("rootfs", 0755) | mkdir("rootfs/bin", 0755) | mkdir("rootfs/etc", 0755) |
+				 mkdir("rootfs/tmp", 0755), 0);
+	close(open("rootfs/bin/tool", O_CREAT | O_WRONLY, 0755));
+	close(open("rootfs/etc/passwd", O_CREAT | O_WRONLY, 0644));
+	ck_assert_int_eq(symlink("/bin/tool", "rootfs/etc/link"), 0);
+	/* On the host, there is one. */
+	ck_assert_int_eq(symlink("/../../../../../../bin/sh", "rootfs/etc/out"), 0);
+}
+
+static void root_teardown(void)
+{
+	unlink("rootfs/etc/out");
+	unlink("rootfs/etc/link");
+	unlink("rootfs/etc/passwd");
+	unlink("rootfs/bin/tool");
+	rmdir("rootfs/etc");
+	rmdir("rootfs/tmp");
+	rmdir("rootfs/bin");
+	rmdir("rootfs");
+	ck_assert_int_eq(chdir("/"), 0);
+	rmdir(root);
+}
+
+static const struct {
+	const char *arguments, *mounts;
+	int result;
+} programs[] = {
+	{ "['tool']", NULL, 0 },
+	{ "['/bin/tool']", NULL, 0 },
+	{ "['../bin/tool']", NULL, 0 },
+	{ "['/etc/link']", NULL, 0 },
+	{ "['nowhere']", NULL, -ENOENT },
+	{ "['/no/where']", NULL, -ENOENT },
+	{ "['/bin/tool/x']", NULL, -ENOENT },
+	{ "['/etc/out']", NULL, -ENOENT },
+	{ "['/etc/passwd']", NULL, -EACCES },
+	{ "['/etc']", NULL, -EACCES },
+	{ "['nowhere']", "[{'destination': '/run/secrets'}]", -ENOENT },
+	{ "['nowhere']", "[{'destination': '/usr'}]", 0 },
+	{ "['nowhere']", "[{'destination': '/running'}]", 0 },
+};
+
+START_TEST(a_program_that_is_not_there_is_told_before)
+{
+	json_t *config = changed("process", "args", programs[_i].arguments);
+
+	if (programs[_i].mounts)
+		json_object_set_new(config, "mounts", parse(programs[_i].mounts));
+	ck_assert_int_eq(oci_check_program(config, root), programs[_i].result);
+	json_decref(config);
+}
+END_TEST
+
 static char *const wrong_lines[][6] = {
 	{ "karma-oci" },
 	{ "karma-oci", "--nothing", "list" },
@@ -300,6 +392,9 @@ static char *const wrong_lines[][6] = {
 	{ "karma-oci", "create", "--preserve-fds", "-1", "one" },
 	{ "karma-oci", "exec", "--user" },
 	{ "karma-oci", "events", "one" },
+	{ "karma-oci", "update", "--memory", "1M", "one" },
+	{ "karma-oci", "update", "--memory=-2", "one" },
+	{ "karma-oci", "update" },
 };
 
 START_TEST(wrong_lines_are_refused)
@@ -388,6 +483,7 @@ Suite *oci_suite(void)
 		what_is_cruns_is_passed_on,
 		exec_changes_the_containers_process,
 		exec_in_what_is_no_guest_is_as_given,
+		an_update_leaves_room_for_karma,
 	};
 	const TTest *const processes[] = {
 		a_process_is_its_user_with_its_rights,
@@ -395,9 +491,11 @@ Suite *oci_suite(void)
 	};
 	Suite *suite = suite_create("oci");
 	TCase *one = add_case(suite, "translation", NULL, NULL, 20, translation, ARRAY_SIZE(translation));
+	TCase *program = add_case(suite, "program", root_setup, root_teardown, 20, NULL, 0);
 
 	tcase_add_loop_test(one, what_a_guest_cannot_have_is_refused, 0, ARRAY_SIZE(refused));
 	tcase_add_loop_test(one, wrong_lines_are_refused, 0, ARRAY_SIZE(wrong_lines));
+	tcase_add_loop_test(program, a_program_that_is_not_there_is_told_before, 0, ARRAY_SIZE(programs));
 	add_case(suite, "process", setup, teardown, 20, processes, ARRAY_SIZE(processes));
 	oci_add_network(suite);
 	return suite;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The network of a container is its guest's: in a network namespace of the test's own, with iproute2. */
+#include <errno.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <sched.h>
@@ -63,6 +64,10 @@ START_TEST(an_interface_is_the_guests)
 	ck_assert_int_ne(system("ip addr | grep -q -e 10.9.0.5 -e 02:00:00:00:00:01"), 0);
 	ck_assert_int_eq(system("ip link show eth0 | grep -q 'master karma-br0' && ip link show karma-tap0 | grep -q 'master karma-br0'"),
 		0);
+	end();
+	/* It is one guest's. */
+	ck_assert_int_eq(hand_over(), -EBUSY);
+	ck_assert_uint_eq(count, 0);
 	end();
 }
 END_TEST
