@@ -134,6 +134,11 @@ test_agent_copies() {
 	[ "$(stat -c %b back/sparse)" -lt 100 ] || die "sparse: $(stat back/sparse)"
 	"$KARMA" cp web:/proc/version . || die "a file without a size: $?"
 	cmp version <(in_guest cat /proc/version) || die "a file without a size is another"
+	# By standard input and output, and not into a directory.
+	head -c 300000 tree/large | "$KARMA" cp - web:/tmp/piped || die "from standard input: $?"
+	"$KARMA" cp web:/tmp/piped - | cmp - <(head -c 300000 tree/large) || die "to standard output differs"
+	exits 125 "$KARMA" cp - web:/tmp
+	expect_in exec.err '^karma: web: /tmp: Is a directory'
 	exits 125 "$KARMA" cp web:/nowhere .
 	expect_in exec.err '^karma: web: /nowhere: No such file'
 	exits 125 "$KARMA" cp tree back
