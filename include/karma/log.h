@@ -8,7 +8,9 @@
 #ifndef KARMA_LOG_H
 #define KARMA_LOG_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define LOG_BYTES 16384u	/* of the history */
 
@@ -37,6 +39,9 @@ void print_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
  * shares with those that it forks.  Without memory for it there is none.
  */
 void log_start_history(void);
+
+/* Whether it begins at this address. */
+bool log_has_history_at(uintptr_t address);
 
 /*
  * Read the history, in whole lines: the time in seconds since 1970, a blank, and the message.
