@@ -64,9 +64,9 @@ $(BUILD)/test/conformance: $(CONFORMANCE) tests/share/conformance.h Makefile mk/
 	$(call say,CC    $@)
 	$(Q)$(CC) -D_GNU_SOURCE $(CFLAGS) $(KARMA_CFLAGS) -static -o $@ $(CONFORMANCE)
 
-$(BUILD)/test/debian.img: tests/guest/make-debian-image
+$(BUILD)/test/debian.img $(BUILD)/test/trixie.img: tests/guest/make-debian-image
 	$(call say,IMAGE $@)
-	$(Q)tests/guest/make-debian-image $@
+	$(Q)$< $@ $(filter trixie,$(basename $(@F)))
 
 $(BUILD)/test/i386: tests/guest/make-i386-guest scripts/mkinitramfs $(BUILD)/karma-agent $(wildcard guest-kernel/virtio_karma/*) include/karma/abi.h
 	$(call say,GUEST $@)
@@ -104,7 +104,7 @@ check-guest:
 	$(call guest_tests,--host --memory --host 6144,$(TESTS))
 
 # Those that take minutes, and those with Karma's own kernel, which takes minutes to build.
-check-guest-long: guest-kernel
+check-guest-long: guest-kernel $(BUILD)/test/trixie.img
 	$(call guest_tests,--host --memory --host 6144,long)
 
 # Karma as it is, but for code of ours in the place of a guest that has broken out.

@@ -42,6 +42,11 @@ void log_start_history(void)
 		history = memory;
 }
 
+bool log_has_history_at(uintptr_t address)
+{
+	return history && (uintptr_t)history == address;
+}
+
 /*
  * Without a lock, since a guest that has broken out could hold it: the addition reserves a place
  * for each line.

@@ -39,6 +39,13 @@ int agent_tree_send(struct agent_tree *tree, const char *path);
  */
 int agent_tree_receive(struct agent_tree *tree, const char *path, const char *base);
 
+/*
+ * The same of one file, which on our side is a descriptor that is read to its end, or written: a pipe, say.  What is
+ * sent is a file of that mode.  A call that a signal interrupts is an error.
+ */
+int agent_tree_send_input(struct agent_tree *tree, int fd, mode_t mode);
+int agent_tree_receive_output(struct agent_tree *tree, int fd);
+
 /* The last component of a path, or "." if that is no name of its own. */
 void agent_tree_base(const char *path, char base[NAME_MAX + 1]);
 

@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define LOG_BYTES 16384u	/* of the history */
 
@@ -44,6 +45,9 @@ void log_hush(bool hush);
  * shares with those that it forks.  Without memory for it there is none.
  */
 void log_start_history(void);
+
+/* Whether it begins at this address. */
+bool log_has_history_at(uintptr_t address);
 
 /*
  * Read the history, in whole lines: the time in seconds since 1970, a blank, and the message.

@@ -3,8 +3,8 @@
  * Shared directories: a directory of the host's that a guest mounts by virtio-fs (virtio 1.2, section 5.11).
  *
  * The device's front, in the guest's process, speaks vhost-user to a server of files: a process of its own,
- * below the supervisor, which alone has the directory.  The two share guest memory, a socket, and what all
- * processes of a guest share: each takes the other, and the guest, for hostile.
+ * below the supervisor, which alone has the directory.  The two share guest memory, a socket, and the
+ * history of messages: each takes the other, and the guest, for hostile.
  */
 #ifndef KARMA_SHARE_H
 #define KARMA_SHARE_H

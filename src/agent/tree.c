@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The errors of copies. */
+/* The errors of copies, and their end. */
 #include "tree.h"
 
 #include <errno.h>
@@ -28,4 +28,9 @@ int tree_take_error(struct agent_tree *tree, const struct agent_frame *frame)
 		(const char *)frame->payload + head);
 	tree->refused = true;
 	return -EREMOTEIO;
+}
+
+int tree_answer(struct agent_tree *tree)
+{
+	return agent_link_put(tree->link, AGENT_DONE, 0, NULL, 0) ? agent_link_flush(tree->link) : -ENOBUFS;
 }

@@ -11,5 +11,7 @@ int tree_fail(struct agent_tree *tree, int error, const char *path);
 int tree_take_error(struct agent_tree *tree, const struct agent_frame *frame);
 /* The text for a frame that is out of place. */
 int tree_fail_protocol(struct agent_tree *tree);
+/* Tell the sender that all is there.  0 or an error. */
+int tree_answer(struct agent_tree *tree);
 
 #endif

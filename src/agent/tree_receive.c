@@ -392,9 +392,7 @@ static int receive(struct receiver *receiver)
 	drop_file(receiver);
 	while (receiver->depth)
 		close(receiver->levels[--receiver->depth].fd);
-	if (result == 0 && !agent_link_put(link, AGENT_DONE, 0, NULL, 0))
-		return -ENOBUFS;
-	return result == 0 ? agent_link_flush(link) : result;
+	return result == 0 ? tree_answer(receiver->tree) : result;
 }
 
 /* --- The destination. */

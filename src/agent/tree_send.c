@@ -322,10 +322,29 @@ static int send_top(struct sender *sender, const char *path)
 	return fd < 0 ? fail_here(sender) : send_open(sender, fd, "");
 }
 
+/* What is left once all was sent: to hear that the other side has it. */
+static int finish(struct agent_tree *tree)
+{
+	struct agent_frame frame;
+	int result = put(tree, AGENT_DONE, NULL, 0);
+
+	if (result < 0)
+		return result;
+	result = agent_link_flush(tree->link);
+	/* It may have an answer before the last bytes were sent, but not before it has read them. */
+	if (result < 0)
+		return hear(tree, result);
+	result = agent_link_await(tree->link, &frame);
+	if (result <= 0)
+		return result == 0 ? -EPIPE : result;
+	if (frame.type == AGENT_ERROR)
+		return tree_take_error(tree, &frame);
+	return frame.type == AGENT_DONE ? 0 : tree_fail_protocol(tree);
+}
+
 int agent_tree_send(struct agent_tree *tree, const char *path)
 {
 	struct sender sender = { .tree = tree };
-	struct agent_frame frame;
 	int result;
 
 	tree->text[0] = '\0';
@@ -335,19 +354,40 @@ int agent_tree_send(struct agent_tree *tree, const char *path)
 	sender.top = strlen(path);
 	result = send_top(&sender, path);
 	free_inodes(&sender);
-	if (result == 0)
-		result = put(tree, AGENT_DONE, NULL, 0);
-	if (result == 0) {
-		result = agent_link_flush(tree->link);
-		/* It may have an answer before the last bytes were sent, but not before it has read them. */
-		if (result < 0)
-			return hear(tree, result);
-		result = agent_link_await(tree->link, &frame);
-		if (result <= 0)
-			return result == 0 ? -EPIPE : result;
-		if (frame.type == AGENT_ERROR)
-			return tree_take_error(tree, &frame);
-		return frame.type == AGENT_DONE ? 0 : tree_fail_protocol(tree);
+	return result == 0 ? finish(tree) : result;
+}
+
+/* Of what may be a pipe: it has no positions. */
+static int send_input(struct agent_tree *tree, int fd)
+{
+	for (;;) {
+		int result = 0;
+		uint8_t *room = reserve(tree, DATA_BYTES, &result);
+		ssize_t got;
+
+		if (!room)
+			return result;
+		got = read(fd, room, DATA_BYTES);
+		if (got < 0)
+			return tree_fail(tree, -errno, "standard input");
+		if (got == 0)
+			return put(tree, AGENT_LEAVE, NULL, 0);
+		agent_link_commit(tree->link, AGENT_DATA, 0, got);
+		if (tree->progress)
+			tree->progress(tree->context, got);
 	}
-	return result;
+}
+
+int agent_tree_send_input(struct agent_tree *tree, int fd, mode_t mode)
+{
+	struct sender sender = { .tree = tree };
+	struct stat status = { .st_mode = mode };
+	int result;
+
+	tree->text[0] = '\0';
+	clock_gettime(CLOCK_REALTIME, &status.st_mtim);
+	result = put_entry(&sender, AGENT_FILE, &status, "", "");
+	if (result == 0)
+		result = send_input(tree, fd);
+	return result == 0 ? finish(tree) : result;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "client.h"
 #include "karma/agent_tree.h"
@@ -25,17 +26,20 @@ static const struct command command = { "cp",
 	"Copy a file, or a directory with all that is in it, to a guest or from it, which needs --vsock on\n"
 	"and karma-agent, as Karma's initramfs has it.  Into DST, if that is a directory, or as DST.  What\n"
 	"is copied keeps its permissions, times, links and holes, and becomes the receiver's: in the\n"
-	"guest, root's.  A file has its name once it is complete.\n"
+	"guest, root's.  A file has its name once it is complete.  A SRC or DST of ours that is - is\n"
+	"standard input, which becomes a file, or standard output, which gets one.\n"
 	"\n"
 	"  karma cp web:/var/log/syslog .\n"
 	"  karma cp ./linux web:/usr/src\n"
+	"  pg_dump | gzip | karma cp - web:dump.gz\n"
 	"\n"
 	"NAME:PATH without a slash at its head is in root's home; a file of ours of such a name is\n"
-	"./NAME:PATH.\n"
+	"./NAME:PATH, and one that is called - is ./-.\n"
 	"Exit status: 0; 1 if devices, sockets and the like were left out, or 125 if karma failed.\n" };
 
 struct copy {
 	bool to_guest;
+	bool streams;			/* our side is standard input or output */
 	char name[CONTROL_NAME_MAX + 1];
 	const char *guest_path, *host_path;
 	struct agent_tree tree;
@@ -118,6 +122,12 @@ static int greet(struct copy *copy)
 	return result;
 }
 
+static int stream(struct copy *copy)
+{
+	return copy->to_guest ? agent_tree_send_input(&copy->tree, STDIN_FILENO, 0666 & ~umask(0)) :
+		agent_tree_receive_output(&copy->tree, STDOUT_FILENO);
+}
+
 static int run_copy(struct copy *copy, struct agent_link *link)
 {
 	char request[2 * PATH_MAX], base[NAME_MAX + 1];
@@ -125,6 +135,9 @@ static int run_copy(struct copy *copy, struct agent_link *link)
 	int result;
 
 	agent_tree_base(copy->to_guest ? copy->host_path : copy->guest_path, base);
+	/* It has no name: in a directory it is nothing. */
+	if (copy->streams)
+		strcpy(base, ".");
 	if (length > PATH_MAX) {
 		snprintf(copy->tree.text, sizeof(copy->tree.text), "the guest's path is too long");
 		return -ENAMETOOLONG;
@@ -139,6 +152,8 @@ static int run_copy(struct copy *copy, struct agent_link *link)
 	result = greet(copy);
 	if (result < 0)
 		return result;
+	if (copy->streams)
+		return stream(copy);
 	return copy->to_guest ? agent_tree_send(&copy->tree, copy->host_path) :
 		agent_tree_receive(&copy->tree, copy->host_path, base);
 }
@@ -186,6 +201,7 @@ static int parse_paths(struct copy *copy, const char *from, const char *to)
 	copy->to_guest = destination;
 	copy->guest_path = source ? source : destination;
 	copy->host_path = source ? to : from;
+	copy->streams = strcmp(copy->host_path, "-") == 0;
 	/* Root's home itself. */
 	if (!copy->guest_path[0])
 		copy->guest_path = ".";
@@ -209,7 +225,8 @@ int command_cp(int argc, char **argv)
 		return status;
 	copy.tree = (struct agent_tree){ .link = &link, .progress = show_progress, .skipped = tell_skipped,
 		.context = &copy };
-	copy.shows = isatty(STDERR_FILENO);
+	/* It would mix with what goes to the same terminal. */
+	copy.shows = isatty(STDERR_FILENO) && (!copy.streams || copy.to_guest || !isatty(STDOUT_FILENO));
 	socket = connect_port(copy.name, AGENT_PORT, AGENT_ABSENT);
 	if (socket < 0)
 		return STATUS_FAILURE;

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -72,15 +73,46 @@ void shares_close(struct shares *shares)
 
 /* --- Processes and connections. */
 
+/*
+ * What the guest's processes share, such as the map of an overlay, is none of a server's, but for the history of
+ * messages.
+ */
+static int unmap_shared(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	char line[256];
+	int result = maps ? 0 : -errno;
+
+	while (maps && fgets(line, sizeof(line), maps)) {
+		unsigned long start, end;
+		char shared;
+
+		/* proc(5): the addresses, "rwx", and "s" or "p". */
+		if (sscanf(line, "%lx-%lx %*3c%c", &start, &end, &shared) != 3 || shared != 's')
+			continue;
+		if (!log_has_history_at(start) && munmap((void *)start, end - start) < 0)
+			result = -errno;
+	}
+	if (maps)
+		fclose(maps);
+	return result;
+}
+
 /* It serves one socket.  Signals stay blocked: what a terminal sends is for the supervisor to know. */
 static _Noreturn void be_server(const struct share_options *share, bool unconfined, int socket)
 {
 	struct share_options served = *share;
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC), result;
 
 	if (dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 ||
 		dup2(socket, SERVER_SOCKET) < 0 || close_range(SERVER_SOCKET + 1, ~0u, 0) < 0)
 		_exit(1);
+	result = unmap_shared();
+	if (result < 0) {
+		fail(result, "--share %s: can't read /proc/self/maps: %s: mount /proc", share->directory,
+			strerror(-result));
+		_exit(1);
+	}
 	prctl(PR_SET_NAME, "karma-share");
 	served.unconfined = unconfined;
 	_exit(share_serve(&served, SERVER_SOCKET));

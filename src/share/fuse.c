@@ -245,6 +245,8 @@ static const struct row rows[] = {
 	[FUSE_LSEEK] = { fuse_lseek, sizeof(struct fuse_lseek_in), sizeof(struct fuse_lseek_out) },
 	[FUSE_COPY_FILE_RANGE] = { fuse_copy_file_range, sizeof(struct fuse_copy_file_range_in),
 		sizeof(struct fuse_write_out), .changes = true },
+	[FUSE_TMPFILE] = { fuse_tmpfile, sizeof(struct fuse_create_in),
+		sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out), .changes = true },
 };
 
 static const struct row *find_row(uint32_t opcode)

@@ -166,23 +166,20 @@ static int create(struct request *request, const struct fuse_create_in *in, int 
 	return -EEXIST;
 }
 
-/* The reply is that of a lookup, and behind it that of an open. */
-int fuse_create(struct request *request)
+/*
+ * Of a file that was just opened: the reply is that of a lookup, and behind it that of an open.  fd is the session's
+ * then, or closed.
+ */
+static int reply_open(struct request *request, struct node *directory, const char *name, int fd,
+	const struct stat *status)
 {
-	const struct fuse_create_in *in = take_argument(request, sizeof(*in));
 	struct session *session = request->session;
 	struct fuse_entry_out entry;
 	struct fuse_open_out out = { 0 };
-	struct node *directory, *node;
 	struct handle *handle;
-	struct stat status;
-	const char *name;
-	int result = take_place(request, &directory, &name);
-	int fd = result < 0 ? result : create(request, in, result, name, &status);
+	struct node *node;
+	int result = fill_entry(session, directory, name, status, &entry);
 
-	if (fd < 0)
-		return fd;
-	result = fill_entry(session, directory, name, &status, &entry);
 	if (result < 0) {
 		close(fd);
 		return result;
@@ -194,9 +191,46 @@ int fuse_create(struct request *request)
 		return result;
 	}
 	out.fh = handle->id;
-	out.open_flags = reply_flags(session, node, &status);
+	out.open_flags = reply_flags(session, node, status);
 	reply(request, &entry, sizeof(entry));
 	return reply(request, &out, sizeof(out));
+}
+
+int fuse_create(struct request *request)
+{
+	const struct fuse_create_in *in = take_argument(request, sizeof(*in));
+	struct node *directory;
+	struct stat status;
+	const char *name;
+	int place = take_place(request, &directory, &name);
+	int fd = place < 0 ? place : create(request, in, place, name, &status);
+
+	return fd < 0 ? fd : reply_open(request, directory, name, fd, &status);
+}
+
+/* A file without a name, which FUSE_LINK may give it later.  The one that Linux sends means nothing. */
+int fuse_tmpfile(struct request *request)
+{
+	const struct fuse_create_in *in = take_argument(request, sizeof(*in));
+	struct session *session = request->session;
+	struct node *directory;
+	struct stat status;
+	int fd = open_directory(request, &directory), result;
+
+	if (fd < 0)
+		return fd;
+	result = identity_assume(request);
+	if (result < 0)
+		return result;
+	fd = open_component(session, fd, ".", open_flags(session, in->flags) | O_TMPFILE | (in->flags & O_EXCL),
+		in->mode & PERMISSIONS);
+	identity_return(request);
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &status) == 0)
+		return reply_open(request, NULL, NULL, fd, &status);
+	close(fd);
+	return -EIO;
 }
 
 int fuse_link(struct request *request)

@@ -251,12 +251,19 @@ int node_found(struct session *session, struct node *parent, const char *name, c
 	struct node **result)
 {
 	struct node *node = find_by_inode(session, status);
-	int error = node ? 0 : new_node(session, status, &node);
+	int error;
 
+	/* A new file may have the number of one that is gone. */
+	if (node && !parent) {
+		lose_name(session, node);
+		node = NULL;
+	}
+	error = node ? 0 : new_node(session, status, &node);
 	if (error < 0)
 		return error;
 	/* The root may be seen below itself, by a bind mount. */
-	error = node_renamed(session, node, parent, name);
+	if (parent)
+		error = node_renamed(session, node, parent, name);
 	if (error < 0) {
 		free_if_unused(session, node);
 		return error;

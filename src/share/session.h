@@ -128,7 +128,7 @@ struct handle *request_handle(const struct request *request, uint64_t id);
 typedef int operation(struct request *request);
 
 operation fuse_lookup, fuse_readlink, fuse_symlink, fuse_mknod, fuse_mkdir, fuse_unlink, fuse_rmdir, fuse_rename,
-	fuse_rename2, fuse_link, fuse_create;
+	fuse_rename2, fuse_link, fuse_create, fuse_tmpfile;
 operation fuse_open, fuse_read, fuse_write, fuse_release, fuse_fsync, fuse_syncfs, fuse_fallocate, fuse_lseek,
 	fuse_copy_file_range;
 operation fuse_opendir, fuse_readdir, fuse_readdirplus, fuse_releasedir;
@@ -143,7 +143,7 @@ uint32_t reply_flags(const struct session *session, struct node *node, const str
 uint64_t cache_seconds(const struct session *session);
 void fill_attributes(const struct session *session, const struct node *node, const struct stat *status,
 	struct fuse_attr *attributes);
-/* What a lookup of a name in a directory gives: one more reference to its node. */
+/* What a lookup of a name in a directory gives: one more reference to its node.  Without both: of a new file. */
 int fill_entry(struct session *session, struct node *parent, const char *name, const struct stat *status,
 	struct fuse_entry_out *entry);
 
@@ -154,7 +154,10 @@ void nodes_release(struct session *session);
 
 /* NULL if the guest has no reference to this number. */
 struct node *node_get(const struct session *session, uint64_t id);
-/* The node of what a lookup found, with one more reference of the guest's. */
+/*
+ * The node of what a lookup found, with one more reference of the guest's.  Without parent and name it is a new file
+ * that has no name.
+ */
 int node_found(struct session *session, struct node *parent, const char *name, const struct stat *status,
 	struct node **node);
 void node_forget(struct session *session, struct node *node, uint64_t lookups);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fuzz what karma-agent reads: frames, the request to run a command, a copy to the guest, and the windows of streams.
- * No bytes crash it, lead a copy out of its destination, or have a stream take or send more than its window.
+ * Fuzz what karma-agent reads: frames, the request to run a command, copies to a directory or a pipe, and the windows of
+ * streams.  No bytes crash it, lead a copy out of its destination, or have a stream take or send more than its window.
  *
  * The first byte says which; the rest is what comes by the socket.
  */
@@ -19,7 +19,7 @@
 #include "karma/util.h"
 #include "script.h"
 
-enum mode { MODE_REQUEST, MODE_COPY, MODE_STREAMS, MODES };
+enum mode { MODE_REQUEST, MODE_COPY, MODE_STREAMS, MODE_OUTPUT, MODES };
 
 static char directory[] = "/tmp/karma-fuzz-agent.XXXXXX";
 static char canary[64], destination[64];
@@ -153,6 +153,19 @@ static void streams(void)
 	close(null);
 }
 
+/* A pipe that takes what it holds: a hole has no end. */
+static void output(void)
+{
+	static struct agent_tree tree;
+	int ends[2];
+
+	check(pipe2(ends, O_NONBLOCK | O_CLOEXEC) == 0);
+	tree = (struct agent_tree){ .link = connection };
+	agent_tree_receive_output(&tree, ends[1]);
+	close(ends[0]);
+	close(ends[1]);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	int other;
@@ -170,6 +183,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case MODE_STREAMS:
 		streams();
+		break;
+	case MODE_OUTPUT:
+		output();
 		break;
 	}
 	close(connection->fd);

@@ -89,10 +89,16 @@ test_agent_takes_signals_and_has_terminals() {
 	expect_status 0
 }
 
+# How many the supervisor and the guest's process have.
+descriptors() {
+	find "/proc/$guest_pid/fd" "/proc/$(guest_process)/fd" -type l | wc -l
+}
+
 test_agent_runs_many_and_leaves_nothing() {
 	local i clients=()
 	start_idle
 	in_guest sh -c 'ls /proc | grep -c "^[0-9]"' >before
+	descriptors >descriptors.before
 	for ((i = 0; i < 64; i++)); do
 		"$KARMA" exec web -e I=$i -- sh -c 'sleep 2; echo $I' >many.$i 2>&1 &
 		clients+=($!)
@@ -101,7 +107,12 @@ test_agent_runs_many_and_leaves_nothing() {
 		wait "${clients[i]}" || die "exec $i of 64: $(cat many.$i)"
 		[ "$(cat many.$i)" = $i ] || die "exec $i of 64: $(cat many.$i)"
 	done
-	for ((i = 0; i < ${KARMA_EXECS:-20}; i++)); do in_guest true || die "exec $i"; done
+	for ((i = 0; i < ${KARMA_EXECS:-20}; i++)); do
+		in_guest true || die "exec $i"
+		# To the agent, which gets no frame, and to nobody.
+		"$KARMA" connect web 842 </dev/null >/dev/null || die "connect $i: $?"
+		exits 1 "$KARMA" connect web 23
+	done
 	# The last process may be about to end.
 	for ((i = 0; i < 50; i++)); do
 		in_guest sh -c 'ls /proc | grep -c "^[0-9]"' >after
@@ -109,7 +120,9 @@ test_agent_runs_many_and_leaves_nothing() {
 		nap 0.1
 	done
 	[ "$(cat after)" -le "$(cat before)" ] || die "processes: $(cat before), then $(cat after): $(in_guest ps)"
-	[ "$(find "/proc/$guest_pid/fd" -lname 'socket:*' | wc -l)" -lt 10 ] || die "sockets: $(ls -l "/proc/$guest_pid/fd")"
+	descriptors >descriptors.after
+	cmp descriptors.before descriptors.after ||
+		die "descriptors: $(ls -l "/proc/$guest_pid/fd" "/proc/$(guest_process)/fd")"
 	send over
 	end_guest
 	expect_status 0
@@ -134,6 +147,11 @@ test_agent_copies() {
 	[ "$(stat -c %b back/sparse)" -lt 100 ] || die "sparse: $(stat back/sparse)"
 	"$KARMA" cp web:/proc/version . || die "a file without a size: $?"
 	cmp version <(in_guest cat /proc/version) || die "a file without a size is another"
+	# By standard input and output, and not into a directory.
+	head -c 300000 tree/large | "$KARMA" cp - web:/tmp/piped || die "from standard input: $?"
+	"$KARMA" cp web:/tmp/piped - | cmp - <(head -c 300000 tree/large) || die "to standard output differs"
+	exits 125 "$KARMA" cp - web:/tmp
+	expect_in exec.err '^karma: web: /tmp: Is a directory'
 	exits 125 "$KARMA" cp web:/nowhere .
 	expect_in exec.err '^karma: web: /nowhere: No such file'
 	exits 125 "$KARMA" cp tree back

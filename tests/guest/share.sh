@@ -108,17 +108,23 @@ test_share_is_there_again_after_a_restart() {
 	! pgrep -x karma-share || die "a server is left"
 }
 
-# With requests before and after, which the same mount serves.
+# With requests before and after, which the same mount serves; and beside a server of Karma's, which shares with the
+# supervisor the history of messages alone, and with the guest's process its memory.
 test_share_is_paused_and_resumed() {
-	mkdir shared
+	mkdir shared own
+	truncate -s 1M disk
 	start_virtiofsd "$PWD/shared"
 	export XDG_RUNTIME_DIR=$PWD
-	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --name web --share "unix:$PWD/fs" -- sh -c '
+	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --name web --share "unix:$PWD/fs" --share own \
+		--disk disk,overlay=overlay --cmdline root= -- sh -c '
 		mkdir /tmp/mnt && mount -t virtiofs share0 /tmp/mnt || exit 99
 		echo before >/tmp/mnt/before; echo mounted
 		read go
 		echo after >/tmp/mnt/after; echo written'
 	wait_for '^mounted' 200
+	local maps
+	maps=$(grep -E '^[^ ]+ ...s' "/proc/$(pgrep -P "$guest_pid" -x karma-share)/maps" | grep -v memfd:) || true
+	[ "$(wc -l <<<"$maps")" = 1 ] || die "its server shares $maps"
 	"$KARMA" pause web || die "pause: $?"
 	"$KARMA" resume web || die "resume: $?"
 	send go

@@ -70,36 +70,48 @@ static void greet(void)
 	ck_assert_int_eq(agent_link_check_hello(&frame, &text), 0);
 }
 
+static void begin_get(const char *from)
+{
+	start_agent();
+	begin();
+	agent_link_put_number(&copy_link, AGENT_HELLO, 0, AGENT_VERSION);
+	agent_link_put(&copy_link, AGENT_GET, 0, from, strlen(from) + 1);
+	greet();
+}
+
 /* From the guest. */
 static int get(const char *from, const char *to)
 {
 	char base[NAME_MAX + 1];
 	int result;
 
-	start_agent();
-	begin();
-	agent_link_put_number(&copy_link, AGENT_HELLO, 0, AGENT_VERSION);
-	agent_link_put(&copy_link, AGENT_GET, 0, from, strlen(from) + 1);
-	greet();
+	begin_get(from);
 	agent_tree_base(from, base);
 	result = agent_tree_receive(&tree, to, base);
 	end_agent();
 	return result;
 }
 
-/* To the guest. */
-static int put(const char *from, const char *to)
+static void begin_put(const char *to, const char *base)
 {
-	char request[512], base[NAME_MAX + 1];
-	int length, result;
+	char request[512];
+	int length = snprintf(request, sizeof(request), "%s%c%s", to, '\0', base) + 1;
 
 	start_agent();
 	begin();
-	agent_tree_base(from, base);
-	length = snprintf(request, sizeof(request), "%s%c%s", to, '\0', base) + 1;
 	agent_link_put_number(&copy_link, AGENT_HELLO, 0, AGENT_VERSION);
 	agent_link_put(&copy_link, AGENT_PUT, 0, request, length);
 	greet();
+}
+
+/* To the guest. */
+static int put(const char *from, const char *to)
+{
+	char base[NAME_MAX + 1];
+	int result;
+
+	agent_tree_base(from, base);
+	begin_put(to, base);
 	result = agent_tree_send(&tree, from);
 	end_agent();
 	return result;
@@ -212,22 +224,82 @@ START_TEST(a_copy_that_ends_early_leaves_nothing)
 {
 	struct agent_entry entry = { .kind = AGENT_FILE, .mode = 0644 };
 	uint8_t payload[sizeof(entry) + 2] = { 0 };
-	char path[128], request[160];
-	int length;
+	char path[128];
 
 	snprintf(path, sizeof(path), "%s/file", destination);
-	length = snprintf(request, sizeof(request), "%s%cfile", path, '\0') + 1;
-	start_agent();
-	begin();
 	memcpy(payload, &entry, sizeof(entry));
-	agent_link_put_number(&copy_link, AGENT_HELLO, 0, AGENT_VERSION);
-	agent_link_put(&copy_link, AGENT_PUT, 0, request, length);
-	greet();
+	begin_put(path, "file");
 	agent_link_put(&copy_link, AGENT_ENTRY, 0, payload, sizeof(payload));
 	agent_link_put(&copy_link, AGENT_DATA, 0, "half", 4);
 	ck_assert_int_eq(agent_link_flush(&copy_link), 0);
 	end_agent();
 	shell("test -z \"$(ls -A %s)\"", destination);
+}
+END_TEST
+
+/* --- Standard input and output. */
+
+/* From a pipe, which something writes to. */
+static int put_output_of(const char *command, const char *to)
+{
+	FILE *pipe = popen(command, "r");
+	int result;
+
+	ck_assert_ptr_nonnull(pipe);
+	begin_put(to, ".");
+	result = agent_tree_send_input(&tree, fileno(pipe), 0640);
+	end_agent();
+	pclose(pipe);
+	return result;
+}
+
+/* To a pipe, which something reads. */
+static int get_to(const char *from, const char *command)
+{
+	FILE *pipe = popen(command, "w");
+	int result;
+
+	ck_assert_ptr_nonnull(pipe);
+	begin_get(from);
+	result = agent_tree_receive_output(&tree, fileno(pipe));
+	end_agent();
+	ck_assert_int_eq(pclose(pipe), 0);
+	return result;
+}
+
+START_TEST(a_pipe_becomes_a_file)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/file", destination);
+	ck_assert_int_eq(put_output_of("seq 100000; sleep 0.1; echo last", path), 0);
+	shell("(seq 100000; echo last) | cmp - %s && test $(stat -c %%a %s) = 640", path, path);
+	ck_assert_int_eq(put_output_of(":", path), 0);
+	shell("test -f %s -a ! -s %s && test $(($(date +%%s) - $(stat -c %%Y %s))) -lt 100", path, path, path);
+	/* It has no name that it could have there. */
+	ck_assert_int_lt(put_output_of("echo text", destination), 0);
+	ck_assert(tree.refused);
+	ck_assert_ptr_nonnull(strstr(tree.text, "Is a directory"));
+	shell("test \"$(ls -A %s)\" = file", destination);
+}
+END_TEST
+
+START_TEST(a_file_goes_to_a_pipe)
+{
+	char command[256], path[128];
+
+	make_tree();
+	for (unsigned i = 0; i < 2; i++) {
+		const char *name = (const char *const[]){ "large", "sparse" }[i];
+
+		snprintf(path, sizeof(path), "%s/%s", source, name);
+		snprintf(command, sizeof(command), "cmp - %s", path);
+		ck_assert_int_eq(get_to(path, command), 0);
+	}
+	ck_assert_int_eq(get_to("/proc/version", "cmp - /proc/version"), 0);
+	ck_assert_int_eq(get_to(source, "cmp - /dev/null"), -EISDIR);
+	ck_assert(!tree.refused);
+	ck_assert_int_eq(get_to("/nowhere", "cmp - /dev/null"), -EREMOTEIO);
 }
 END_TEST
 
@@ -386,6 +458,53 @@ START_TEST(frames_out_of_place_are_refused)
 }
 END_TEST
 
+/* What standard output makes of all that was said: its bytes in text. */
+static int output_of_lie(char *text, size_t size)
+{
+	int ends[2], result;
+	ssize_t got;
+
+	ck_assert_int_eq(agent_link_flush(&copy_link), 0);
+	shutdown(liar, SHUT_WR);
+	begin();
+	ck_assert_int_eq(pipe(ends), 0);
+	result = agent_tree_receive_output(&tree, ends[1]);
+	close(ends[1]);
+	got = read(ends[0], text, size - 1);
+	text[got > 0 ? got : 0] = '\0';
+	close(ends[0]);
+	close(liar);
+	agent_teardown();
+	return result;
+}
+
+START_TEST(output_takes_one_file_in_its_order)
+{
+	/* e: an entry of a file, x: of a link, d: data, h: a hole that is cut, l: leave, o: done. */
+	static const struct {
+		const char *frames, *text;
+		int result;
+	} lies[] = { { "edlo", "data", 0 }, { "elo", "", 0 }, { "d", "", -EPROTO }, { "l", "", -EPROTO },
+		{ "o", "", -EPROTO }, { "xlo", "", -EISDIR }, { "ede", "data", -EPROTO }, { "edo", "data", -EPROTO },
+		{ "edld", "data", -EPROTO }, { "edle", "data", -EPROTO }, { "eh", "", -EPROTO }, { "ed", "data", -EPIPE } };
+	char text[16];
+
+	for (size_t i = 0; i < ARRAY_SIZE(lies); i++) {
+		start_lie();
+		for (const char *frame = lies[i].frames; *frame; frame++) {
+			if (*frame == 'e' || *frame == 'x')
+				lie_entry(*frame == 'e' ? AGENT_FILE : AGENT_SYMLINK, "", 1, "");
+			else if (*frame == 'd' || *frame == 'h')
+				lie(*frame == 'd' ? AGENT_DATA : AGENT_HOLE, "data", 4);
+			else
+				lie(*frame == 'l' ? AGENT_LEAVE : AGENT_DONE, NULL, 0);
+		}
+		ck_assert_int_eq(output_of_lie(text, sizeof(text)), lies[i].result);
+		ck_assert_str_eq(text, lies[i].text);
+	}
+}
+END_TEST
+
 START_TEST(directories_have_a_depth)
 {
 	start_lie();
@@ -416,6 +535,9 @@ void agent_add_copies(Suite *suite)
 		what_cannot_be_copied_is_told,
 		set_id_bits_stay_behind,
 		a_copy_that_ends_early_leaves_nothing,
+		a_pipe_becomes_a_file,
+		a_file_goes_to_a_pipe,
+		output_takes_one_file_in_its_order,
 		names_that_lead_out_are_refused,
 		a_link_is_no_way_out,
 		the_top_has_the_name_that_was_asked_for,

@@ -167,6 +167,79 @@ START_TEST(writeback_cache_may_read_what_is_open_to_write)
 }
 END_TEST
 
+static int try_tmpfile(uint32_t flags)
+{
+	const struct fuse_create_in in = { .flags = flags, .mode = S_IFREG | 0640 };
+
+	/* Linux's name for it. */
+	if (call_name(FUSE_TMPFILE, ROOT, &in, sizeof(in), "/") < 0)
+		return answer_head->error;
+	node = ((struct fuse_entry_out *)answer)->nodeid;
+	fh = created_file()->fh;
+	return 0;
+}
+
+static int link_node(const char *name)
+{
+	return call_name(FUSE_LINK, ROOT, &(struct fuse_link_in){ node }, sizeof(struct fuse_link_in), name);
+}
+
+START_TEST(file_without_a_name_may_get_one)
+{
+	ck_assert_int_eq(try_tmpfile(O_RDWR), 0);
+	ck_assert_uint_eq(attributes(node).nlink, 0);
+	ck_assert_uint_eq(attributes(node).mode, S_IFREG | 0640);
+	ck_assert_int_eq(try_write(node, fh, 0, "text", 4), 0);
+	ck_assert_int_eq(faccessat(shared_fd, "name", F_OK, 0), -1);
+	ck_assert_int_eq(link_node("name"), 0);
+	ck_assert_uint_eq(((struct fuse_entry_out *)answer)->nodeid, node);
+	ck_assert_int_eq(host_stat("name").st_size, 4);
+	ck_assert_int_eq(release(node, fh), 0);
+	/* It is the node by its name now. */
+	fh = open_file(node, O_RDONLY);
+	assert_read(0, 10, "text");
+	ck_assert_int_eq(release(node, fh), 0);
+	ck_assert_int_eq(remove_file(ROOT, "name"), 0);
+}
+END_TEST
+
+START_TEST(file_without_a_name_is_gone_when_it_is_closed)
+{
+	struct fuse_create_in in = { .flags = O_RDWR };
+
+	ck_assert_int_eq(try_tmpfile(O_RDWR | O_EXCL), 0);
+	ck_assert_int_eq(link_node("name"), -ENOENT);
+	ck_assert_int_eq(release(node, fh), 0);
+	ck_assert_int_eq(getattr(node), -ESTALE);
+	ck_assert_int_eq(link_node("name"), -ESTALE);
+	forget(node, 1);
+	/* It is for writing, in a directory. */
+	ck_assert_int_eq(try_tmpfile(O_RDONLY), -EINVAL);
+	make_file("file", "");
+	ck_assert_int_eq(call_name(FUSE_TMPFILE, find(ROOT, "file"), &in, sizeof(in), "/"), -ENOTDIR);
+	options.read_only = true;
+	ck_assert_int_eq(try_tmpfile(O_RDWR), -EROFS);
+}
+END_TEST
+
+/* The host has removed a file that the guest still knows, and its inode's number goes to the next one. */
+START_TEST(file_without_a_name_takes_no_other_node)
+{
+	uint64_t gone;
+
+	make_file("file", "old");
+	gone = find(ROOT, "file");
+	ck_assert_int_eq(unlinkat(shared_fd, "file", 0), 0);
+	for (unsigned i = 0; i < 20; i++) {
+		ck_assert_int_eq(try_tmpfile(O_RDWR), 0);
+		ck_assert_uint_ne(node, gone);
+		ck_assert_int_eq(release(node, fh), 0);
+		forget(node, 1);
+	}
+	ck_assert_int_eq(getattr(gone), -ESTALE);
+}
+END_TEST
+
 START_TEST(attributes_are_set)
 {
 	struct fuse_setattr_in in = {
@@ -381,7 +454,7 @@ END_TEST
 START_TEST(what_is_not_offered_is_unknown)
 {
 	static const uint32_t opcodes[] = { FUSE_FLUSH, FUSE_GETLK, FUSE_SETLK, FUSE_SETLKW, FUSE_ACCESS, FUSE_BMAP,
-		FUSE_IOCTL, FUSE_POLL, FUSE_SETUPMAPPING, FUSE_TMPFILE, 0, 7, 9999, UINT32_MAX };
+		FUSE_IOCTL, FUSE_POLL, FUSE_SETUPMAPPING, 0, 7, 9999, UINT32_MAX };
 
 	for (size_t i = 0; i < ARRAY_SIZE(opcodes); i++)
 		ck_assert_int_eq(call(opcodes[i], ROOT, "", 0), -ENOSYS);
@@ -401,6 +474,9 @@ void share_files_tests(Suite *suite)
 		file_is_cut_when_it_is_opened,
 		cache_is_kept_while_the_host_changes_nothing,
 		writeback_cache_may_read_what_is_open_to_write,
+		file_without_a_name_may_get_one,
+		file_without_a_name_is_gone_when_it_is_closed,
+		file_without_a_name_takes_no_other_node,
 		attributes_are_set,
 		owner_is_set_as_the_host_allows,
 		write_of_another_takes_setuid_away,
