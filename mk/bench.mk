@@ -50,7 +50,7 @@ bench-tools: $(BENCH_TOOLS)
 # doc/performance.md, too.
 BENCHMARKS := boot start block net reach smp backend
 
-.PHONY: bench $(BENCHMARKS:%=bench-%)
+.PHONY: bench bench-cold $(BENCHMARKS:%=bench-%)
 bench:
 	$(Q)scripts/dependencies bench >&2
 	@mkdir -p $(BUILD)/bench
@@ -69,6 +69,15 @@ bench-boot:
 	if [ -t 2 ]; then export KARMA_BENCH_PROGRESS=1; fi && \
 	KARMA_BENCH_NATIVE=$$(tests/bench/boot --native "$$@") && export KARMA_BENCH_NATIVE && \
 	scripts/soft-host --auto --env KARMA=$$KARMA -- tests/bench/boot "$$@"
+
+# Where the time of a start goes: no comparison, so `make bench` has it not.
+bench-cold:
+	$(Q)scripts/dependencies soft >&2
+	$(Q)$(MAKE) -s all guest bench-tools >&2
+	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	scripts/soft-host --auto --memory 3072 --env KARMA=$(abspath $(BUILD)/karma) \
+		--env KARMA_GUEST_DIR=$(abspath $(BUILD)/guest) -- tests/bench/cold $(BENCH) \
+		$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(wildcard $(BUILD)/guest/bzImage)
 
 # $(1): a benchmark that takes a kernel, $(2): options of the soft host.
 bench_with_kernel = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
