@@ -12,6 +12,7 @@
 #define LEAF1_ECX_X2APIC (1u << 21)
 #define LEAF1_ECX_TSC_DEADLINE (1u << 24)
 #define LEAF1_ECX_HYPERVISOR (1u << 31)
+#define LEAF1_EDX_MACHINE_CHECKS (1u << 7 | 1u << 14)	/* exception, architecture; in 80000001 likewise */
 #define LEAF1_EDX_DS (1u << 21)
 #define LEAF1_EDX_HTT (1u << 28)
 #define LEAF7_EDX_ARCH_LBR (1u << 19)
@@ -33,7 +34,10 @@ static unsigned bits_for(unsigned count)
 	return bits;
 }
 
-/* Every vCPU is a core of its own, in one package. */
+/*
+ * Every vCPU is a core of its own, in one package.  No machine check of the host's is passed on, so a guest need
+ * not set up KVM's 32 banks for them, one exit a register, and look at each every five minutes.
+ */
 static void adjust_entry(struct kvm_cpuid_entry2 *entry, unsigned vcpu, unsigned count)
 {
 	switch (entry->function) {
@@ -41,6 +45,7 @@ static void adjust_entry(struct kvm_cpuid_entry2 *entry, unsigned vcpu, unsigned
 		entry->ebx = (entry->ebx & 0xffff) | (count > 255 ? 255 : count) << 16 | vcpu << 24;
 		entry->ecx |= LEAF1_ECX_HYPERVISOR | LEAF1_ECX_TSC_DEADLINE | LEAF1_ECX_X2APIC;
 		entry->ecx &= ~LEAF1_ECX_VMX;
+		entry->edx &= ~LEAF1_EDX_MACHINE_CHECKS;
 		if (count > 1)
 			entry->edx |= LEAF1_EDX_HTT;
 		break;
@@ -50,6 +55,7 @@ static void adjust_entry(struct kvm_cpuid_entry2 *entry, unsigned vcpu, unsigned
 		break;
 	case 0x80000001:
 		entry->ecx &= ~EXTENDED1_ECX_SVM;
+		entry->edx &= ~LEAF1_EDX_MACHINE_CHECKS;
 		break;
 	case 0x80000008:
 		entry->ecx = bits_for(count) << 12 | (count - 1);

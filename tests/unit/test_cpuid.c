@@ -162,6 +162,16 @@ static void assert_zero(uint32_t function)
 	ck_assert_msg(!(entry->eax | entry->ebx | entry->ecx | entry->edx), "leaf %#x", function);
 }
 
+START_TEST(guest_has_no_machine_checks)
+{
+	const uint32_t bits = 1u << 7 | 1u << 14;
+
+	adjust(0, 1);
+	ck_assert_uint_eq(find(1, 0)->edx, 0x0789fbff & ~bits);
+	ck_assert_uint_eq(find(0x80000001, 0)->edx, 0x2fd3fbff & ~bits);
+}
+END_TEST
+
 START_TEST(hidden_pmu_is_in_no_leaf)
 {
 	setup();
@@ -265,6 +275,7 @@ Suite *cpuid_suite(void)
 		kvms_paravirtual_features_are_the_guests,
 		what_linux_needs_is_set,
 		guest_has_neither_vmx_nor_svm,
+		guest_has_no_machine_checks,
 		hidden_pmu_is_in_no_leaf,
 		pmu_is_left_alone_otherwise,
 		every_vcpu_has_its_apic_id,
