@@ -18,7 +18,8 @@
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
 #define BANNER "Linux version "
 #define FIXED_CMDLINE \
-	"console=hvc0 pci=off 8250.nr_uarts=0 quiet panic=-1 reboot=a swiotlb=noforce noapic noreplace-smp"
+	"console=hvc0 pci=off 8250.nr_uarts=0 quiet panic=-1 reboot=a swiotlb=noforce noapic noreplace-smp " \
+	"cryptomgr.notests"
 
 static char directory[] = "/tmp/karma-load-XXXXXX";
 static char kernel_path[64], release_path[64], initramfs_path[128];
