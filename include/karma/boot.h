@@ -117,8 +117,6 @@ struct boot_options {
 	const struct boot_kernel *kernel;
 	const char *const *initrds;	/* concatenated in order, each padded to 4 bytes */
 	size_t initrd_count;
-	const void *extra_cpio;		/* appended as a last initrd, if extra_cpio_size > 0 */
-	size_t extra_cpio_size;
 	const char *cmdline;
 	unsigned cpus;
 };
@@ -151,13 +149,6 @@ char *boot_cache_path(void);
  * that can't be read is told when it is loaded.
  */
 bool boot_initrd_has_agent(const char *path);
-
-/*
- * A newc cpio archive in memory that holds one directory and one file in it; for passing
- * COMMAND to the initramfs.  *archive is malloc'ed and the caller's.  0 or -ENOMEM or -E2BIG.
- */
-int boot_cpio_file(const char *directory, const char *name, const void *contents, size_t size,
-	void **archive, size_t *archive_size);
 
 /* ACPI 6.4, hardware-reduced: written to [BOOT_ACPI, BOOT_ACPI_END).  0 or -ENOSPC. */
 int acpi_write(struct guest_memory *memory, unsigned cpus);

@@ -292,7 +292,7 @@ int boot_load(
 	if (result == 0)
 		result = load_kernel(memory, options->kernel, &image);
 	if (result == 0)
-		result = initrd_load(memory, options, &image, &initrd);
+		result = initrd_load(memory, &image, &initrd);
 	if (result == 0)
 		result = write_cmdline(memory, options->cmdline, &image);
 	if (result == 0)

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Load initrds into guest memory, and build small cpio archives. */
+/* Load initrds into guest memory. */
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "karma/log.h"
 #include "internal.h"
@@ -23,7 +20,6 @@
 
 /* "newc" of the same document: a magic, and 13 fields of 8 hexadecimal digits. */
 #define CPIO_HEADER_BYTES 110u
-#define CPIO_TRAILER "TRAILER!!!"
 
 /* For sizes that are known not to wrap. */
 static uint64_t padded(uint64_t size)
@@ -58,8 +54,6 @@ int initrd_open(const struct boot_options *options, struct boot_initrd *initrd)
 			return fail(
 				-EFBIG, "initrd %s: is too big: give a smaller one", file->path);
 	}
-	if (__builtin_add_overflow(initrd->size, options->extra_cpio_size, &initrd->size))
-		return fail(-EFBIG, "initrd: the initrds are too big together: give smaller ones");
 	return 0;
 }
 
@@ -80,7 +74,7 @@ uint64_t initrd_ceiling(const struct guest_memory *memory, const struct boot_ima
 static int find_place(const struct guest_memory *memory, const struct boot_image *image,
 	struct boot_initrd *initrd)
 {
-	const char *name = initrd->count > 0 ? initrd->files[0].path : "of Karma's own";
+	const char *name = initrd->files[0].path;
 	const char *others = initrd->count > 1 ? " with those after it" : "";
 	uint64_t ceiling = initrd_ceiling(memory, image), room, needed;
 
@@ -179,8 +173,7 @@ static int check_unpacked(const struct guest_memory *memory, const struct boot_i
 		boot_memory_hint(kept + (whole ? unpacked : 2 * unpacked), 0));
 }
 
-int initrd_load(const struct guest_memory *memory, const struct boot_options *options,
-	const struct boot_image *image, struct boot_initrd *initrd)
+int initrd_load(const struct guest_memory *memory, const struct boot_image *image, struct boot_initrd *initrd)
 {
 	uint64_t at;
 	int result;
@@ -201,51 +194,5 @@ int initrd_load(const struct guest_memory *memory, const struct boot_options *op
 			return result;
 		at += padded(file->size);
 	}
-	if (options->extra_cpio_size == 0)
-		return 0;
-	return boot_write(memory, at, options->extra_cpio, options->extra_cpio_size);
-}
-
-static uint64_t cpio_entry_bytes(const char *name, uint64_t size)
-{
-	return padded(CPIO_HEADER_BYTES + strlen(name) + 1) + padded(size);
-}
-
-/* Append an entry to the zeroed archive at; returns where the next one goes. */
-static uint8_t *cpio_entry(uint8_t *at, unsigned inode, unsigned mode, const char *name,
-	const void *contents, size_t size)
-{
-	char header[CPIO_HEADER_BYTES + 1];
-	size_t name_bytes = strlen(name) + 1;
-
-	/* inode, mode, uid, gid, links, mtime, size, 4 device numbers, name size, checksum */
-	snprintf(header, sizeof(header),
-		"070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x", inode, mode, 0, 0,
-		S_ISDIR(mode) ? 2 : 1, 0, (unsigned)size, 0, 0, 0, 0, (unsigned)name_bytes, 0);
-	memcpy(at, header, CPIO_HEADER_BYTES);
-	memcpy(at + CPIO_HEADER_BYTES, name, name_bytes);
-	if (size > 0)
-		memcpy(at + padded(CPIO_HEADER_BYTES + name_bytes), contents, size);
-	return at + cpio_entry_bytes(name, size);
-}
-
-int boot_cpio_file(const char *directory, const char *name, const void *contents, size_t size,
-	void **archive, size_t *archive_size)
-{
-	char path[PATH_MAX];
-	uint8_t *at;
-	int length;
-
-	length = snprintf(path, sizeof(path), "%s/%s", directory, name);
-	if (length < 0 || (size_t)length >= sizeof(path) || size > UINT32_MAX)
-		return -E2BIG;
-	*archive_size = cpio_entry_bytes(directory, 0) + cpio_entry_bytes(path, size) +
-			cpio_entry_bytes(CPIO_TRAILER, 0);
-	*archive = calloc(1, *archive_size);
-	if (!*archive)
-		return -ENOMEM;
-	at = cpio_entry(*archive, 1, S_IFDIR | 0755, directory, NULL, 0);
-	at = cpio_entry(at, 2, S_IFREG | 0644, path, contents, size);
-	cpio_entry(at, 0, 0, CPIO_TRAILER, NULL, 0);
 	return 0;
 }

@@ -126,8 +126,7 @@ int initrd_open(const struct boot_options *options, struct boot_initrd *initrd);
 void initrd_close(struct boot_initrd *initrd);
 /* The highest address that initrds may end at in low RAM. */
 uint64_t initrd_ceiling(const struct guest_memory *memory, const struct boot_image *image);
-int initrd_load(const struct guest_memory *memory, const struct boot_options *options,
-	const struct boot_image *image, struct boot_initrd *initrd);
+int initrd_load(const struct guest_memory *memory, const struct boot_image *image, struct boot_initrd *initrd);
 
 /* The guest's memory map, in e820 types; returns the number of entries. */
 #define BOOT_E820_MAX 8

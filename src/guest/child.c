@@ -160,6 +160,21 @@ static int make_vm(struct guest *guest)
 	return 0;
 }
 
+/* For init, if there is one of an initramfs.  A guest that is restored has read it, but for one of a warm image. */
+static int make_command(struct guest *guest)
+{
+	struct machine *machine = &guest->vm.machine;
+	char *text;
+	int result;
+
+	if ((guest_restores(guest) && !guest->warm.restores) || (!guest->initramfs && !guest->options.initrd_count))
+		return 0;
+	result = guest_make_command(&guest->options, &guest->terminal, &text, &machine->command_bytes);
+	if (result == 0)
+		machine->command = text;
+	return result;
+}
+
 /* The memory of a guest that is restored has its kernel already. */
 static int load(struct guest *guest, struct boot_entry *entry)
 {
@@ -167,8 +182,7 @@ static int load(struct guest *guest, struct boot_entry *entry)
 
 	if (guest_restores(guest))
 		return 0;
-	result = guest_load(&guest->options, &guest->kernel, guest->initramfs, &guest->terminal, &guest->vm.memory,
-		entry);
+	result = guest_load(&guest->options, &guest->kernel, guest->initramfs, &guest->vm.memory, entry);
 	boot_kernel_close(&guest->kernel);
 	return result == 0 ? machine_identify(&guest->vm.machine) : result;
 }
@@ -193,6 +207,8 @@ static int start(struct guest *guest)
 	if (guest->options.command)
 		terminal_hold_input(&guest->terminal);
 	result = load(guest, &entry);
+	if (result == 0)
+		result = make_command(guest);
 	if (result == 0)
 		result = add_devices(guest);
 	if (result == 0)

@@ -212,11 +212,13 @@ char *guest_make_cmdline(const struct guest_options *options);
 
 /*
  * For each start, before its first vCPU: write to guest memory the kernel, which is open, its command line,
- * and the initramfs (or Karma's own for that kernel; or NULL) with the command in it.  Fills entry.  Files are read
- * anew.
+ * and the initramfs (or Karma's own for that kernel; or NULL).  Fills entry.  Files are read anew.
  */
 int guest_load(const struct guest_options *options, const struct boot_kernel *kernel, const char *initramfs,
-	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry);
+	struct guest_memory *memory, struct boot_entry *entry);
+
+/* What init asks for by the call `command`, for each start: *text is malloc'ed.  0, or a negative errno with a message printed. */
+int guest_make_command(const struct guest_options *options, const struct terminal *terminal, char **text, size_t *bytes);
 
 /* --- child.c: the guest's process. */
 

@@ -21,22 +21,34 @@
 
 #define RELEASE_BYTES 128
 
+#define ROOT_BYTES 32
+
+/* "/dev/vda rw": the disk that is the root, and how it is mounted; empty if that is none, or the user's command line has it. */
+static void choose_root(const struct guest_options *options, char root[static ROOT_BYTES])
+{
+	char disk[8];
+
+	root[0] = '\0';
+	if (!options->disk_count || options->root.directory || options->container.command ||
+		boot_has_option(options->cmdline, "root="))
+		return;
+	guest_disk_name(options, 0, disk, sizeof(disk));
+	snprintf(root, ROOT_BYTES, "/dev/%s %s", disk, options->disks[0].read_only ? "ro" : "rw");
+}
+
 /*
- * karma.command tells the initramfs that there is a command: the command
- * itself comes last in it, and Linux drops what no longer fits into guest memory without an error.
+ * With a command it depends on no device, and the root is told with the command.  karma.command has an initramfs that
+ * looks for the command in itself, as those of older versions do, fail.
  */
 char *guest_make_cmdline(const struct guest_options *options)
 {
-	char root[32] = "", disk[8];
+	char root[ROOT_BYTES] = "";
 	char *cmdline;
 
-	if (options->disk_count && !options->root.directory && !options->container.command &&
-		!boot_has_option(options->cmdline, "root=")) {
-		guest_disk_name(options, 0, disk, sizeof(disk));
-		snprintf(root, sizeof(root), " root=/dev/%s %s", disk, options->disks[0].read_only ? "ro" : "rw");
-	}
-	if (asprintf(&cmdline, "%s%s%s%s%s", CMDLINE, root, options->command ? " karma.command" : "",
-		    options->cmdline[0] ? " " : "", options->cmdline) < 0)
+	if (!options->command)
+		choose_root(options, root);
+	if (asprintf(&cmdline, "%s%s%s%s%s%s", CMDLINE, root[0] ? " root=" : "", root,
+		    options->command ? " karma.command" : "", options->cmdline[0] ? " " : "", options->cmdline) < 0)
 		return NULL;
 	return cmdline;
 }
@@ -116,12 +128,13 @@ static void print_root(const struct root_options *root, FILE *file)
 	print_environment(file);
 }
 
-/* The file /karma/command of the initramfs: a shell script that its init reads (scripts/initramfs-init). */
+/* A shell script that init reads (scripts/initramfs-init). */
 static void print_command(
 	const struct guest_options *options, const struct terminal *terminal, FILE *file)
 {
 	bool tty = terminal->typed && isatty(terminal->out_fd);
 	const char *term = getenv("TERM");
+	char root[ROOT_BYTES];
 	unsigned columns, rows;
 
 	fprintf(file, "karma_tty=%d\nkarma_term=", tty);
@@ -140,7 +153,8 @@ static void print_command(
 		fprintf(file, "karma_root=" GUEST_ROOT_TAG "\nkarma_container() {\n\t:\n%s}\n", options->container.setup);
 	if (!options->command)
 		return;
-	fputs("set --", file);
+	choose_root(options, root);
+	fprintf(file, "karma_disk='%s'\nset --", root);
 	for (char **word = options->command; *word; word++) {
 		putc(' ', file);
 		guest_print_word(file, *word);
@@ -148,21 +162,14 @@ static void print_command(
 	putc('\n', file);
 }
 
-static int make_command_cpio(const struct guest_options *options,
-	const struct terminal *terminal, void **cpio, size_t *cpio_size)
+int guest_make_command(const struct guest_options *options, const struct terminal *terminal, char **text, size_t *bytes)
 {
-	cleanup_free char *text = NULL;
-	size_t size;
-	FILE *file = open_memstream(&text, &size);
-	int result;
+	FILE *file = open_memstream(text, bytes);
 
 	if (!file)
 		return fail(-errno, "command: %s", strerror(errno));
 	print_command(options, terminal, file);
-	if (fclose(file) != 0)
-		return fail(-ENOMEM, "command: out of memory");
-	result = boot_cpio_file("karma", "command", text, size, cpio, cpio_size);
-	return result < 0 ? fail(result, "command: %s: give a shorter one", strerror(-result)) : 0;
+	return fclose(file) == 0 ? 0 : fail(-ENOMEM, "command: out of memory");
 }
 
 /*
@@ -218,10 +225,9 @@ int guest_find_initramfs(const struct guest_options *options, char **path)
 }
 
 int guest_load(const struct guest_options *options, const struct boot_kernel *kernel, const char *initramfs,
-	const struct terminal *terminal, struct guest_memory *memory, struct boot_entry *entry)
+	struct guest_memory *memory, struct boot_entry *entry)
 {
 	cleanup_free char *cmdline = guest_make_cmdline(options);
-	cleanup_free void *cpio = NULL;
 	struct boot_options boot = {
 		.kernel = kernel,
 		.initrds = options->initrds,
@@ -229,19 +235,12 @@ int guest_load(const struct guest_options *options, const struct boot_kernel *ke
 		.cmdline = cmdline,
 		.cpus = options->cpus,
 	};
-	int result;
 
 	if (!cmdline)
 		return fail(-ENOMEM, "command line: out of memory");
 	if (initramfs) {
 		boot.initrds = &initramfs;
 		boot.initrd_count = 1;
-	}
-	if (boot.initrd_count) {
-		result = make_command_cpio(options, terminal, &cpio, &boot.extra_cpio_size);
-		if (result < 0)
-			return result;
-		boot.extra_cpio = cpio;
 	}
 	return boot_load(memory, &boot, entry);
 }

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Initramfs: where it goes, and what Karma adds to it. */
-#include <sys/stat.h>
-
+/* Initramfs: where it goes. */
 #include "boot_fixture.h"
 
 START_TEST(initrds_are_joined)
@@ -10,8 +8,6 @@ START_TEST(initrds_are_joined)
 	struct boot_options options = {
 		.initrds = initrds,
 		.initrd_count = 2,
-		.extra_cpio = "extra cpio",
-		.extra_cpio_size = 10,
 	};
 	struct boot_entry entry;
 	uint64_t address;
@@ -22,13 +18,8 @@ START_TEST(initrds_are_joined)
 	ck_assert_int_eq(load(&options, &entry), 0);
 	address = zero_page()->hdr.ramdisk_image;
 	ck_assert_uint_eq(address, GUEST_BYTES - PAGE_BYTES);
-	ck_assert_uint_eq(zero_page()->hdr.ramdisk_size, 26);
-	ck_assert_mem_eq(guest(address, 26), "first\0\0\0second.\0extra cpio", 26);
-
-	options.initrd_count = 0;
-	ck_assert_int_eq(load(&options, &entry), 0);
-	ck_assert_uint_eq(zero_page()->hdr.ramdisk_size, 10);
-	ck_assert_mem_eq(guest(zero_page()->hdr.ramdisk_image, 10), "extra cpio", 10);
+	ck_assert_uint_eq(zero_page()->hdr.ramdisk_size, 16);
+	ck_assert_mem_eq(guest(address, 16), "first\0\0\0second.", 16);
 }
 END_TEST
 
@@ -201,62 +192,6 @@ START_TEST(initrd_sizes_that_wrap)
 }
 END_TEST
 
-/* Check a cpio entry at the offset; returns the offset of the next. */
-static size_t check_cpio_entry(const char *cpio, size_t at, unsigned mode, const char *name,
-	const char *contents, size_t size)
-{
-	unsigned field[13];
-	char digits[9] = "";
-
-	ck_assert_uint_eq(at % 4, 0);
-	ck_assert_mem_eq(cpio + at, "070701", 6);
-	for (size_t i = 0; i < ARRAY_SIZE(field); i++) {
-		memcpy(digits, cpio + at + 6 + i * 8, 8);
-		ck_assert_uint_eq(strspn(digits, "0123456789abcdef"), 8);
-		field[i] = (unsigned)strtoul(digits, NULL, 16);
-	}
-	ck_assert_uint_eq(field[1], mode);
-	ck_assert_uint_eq(field[6], size);
-	ck_assert_uint_eq(field[11], strlen(name) + 1);
-	ck_assert_str_eq(cpio + at + 110, name);
-	at = (at + 110 + field[11] + 3) & ~(size_t)3;
-	ck_assert_int_eq(memcmp(cpio + at, contents, size), 0);
-	return (at + size + 3) & ~(size_t)3;
-}
-
-START_TEST(cpio_archives)
-{
-	char contents[9] = "contents";
-
-	for (size_t size = 0; size < sizeof(contents); size++) {
-		cleanup_free void *archive = NULL;
-		size_t archive_size, at;
-
-		ck_assert_int_eq(
-			boot_cpio_file("karma", "command", contents, size, &archive, &archive_size),
-			0);
-		at = check_cpio_entry(archive, 0, 040755, "karma", "", 0);
-		at = check_cpio_entry(archive, at, 0100644, "karma/command", contents, size);
-		at = check_cpio_entry(archive, at, 0, "TRAILER!!!", "", 0);
-		ck_assert_uint_eq(at, archive_size);
-	}
-}
-END_TEST
-
-START_TEST(cpio_limits)
-{
-	char name[PAGE_BYTES];
-	void *archive = NULL;
-	size_t size;
-
-	memset(name, 'n', sizeof(name) - 1);
-	name[sizeof(name) - 1] = '\0';
-	ck_assert_int_eq(boot_cpio_file("d", name, "", 0, &archive, &size), -E2BIG);
-	ck_assert_int_eq(boot_cpio_file("d", "n", "", 1ull << 32, &archive, &size), -E2BIG);
-	ck_assert_ptr_null(archive);
-}
-END_TEST
-
 void boot_initrd_tests(Suite *suite)
 {
 	const TTest *const tests[] = {
@@ -268,8 +203,6 @@ void boot_initrd_tests(Suite *suite)
 		initrd_above_4g,
 		initrds_that_are_none,
 		initrd_sizes_that_wrap,
-		cpio_archives,
-		cpio_limits,
 	};
 
 	add_case(suite, "boot", setup, teardown, 60, tests, ARRAY_SIZE(tests));

@@ -27,6 +27,8 @@ static char release[64];
 static uint8_t image[ELF_BYTES];
 static struct guest_memory memory;
 static struct boot_entry entry;
+static char *command_text;
+static size_t command_bytes;
 
 static void setup(void)
 {
@@ -41,6 +43,8 @@ static void setup(void)
 
 static void teardown(void)
 {
+	free(command_text);
+	command_text = NULL;
 	guest_memory_release(&memory);
 	unlink(initramfs_path);
 	rmdir(release_path);
@@ -197,7 +201,9 @@ static int load(const struct guest_options *options)
 	if (result < 0)
 		return result;
 	ck_assert_int_eq(boot_kernel_open(&kernel, options->kernel), 0);
-	return guest_load(options, &kernel, initramfs, &terminal, &memory, &entry);
+	free(command_text);
+	ck_assert_int_eq(guest_make_command(options, &terminal, &command_text, &command_bytes), 0);
+	return guest_load(options, &kernel, initramfs, &memory, &entry);
 }
 
 static const char *loaded_cmdline(void)
@@ -255,7 +261,7 @@ START_TEST(initramfs_is_found_by_the_release_of_an_elf_kernel)
 	write_at(initramfs_path, "initramfs", 9, 0);
 	ck_assert_int_eq(load(&options), 0);
 	ck_assert_uint_eq(loaded_modules(), 1);
-	/* So that the initramfs knows if it was lost. */
+	/* For an initramfs that is older. */
 	ck_assert_str_eq(loaded_cmdline(), FIXED_CMDLINE " karma.command");
 }
 END_TEST
@@ -275,14 +281,10 @@ START_TEST(command_needs_an_initramfs)
 }
 END_TEST
 
-/* Whether the script for init, which comes last in what is loaded, has these words. */
+/* Whether the script for init has these words. */
 static bool script_has(const char *words)
 {
-	const uint32_t *start = guest_memory_at(&memory, GPA(BOOT_PARAMS), 24);
-	const uint64_t *module = guest_memory_at(&memory, GPA(start[4]), 16);
-	const char *initrd = guest_memory_at(&memory, GPA(module[0]), module[1]);
-
-	return memmem(initrd, module[1], words, strlen(words)) != NULL;
+	return memmem(command_text, command_bytes, words, strlen(words)) != NULL;
 }
 
 START_TEST(init_is_told_of_shares_and_of_the_root)
@@ -302,7 +304,7 @@ START_TEST(init_is_told_of_shares_and_of_the_root)
 	ck_assert_int_eq(mkdir(release_path, 0700), 0);
 	write_at(initramfs_path, "initramfs", 9, 0);
 	ck_assert_int_eq(load(&options), 0);
-	ck_assert(script_has("set -- 'true'\n"));
+	ck_assert(script_has("karma_disk=''\nset -- 'true'\n"));
 	ck_assert(!script_has("karma_mounts") && !script_has("karma_root") && !script_has("karma_agent"));
 
 	options.shares = shares;
@@ -322,6 +324,31 @@ START_TEST(init_is_told_of_shares_and_of_the_root)
 }
 END_TEST
 
+/* So that the command line is the same for all disks. */
+START_TEST(root_of_a_command_is_told_with_it)
+{
+	char *command[] = { "true", NULL };
+	struct disk_options disk = { .path = "disk", .read_only = true };
+	struct guest_options options = { .kernel = kernel_path, .cpus = 1, .cmdline = "a",
+		.command = command, .disks = &disk, .disk_count = 1 };
+
+	write_elf();
+	write_banner(BANNER "6.1.0-test+1 (", TEXT_OFFSET);
+	ck_assert_int_eq(mkdir(release_path, 0700), 0);
+	write_at(initramfs_path, "initramfs", 9, 0);
+	ck_assert_int_eq(load(&options), 0);
+	ck_assert(script_has("karma_disk='/dev/vda ro'\n"));
+	ck_assert_str_eq(loaded_cmdline(), FIXED_CMDLINE " karma.command a");
+	disk.read_only = false;
+	ck_assert_int_eq(load(&options), 0);
+	ck_assert(script_has("karma_disk='/dev/vda rw'\n"));
+	options.cmdline = "root=LABEL=x";
+	ck_assert_int_eq(load(&options), 0);
+	ck_assert(script_has("karma_disk=''\n"));
+	ck_assert_str_eq(loaded_cmdline(), FIXED_CMDLINE " karma.command root=LABEL=x");
+}
+END_TEST
+
 /* A disk is then no root, unless the user says so. */
 START_TEST(root_directory_takes_the_place_of_the_disk)
 {
@@ -338,8 +365,7 @@ END_TEST
 START_TEST(initramfs_tells_whether_the_agent_is_in_it)
 {
 	static const char padding[16];
-	void *archive;
-	size_t size;
+	char archive[124] = "070701";
 
 	ck_assert_int_eq(mkdir(release_path, 0700), 0);
 	ck_assert(!boot_initrd_has_agent(initramfs_path));
@@ -348,12 +374,11 @@ START_TEST(initramfs_tells_whether_the_agent_is_in_it)
 	write_at(initramfs_path, padding, sizeof(padding), 400);
 	ck_assert(!boot_initrd_has_agent(initramfs_path));
 	/* As scripts/mkinitramfs has cpio write it: the file alone. */
-	ck_assert_int_eq(boot_cpio_file("karma", "agent", "", 0, &archive, &size), 0);
-	write_at(initramfs_path, (char *)archive + 116, size - 116, 0);
+	memcpy(archive + 110, "karma/agent", sizeof("karma/agent"));
+	write_at(initramfs_path, archive, sizeof(archive), 0);
 	ck_assert(boot_initrd_has_agent(initramfs_path));
 	write_at(initramfs_path, "070707", 6, 0);
 	ck_assert(!boot_initrd_has_agent(initramfs_path));
-	free(archive);
 }
 END_TEST
 
@@ -370,6 +395,7 @@ Suite *load_suite(void)
 		initramfs_is_found_by_the_release_of_an_elf_kernel,
 		command_needs_an_initramfs,
 		init_is_told_of_shares_and_of_the_root,
+		root_of_a_command_is_told_with_it,
 		root_directory_takes_the_place_of_the_disk,
 		initramfs_tells_whether_the_agent_is_in_it,
 	};
