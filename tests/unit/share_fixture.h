@@ -32,8 +32,8 @@ static struct session session;
 static char base[64], shared[80];
 static int shared_fd;	/* the directory, for the test as its host */
 
-/* The request, and its answer: a head, and what is behind it. */
-static uint8_t out_bytes[REQUEST_BYTES], in_bytes[REQUEST_BYTES];
+/* The request, and its answer: a head, and what is behind it.  In test_share.c. */
+extern uint8_t out_bytes[REQUEST_BYTES], in_bytes[REQUEST_BYTES];
 static size_t out_length, in_room;
 static struct fuse_out_header *const answer_head = (struct fuse_out_header *)in_bytes;
 static void *const answer = in_bytes + sizeof(struct fuse_out_header);

@@ -546,7 +546,8 @@ static void (*const openers[])(struct ends *) = {
 	open_master, open_terminal, open_stopped_terminal, open_pipe, open_fifo, open_socket,
 };
 
-static char text[8 * MIB];
+/* More than a pipe or a socket has room for. */
+static char text[MIB];
 
 static void write_lots(struct probe *probe, int fd)
 {

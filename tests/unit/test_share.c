@@ -2,6 +2,8 @@
 /* Shared directories: names, and the numbers that a guest has for files. */
 #include "share_fixture.h"
 
+uint8_t out_bytes[REQUEST_BYTES], in_bytes[REQUEST_BYTES];
+
 START_TEST(init_negotiates_what_both_have)
 {
 	struct fuse_init_in in = { .major = 7, .minor = 31, .max_readahead = 4096, .flags = FUSE_MAX_PAGES };
