@@ -69,6 +69,12 @@ deb: dist
 	scripts/dependencies deb
 	$(Q)scripts/make-deb $(BUILD)/karma-$(VERSION).tar.xz $(BUILD)
 
+# The Debian packages in clean roots, which takes minutes: not part of check.
+.PHONY: check-packages
+check-packages: deb all
+	scripts/dependencies test
+	$(Q)tests/packages/check
+
 .PHONY: iso
 iso: $(BUILD)/karma guest-kernel
 	scripts/dependencies iso
