@@ -69,7 +69,7 @@ help:
 	@echo 'make guest         the guest driver and initramfs, for KVER=RELEASE'
 	@echo 'make guest-kernel  build/guest/bzImage: a small kernel with the driver built in'
 	@echo 'make install       to PREFIX=$(PREFIX), below DESTDIR; make uninstall'
-	@echo 'make deb           Debian packages: karma, karma-oci, karma-agent, -guest...'
+	@echo 'make deb           Debian packages: karma, karma-oci, karma-guest-kernel...'
 	@echo 'make iso           build/karma.iso, which boots to a guest; check-iso tries it'
 	@echo 'make dist          build/karma-$(VERSION).tar.xz, the source'
 	@echo 'make clean         remove build/'

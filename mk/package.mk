@@ -26,7 +26,7 @@ install: all docs
 	for image in $(BUILD)/guest/mkinitramfs $(BUILD)/guest/initramfs-init $(BUILD)/guest/karma-agent; do \
 		[ ! -f "$$image" ] || install -D -m 755 "$$image" "$(DESTDIR)$(GUEST_DIR)/$${image##*/}" || exit 1; \
 	done
-	for image in $(BUILD)/guest/initramfs.img $(BUILD)/guest/*/initramfs.img; do \
+	for image in $(addprefix $(BUILD)/guest/,vmlinux bzImage initramfs.img */initramfs.img); do \
 		[ ! -f "$$image" ] || install -D -m 644 "$$image" \
 			"$(DESTDIR)$(GUEST_DIR)$${image#$(BUILD)/guest}" || exit 1; \
 	done
@@ -68,6 +68,12 @@ dist:
 deb: dist
 	scripts/dependencies deb
 	$(Q)scripts/make-deb $(BUILD)/karma-$(VERSION).tar.xz $(BUILD)
+
+# The Debian packages in clean roots, which takes minutes: not part of check.
+.PHONY: check-packages
+check-packages: deb all
+	scripts/dependencies test
+	$(Q)tests/packages/check
 
 .PHONY: iso
 iso: $(BUILD)/karma guest-kernel

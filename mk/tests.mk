@@ -159,12 +159,6 @@ check-trixie:
 	@mkdir -p $(BUILD)/trixie
 	$(Q)scripts/debian-root --bind $(abspath $(BUILD)/trixie):$(abspath $(BUILD)) trixie $(MAKE) check
 
-# The Debian packages in clean roots, which takes minutes: not part of check.
-.PHONY: check-packages
-check-packages: deb all
-	scripts/dependencies test
-	$(Q)tests/packages/check
-
 # With shadow paging, as on CPUs without nested paging: always in the soft host.  QEMU 10's SVM halts any guest at its
 # first page faults then; QEMU 7.2's runs them, with the same host kernel.
 .PHONY: check-guest-shadow
@@ -201,6 +195,12 @@ check-oci: all guest
 	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
 	scripts/soft-host --memory 4096 -- tests/oci/run \
 		$$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release $(BUILD)/guest/$$release/initramfs.img $(TESTS)
+
+# karma-oci by containerd, with Karma's own kernel: not part of check.
+.PHONY: check-containerd
+check-containerd: all guest-kernel
+	scripts/dependencies test oci engines
+	$(Q)scripts/soft-host --memory 4096 -- tests/oci/containerd
 
 # Hundreds of starts, which takes a quarter of an hour in the soft host: not part of check.
 .PHONY: soak
@@ -244,4 +244,4 @@ check-programs: all docs guest fuzzers $(addprefix $(BUILD)/test/,unit-asan unit
 CHECK_BESIDE := check-vtx-start check-inject unit-tsan unit-asan check-guest-shadow check-takeover check-control \
 	check-docs check-hardening check-scripts check-tree check-kernel $(FUZZ_EACH)
 CHECK_ALONE := check-guest
-CHECK_LONG := check-guest-long check-trixie check-kernels check-packages check-iso soak soak-disk soak-net
+CHECK_LONG := check-guest-long check-trixie check-kernels check-packages check-containerd check-iso soak soak-disk soak-net

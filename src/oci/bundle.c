@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "karma/log.h"
 #include "karma/memory.h"
@@ -85,13 +86,23 @@ static const json_t *find_namespace(const json_t *config, const char *type)
 	return NULL;
 }
 
+/* A pod that has the host's network names that by a path, such as /proc/PID/ns/net. */
+static bool is_own_network(const json_t *namespace)
+{
+	struct stat there, own;
+
+	return stat(text_of(namespace, "path"), &there) == 0 && stat("/proc/self/ns/net", &own) == 0 &&
+	       there.st_dev == own.st_dev && there.st_ino == own.st_ino;
+}
+
 static int check_namespaces(const json_t *config)
 {
+	const json_t *network = find_namespace(config, "network");
 	const json_t *pids = find_namespace(config, "pid");
 
 	if (!pids || json_object_get(pids, "path"))
 		return fail(-EINVAL, "the container is to share process IDs with others, which a guest can't: leave out --pid");
-	if (!find_namespace(config, "network"))
+	if (!network || is_own_network(network))
 		return fail(-EINVAL, "the container is to have the host's network, which a guest can't: give it one of its "
 				     "own, or --network none");
 	if (!find_namespace(config, "mount"))

@@ -210,6 +210,7 @@ static const struct {
 	{ "process", "rlimits", "[{}]" },
 	/* A guest has processes and a network of its own, and no devices of the host. */
 	{ "linux", "namespaces", "[{'type': 'mount'}, {'type': 'network'}]" },
+	{ "linux", "namespaces", "[{'type': 'pid'}, {'type': 'mount'}, {'type': 'network', 'path': '/proc/self/ns/net'}]" },
 	{ "linux", "namespaces", "[{'type': 'pid', 'path': '/x'}, {'type': 'mount'}, {'type': 'network'}]" },
 	{ "linux", "namespaces", "[{'type': 'pid'}, {'type': 'mount'}]" },
 	{ "linux", "devices", "[{'path': '/dev/fuse'}]" },
