@@ -55,7 +55,8 @@ static const struct feature_register {
 		"kvm_clocksource kvm_nop_io_delay kvm_mmu_op kvm_clocksource2 kvm_async_pf kvm_steal_time kvm_pv_eoi "
 		"kvm_pv_unhalt - kvm_pv_tlb_flush kvm_async_pf_vmexit kvm_pv_send_ipi kvm_poll_control kvm_pv_sched_yield "
 		"kvm_async_pf_int kvm_msi_ext_dest_id kvm_hc_map_gpa_range kvm_migration_control" },
-	{ KARMA_CPUID_ABI, 0, EBX, 0, "" },
+	/* Whether a checkpoint is wanted is a matter of each start. */
+	{ KARMA_CPUID_ABI, 0, EBX, KARMA_FEATURE_CHECKPOINT, "" },
 	{ 0x80000001, 0, EDX, 0,
 		"fpu vme de pse tsc msr pae mce cx8 apic - syscall mtrr pge mca cmov "
 		"pat pse36 - mp nx - mmxext mmx fxsr fxsr_opt pdpe1gb rdtscp - lm 3dnowext 3dnow" },

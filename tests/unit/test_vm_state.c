@@ -184,6 +184,7 @@ static void set_cpuid(struct kept *kept)
 		{ .function = 1, .ecx = 1u << 27 | 1, .edx = 1 },
 		{ .function = 7, .index = 0, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ebx = 1u << 5 },
 		{ .function = 7, .index = 1, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .eax = 1u << 4 },
+		{ .function = KARMA_CPUID_ABI, .ebx = KARMA_FEATURES },
 	};
 
 	kept->cpuid.head.nent = ARRAY_SIZE(entries);
@@ -353,6 +354,16 @@ START_TEST(more_features_are_no_harm)
 }
 END_TEST
 
+/* One that a warm start began is restored by what wants no checkpoint. */
+START_TEST(wanted_checkpoint_is_no_feature_of_the_host)
+{
+	kvm.vcpus[0].cpuid.entries[4].ebx |= KARMA_FEATURE_CHECKPOINT;
+	save_and_start_anew();
+	set_cpuid(&kvm.vcpus[0]);
+	ck_assert_int_eq(vm_restore(&vm, &reader), 0);
+}
+END_TEST
+
 START_TEST(many_missing_features_end_in_dots)
 {
 	kvm.vcpus[0].cpuid.entries[1].ecx = kvm.vcpus[0].cpuid.entries[1].edx = ~0u;
@@ -470,6 +481,7 @@ Suite *vm_state_suite(void)
 		msr_that_kvm_does_not_list_is_refused,
 		missing_features_are_named,
 		more_features_are_no_harm,
+		wanted_checkpoint_is_no_feature_of_the_host,
 		many_missing_features_end_in_dots,
 		cpu_of_another_vendor_is_refused,
 		tsc_that_can_not_be_scaled_is_told,
