@@ -354,7 +354,7 @@ START_TEST(root_directory_takes_the_place_of_the_disk)
 {
 	struct disk_options disk = { .path = "disk" };
 	struct guest_options options = { .kernel = kernel_path, .cpus = 1, .cmdline = "",
-		.root.directory = "/", .disks = &disk, .disk_count = 1 };
+		.root = { .directory = "/", .user = "0:0:0", .working_directory = "/" }, .disks = &disk, .disk_count = 1 };
 
 	write_elf();
 	ck_assert_int_eq(load(&options), 0);
