@@ -40,10 +40,8 @@ int warm_complete(struct run_options *options)
 			note("--warm on: is for guests with a COMMAND: this one boots");
 		return 0;
 	}
-	if (!environment || strcmp(environment, "0") == 0 || !environment[0])
-		return 0;
-	if (strcmp(environment, "1") != 0)
+	guest->warm = !environment || strcmp(environment, "0") != 0;
+	if (environment && environment[0] && guest->warm && strcmp(environment, "1") != 0)
 		return fail(-EINVAL, "KARMA_WARM=%s: is neither 0 nor 1: set it to one of them", environment);
-	guest->warm = true;
 	return 0;
 }

@@ -43,7 +43,7 @@ static const char help[] =
 	"  --balloon on|off       give memory that the guest frees back to the host (on)\n"
 	"  --pmu on|off           give the guest the CPU's performance counters (off)\n"
 	"  --warm on|off          with a COMMAND: go on from the moment before it looks at the guest's\n"
-	"                         devices, as the first such start has saved it (off)\n"
+	"                         devices, as the first such start has saved it (on)\n"
 	"  --cmdline TEXT         added to the kernel's command line; root= there wins\n"
 	"  --console WHERE        stdio, stderr, pty, none, file:PATH or unix:PATH (stdio, or\n"
 	"                         stderr if the guest's agent runs COMMAND)\n"

@@ -313,7 +313,7 @@ test_watchdog_notices_one_hung_cpu() {
 }
 
 test_guest_knows_who_it_is() {
-	guest --name who -- sh -c '
+	guest --name who --warm off -- sh -c '
 		cd /sys/kernel/karma && cat name generation
 		ls -d /sys/bus/*/drivers/vmgenid/KRMA0002:00 >/dev/null'
 	expect_status 0

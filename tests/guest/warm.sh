@@ -16,39 +16,39 @@ checkpoint() {	# OPTION...
 images() { find cache/warm -mindepth 1 -maxdepth 1 | wc -l; }
 
 test_warm_start_goes_on_from_the_first_one() {
-	checkpoint
-	[ ! -d cache/warm ] || die "an image without --warm"
-	checkpoint --warm on --stats
+	checkpoint --warm off
+	[ ! -d cache/warm ] || die "an image of --warm off"
+	checkpoint --stats
 	expect_out 'generation 0'
 	[ "$(counter start.warm)" = 0 ] || die "warm: $(cat err)"
 	[ "$(images)" = 1 ] || die "images: $(ls cache/warm)"
-	checkpoint --warm on --stats
+	checkpoint --stats
 	expect_out 'generation 1'
 	[ "$(counter start.warm)" = 1 ] || die "cold: $(cat err)"
 	# With what it has not looked at; and by two CPUs, which it has.
 	truncate -s 1M disk
-	checkpoint --warm on --disk disk --share . --name another
+	checkpoint --disk disk --share . --name another
 	expect_out 'generation 1'
-	checkpoint --warm on --cpus 2
+	checkpoint --cpus 2
 	expect_out 'generation 0'
-	checkpoint --warm on --cpus 2
+	checkpoint --cpus 2
 	expect_out 'generation 1'
 	[ "$(images)" = 2 ] || die "images: $(ls cache/warm)"
 	# The same file is another one.
 	touch nothing
-	checkpoint --warm on
+	checkpoint
 	expect_out 'generation 0'
 }
 
 test_warm_image_that_is_damaged_is_made_anew() {
-	checkpoint --warm on
+	checkpoint
 	truncate -s 1M cache/warm/*/memory
-	checkpoint --warm on
+	checkpoint
 	expect_out 'generation 0'
-	checkpoint --warm on
+	checkpoint
 	expect_out 'generation 1'
 	# Whole by its sums, but of a guest with another clock than this host can give it: found as it is restored.
 	printf '\0\0\0\0' | dd of="$(echo cache/warm/*/state)" bs=1 seek=16 conv=notrunc status=none
-	checkpoint --warm on
+	checkpoint
 	expect_out 'generation 0'
 }
