@@ -70,7 +70,7 @@ test_initramfs_that_does_not_fit_is_told() {
 	expect_in err 'takes 6[0-9] MiB or more with those after it when it is unpacked.*give --memory [0-9]+M or more'
 	guest --memory 128M --initrd big.xz -- true
 	expect_status 123
-	expect_in err 'does not fit into the guest.s memory, and the COMMAND is lost'
+	expect_in err 'does not fit into the guest.s memory'
 }
 
 test_elf_vmlinux_boots_by_pvh() {
