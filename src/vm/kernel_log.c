@@ -84,6 +84,18 @@ static const uint8_t *follow(const uint8_t *at, const uint8_t *end, struct recor
 	return at;
 }
 
+/*
+ * Linux takes the line's end, and from its front the level, two bytes, away when a text is in the ring already
+ * (printk_sprint()): behind what it has moved down, the last two characters stand once more, and the line's end.
+ * The length is elsewhere.
+ */
+static size_t trim(const char *line, size_t length)
+{
+	if (length && line[length - 1] == '\n')
+		length--;
+	return length >= 4 && !memcmp(line + length - 2, line + length - 4, 2) ? length - 2 : length;
+}
+
 static void print_record(const struct record *record, void (*each)(const char *line))
 {
 	char line[KERNEL_LOG_LINE_BYTES];
@@ -93,6 +105,8 @@ static void print_record(const struct record *record, void (*each)(const char *l
 		line[length] = record->text[length];
 		length++;
 	}
+	if (length < sizeof(line) - 1)
+		length = trim(line, length);
 	make_printable(line, length);
 	line[length] = '\0';
 	each(line);

@@ -65,6 +65,22 @@ START_TEST(records_are_told_in_their_order)
 }
 END_TEST
 
+/* As printk_sprint() leaves them: "<5>" is two bytes in the ring, and taken away by moving the rest. */
+START_TEST(what_linux_leaves_behind_a_text_is_no_part_of_it)
+{
+	uint64_t at = record(LOG_AT, FIRST, "Linux version 6.1.0.0\n");
+
+	at = record(at, FIRST + 1, "memory: 1108K8K\n");
+	at = record(at, FIRST + 2, "without a level\n");
+	record(at, FIRST + 3, "ab");
+	look(4);
+	ck_assert_str_eq(told[0], "Linux version 6.1.0");
+	ck_assert_str_eq(told[1], "memory: 1108K");
+	ck_assert_str_eq(told[2], "without a level");
+	ck_assert_str_eq(told[3], "ab");
+}
+END_TEST
+
 START_TEST(memory_without_a_log_gives_nothing)
 {
 	look(0);
@@ -160,6 +176,7 @@ Suite *kernel_log_suite(void)
 {
 	const TTest *const tests[] = {
 		records_are_told_in_their_order,
+		what_linux_leaves_behind_a_text_is_no_part_of_it,
 		memory_without_a_log_gives_nothing,
 		last_records_of_many_are_told,
 		panic_is_told_whatever_follows_it,
