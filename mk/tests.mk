@@ -68,7 +68,7 @@ $(BUILD)/test/debian.img $(BUILD)/test/trixie.img: tests/guest/make-debian-image
 	$(call say,IMAGE $@)
 	$(Q)$< $@ $(filter trixie,$(basename $(@F)))
 
-$(BUILD)/test/i386: tests/guest/make-i386-guest scripts/mkinitramfs $(BUILD)/karma-agent $(wildcard guest-kernel/virtio_karma/*) include/karma/abi.h
+$(BUILD)/test/i386: tests/guest/make-i386-guest scripts/mkinitramfs scripts/initramfs-init $(BUILD)/karma-agent $(wildcard guest-kernel/virtio_karma/*) include/karma/abi.h
 	$(call say,GUEST $@)
 	$(Q)$< $@
 
