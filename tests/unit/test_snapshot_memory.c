@@ -279,7 +279,9 @@ START_TEST(a_restored_guest_has_the_rest_from_its_file)
 	}
 	ck_assert_int_eq(snapshot_memory_last(&copy), 0);
 	expect_same();
-	ck_assert_uint_le(progress.bytes, SIZE / 4);
+	/* The file's pages are not read again, of which it has more than that; its holes, once looked at, may be. */
+	ck_assert_uint_lt(progress.bytes, SIZE / 2);
+	ck_assert_uint_le(bytes_used(copied), bytes_used(file) + 17 * PAGE_BYTES);
 }
 END_TEST
 
