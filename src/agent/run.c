@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -21,6 +22,17 @@ static int refuse(const char *what, const char *cure)
 {
 	fprintf(stderr, "karma-init: the command can't be run by the agent: %s: %s, or give --console stdio\n", what, cure);
 	return STATUS_GUEST_MAX;
+}
+
+/* Standard error, which stays open for as long as the command runs: what that writes to the console comes out as it is. */
+static void keep_console_exact(void)
+{
+	struct termios settings;
+
+	if (tcgetattr(STDERR_FILENO, &settings) < 0)
+		return;
+	settings.c_oflag &= ~OPOST;
+	tcsetattr(STDERR_FILENO, TCSANOW, &settings);
 }
 
 /* A connected socket; or -1 after a message. */
@@ -48,6 +60,7 @@ int agent_run(int argc, char **argv)
 
 	if (argc < 2)
 		return refuse("there is none", "give a command");
+	keep_console_exact();
 	fd = connect_host();
 	return fd < 0 ? STATUS_GUEST_MAX : agent_serve_program(fd, argv + 1);
 }
@@ -60,6 +73,7 @@ int agent_contain(int argc, char **argv)
 	if (argc != 2)
 		return refuse("the container has no root", "give one");
 	container.root = argv[1];
+	keep_console_exact();
 	fd = connect_host();
 	return fd < 0 ? STATUS_GUEST_MAX : agent_serve_container(fd, &container);
 }
