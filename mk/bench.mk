@@ -87,7 +87,7 @@ bench_with_kernel = $(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-
 bench-start:
 	$(Q)scripts/dependencies soft >&2
 	$(Q)$(MAKE) -s all guest >&2
-	$(call bench_with_kernel,start,--memory 3072)
+	$(call bench_with_kernel,start,--cpus 1 --memory 3072)
 
 bench-block:
 	$(Q)scripts/dependencies bench >&2

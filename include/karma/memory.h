@@ -31,7 +31,9 @@ typedef struct {
 
 /* Pages of guest memory, numbered from its start, in the monitor's mapping. */
 struct page_range {
-	uint32_t first, count;
+	uint32_t first;
+	uint32_t count : 31;
+	uint32_t written : 1;	/* by the guest, so that it needs copies of its own */
 };
 
 struct memory_options {
@@ -40,7 +42,7 @@ struct memory_options {
 	bool huge_pages;	/* of the host's pool; size is a multiple of GUEST_HUGE_PAGE then */
 	bool restored;		/* begin with the contents of a file, the memory of a snapshot */
 	int file;		/* it, open for reading, the caller's; only valid with restored */
-	/* Pages of the file that the guest will touch soon: read and mapped in one go.  Any numbers; the caller's. */
+	/* Pages of the file that the guest will touch soon: read, copied and mapped in one go.  Any numbers; the caller's. */
 	const struct page_range *ahead;
 	unsigned ahead_count;
 };

@@ -16,9 +16,12 @@
 #define TOUCHED_RANGES_MAX 4096u
 /* Small gaps are not worth a range of their own: page faults around a page map 16 at once, too. */
 #define TOUCHED_GAP 16u
+/* If a guest has written more pages, none is noted as written: to copy them before its start would hold that up. */
+#define TOUCHED_WRITTEN_MAX 4096u
 
 struct touched {
 	unsigned count;
+	/* First what it has written, so that this is not mapped twice; then all that it has touched. */
 	struct page_range ranges[TOUCHED_RANGES_MAX];
 };
 

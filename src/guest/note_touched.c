@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "internal.h"
 #include "karma/own_file.h"
@@ -24,23 +25,28 @@ static void note_touched(const struct guest *guest)
 	cleanup_fd int directory = open(guest->options.restore.notes_touched, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1;
 	struct touched touched;
 	struct stat status;
-	char path[32];
+	char unfinished[32];
 
 	if (directory < 0 || fstat(directory, &status) < 0 || !is_own_file(&status) ||
 		touched_find(&touched, guest->process.pid, report_memory(guest->report), &guest->options.memory) < 0)
 		return;
-	fd = openat(directory, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (fd < 0 || touched_write(&touched, fd) < 0)
+	/* A name, since not every file system supports O_TMPFILE. */
+	snprintf(unfinished, sizeof(unfinished), SNAPSHOT_TOUCHED ".%d", (int)guest->pid);
+	fd = openat(directory, unfinished, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0)
 		return;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	/* Another may have been faster. */
-	if (linkat(AT_FDCWD, path, directory, SNAPSHOT_TOUCHED, AT_SYMLINK_FOLLOW) < 0)
-		return;
+	if (touched_write(&touched, fd) == 0)
+		renameat2(directory, unfinished, directory, SNAPSHOT_TOUCHED, RENAME_NOREPLACE);
+	unlinkat(directory, unfinished, 0);
 }
 
 void note_touched_serve(struct guest *guest)
 {
-	if (!passed(guest->note_touched_at))
+	/* The command of a warm start may end soon after init is ready for it. */
+	const bool up = guest->note_touched_at && guest->warm.restores && guest->notify.ready;
+
+	if (!up && !passed(guest->note_touched_at))
 		return;
 	guest->note_touched_at = 0;
 	note_touched(guest);

@@ -95,6 +95,12 @@ int notify_open(struct notify *notify)
 	return result == 0 ? open_event(&notify->ready_fd) : result;
 }
 
+void notify_watch_ready(struct notify *notify)
+{
+	if (notify->ready_fd < 0)
+		notify->ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+
 void notify_close(struct notify *notify)
 {
 	close_fd(&notify->fd);

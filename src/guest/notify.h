@@ -14,10 +14,10 @@
 #include <stdint.h>
 
 struct notify {
-	int fd;			/* to the manager; -1: there is none, and no other member counts */
+	int fd;			/* to the manager; -1: there is none */
 	int ready_fd;		/* eventfd: the guest is up */
 	int keepalive_fd;	/* eventfd: the reply to a request for a keep-alive; -1: the manager wants none */
-	bool ready;		/* READY=1 was sent */
+	bool ready;		/* the guest is up, which the manager was told */
 	bool keepalive_pending;	/* requested from the guest's process, without a reply yet */
 	int64_t interval;	/* between two requests */
 	int64_t keepalive_at;	/* the next request; on CLOCK_MONOTONIC */
@@ -32,6 +32,8 @@ struct notify {
  */
 int notify_open(struct notify *notify);
 void notify_close(struct notify *notify);
+/* Have `ready` follow the guest without a manager, too.  To be called before the guest's process is there. */
+void notify_watch_ready(struct notify *notify);
 /* In the guest's process: close the manager's socket; the eventfds stay. */
 void notify_after_fork(struct notify *notify);
 

@@ -114,6 +114,8 @@ void warm_open(struct guest *guest)
 	warm->makes = !warm->restores;
 	if (warm->restores)
 		guest_restore_from(options, warm->path, &warm->files);
+	if (options->restore.notes_touched)
+		notify_watch_ready(&guest->notify);
 }
 
 static void forget_files(struct guest *guest)

@@ -195,7 +195,7 @@ static void read_ahead(const struct guest_memory *memory, const struct memory_op
 			if (pass == 0)
 				posix_fadvise(options->file, start, length, POSIX_FADV_WILLNEED);
 			else
-				madvise(memory->base + start, length, MADV_POPULATE_READ);
+				madvise(memory->base + start, length, range->written ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 		}
 	}
 }
