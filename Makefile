@@ -29,7 +29,7 @@ LIB_LDLIBS = $(shell pkg-config --static --libs $(LIBS))
 SOURCES := $(wildcard src/*.c src/*/*.c hypercalls/*.c)
 # The guest's agent; what is not its own alone is in karma, too.
 AGENT_SOURCES := $(wildcard src/agent/*.c)
-AGENT_OWN := $(addprefix src/agent/,command.c enter.c listen.c main.c process.c request.c run.c serve.c start.c user.c)
+AGENT_OWN := $(addprefix src/agent/,command.c enter.c generation.c listen.c main.c process.c request.c run.c serve.c start.c user.c)
 AGENT_OBJECTS := $(AGENT_SOURCES:%.c=$(BUILD)/obj/agent/%.o)
 OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(AGENT_OWN),$(SOURCES)))
 # All but main(): what tests link with.

@@ -35,11 +35,26 @@ int agent_serve_all(int listener, const struct agent_place *place);
 /* Serve the host at a connected socket, in a process of its own that leads no process group.  The exit status. */
 int agent_serve(int socket, const struct agent_place *place);
 
+/* --- generation.c */
+
+#define GENERATION_BYTES 24u
+
+/* Which copy of the guest this is: /sys/kernel/karma/generation. */
+struct generation {
+	int fd;		/* that file; -1: there is none */
+	char text[GENERATION_BYTES];	/* what it said when it was opened */
+};
+
+void generation_open(struct generation *generation);
+/* Whether this is another copy by now; waits a second for that. */
+bool generation_is_another(const struct generation *generation);
+
 /*
- * Serve one EXEC there, but run this program, which ends with NULL, as we are: user, directory and environment.  Its
- * exit status as a shell tells it; STATUS_FAILURE if it was not run, which the host has heard.
+ * Serve one EXEC there, but run this program, which ends with NULL, as we are: user, directory and environment.  In a
+ * copy of the guest, which that host knows nothing of, it goes on: without input, and with its output on standard error.
+ * Its exit status as a shell tells it; STATUS_FAILURE if it was not run, which the host has heard.
  */
-int agent_serve_program(int socket, char **program);
+int agent_serve_program(int socket, char **program, const struct generation *generation);
 
 /*
  * Serve one EXEC with its PROCESS there: the first process of the container.  When it runs, the agent listens, for others
@@ -56,6 +71,7 @@ struct exec_request {
 	const char *user, *directory;	/* empty: root; its home */
 	char **arguments, **environment;
 	char **program;		/* instead, as we are; or NULL */
+	const struct generation *generation;	/* in another, the program goes on; or NULL */
 	const struct process *process;	/* instead of the user and what a login gives; or NULL */
 	const struct container *container;	/* to be its first process; or NULL */
 };

@@ -314,6 +314,66 @@ static void hang_up(struct command *command)
 		waitpid(command->pid, NULL, 0);
 }
 
+/* --- In a copy of the guest. */
+
+static bool has_output(const struct command *command, unsigned i)
+{
+	return !command->outputs[i].ended && (!command->exited || command->left[i] > 0);
+}
+
+static void write_to_console(const char *bytes, ssize_t length)
+{
+	for (ssize_t done = 0, written; done < length; done += written) {
+		written = write(STDERR_FILENO, bytes + done, length - done);
+		if (written < 0 && errno == EINTR)
+			written = 0;
+		else if (written < 0)
+			return;
+	}
+}
+
+static void copy_output(struct command *command, unsigned i)
+{
+	struct agent_source *output = &command->outputs[i];
+	char bytes[4096];
+	size_t most = command->exited && command->left[i] < sizeof(bytes) ? command->left[i] : sizeof(bytes);
+	ssize_t got = read(output->fd, bytes, most);
+
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	output->ended = got <= 0;
+	write_to_console(bytes, got);
+	if (command->exited && got > 0)
+		command->left[i] -= got;
+}
+
+/* To the end of the command.  What was on its way to the host is the original's. */
+static void go_on(struct command *command)
+{
+	command->input.ended = true;
+	while (!command->exited || has_output(command, 0) || has_output(command, 1)) {
+		struct pollfd watched[POLLS];
+
+		end_input(command);
+		watched[AT_SOCKET] = (struct pollfd){ .fd = -1 };
+		watched[AT_SIGNAL] = (struct pollfd){ .fd = command->exited ? -1 : command->signal_fd, .events = POLLIN };
+		watched[AT_INPUT] = (struct pollfd){ .fd = command->input.fd, .events = POLLOUT };
+		for (unsigned i = 0; i < 2; i++)
+			watched[AT_OUTPUTS + i] = (struct pollfd){
+				.fd = has_output(command, i) ? command->outputs[i].fd : -1, .events = POLLIN };
+		if (poll(watched, POLLS, -1) < 0 && errno != EINTR)
+			return;
+		if (watched[AT_SIGNAL].revents)
+			take_exit(command);
+		if (watched[AT_INPUT].revents)
+			agent_sink_write(&command->input);
+		for (unsigned i = 0; i < 2; i++) {
+			if (watched[AT_OUTPUTS + i].revents && has_output(command, i))
+				copy_output(command, i);
+		}
+	}
+}
+
 int command_serve(struct agent_link *link, const struct agent_frame *frame, struct exec_request *request)
 {
 	static struct command command;
@@ -330,7 +390,11 @@ int command_serve(struct agent_link *link, const struct agent_frame *frame, stru
 		return status;
 	if (request->container)
 		container_started(request->container, command.pid);
-	if (serve(&command) < 0)
+	if (serve(&command) == 0)
+		;
+	else if (request->generation && !command.terminal && generation_is_another(request->generation))
+		go_on(&command);
+	else
 		hang_up(&command);
 	return WIFSIGNALED(command.status) ? STATUS_SIGNAL + WTERMSIG(command.status) : WEXITSTATUS(command.status);
 }

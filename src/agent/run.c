@@ -56,13 +56,15 @@ static int connect_host(void)
 
 int agent_run(int argc, char **argv)
 {
+	struct generation generation;
 	int fd;
 
 	if (argc < 2)
 		return refuse("there is none", "give a command");
 	keep_console_exact();
+	generation_open(&generation);
 	fd = connect_host();
-	return fd < 0 ? STATUS_GUEST_MAX : agent_serve_program(fd, argv + 1);
+	return fd < 0 ? STATUS_GUEST_MAX : agent_serve_program(fd, argv + 1, &generation);
 }
 
 int agent_contain(int argc, char **argv)

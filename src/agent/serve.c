@@ -153,9 +153,9 @@ static int serve_one(int socket, struct exec_request *request)
 	return status;
 }
 
-int agent_serve_program(int socket, char **program)
+int agent_serve_program(int socket, char **program, const struct generation *generation)
 {
-	struct exec_request request = { .program = program };
+	struct exec_request request = { .program = program, .generation = generation };
 
 	return serve_one(socket, &request);
 }

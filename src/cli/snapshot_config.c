@@ -91,6 +91,9 @@ static int print(struct run_options *options, bool copies, FILE *file)
 	if (result < 0)
 		return result;
 	check_command(guest);
+	/* Without the agent, which joins no copy's command to its streams, that is on the console as by default. */
+	if (guest->agent && strcmp(guest->console, "stderr") == 0)
+		guest->console = NULL;
 	if (copies)
 		remove_unique(guest);
 	guest->restore = (struct restore_options){ 0 };

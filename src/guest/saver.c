@@ -24,9 +24,6 @@ static const char *find_obstacle(const struct guest_options *options)
 	if (options->share_count || options->vhost_user_count)
 		return "a guest with --share, --root, --modules or --vhost-user can't be saved, since what its server has of it is "
 		       "elsewhere: start it without";
-	if (options->agent)
-		return "the guest's agent joins COMMAND to the standard streams of karma run, which no snapshot has: start it with "
-		       "--console stdio, pty or unix:PATH";
 	return NULL;
 }
 

@@ -54,6 +54,28 @@ test_snapshot_goes_on_where_it_was() {
 	guest_pid=
 }
 
+test_snapshot_of_a_command_by_the_agent() {
+	operated --memory 128M -- sh -c 'while read -r line; do i=$((i + 1)); echo "$line is $i"; done
+		echo "alone behind $i"; echo wrong >&2; exit 5'
+	send first
+	wait_for '^first is 1' 100
+	"$KARMA" snapshot web saved >told || die "no snapshot: $(cat err)"
+	"$KARMA" run --restore saved --name one --timeout "$LIMIT" </dev/null >one.out 2>one.err || status=$?
+	[ "$status" = 5 ] || die "status $status: $(cat one.out one.err)"
+	[ "$(cat one.out)" = "alone behind 1
+wrong" ] || die "one: $(cat one.out one.err)"
+	# The original knows nothing of that.
+	send second
+	wait_for '^second is 2' 30
+	"$KARMA" fork web --names copy >names || die "no fork: $(cat err)"
+	"$KARMA" wait "$(cat names)" || status=$?
+	[ "$status" = 5 ] || die "the fork has status $status"
+	send third
+	wait_for '^third is 3' 30
+	"$KARMA" stop --force web
+	guest_pid=
+}
+
 # Sets date and random to what a restored guest found.
 found() {	# NAME
 	local line

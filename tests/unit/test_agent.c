@@ -16,6 +16,7 @@
 #include "agent_fixture.h"
 #include "karma/agent_client.h"
 #include "karma/commands.h"
+#include "karma/status.h"
 
 #define PAYLOAD_BYTES 1000000
 
@@ -293,6 +294,44 @@ START_TEST(a_client_that_dies_hangs_up)
 }
 END_TEST
 
+/* The program of init, and the host goes: in the same guest (0), or because this is a copy of it (1). */
+START_TEST(in_a_copy_of_the_guest_its_program_goes_on)
+{
+	char *program[] = { "sh", "-c", "echo started; read line; echo \"no $line input\"; echo wrong >&2; exit 7", NULL };
+	struct generation generation = { .fd = memfd_create("generation", 0), .text = "1\n" };
+	int output[2], console = memfd_create("console", 0), ends[2], status;
+	pid_t client;
+
+	ck_assert_int_eq(write_bytes(generation.fd, _i ? "2\n" : "1\n", 2), 2);
+	ck_assert_int_eq(pipe(output), 0);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	agent_pid = fork();
+	if (agent_pid == 0) {
+		dup2(console, STDERR_FILENO);
+		close(ends[0]);
+		_exit(agent_serve_program(ends[1], program, &generation));
+	}
+	close(ends[1]);
+	agent_socket = ends[0];
+	want("");
+	/* Input that has no end. */
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	wanted.input = true;
+	wanted.fds[0] = ends[0];
+	wanted.fds[1] = output[1];
+	client = start_client(output[0]);
+	ck_assert_str_eq(read_line(output[0]), "started");
+	kill(client, SIGKILL);
+	ck_assert_int_eq(status_of(client), -SIGKILL);
+	close_fd(&agent_socket);
+	agent_socket = -1;
+	ck_assert_int_eq(waitpid(agent_pid, &status, 0), agent_pid);
+	ck_assert_int_eq(WEXITSTATUS(status), _i ? 7 : STATUS_SIGNAL + SIGHUP);
+	ck_assert_str_eq(text_of(console), _i ? "no  input\nwrong\n" : "");
+	close(ends[1]);
+}
+END_TEST
+
 START_TEST(what_stays_in_the_background_is_not_waited_for)
 {
 	want("sleep 1000 & echo $!");
@@ -528,7 +567,8 @@ Suite *agent_suite(void)
 	};
 	Suite *suite = suite_create("agent");
 
-	add_case(suite, "command", setup, agent_teardown, 20, tests, ARRAY_SIZE(tests));
+	tcase_add_loop_test(add_case(suite, "command", setup, agent_teardown, 20, tests, ARRAY_SIZE(tests)),
+		in_a_copy_of_the_guest_its_program_goes_on, 0, 2);
 	agent_add_copies(suite);
 	return suite;
 }
