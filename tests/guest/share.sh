@@ -57,8 +57,10 @@ test_share_of_two_directories() {
 	mkdir shared fixed
 	head -c 3000000 /dev/urandom >shared/data
 	echo fixed >fixed/file
-	guest --share shared:data --share "$PWD/fixed,ro" --cpus 2 --stats -- sh -c '
+	guest --share shared:data --share "$PWD/fixed,ro" --share fixed:/mnt/fixed --cpus 2 --stats -- sh -c '
 		mkdir /tmp/a /tmp/b && mount -t virtiofs data /tmp/a && mount -t virtiofs share1 /tmp/b || exit 99
+		cmp /tmp/b/file /mnt/fixed/file || exit 99
+		echo "ahead: $(cat "/sys/class/bdi/0:$(stat -c %d /mnt/fixed)/read_ahead_kb")"
 		sha256sum /tmp/a/data; cat /tmp/b/file
 		dd if=/dev/urandom of=/tmp/a/back bs=64k count=32 2>/dev/null
 		sha256sum /tmp/a/back
@@ -68,6 +70,7 @@ test_share_of_two_directories() {
 	expect_in out "^$(sha256sum <shared/back | cut -d ' ' -f 1)  /tmp/a/back"
 	expect_in out '^fixed$'
 	expect_in out '^refused$'
+	expect_in out '^ahead: 1024$'
 	[ "$(cat fixed/file)" = fixed ] || die "what is read-only was written"
 	[ ! -e shared/data ] || die "what the guest has removed is there"
 	[ "$(counter share1.starts)" -ge 2 ] || die "starts: $(grep share1 err)"
