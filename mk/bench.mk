@@ -109,6 +109,14 @@ bench-smp:
 	$(Q)$(MAKE) -s all guest >&2
 	$(call bench_with_kernel,smp,)
 
+# Podman's containers by crun and by karma-oci: changes /etc, and so is in the soft host always.
+.PHONY: bench-oci
+bench-oci:
+	$(Q)scripts/dependencies soft oci >&2
+	$(Q)$(MAKE) -s all guest >&2
+	$(Q)release=$(or $(KVER),$$(scripts/debian-kernel --release-only)) && \
+	scripts/soft-host --memory 4096 -- tests/bench/oci $(BENCH) $$(scripts/debian-kernel $$release)/boot/vmlinuz-$$release
+
 # Needs no KVM, and so no soft host.
 bench-backend:
 	$(Q)scripts/dependencies bench >&2

@@ -266,10 +266,21 @@ int oci_raise_pids(json_t *pids)
 
 /* --- What Karma needs in the container. */
 
-static int add_file(json_t *config, const char *source, const char *destination)
+static int add_mount(json_t *config, const char *source, const char *destination, const char *access)
 {
 	return append(json_object_get(config, "mounts"), json_pack("{ssssss s[sssss]}", "destination", destination, "type",
-		"bind", "source", source, "options", "bind", "ro", "nosuid", "nodev", "private"));
+		"bind", "source", source, "options", "bind", access, "nosuid", "nodev", "private"));
+}
+
+static int add_files(json_t *config, const struct oci_settings *settings, const char *program)
+{
+	int result = add_mount(config, program, OCI_PROGRAM, "ro");
+
+	if (result == 0)
+		result = add_mount(config, settings->kernel, OCI_KERNEL, "ro");
+	if (result == 0)
+		result = add_mount(config, settings->initrd, OCI_INITRD, "ro");
+	return result == 0 && settings->cache ? add_mount(config, settings->cache, OCI_CACHE, "rw") : result;
 }
 
 static int add_device(json_t *config, const char *path, int minor)
@@ -317,7 +328,8 @@ int oci_translate_process(json_t *process, json_t *task, const char *word)
 		json_object_del(process, gone[i]);
 	if (set(process, "user", json_pack("{si si}", "uid", 0, "gid", 0)) < 0 ||
 		set(process, "args", json_pack("[sss]", OCI_PROGRAM, "oci", word)) < 0 ||
-		set(process, "env", json_pack("[s+ s]", OCI_VARIABLE "=", text, "XDG_RUNTIME_DIR=/dev")) < 0 ||
+		set(process, "env", json_pack("[s+ s s]", OCI_VARIABLE "=", text, "XDG_RUNTIME_DIR=/dev",
+			"KARMA_CACHE_DIR=" OCI_CACHE)) < 0 ||
 		set(process, "cwd", json_string("/")) < 0 || set(process, "capabilities", own_capabilities()) < 0 ||
 		set(process, "noNewPrivileges", json_true()) < 0)
 		return -ENOMEM;
@@ -334,8 +346,8 @@ int oci_translate(json_t *config, const struct oci_settings *settings, const cha
 		return result;
 	script = oci_setup_script(config);
 	resources = json_object_get(json_object_get(config, "linux"), "resources");
-	task = json_pack("{so si sI ss}", "process", json_deep_copy(process), "cpus", (int)choose_cpus(settings, resources),
-		"memory", (json_int_t)choose_memory(settings, resources), "setup", script);
+	task = json_pack("{so si sI sb ss}", "process", json_deep_copy(process), "cpus", (int)choose_cpus(settings, resources),
+		"memory", (json_int_t)choose_memory(settings, resources), "warm", !settings->no_warm, "setup", script);
 	result = oci_translate_process(process, task, "guest");
 	if (result == 0)
 		result = oci_raise_limits(json_object_get(resources, "memory"));
@@ -347,11 +359,7 @@ int oci_translate(json_t *config, const struct oci_settings *settings, const cha
 		result = add_device(config, "/dev/kvm", 232);
 	if (result == 0)
 		result = add_device(config, "/dev/net/tun", 200);
-	if (result == 0)
-		result = add_file(config, program, OCI_PROGRAM);
-	if (result == 0)
-		result = add_file(config, settings->kernel, OCI_KERNEL);
-	return result == 0 ? add_file(config, settings->initrd, OCI_INITRD) : result;
+	return result == 0 ? add_files(config, settings, program) : result;
 }
 
 json_t *oci_task(const json_t *config)

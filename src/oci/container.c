@@ -122,6 +122,7 @@ static int run(const json_t *task, const struct oci_process *process)
 		.cpus = json_integer_value(json_object_get(task, "cpus")),
 		.memory = { .size = json_integer_value(json_object_get(task, "memory")) },
 		.balloon = true,
+		.warm = json_is_true(json_object_get(task, "warm")),
 	};
 
 	if (!setup || make_root() < 0)

@@ -21,6 +21,8 @@
 #define OCI_KERNEL OCI_DIRECTORY "/kernel"
 #define OCI_INITRD OCI_DIRECTORY "/initrd"
 #define OCI_ROOT OCI_DIRECTORY "/root"
+/* The cache of this user's containers: unpacked kernels and warm images.  Not there if the user has none. */
+#define OCI_CACHE OCI_DIRECTORY "/cache"
 /* The variable that tells Karma there what to do, as JSON; a string of execve(2) has 128 KiB at most. */
 #define OCI_VARIABLE "KARMA_OCI"
 #define OCI_VARIABLE_MAX 131072u
@@ -35,6 +37,8 @@ struct oci_settings {
 	char *crun;		/* NULL: crun, in PATH */
 	unsigned cpus;		/* 0: by the container's limits */
 	uint64_t memory;	/* bytes; 0: by the container's limits */
+	bool no_warm;		/* boot always */
+	char *cache;		/* of oci_settings_complete(): the directory for OCI_CACHE; NULL: there is none */
 };
 
 #define cleanup_oci_settings __attribute__((cleanup(oci_settings_release)))
@@ -43,7 +47,7 @@ struct oci_settings {
 int oci_settings_read(struct oci_settings *settings, const char *path);
 /* Take those of annotations, an object or NULL. */
 int oci_settings_annotate(struct oci_settings *settings, const json_t *annotations);
-/* Find Karma's own kernel and initramfs if none are set. */
+/* Find Karma's own kernel and initramfs if none are set, and the cache, which is made if need be. */
 int oci_settings_complete(struct oci_settings *settings);
 void oci_settings_release(struct oci_settings *settings);
 

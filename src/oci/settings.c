@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "karma/boot.h"
 #include "karma/log.h"
@@ -57,6 +59,13 @@ static int set_memory(struct oci_settings *settings, const char *where, const ch
 	return 0;
 }
 
+static int set_warm(struct oci_settings *settings, const char *where, const char *value)
+{
+	settings->no_warm = strcmp(value, "off") == 0;
+	return settings->no_warm || strcmp(value, "on") == 0 ? 0 :
+		fail(-EINVAL, "%swarm: `%s` is neither on nor off: give one of them", where, value);
+}
+
 /* 0; -ENOENT without a message: there is no such setting; or another error. */
 static int set_one(struct oci_settings *settings, const char *where, const char *name, const char *value)
 {
@@ -68,6 +77,8 @@ static int set_one(struct oci_settings *settings, const char *where, const char 
 		return set_cpus(settings, where, value);
 	if (strcmp(name, "memory") == 0)
 		return set_memory(settings, where, value);
+	if (strcmp(name, "warm") == 0)
+		return set_warm(settings, where, value);
 	return -ENOENT;
 }
 
@@ -178,11 +189,37 @@ static int find_initramfs(struct oci_settings *settings)
 	return set_text(&settings->initrd, path);
 }
 
+/*
+ * Of its own, beside what the user's other guests have: who breaks out of a container's supervisor can write to it.  Daemons
+ * of systemd's have no home.  Containers do without one, too.
+ */
+static int find_cache(struct oci_settings *settings)
+{
+	cleanup_free char *path = NULL;
+
+	if (geteuid() == 0 && !getenv("HOME"))
+		setenv("XDG_CACHE_HOME", "/var/cache", 0);
+	path = boot_cache_path();
+	if (!path)
+		return 0;
+	if (asprintf(&settings->cache, "%s/containers", path) < 0) {
+		settings->cache = NULL;
+		return fail(-ENOMEM, "out of memory");
+	}
+	if (mkdir(settings->cache, 0700) < 0 && errno != EEXIST) {
+		free(settings->cache);
+		settings->cache = NULL;
+	}
+	return 0;
+}
+
 int oci_settings_complete(struct oci_settings *settings)
 {
 	int result = settings->kernel ? 0 : find_kernel(settings);
 
-	return result == 0 && !settings->initrd ? find_initramfs(settings) : result;
+	if (result == 0 && !settings->initrd)
+		result = find_initramfs(settings);
+	return result == 0 ? find_cache(settings) : result;
 }
 
 void oci_settings_release(struct oci_settings *settings)
@@ -190,4 +227,5 @@ void oci_settings_release(struct oci_settings *settings)
 	free(settings->kernel);
 	free(settings->initrd);
 	free(settings->crun);
+	free(settings->cache);
 }

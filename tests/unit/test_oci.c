@@ -110,8 +110,9 @@ START_TEST(the_process_is_karma_and_its_own_goes_along)
 	ck_assert_int_eq(json_integer_value(json_object_get(process, "oomScoreAdj")), 5);
 	ck_assert_ptr_null(json_object_get(process, "apparmorProfile"));
 	ck_assert_ptr_null(json_object_get(process, "rlimits"));
-	ck_assert_uint_eq(json_array_size(json_object_get(process, "env")), 2);
+	ck_assert_uint_eq(json_array_size(json_object_get(process, "env")), 3);
 	task = take_task(config);
+	ck_assert(json_is_true(json_object_get(task, "warm")));
 	ck_assert(json_equal(json_object_get(task, "process"), json_object_get(before, "process")));
 	original = oci_original_process(config);
 	ck_assert(json_equal(original, json_object_get(before, "process")));
@@ -138,6 +139,26 @@ START_TEST(it_has_its_files_and_kvm_and_no_filter)
 	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(devices, 2), "path")), "/dev/net/tun");
 	ck_assert_uint_eq(json_array_size(allowed), 2);
 	ck_assert_ptr_null(json_object_get(part, "seccomp"));
+	ck_assert_ptr_null(oci_find_mount(config, "/dev/karma/cache"));
+	json_decref(config);
+}
+END_TEST
+
+START_TEST(it_has_a_cache_and_boots_if_told_to)
+{
+	struct oci_settings own = settings;
+	json_t *config = parse(configuration), *task;
+	const json_t *mount;
+
+	own.cache = (char *)"/root/.cache/karma/containers";
+	own.no_warm = true;
+	ck_assert_int_eq(oci_translate(config, &own, "/usr/bin/karma"), 0);
+	mount = oci_find_mount(config, "/dev/karma/cache");
+	ck_assert_str_eq(json_string_value(json_object_get(mount, "source")), own.cache);
+	ck_assert(oci_mount_has(mount, "rw") && oci_mount_has(mount, "nosuid") && oci_mount_has(mount, "nodev"));
+	task = take_task(config);
+	ck_assert(json_is_false(json_object_get(task, "warm")));
+	json_decref(task);
 	json_decref(config);
 }
 END_TEST
@@ -176,12 +197,21 @@ END_TEST
 START_TEST(annotations_and_the_file_choose_the_guest)
 {
 	struct oci_settings chosen = { 0 };
-	json_t *annotations = parse("{'karma.cpus': '3', 'karma.memory': '96M', 'karma.kernel': '/k', 'other': '1'}");
+	json_t *annotations = parse("{'karma.cpus': '3', 'karma.memory': '96M', 'karma.kernel': '/k', 'karma.warm': 'off',"
+				    " 'other': '1'}");
 
 	ck_assert_int_eq(oci_settings_annotate(&chosen, annotations), 0);
 	ck_assert_uint_eq(chosen.cpus, 3);
 	ck_assert_uint_eq(chosen.memory, 96 * MIB);
 	ck_assert_str_eq(chosen.kernel, "/k");
+	json_decref(annotations);
+	annotations = parse("{'karma.warm': 'on'}");
+	ck_assert(chosen.no_warm);
+	ck_assert_int_eq(oci_settings_annotate(&chosen, annotations), 0);
+	ck_assert(!chosen.no_warm);
+	json_decref(annotations);
+	annotations = parse("{'karma.warm': 'cold'}");
+	ck_assert_int_lt(oci_settings_annotate(&chosen, annotations), 0);
 	json_decref(annotations);
 	annotations = parse("{'karma.cpu': '3'}");
 	ck_assert_int_lt(oci_settings_annotate(&chosen, annotations), 0);
@@ -477,6 +507,7 @@ Suite *oci_suite(void)
 	const TTest *const translation[] = {
 		the_process_is_karma_and_its_own_goes_along,
 		it_has_its_files_and_kvm_and_no_filter,
+		it_has_a_cache_and_boots_if_told_to,
 		the_guest_has_the_containers_size,
 		the_guest_is_set_up_by_quoted_words,
 		annotations_and_the_file_choose_the_guest,
