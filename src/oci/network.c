@@ -2,6 +2,10 @@
 /*
  * The network of a container, as its engine has made it, becomes the guest's: each Ethernet interface of the network namespace
  * is joined to a TAP of the guest's by a bridge.  Its addresses, routes and MAC are the guest's from then on.
+ *
+ * A namespace may have one guest after the other, as that of a pod, and a guest may end by SIGKILL.  So the interface keeps its
+ * addresses and routes, for the next: it gets no packets, as a port of a bridge, and the bridge answers no ARP, and
+ * IPv6's neighbour discovery only for its own address.  The MAC is kept in the interface's alias.
  */
 #include "network.h"
 
@@ -26,6 +30,9 @@
 
 #define TUN_PATH "/dev/net/tun"
 #define BRIDGE_PREFIX "karma-br"
+#define TAP_PREFIX "karma-tap"
+#define ALIAS "karma "
+#define ALIAS_BYTES sizeof(ALIAS "00:00:00:00:00:00")
 
 struct interface {
 	int index;
@@ -38,6 +45,8 @@ struct interface {
 struct survey {
 	struct interface list[OCI_NETS_MAX];
 	unsigned count;
+	int bridges[OCI_NETS_MAX];		/* of a guest that is gone */
+	unsigned bridge_count;
 	int fd;
 	FILE *script;
 	const struct interface *interface;	/* whose addresses and routes are taken */
@@ -45,6 +54,22 @@ struct survey {
 };
 
 /* --- What is there. */
+
+static bool begins_with(const struct rtattr *name, const char *prefix)
+{
+	return strncmp(RTA_DATA(name), prefix, strlen(prefix)) == 0;
+}
+
+/* The MAC that an interface had before another guest did. */
+static void take_former_mac(uint8_t mac[ETH_ALEN], const struct rtattr *alias)
+{
+	uint8_t former[ETH_ALEN];
+
+	if (alias && RTA_PAYLOAD(alias) == ALIAS_BYTES && ((const char *)RTA_DATA(alias))[ALIAS_BYTES - 1] == '\0' &&
+		sscanf(RTA_DATA(alias), ALIAS "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &former[0], &former[1], &former[2], &former[3],
+			&former[4], &former[5]) == ETH_ALEN)
+		memcpy(mac, former, ETH_ALEN);
+}
 
 static int take_link(void *context, const struct nlmsghdr *message)
 {
@@ -55,16 +80,23 @@ static int take_link(void *context, const struct nlmsghdr *message)
 	struct survey *survey = context;
 	struct interface *to = &survey->list[survey->count];
 
+	/* The TAP ends with the guest. */
+	if (name && begins_with(name, TAP_PREFIX))
+		return -EBUSY;
+	if (name && begins_with(name, BRIDGE_PREFIX)) {
+		if (survey->bridge_count < OCI_NETS_MAX)
+			survey->bridges[survey->bridge_count++] = link->ifi_index;
+		return 0;
+	}
 	if (link->ifi_type != ARPHRD_ETHER || !(link->ifi_flags & IFF_UP) || !name || !mac || !mtu ||
 		RTA_PAYLOAD(mac) != ETH_ALEN)
 		return 0;
-	if (strncmp(RTA_DATA(name), BRIDGE_PREFIX, strlen(BRIDGE_PREFIX)) == 0)
-		return -EBUSY;
 	if (survey->count == OCI_NETS_MAX)
 		return -E2BIG;
 	to->index = link->ifi_index;
 	snprintf(to->name, sizeof(to->name), "%s", (const char *)RTA_DATA(name));
 	memcpy(to->mac, RTA_DATA(mac), ETH_ALEN);
+	take_former_mac(to->mac, netlink_find(message, sizeof(*link), IFLA_IFALIAS));
 	memcpy(&to->mtu, RTA_DATA(mtu), sizeof(to->mtu));
 	survey->count++;
 	return 0;
@@ -153,29 +185,19 @@ static int describe(struct survey *survey, unsigned number)
 
 /* --- What is made of it. */
 
-/* Its addresses are no longer the namespace's. */
-static int remove_address(void *context, const struct nlmsghdr *message)
+/* What was a port of it is none then. */
+static int remove_link(int fd, int index)
 {
-	const struct ifaddrmsg *address = NLMSG_DATA(message);
-	const struct rtattr *local = netlink_find(message, sizeof(*address), IFA_LOCAL);
-	const struct survey *survey = context;
+	const struct ifinfomsg link = { .ifi_index = index };
 	struct netlink_request request;
-	cleanup_fd int fd = netlink_open();
 
-	if (!local)
-		local = netlink_find(message, sizeof(*address), IFA_ADDRESS);
-	if ((int)address->ifa_index != survey->interface->index || !local)
-		return 0;
-	if (fd < 0)
-		return fd;
-	netlink_begin(&request, RTM_DELADDR, 0, address, sizeof(*address));
-	netlink_add(&request, IFA_LOCAL, RTA_DATA(local), RTA_PAYLOAD(local));
+	netlink_begin(&request, RTM_DELLINK, 0, &link, sizeof(link));
 	return netlink_send(fd, &request);
 }
 
 static int make_bridge(int fd, const char *name, uint32_t mtu)
 {
-	const struct ifinfomsg link = { .ifi_flags = IFF_UP, .ifi_change = IFF_UP };
+	const struct ifinfomsg link = { .ifi_flags = IFF_UP | IFF_NOARP, .ifi_change = IFF_UP | IFF_NOARP };
 	const uint32_t none = 0;
 	const uint8_t off = 0;
 	struct netlink_request request;
@@ -196,8 +218,8 @@ static int make_bridge(int fd, const char *name, uint32_t mtu)
 	return netlink_send(fd, &request);
 }
 
-/* Put an interface into a bridge, up; with another MAC unless that is NULL. */
-static int join(int fd, int index, int bridge, const uint8_t *mac, const uint32_t *mtu)
+/* Put an interface into a bridge, up; with another MAC, and an alias that tells the former one, unless they are NULL. */
+static int join(int fd, int index, int bridge, const uint8_t *mac, const char *alias, const uint32_t *mtu)
 {
 	const struct ifinfomsg link = { .ifi_index = index, .ifi_flags = IFF_UP, .ifi_change = IFF_UP };
 	struct netlink_request request;
@@ -206,6 +228,8 @@ static int join(int fd, int index, int bridge, const uint8_t *mac, const uint32_
 	netlink_add(&request, IFLA_MASTER, &bridge, sizeof(bridge));
 	if (mac)
 		netlink_add(&request, IFLA_ADDRESS, mac, ETH_ALEN);
+	if (alias)
+		netlink_add(&request, IFLA_IFALIAS, alias, strlen(alias) + 1);
 	if (mtu)
 		netlink_add(&request, IFLA_MTU, mtu, sizeof(*mtu));
 	return netlink_send(fd, &request);
@@ -238,26 +262,25 @@ static void make_mac(uint8_t mac[ETH_ALEN])
 static int hand_over(struct survey *survey, unsigned number, struct net_options *net)
 {
 	const struct interface *interface = &survey->list[number];
-	char bridge[IFNAMSIZ], tap[IFNAMSIZ];
+	char bridge[IFNAMSIZ], tap[IFNAMSIZ], alias[ALIAS_BYTES];
 	uint8_t mac[ETH_ALEN];
 	int result;
 
 	snprintf(bridge, sizeof(bridge), BRIDGE_PREFIX "%u", number);
-	snprintf(tap, sizeof(tap), "karma-tap%u", number);
+	snprintf(tap, sizeof(tap), TAP_PREFIX "%u", number);
+	snprintf(alias, sizeof(alias), ALIAS "%02x:%02x:%02x:%02x:%02x:%02x", interface->mac[0], interface->mac[1],
+		interface->mac[2], interface->mac[3], interface->mac[4], interface->mac[5]);
 	make_mac(mac);
-	survey->interface = interface;
 	*net = (struct net_options){ .kind = NET_FDS, .fd_count = 1, .queues = 1, .has_mac = true, .mtu = interface->mtu };
 	memcpy(net->mac, interface->mac, ETH_ALEN);
 	net->fds[0] = make_tap(tap);
 	if (net->fds[0] < 0)
 		return fail(net->fds[0], TUN_PATH ": %s: load the module tun, or give --network none", strerror(-net->fds[0]));
-	result = netlink_list(survey->fd, RTM_GETADDR, AF_UNSPEC, remove_address, survey);
+	result = make_bridge(survey->fd, bridge, interface->mtu);
 	if (result == 0)
-		result = make_bridge(survey->fd, bridge, interface->mtu);
+		result = join(survey->fd, interface->index, if_nametoindex(bridge), mac, alias, NULL);
 	if (result == 0)
-		result = join(survey->fd, interface->index, if_nametoindex(bridge), mac, NULL);
-	if (result == 0)
-		result = join(survey->fd, if_nametoindex(tap), if_nametoindex(bridge), NULL, &interface->mtu);
+		result = join(survey->fd, if_nametoindex(tap), if_nametoindex(bridge), NULL, NULL, &interface->mtu);
 	return result < 0 ? fail(result, "the interface %s can't be joined to the guest's: %s: load the module bridge, or "
 					 "give --network none", interface->name, strerror(-result)) : 0;
 }
@@ -271,6 +294,8 @@ int oci_network(struct net_options nets[OCI_NETS_MAX], size_t *count, FILE *scri
 	*count = 0;
 	for (unsigned i = 0; i < survey.count && result == 0; i++)
 		result = describe(&survey, i);
+	for (unsigned i = 0; i < survey.bridge_count && result == 0; i++)
+		result = remove_link(fd, survey.bridges[i]);
 	if (result == -EBUSY)
 		return fail(result, "the container is to share a network that another guest has: give it one of its own, "
 				    "not a pod's or --network container:");

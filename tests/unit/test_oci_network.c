@@ -41,7 +41,15 @@ static void end(void)
 
 START_TEST(an_interface_is_the_guests)
 {
+	static const char described[] =
+		"\tset_up_interface eth0 1400 'eth0'\n"
+		"\tip addr add 10.9.0.5/24 dev 'eth0'\n"
+		"\tip addr add fd00::5/64 dev 'eth0'\n"
+		"\tip -4 route add 10.10.0.0/16 dev 'eth0'\n"
+		"\tip -4 route add default via 10.9.0.1 dev 'eth0'\n"
+		"\tip -6 route add default via fd00::1 dev 'eth0'\n";
 	struct ifreq request = { 0 };
+	int tap;
 
 	if (!enter_namespace("exec 2>/dev/null; ip tuntap add eth0 mode tap && ip link set eth0 address 02:00:00:00:00:01 mtu 1400 up &&"
 			     "ip addr add 10.9.0.5/24 dev eth0 && ip addr add fd00::5/64 dev eth0 && "
@@ -50,24 +58,29 @@ START_TEST(an_interface_is_the_guests)
 		return;
 	ck_assert_int_eq(hand_over(), 0);
 	ck_assert_uint_eq(count, 1);
-	ck_assert_str_eq(script,
-		"\tset_up_interface eth0 1400 'eth0'\n"
-		"\tip addr add 10.9.0.5/24 dev 'eth0'\n"
-		"\tip addr add fd00::5/64 dev 'eth0'\n"
-		"\tip -4 route add 10.10.0.0/16 dev 'eth0'\n"
-		"\tip -4 route add default via 10.9.0.1 dev 'eth0'\n"
-		"\tip -6 route add default via fd00::1 dev 'eth0'\n");
+	ck_assert_str_eq(script, described);
 	ck_assert_uint_eq(nets[0].mac[5], 1);
 	ck_assert_uint_eq(nets[0].mtu, 1400);
 	ck_assert_int_eq(ioctl(nets[0].fds[0], TUNGETIFF, &request), 0);
-	/* The namespace has neither the address nor the MAC any more, and the two are joined. */
-	ck_assert_int_ne(system("ip addr | grep -q -e 10.9.0.5 -e 02:00:00:00:00:01"), 0);
+	/* The namespace answers at none of the addresses, has not the MAC any more, and the two are joined. */
+	ck_assert_int_ne(system("ip link | grep 'link/ether 02:00:00:00:00:01'"), 0);
+	ck_assert_int_eq(system("ip link show karma-br0 | grep -q NOARP"), 0);
 	ck_assert_int_eq(system("ip link show eth0 | grep -q 'master karma-br0' && ip link show karma-tap0 | grep -q 'master karma-br0'"),
 		0);
-	end();
 	/* It is one guest's. */
+	tap = nets[0].fds[0];
+	free(script);
 	ck_assert_int_eq(hand_over(), -EBUSY);
 	ck_assert_uint_eq(count, 0);
+	end();
+	/* And that of the next when that is gone. */
+	close(tap);
+	ck_assert_int_eq(hand_over(), 0);
+	ck_assert_uint_eq(count, 1);
+	ck_assert_str_eq(script, described);
+	ck_assert_uint_eq(nets[0].mac[0], 2);
+	ck_assert_uint_eq(nets[0].mac[5], 1);
+	ck_assert_int_eq(system("ip link show eth0 | grep -q 'master karma-br0'"), 0);
 	end();
 }
 END_TEST
