@@ -22,11 +22,22 @@ static int fail(const char *what)
 	return error;
 }
 
-/* Descriptors 0 to 2 are there for whoever is started. */
-static void detach(int listener)
+/* Such as those of a command that runs, whose input would have no end here. */
+static void close_others(int listener, const struct agent_place *place)
 {
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (int fd = 3; fd < sysconf(_SC_OPEN_MAX); fd++) {
+		if (fd != listener && fd != place->pid_namespace)
+			close(fd);
+	}
+}
 
+/* Descriptors 0 to 2 are there for whoever is started. */
+static void detach(int listener, const struct agent_place *place)
+{
+	int null;
+
+	close_others(listener, place);
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	for (int fd = 0; fd < 3 && null >= 0; fd++) {
 		if (fd != listener)
 			dup2(null, fd);
@@ -82,6 +93,6 @@ int agent_serve_all(int listener, const struct agent_place *place)
 		return fail("can't start");
 	if (pid > 0)
 		return 0;
-	detach(listener);
+	detach(listener, place);
 	serve(listener, place);
 }
