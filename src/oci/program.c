@@ -33,15 +33,15 @@ static bool is_engines(const char *destination)
 	return false;
 }
 
-/* Whether a volume may have the program. */
-static bool has_volumes(const json_t *config)
+/* Whether a volume may have the program, or is it, as an engine's init. */
+static bool may_be_mounted(const json_t *config, const char *name)
 {
 	const json_t *list = json_object_get(config, "mounts");
 
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		const char *destination = json_string_value(json_object_get(json_array_get(list, i), "destination"));
 
-		if (!destination || !is_engines(destination))
+		if (!destination || !is_engines(destination) || strcmp(destination, name) == 0)
 			return true;
 	}
 	return false;
@@ -115,7 +115,7 @@ int oci_check_program(const json_t *config, const char *bundle)
 	cleanup_fd int root = -1;
 	int result;
 
-	if (!name || !path || has_volumes(config))
+	if (!name || !path || may_be_mounted(config, name))
 		return 0;
 	if (asprintf(&full, "%s%s%s", path[0] == '/' ? "" : bundle, path[0] == '/' ? "" : "/", path) < 0) {
 		full = NULL;

@@ -401,6 +401,8 @@ static const struct {
 	{ "['nowhere']", "[{'destination': '/run/secrets'}]", -ENOENT },
 	{ "['nowhere']", "[{'destination': '/usr'}]", 0 },
 	{ "['nowhere']", "[{'destination': '/running'}]", 0 },
+	{ "['/run/init', 'tool']", "[{'destination': '/run/init'}]", 0 },
+	{ "['/run/init', 'tool']", "[{'destination': '/run/initial'}]", -ENOENT },
 };
 
 START_TEST(a_program_that_is_not_there_is_told_before)
