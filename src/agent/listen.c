@@ -8,9 +8,11 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent.h"
+#include "karma/util.h"
 
 #define WAITING 256	/* more than a guest of Karma's has connections */
 
@@ -25,10 +27,18 @@ static int fail(const char *what)
 /* Such as those of a command that runs, whose input would have no end here. */
 static void close_others(int listener, const struct agent_place *place)
 {
-	for (int fd = 3; fd < sysconf(_SC_OPEN_MAX); fd++) {
-		if (fd != listener && fd != place->pid_namespace)
-			close(fd);
+	const int one = listener, other = place->pid_namespace;
+	const int kept[] = { one < other ? one : other, one < other ? other : one };
+	int from = STDERR_FILENO + 1;
+
+	/* musl has no close_range(). */
+	for (size_t i = 0; i < ARRAY_SIZE(kept); i++) {
+		if (kept[i] > from)
+			syscall(SYS_close_range, from, kept[i] - 1, 0);
+		if (kept[i] >= from)
+			from = kept[i] + 1;
 	}
+	syscall(SYS_close_range, from, ~0u, 0);
 }
 
 /* Descriptors 0 to 2 are there for whoever is started. */
