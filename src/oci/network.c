@@ -235,6 +235,24 @@ static int join(int fd, int index, int bridge, const uint8_t *mac, const char *a
 	return netlink_send(fd, &request);
 }
 
+/*
+ * Where the guest is, its own frames tell.  An engine's bridge in hairpin mode, as CNI's and Netavark's, sends each broadcast
+ * of the guest's back, from which ours would learn that the guest is out there, and then keep all frames from it.
+ */
+static int stop_learning(int fd, int index)
+{
+	const struct ifinfomsg link = { .ifi_family = AF_BRIDGE, .ifi_index = index };
+	const uint8_t off = 0;
+	struct netlink_request request;
+	struct rtattr *port;
+
+	netlink_begin(&request, RTM_SETLINK, 0, &link, sizeof(link));
+	port = netlink_nest(&request, IFLA_PROTINFO | NLA_F_NESTED);
+	netlink_add(&request, IFLA_BRPORT_LEARNING, &off, sizeof(off));
+	netlink_unnest(&request, port);
+	return netlink_send(fd, &request);
+}
+
 /* A TAP's descriptor, which is the guest's then; or a negative errno. */
 static int make_tap(const char *name)
 {
@@ -279,6 +297,8 @@ static int hand_over(struct survey *survey, unsigned number, struct net_options 
 	result = make_bridge(survey->fd, bridge, interface->mtu);
 	if (result == 0)
 		result = join(survey->fd, interface->index, if_nametoindex(bridge), mac, alias, NULL);
+	if (result == 0)
+		result = stop_learning(survey->fd, interface->index);
 	if (result == 0)
 		result = join(survey->fd, if_nametoindex(tap), if_nametoindex(bridge), NULL, NULL, &interface->mtu);
 	return result < 0 ? fail(result, "the interface %s can't be joined to the guest's: %s: load the module bridge, or "

@@ -81,6 +81,8 @@ START_TEST(an_interface_is_the_guests)
 	ck_assert_uint_eq(nets[0].mac[0], 2);
 	ck_assert_uint_eq(nets[0].mac[5], 1);
 	ck_assert_int_eq(system("ip link show eth0 | grep -q 'master karma-br0'"), 0);
+	/* What comes back from the engine's bridge tells nothing. */
+	ck_assert_int_eq(system("bridge -d link show dev eth0 | grep -q 'learning off'"), 0);
 	end();
 }
 END_TEST
