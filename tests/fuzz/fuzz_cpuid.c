@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Fuzz CPUID, as hosts have it: whatever KVM says, each vCPU finds its own number, the topology,
- * Karma and no virtualization, every leaf once, and all else as it was.
+ * Karma, no virtualization and no machine checks, every leaf once, and all else as it was.
  */
 #include <string.h>
 
@@ -10,6 +10,9 @@
 #include "script.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define EDX_MACHINE_CHECKS (1u << 7 | 1u << 14)	/* MCE and MCA, in leaf 1 and in 0x80000001 */
+#define EDX_HTT (1u << 28)
 
 static struct {
 	struct kvm_cpuid2 header;
@@ -97,13 +100,14 @@ static void check_entry(const struct kvm_cpuid_entry2 *was, unsigned vcpu, unsig
 		check((uint16_t)is->ebx == (uint16_t)was->ebx && is->eax == was->eax);
 		check((is->ecx & (1u << 31 | 1u << 24 | 1u << 21 | 1u << 5)) ==
 			(1u << 31 | 1u << 24 | 1u << 21));
+		check(is->edx == ((was->edx & ~EDX_MACHINE_CHECKS) | (count > 1 ? EDX_HTT : 0)));
 		break;
 	case 4:
 		check((is->eax & 0x3fff) == (was->eax & 0x3fff) && is->ebx == was->ebx);
 		check(((is->eax >> 26) + 1) >= count && (is->eax >> 14 & 0xfff) == 0);
 		break;
 	case 0x80000001:
-		check(is->ecx == (was->ecx & ~(1u << 2)) && is->edx == was->edx);
+		check(is->ecx == (was->ecx & ~(1u << 2)) && is->edx == (was->edx & ~EDX_MACHINE_CHECKS));
 		break;
 	case 0x80000008:
 		check((is->ecx & 0xff) == count - 1 && is->eax == was->eax);
