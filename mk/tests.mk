@@ -41,7 +41,7 @@ $(BUILD)/test/tiny/%: tests/guest/tiny/%.S tests/guest/tiny/tiny.h tests/guest/t
 	$(Q)$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,--no-warn-rwx-segments,-z,noexecstack \
 		-Wl,-T,tests/guest/tiny/tiny.ld -o $@ $<
 
-HOSTILE := $(addprefix tests/guest/hostile/,entry.S hostile.c fuse.c)
+HOSTILE := $(addprefix tests/guest/hostile/,entry.S hostile.c fuse.c go_on.c)
 
 $(BUILD)/test/hostile: $(HOSTILE) $(addprefix tests/guest/hostile/,hostile.h hostile.ld) include/karma/abi.h
 	@mkdir -p $(@D)

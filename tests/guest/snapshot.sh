@@ -76,6 +76,53 @@ wrong" ] || die "one: $(cat one.out one.err)"
 	guest_pid=
 }
 
+# A disk whose sector N begins with the number N, as tests/guest/hostile/go_on.c wants it; of that time, as overlays
+# of tests/guest/snapshots do.
+numbered_disk() {	# FILE
+	perl -e 'print pack("V x508", $_) for 0 .. 2047' >"$1"
+	touch -d @1 "$1"
+}
+
+# Bare metal, which looks whether CPUs, timers, memory and rings are as they were.
+test_bare_guest_goes_on_in_all_its_parts() {
+	local copy
+	numbered_disk base
+	export XDG_RUNTIME_DIR=$PWD
+	start_guest --name web --kernel "$KARMA_ROOT/build/test/hostile" --cmdline "hostile=go-on cpus=2" --memory 64M --cpus 2 \
+		--disk base,overlay=over --console stdio
+	wait_for waiting 30
+	"$KARMA" snapshot web saved --stop || die "no snapshot: $(cat err)"
+	end_guest
+	for copy in 1 2; do
+		status=0
+		"$KARMA" run --restore saved --timeout 30 >out 2>err </dev/null || status=$?
+		expect_status 42
+	done
+}
+
+# Whatever format there ever was; and none that is to come.
+test_kept_snapshots_go_on() {
+	local kept
+	numbered_disk base
+	for kept in "$KARMA_ROOT"/tests/guest/snapshots/format-*.tar.xz; do
+		rm -rf kept
+		tar xf "$kept" --no-same-owner
+		sed -i "s|= /base\$|= $PWD/base|; s|= /kernel\$|= $KARMA_ROOT/build/test/hostile|" kept/config
+		status=0
+		"$KARMA" run --restore kept >out 2>err </dev/null || status=$?
+		if [ $status = 125 ] && [ "${KARMA_SOFT_HOST-}" != 1 ] && grep -Eq "lacks CPU features|CPU of another vendor" err; then
+			skip "kept by another kind of CPU: $(cat err)"
+		fi
+		expect_status 42
+	done
+	# Bytes 8 to 11: the format.
+	printf '\143' | dd of=kept/state bs=1 seek=8 conv=notrunc status=none
+	status=0
+	"$KARMA" run --restore kept >out 2>err </dev/null || status=$?
+	expect_status 125
+	expect_in err 'has format 99, and this Karma knows [0-9]+: restore it with the Karma that has made it'
+}
+
 # Sets date and random to what a restored guest found.
 found() {	# NAME
 	local line

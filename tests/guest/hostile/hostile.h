@@ -11,6 +11,7 @@
 
 #define BAD 1
 #define DEVICES_MAX 16u
+#define CPUS_MAX 8u
 
 /* The memory that it is started with: --memory 64M. */
 #define MEMORY_END (64u << 20)
@@ -25,6 +26,16 @@ void __attribute__((noreturn)) finish(unsigned status);
 void say(const char *text);
 uint64_t random_next(uint64_t *seed);
 
+#define APIC_SPURIOUS 0x80fu
+#define APIC_TIMER 0x832u
+#define APIC_TIMER_COUNT 0x838u
+#define APIC_TIMER_DIVIDE 0x83eu
+#define TIMER_VECTOR 0x40u
+
+extern unsigned cpus;
+bool try_rdmsr(uint32_t index, uint64_t *value);
+bool try_wrmsr(uint32_t index, uint64_t value);
+
 /* The area: descriptors, the available ring, the used ring, a page each; and data behind. */
 struct karma_queue_setup rings_at(uint8_t *area, uint32_t size);
 /* Its first queues get these rings, each a stride behind the one before. */
@@ -35,5 +46,6 @@ uint32_t find_device(uint32_t id, uint32_t from);
 
 /* Attacks of other files. */
 void fuse(unsigned cpu);
+void go_on(unsigned cpu);
 
 #endif
