@@ -213,12 +213,14 @@ soak: all guest
 		$(foreach name,SOAK_RUNS SOAK_RESTARTS,$(if $($(name)),--env $(name)=$($(name)))) \
 		-- tests/soak build/guest/bzImage $$kernel
 
-# fio in a guest, whose monitor is killed ten times in a minute of writing, on a file and on an overlay.
+# fio in a guest, whose monitor is killed ten times in a minute of writing, on a file and on an overlay; and which is
+# saved 50 times while it writes.
 .PHONY: soak-disk
 soak-disk: export KARMA_VERIFY_KILLS = 10
 soak-disk: export KARMA_VERIFY_SECONDS = 60
+soak-disk: export KARMA_VERIFY_SNAPSHOTS = 50
 soak-disk: export KARMA_VERIFY_AREA = 16
-soak-disk: export KARMA_TEST_LIMIT = 1400
+soak-disk: export KARMA_TEST_LIMIT = 2400
 soak-disk: all guest
 	scripts/dependencies test
 	$(call guest_tests,--host --memory --host 3072,'test_fio_*')

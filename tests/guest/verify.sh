@@ -11,8 +11,11 @@
 # have that generation's blocks, each of them; the other one, which was just being written, may have
 # those of two generations, all of them whole.
 #
-# KARMA_VERIFY_KILLS (2) kills in KARMA_VERIFY_SECONDS (2) of writing at least, to areas of
-# KARMA_VERIFY_AREA (4) MiB: `make soak-disk` has more of all.
+# Or it is not killed but saved, and a copy goes on from each snapshot, ends its generation, and checks that and the
+# one before.
+#
+# KARMA_VERIFY_KILLS (2) kills in KARMA_VERIFY_SECONDS (2) of writing at least, and KARMA_VERIFY_SNAPSHOTS (2) of them,
+# to areas of KARMA_VERIFY_AREA (4) MiB: `make soak-disk` has more of all.
 
 make_fio_root() {	# FILE: a disk with fio
 	command -v fio >/dev/null || skip "fio is not installed: run scripts/dependencies test"
@@ -38,13 +41,14 @@ make_fio_root() {	# FILE: a disk with fio
 	}
 	# In a mix of reads and writes fio checks the number too, even if there are no reads in it.
 	mixed="--rw=randrw --rwmixwrite=100"
-	if [ $last -ge 2 ]; then
-		job $last $mixed --verify_only
-		job $((last - 1)) --rw=randwrite --verify_only
-	fi
-	echo "verified $last"
+	verify() {
+		[ $last -lt 2 ] || job $last $mixed --verify_only
+		[ $last -lt 2 ] || job $((last - 1)) --rw=randwrite --verify_only
+		echo "verified $last"
+	}
+	verify
 	while :; do
-		read go || exit 0
+		read go || { verify; exit 0; }
 		last=$((last + 1))
 		job $last $mixed --do_verify=0 --end_fsync=1
 		echo "flushed $last"
@@ -54,10 +58,10 @@ make_fio_root() {	# FILE: a disk with fio
 	make_disk "$1" 192M fio-root
 }
 
-start_generations() {	# LAST DISK-OPTION
+start_generations() {	# LAST DISK-OPTION [OPTION...]
 	rm -f to_guest
 	start_guest --kernel "$KARMA_KERNEL" --initrd "$INITRAMFS" --cpus 4 --memory 512M \
-		--timeout 900 --disk fio,ro --disk "$2" -- /bin/generations "$area" "$1"
+		--timeout "${KARMA_TEST_LIMIT:-900}" --disk fio,ro --disk "$2" "${@:3}" -- /bin/generations "$area" "$1"
 	wait_for "^(verified $1|fio failed)" 300
 	expect_in out "^verified $1"
 }
@@ -109,4 +113,26 @@ test_fio_finds_all_that_was_flushed_before_kills() {
 
 test_fio_finds_all_that_was_flushed_to_an_overlay_before_kills() {
 	verify_generations base,overlay=work
+}
+
+test_fio_finds_all_that_was_written_in_snapshots() {
+	local number area=${KARMA_VERIFY_AREA:-4}
+	last=0
+	export XDG_RUNTIME_DIR=$PWD
+	truncate -s $((2 * area))M base
+	make_fio_root fio
+	start_generations 0 base,overlay=work --name web
+	for ((number = 1; number <= ${KARMA_VERIFY_SNAPSHOTS:-2}; number++)); do
+		write_for $((200 + RANDOM % 1500))
+		"$KARMA" snapshot web saved || die "no snapshot: $(cat err)"
+		status=0
+		"$KARMA" run --restore saved --name copy </dev/null >copy.out 2>copy.err || status=$?
+		echo "snapshot $number, generation $last flushed: $(tail -n 1 copy.out)"
+		if [ $status != 0 ] || ! printed "^verified ($((last + 1))|$((last + 2)))\$" copy.out; then
+			die "status $status: $(cat copy.out copy.err)"
+		fi
+		rm -r saved
+	done
+	end_guest
+	expect_status 0
 }
